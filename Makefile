@@ -1,0 +1,56 @@
+# Everything is done inside a virtual environment of the project's own. To use another one, or
+# another interpreter: make VENV=path PYTHON=python3.12 <target>. pip reads its PIP_* variables.
+
+PYTHON ?= python3
+VENV ?= .venv
+SEED ?= 0
+
+PY := $(VENV)/bin/python
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help quickstart install dev test lint types check clean distclean
+
+help: ## Show this list.
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+quickstart: install ## Install, then learn a small game in minutes on a CPU (SEED=0).
+	$(VENV)/bin/drama train quick --env drama/Catch-v0 --seed $(SEED)
+
+install: $(VENV)/.installed ## Install the package into .venv.
+
+dev: $(VENV)/.installed-dev ## Install the package and the development tools into .venv.
+
+test: dev ## Run the quick tests (PYTEST_ARGS="-m slow" for others).
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: dev ## Check style and formatting.
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: dev ## Check the types of src/.
+	$(PY) -m mypy
+
+check: lint types test ## All of the above checks.
+
+clean: ## Remove caches and build outputs; runs/ and the environment stay.
+	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## The same, and the virtual environment.
+	rm -rf $(VENV)
+
+# pip is the last thing `venv` puts in place, so it stands for an environment that is complete.
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
+		"drama needs Python 3.10 or newer, this is " + sys.version.split()[0] + \
+		"; name another with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+# The empty stamp files say what is installed, so that the next call does not install it again.
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
+	$(PY) -m pip install --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/pip
+	$(PY) -m pip install --editable '.[dev]'
+	@touch $(VENV)/.installed $@

@@ -1,0 +1,421 @@
+"""The Python API: make an agent, let it learn, save it, let it play."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+
+from drama.behaviour import ActorCritic, Player
+from drama.config import Config
+from drama.envs import AdaptedEnv, adapt, describe, make_env
+from drama.errors import CheckpointError, ConfigError, EnvError, RunDirError
+from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
+from drama.files import write_text
+from drama.presets import xs
+from drama.training.callbacks import CallbackLike, Callbacks
+from drama.training.checkpoint import Checkpoint, CheckpointDir, open_checkpoint
+from drama.training.device import pick_device
+from drama.training.progress import Progress
+from drama.training.rundir import RunLock, create_run_dir
+from drama.training.trainer import Event, Listener, Trainer
+from drama.types import PolicyState
+from drama.world_model import WorldModel
+
+EnvSource = str | gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]
+"""An id, an environment, or a function that makes one."""
+
+
+class Agent:
+    """A world model, the policy trained in its dreams, and the environment they learn from.
+
+    Args:
+        env: A Gymnasium id, an environment object, or a factory of environments. An id or a
+            factory is preferable: evaluation needs environments of its own.
+        config: Settings; the paper's (size XS) if None. An id given as ``env`` replaces the one
+            in ``config.env``.
+        seed: Replaces ``config.seed``.
+        device: Replaces ``config.device``.
+
+    Raises:
+        DramaError: The environment or a setting cannot be used; the message says why.
+    """
+
+    def __init__(
+        self,
+        env: EnvSource | None = None,
+        config: Config | None = None,
+        *,
+        seed: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        config = config if config is not None else xs()
+        if env is not None:
+            name = env if isinstance(env, str) else _name_of(env)
+            config = dataclasses.replace(config, env=dataclasses.replace(config.env, id=name))
+        if seed is not None:
+            config = dataclasses.replace(config, seed=seed)
+        if device is not None:
+            config = dataclasses.replace(config, device=device)
+        self.config = config
+        self.device = pick_device(config.device)
+        self._source: EnvSource = config.env.id if env is None else env
+        self.env = self._make_env(config.seed, life_loss=config.env.life_loss)
+        assert isinstance(self.env.action_space, spaces.Discrete)  # adapted environments are
+        self.observation_space = self.env.observation_space
+        self.action_space = self.env.action_space
+        self._adapter = _adapter_of(self.env)
+
+        shape, actions = tuple(self.observation_space.shape or ()), int(self.action_space.n)
+        features = config.world_model.stoch_size + config.world_model.dynamics.width
+        with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
+            torch.manual_seed(config.seed)
+            world_model = WorldModel(config.world_model, shape, actions)
+            behaviour = ActorCritic(config.behaviour, features, actions)
+        self.world_model = world_model.to(self.device).eval()
+        self.behaviour = behaviour.to(self.device).eval()
+        self.player = Player(self.world_model, self.behaviour, config.behaviour.policy_latent)
+        self._generator = torch.Generator(self.device).manual_seed(config.seed)
+        self._trainer: Trainer | None = None
+        self._checkpoint: Checkpoint | None = None
+        self._loaded_dir: Path | None = None
+
+    # -- learning -----------------------------------------------------------------------------
+
+    @property
+    def num_timesteps(self) -> int:
+        """Environment steps learnt from so far."""
+        if self._trainer is not None:
+            return self._trainer.step
+        return self._checkpoint.step if self._checkpoint is not None else 0
+
+    @property
+    def run_dir(self) -> Path | None:
+        """Directory of the run, if it has one."""
+        return self._trainer.run_dir if self._trainer is not None else self._loaded_dir
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: CallbackLike = None,
+        *,
+        run_dir: str | Path | None = None,
+        progress_bar: bool = False,
+        listeners: Iterable[Listener] = (),
+    ) -> Agent:
+        """Train for ``total_timesteps`` further environment steps.
+
+        Args:
+            total_timesteps: Steps to add to ``num_timesteps``.
+            callback: As in Stable-Baselines3: a function of ``(locals, globals)``, an object
+                with ``on_step``, or a list of those. Returning False ends training.
+            run_dir: New directory for logs and checkpoints. None goes on where the run was, or
+                keeps a new one in memory.
+            progress_bar: Show live progress on standard error.
+            listeners: Told of every event, see `drama.training.trainer.Listener`.
+
+        Returns:
+            The agent itself.
+
+        Raises:
+            RunDirError: The directory exists or is in use.
+            CheckpointError: The checkpoint to go on from is damaged.
+            EnvFaultError: The environment broke its contract.
+            NonFiniteError: A loss became NaN or Inf.
+        """
+        if total_timesteps < 1:
+            raise ConfigError(f"total_timesteps must be at least 1, got {total_timesteps}")
+        callbacks = Callbacks(callback, self)
+
+        def call_back(event: Event, payload: Any) -> bool:
+            return callbacks.step() if event == "step" else True
+
+        with contextlib.ExitStack() as stack:
+            trainer = self._prepare(Path(run_dir) if run_dir is not None else None, stack)
+            target = trainer.step + total_timesteps
+            stack.callback(trainer.close)
+            told = [*listeners, call_back]
+            if progress_bar:
+                told.append(stack.enter_context(Progress(trainer, target)))
+            trainer.listeners = tuple(told)
+            self._load_trainer(trainer)
+            callbacks.start()
+            trainer.run(target)
+            callbacks.end()
+        return self
+
+    def _prepare(self, run_dir: Path | None, stack: contextlib.ExitStack) -> Trainer:
+        """Return the trainer of this run, made on the first call, its directory locked."""
+        current = self.run_dir
+        if run_dir is not None and current is not None and run_dir != current:
+            raise RunDirError(f"this agent's run is in {current}; it cannot move to {run_dir}")
+        if run_dir is not None and current is None:
+            if self._trainer is not None:
+                raise RunDirError("this run began in memory; use save() to write it to a directory")
+            create_run_dir(run_dir)
+            write_text(run_dir / "config.json", self.config.to_json())
+        if current is not None or run_dir is not None:
+            lock = RunLock(run_dir or current)  # type: ignore[arg-type]
+            lock.acquire()
+            stack.callback(lock.release)
+        if self._trainer is None:
+            self._trainer = Trainer(
+                self.config, self.env, self.world_model, self.behaviour, run_dir=run_dir or current
+            )
+        return self._trainer
+
+    def _load_trainer(self, trainer: Trainer) -> None:
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is not None and checkpoint.has("loop"):
+            trainer.load(checkpoint)
+
+    # -- saving -------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, *, replay: bool = True) -> None:
+        """Write the agent to a new directory, in the form of a run directory.
+
+        Args:
+            path: Must not exist, or be empty.
+            replay: Also save what only learning needs: replay, optimisers, random states. An
+                agent loaded from it goes on learning as this one would have.
+
+        Raises:
+            RunDirError: ``path`` exists.
+        """
+        path = Path(path)
+        create_run_dir(path)
+        write_text(path / "config.json", self.config.to_json())
+        trainer = self._trainer or Trainer(self.config, self.env, self.world_model, self.behaviour)
+        trainer.save_to(path, everything=replay and self._trainer is not None)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        env: EnvSource | None = None,
+        *,
+        device: str | None = None,
+        config: Config | None = None,
+    ) -> Agent:
+        """Read an agent back from a run directory, a saved agent or one of its checkpoints.
+
+        Args:
+            path: The directory.
+            env: Needed where the run's environment has no registered id.
+            device: Device to load onto; the run's own choice if None.
+            config: Settings that replace the run's; sizes must agree with the weights.
+
+        Raises:
+            CheckpointError: There is no checkpoint, it is damaged, or it was made for another
+                observation or action space.
+        """
+        checkpoint, run_dir = find_checkpoint(Path(path))
+        config = config or Config.from_json(checkpoint.text("config.json"))
+        agent = cls(env, config, device=device)
+        state = checkpoint.json("state")
+        shape = list(agent.observation_space.shape or ())
+        if state["num_actions"] != agent.action_space.n or state["obs_shape"] != shape:
+            raise CheckpointError(
+                f"{checkpoint.path} was made for observations {state['obs_shape']} and "
+                f"{state['num_actions']} actions; {agent.config.env.id} has {shape} and "
+                f"{agent.action_space.n}"
+            )
+        tensors = checkpoint.tensors("model")
+        for name, part in (("world_model", agent.world_model), ("behaviour", agent.behaviour)):
+            prefix = f"{name}."
+            own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+            try:
+                part.load_state_dict(own)
+            except RuntimeError as error:
+                raise CheckpointError(
+                    f"{checkpoint.path} does not fit its configuration: "
+                    + " ".join(str(error).split())
+                ) from error
+        agent._checkpoint, agent._loaded_dir = checkpoint, run_dir
+        return agent
+
+    # -- playing ------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        observation: npt.NDArray[Any],
+        state: PolicyState | None = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[npt.NDArray[Any], PolicyState]:
+        """Choose actions, with Stable-Baselines3's signature.
+
+        Args:
+            observation: One observation or a batch, raw as the environment gives it or adapted
+                as the agent sees it.
+            state: What the last call returned; None starts afresh.
+            episode_start: ``(B,)`` bool, rows that start afresh whatever ``state`` holds.
+            deterministic: Most probable latents and action, nothing drawn.
+
+        Returns:
+            Actions of the environment, ``(B,)`` or a scalar for one observation, and the state
+            for the next call.
+
+        Raises:
+            EnvError: The observation fits neither the raw nor the adapted space.
+        """
+        obs, single, raw = self._batch(np.asarray(observation))
+        count = obs.shape[0]
+        if state is None:
+            state, episode_start = self.player.init_state(count), np.ones(count, dtype=bool)
+        start = np.zeros(count, bool) if episode_start is None else np.asarray(episode_start)
+        action, state = self.player.act(
+            torch.from_numpy(obs).to(self.device),
+            state,
+            torch.from_numpy(start.reshape(count).astype(bool)).to(self.device),
+            self._generator,
+            greedy=deterministic,
+        )
+        chosen = action.cpu().numpy()
+        if raw and self._adapter is not None:
+            mapping = self._adapter.adapt_action
+            chosen = np.array([mapping(a) for a in chosen], dtype=np.int64)
+        return (chosen[0] if single else chosen), state
+
+    def _batch(self, obs: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], bool, bool]:
+        """Return observations as an adapted batch, whether it was one, and whether it was raw."""
+        space = self.observation_space
+        for single in (True, False):
+            batch = obs[None] if single else obs
+            if batch.ndim and batch.shape[1:] == space.shape and batch.dtype == space.dtype:
+                return np.ascontiguousarray(batch), single, False
+        if self._adapter is not None:
+            adapter = self._adapter.adapt_observation
+            for single in (True, False):
+                batch = obs[None] if single else obs
+                if batch.ndim and batch.shape[1:] == adapter.raw_space.shape:
+                    return np.ascontiguousarray(adapter.batch(batch)), single, True
+        raise EnvError(
+            f"an observation of shape {obs.shape} and type {obs.dtype} does not fit {space}"
+        )
+
+    def evaluate(
+        self,
+        episodes: int | None = None,
+        *,
+        greedy: bool = True,
+        num_envs: int | None = None,
+        seed: int | None = None,
+        progress: Callable[[EpisodeResult], None] | None = None,
+    ) -> EvaluationResult:
+        """Play whole episodes on environments of their own; nothing of the agent changes.
+
+        Args:
+            episodes: Number of episodes; ``config.evaluation`` has the defaults of all these.
+            greedy: Most probable actions rather than drawn ones.
+            num_envs: Environments stepped side by side.
+            seed: Seed of the first one.
+            progress: Called with each finished episode.
+
+        Raises:
+            EnvError: The agent was made with an environment object that cannot be made again.
+        """
+        defaults = self.config.evaluation
+        seed = defaults.seed if seed is None else seed
+        protocol: dict[str, Any] = {}
+
+        def build(index: int) -> gym.Env[Any, Any]:
+            env = self._make_env(seed + index, life_loss=False, again=True)
+            protocol["env"] = describe(env)
+            return env
+
+        result = evaluate(
+            self.player,
+            build,
+            episodes=defaults.episodes if episodes is None else episodes,
+            num_envs=defaults.num_envs if num_envs is None else num_envs,
+            seed=seed,
+            greedy=greedy,
+            protocol={"train_steps": self.num_timesteps, "train_seed": self.config.seed},
+            device=self.device,
+            progress=progress,
+        )
+        return dataclasses.replace(result, protocol={**result.protocol, **protocol})
+
+    # -- environments -------------------------------------------------------------------------
+
+    def get_env(self) -> gym.Env[Any, Any]:
+        """Return the training environment (Stable-Baselines3's name for it)."""
+        return self.env
+
+    def _make_env(self, seed: int, *, life_loss: bool, again: bool = False) -> gym.Env[Any, Any]:
+        """Build an adapted environment from whatever the agent was given."""
+        c = self.config.env
+        source = self._source
+        if isinstance(source, str):
+            return make_env(
+                source,
+                seed,
+                image_size=c.image_size,
+                max_episode_steps=c.max_episode_steps,
+                life_loss=life_loss,
+                noop_max=c.noop_max,
+                frame_skip=c.frame_skip,
+                sticky_actions=c.sticky_actions,
+                full_action_space=c.full_action_space,
+            )
+        if isinstance(source, gym.Env):
+            if not again:
+                env = source
+            elif source.spec is not None:
+                env = gym.make(source.spec)
+            else:
+                raise EnvError(
+                    f"{c.id} was given as an object, which cannot be made again for evaluation; "
+                    "give Agent a function that returns a new environment"
+                )
+        else:
+            env = source()
+        size = c.image_size
+        if size is None and not isinstance(env, AdaptedEnv):
+            size = _native_or_64(env)
+        return adapt(env, image_size=size, max_episode_steps=c.max_episode_steps, seed=seed)
+
+
+def find_checkpoint(path: Path) -> tuple[Checkpoint, Path]:
+    """Return the checkpoint that ``path`` means, and its run directory.
+
+    Args:
+        path: A run directory (its last checkpoint is meant) or a checkpoint directory.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is not a directory")
+    if (path / "manifest.json").is_file():
+        return open_checkpoint(path), path.parent.parent
+    return CheckpointDir(path).last(), path
+
+
+def _native_or_64(env: gym.Env[Any, Any]) -> int | None:
+    from drama.envs import PixelGame
+
+    return None if isinstance(env.unwrapped, PixelGame) else 64
+
+
+def _name_of(env: gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]) -> str:
+    if isinstance(env, gym.Env):
+        return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+    return getattr(env, "__name__", type(env).__name__)
+
+
+def _adapter_of(env: gym.Env[Any, Any]) -> AdaptedEnv | None:
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, AdaptedEnv):
+            return env
+        env = env.env
+    return None

@@ -1,0 +1,78 @@
+"""Acting on the real environment with a carried state: constant cost per step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from drama.behaviour.imagination import Policy, policy_input
+from drama.config import PolicyLatent
+from drama.dynamics import where_state
+from drama.types import PolicyState
+from drama.world_model import WorldModel
+
+
+class Player:
+    """Joins a world model and a policy into something that plays.
+
+    Before each action the policy sees ``concat(latent_t, d_{t-1})``. With
+    ``policy_latent="prior"`` the latent is predicted from ``d_{t-1}``, as in imagination: the
+    current frame only enters through the state carried to the next step. With ``"posterior"``
+    it is read from the current frame. On an episode's first frame nothing has been read yet,
+    so both take the posterior, beside ``d = 0``.
+    """
+
+    def __init__(
+        self, world_model: WorldModel, policy: Policy, policy_latent: PolicyLatent
+    ) -> None:
+        self.world_model = world_model
+        self.policy = policy
+        self.policy_latent = policy_latent
+
+    def init_state(self, batch_size: int) -> PolicyState:
+        """Return the state before the first frame of ``batch_size`` episodes."""
+        deter = next(self.world_model.parameters()).new_zeros(
+            batch_size, self.world_model.config.dynamics.width
+        )
+        return PolicyState(self.world_model.dynamics.init_state(batch_size), deter)
+
+    @torch.no_grad()
+    def act(
+        self,
+        obs: Tensor,
+        state: PolicyState,
+        is_first: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        greedy: bool = False,
+    ) -> tuple[Tensor, PolicyState]:
+        """Choose actions for ``B`` environments and read them into the state.
+
+        Args:
+            obs: Current observations, ``(B, H, W, C)`` uint8 or ``(B, N)`` float32.
+            state: State from the last call.
+            is_first: ``(B,)`` bool; these rows start afresh whatever ``state`` holds.
+            generator: Source of randomness for latents and actions.
+            greedy: Take the most probable latents and action; nothing is drawn.
+
+        Returns:
+            Actions ``(B,)`` int64, and the state for the next call.
+        """
+        world_model = self.world_model
+        if world_model.training:
+            world_model.eval()  # batch statistics of one frame would be meaningless
+        state = where_state(is_first, self.init_state(obs.shape[0]), state)
+        posterior = self._latent(world_model.posterior(obs), generator, greedy)
+        latent = posterior
+        if self.policy_latent == "prior":
+            predicted = self._latent(world_model.prior(state.deter), generator, greedy)
+            latent = torch.where(is_first.unsqueeze(-1), posterior, predicted)
+        action, _ = self.policy.act(policy_input(latent, state.deter), generator, greedy)
+        deter, dynamics = world_model.step(posterior, action, state.dynamics)
+        return action, PolicyState(dynamics, deter.float())
+
+    def _latent(self, log_probs: Tensor, generator: torch.Generator | None, greedy: bool) -> Tensor:
+        if not greedy:
+            return self.world_model.sample(log_probs, generator)
+        mode = log_probs.argmax(dim=-1)
+        return torch.nn.functional.one_hot(mode, log_probs.shape[-1]).flatten(-2).float()

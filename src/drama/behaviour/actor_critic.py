@@ -1,0 +1,117 @@
+"""Actor-critic after DreamerV3, trained on imagined trajectories alone."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from drama.behaviour.returns import ReturnScale, lambda_return, survival
+from drama.config import BehaviourConfig
+from drama.types import Rollout
+from drama.world_model.heads import MLP
+from drama.world_model.latent import mix_uniform, sample_categorical
+from drama.world_model.twohot import TwoHot
+
+
+class ActorCritic(nn.Module):
+    """Actor, critic over two-hot bins, slow copy of the critic and scale of the returns.
+
+    Args:
+        config: Sizes and coefficients.
+        features: Size of the policy's input ``concat(latent_t, d_{t-1})``.
+        num_actions: Number of discrete actions.
+    """
+
+    def __init__(self, config: BehaviourConfig, features: int, num_actions: int) -> None:
+        super().__init__()
+        self.config = config
+        layers, zero = config.layers, config.zero_init_heads
+        self.actor = MLP(
+            features, num_actions, layers=layers, units=config.actor_units, zero_init=zero
+        )
+        self.critic = MLP(
+            features, config.bins, layers=layers, units=config.critic_units, zero_init=zero
+        )
+        self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.twohot = TwoHot(config.bins, config.bin_limit)
+        self.return_scale = ReturnScale(config.return_decay)
+
+    def policy(self, features: Tensor) -> Tensor:
+        """Log-probabilities of the actions, ``(..., F)`` to ``(..., A)``."""
+        return mix_uniform(self.actor(features), self.config.unimix)
+
+    def act(
+        self, features: Tensor, generator: torch.Generator | None, greedy: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Choose actions, drawn or most probable.
+
+        Returns:
+            Actions ``(...)`` int64 and their log-probabilities ``(...)``.
+        """
+        log_probs = self.policy(features)
+        action = log_probs.argmax(-1) if greedy else sample_categorical(log_probs, generator)
+        return action, log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+    def value(self, features: Tensor) -> Tensor:
+        """Expected return, ``(..., F)`` to ``(...)``."""
+        return self.twohot.decode(self.critic(features))
+
+    def loss(self, rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
+        """Score-function loss of the actor plus the critic's two regressions.
+
+        The critic learns the lambda-return and is held near the lambda-return that its slow
+        copy gives. In training mode the running return scale moves.
+
+        Returns:
+            The scalar loss, and detached scalars for the log.
+        """
+        config = self.config
+        critic_logits = self.critic(rollout.features)  # (B, H + 1, bins)
+        with torch.no_grad():
+            value = self.twohot.decode(critic_logits)  # (B, H + 1)
+            slow_value = self.twohot.decode(self.slow_critic(rollout.features))
+            returns, slow_returns = (
+                lambda_return(
+                    rollout.reward,
+                    rollout.termination,
+                    v,
+                    gamma=config.gamma,
+                    lambda_=config.lambda_,
+                )
+                for v in (value, slow_value)
+            )
+            weight = survival(rollout.termination)  # (B, H)
+            if self.training:
+                self.return_scale.update(returns)
+            advantage = (returns - value[:, :-1]) / self.return_scale.scale()
+
+        log_probs = self.policy(rollout.features[:, :-1])  # (B, H, A)
+        log_prob = log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1)
+        entropy = -(log_probs.exp() * log_probs).sum(dim=-1)  # (B, H)
+        actor_loss = -(weight * (advantage * log_prob + config.entropy * entropy)).mean()
+
+        current = critic_logits[:, :-1]
+        critic_loss = (weight * self.twohot.loss(current, returns)).mean()
+        slow_loss = (weight * self.twohot.loss(current, slow_returns)).mean()
+
+        loss = actor_loss + critic_loss + slow_loss
+        return loss, {
+            "actor": actor_loss.detach(),
+            "critic": critic_loss.detach(),
+            "slow_critic": slow_loss.detach(),
+            "entropy": entropy.detach().mean(),
+            "return": returns.mean(),
+            "value": value.mean(),
+            "reward": rollout.reward.mean(),
+            "survival": weight[:, -1].mean(),
+            "return_scale": self.return_scale.scale(),
+        }
+
+    @torch.no_grad()
+    def update_slow_critic(self) -> None:
+        """Move the slow critic's weights towards the critic's."""
+        pairs = zip(self.slow_critic.parameters(), self.critic.parameters(), strict=True)
+        for slow, fast in pairs:
+            slow.lerp_(fast, 1.0 - self.config.slow_decay)

@@ -1,0 +1,77 @@
+"""Returns, trajectory weights and the scale of advantages."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def lambda_return(
+    reward: Tensor, termination: Tensor, value: Tensor, *, gamma: float, lambda_: float
+) -> Tensor:
+    """``R_t = r_t + gamma (1 - e_t) [(1 - lambda) V(s_{t+1}) + lambda R_{t+1}]``.
+
+    Args:
+        reward: Reward of action t, ``(B, H)``.
+        termination: Probability (or flag) that action t ended the episode, ``(B, H)``.
+        value: ``V(s_0) .. V(s_H)``: one more than there are actions, ``(B, H + 1)``.
+        gamma: Discount.
+        lambda_: 0 gives one-step targets, 1 the bootstrapped Monte-Carlo return.
+
+    Returns:
+        ``R_0 .. R_{H-1}``, ``(B, H)``; the recursion starts from ``R_H = V(s_H)``.
+    """
+    discount = gamma * (1.0 - termination)
+    following = value[:, -1]
+    returns = []
+    for t in reversed(range(reward.shape[1])):
+        mixed = (1.0 - lambda_) * value[:, t + 1] + lambda_ * following
+        following = reward[:, t] + discount[:, t] * mixed
+        returns.append(following)
+    returns.reverse()
+    return torch.stack(returns, dim=1)
+
+
+def survival(termination: Tensor) -> Tensor:
+    """Probability that the episode still runs when action t is taken.
+
+    The product of ``1 - e_k`` over the earlier actions: ``(B, H)`` to ``(B, H)``, first column
+    1. Losses are weighted by it, so that nothing is learnt beyond an imagined end.
+    """
+    alive = torch.cumprod(1.0 - termination, dim=1)
+    return torch.cat([torch.ones_like(alive[:, :1]), alive[:, :-1]], dim=1)
+
+
+class ReturnScale(nn.Module):
+    """Running 5-to-95 percentile range of returns; advantages are divided by ``max(1, range)``.
+
+    The running values are buffers: saved with the model, moved only by
+    [update][drama.behaviour.returns.ReturnScale.update]. The first batch sets them, so that
+    large returns are scaled from the first update on.
+    """
+
+    low: Tensor
+    high: Tensor
+    started: Tensor
+    quantiles: Tensor
+
+    def __init__(self, decay: float = 0.99) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("quantiles", torch.tensor([0.05, 0.95]), persistent=False)
+
+    @torch.no_grad()
+    def update(self, returns: Tensor) -> None:
+        """Move the running percentiles towards those of ``returns`` (any shape)."""
+        low, high = torch.quantile(returns.float().flatten(), self.quantiles).unbind()
+        for running, new in ((self.low, low), (self.high, high)):
+            mixed = self.decay * running + (1.0 - self.decay) * new
+            running.copy_(torch.where(self.started, mixed, new))
+        self.started.fill_(True)
+
+    def scale(self) -> Tensor:
+        """Divisor of the advantages: ``max(1, high - low)``, a scalar."""
+        return (self.high - self.low).clamp_min(1.0)

@@ -1,0 +1,392 @@
+"""Every knob of a run, each with its meaning beside it.
+
+A [Config][drama.config.Config] is a tree of frozen dataclasses. The command line offers each
+field as ``--section.field``; ``config.json`` in a run directory is the same tree as JSON.
+The defaults are the paper's (size XS); [drama.presets][] holds the other starting points.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from drama.dynamics.config import DynamicsConfig
+from drama.errors import ConfigError
+
+SamplerName = Literal["uniform", "dfs", "dfs-learnt"]
+PolicyLatent = Literal["prior", "posterior"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _positive(section: str, **values: float) -> None:
+    for name, value in values.items():
+        _require(value > 0, f"{section}.{name} must be positive, got {value}")
+
+
+def _fraction(section: str, **values: float) -> None:
+    for name, value in values.items():
+        _require(0 <= value <= 1, f"{section}.{name} must lie in [0, 1], got {value}")
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The environment and how it is adapted. The Atari fields are the Atari100k protocol's."""
+
+    id: str = "drama/Catch-v0"
+    """Gymnasium id, for instance ``ALE/Pong-v5`` or ``drama/Catch-v0``."""
+    image_size: int | None = None
+    """Side in pixels to which frames are resized. None: 64, or a built-in game's own size."""
+    max_episode_steps: int | None = None
+    """Agent steps after which an episode is truncated. None: the environment's own limit."""
+    life_loss: bool = True
+    """Atari: whether the loss of a life ends the learning episode (never a scored one)."""
+    noop_max: int = 30
+    """Atari: largest number of random no-ops after a reset."""
+    frame_skip: int = 4
+    """Atari: frames per agent step; the observation is the maximum over the last two."""
+    sticky_actions: float = 0.0
+    """Atari: probability that the emulator repeats the last action."""
+    full_action_space: bool = False
+    """Atari: all 18 actions rather than the game's minimal set."""
+
+    def __post_init__(self) -> None:
+        _fraction("env", sticky_actions=self.sticky_actions)
+        _positive("env", frame_skip=self.frame_skip)
+        _require(self.noop_max >= 0, f"env.noop_max must not be negative, got {self.noop_max}")
+        if self.image_size is not None:
+            _positive("env", image_size=self.image_size)
+        if self.max_episode_steps is not None:
+            _positive("env", max_episode_steps=self.max_episode_steps)
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """The ring of past experience and the rule by which windows are drawn from it."""
+
+    capacity: int = 100_000
+    """Rows kept; an episode of n actions takes n + 1."""
+    sampler: SamplerName = "dfs"
+    """``uniform``, ``dfs`` (the paper's) or ``dfs-learnt`` (holds back what is not learnt yet)."""
+    tau: float = 10.0
+    """Temperature of the draw for the world model."""
+    imagination_tau: float = 10.0
+    """Temperature of the draw for imagination."""
+    alpha: float = 1.0
+    """Weight of the imagination counter in the draw for imagination."""
+    beta: float = 1.0
+    """Weight of the surplus of training over imagination in the same draw."""
+    replacement: bool = False
+    """Whether one batch may hold the same window twice."""
+    device: Literal["cpu", "model"] = "cpu"
+    """Where the ring lives: host memory, or beside the model."""
+
+    def __post_init__(self) -> None:
+        _positive("replay", capacity=self.capacity, tau=self.tau)
+        _positive("replay", imagination_tau=self.imagination_tau)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """LaProp with a linear warm-up and a clip on the global gradient norm."""
+
+    lr: float = 4e-5
+    """Step size after the warm-up."""
+    eps: float = 1e-20
+    """Added to the root of the second moment."""
+    beta1: float = 0.9
+    """Decay of the momentum."""
+    beta2: float = 0.999
+    """Decay of the second moment."""
+    warmup: int = 1000
+    """Updates over which the step size rises linearly from lr / warmup to lr."""
+    grad_clip: float = 1000.0
+    """Largest global gradient norm."""
+
+    def __post_init__(self) -> None:
+        _positive("optim", lr=self.lr, eps=self.eps, grad_clip=self.grad_clip)
+        _fraction("optim", beta1=self.beta1, beta2=self.beta2)
+        _require(self.warmup >= 0, f"optim.warmup must not be negative, got {self.warmup}")
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Discrete VAE, sequence model and heads, with the weights of their losses."""
+
+    filters: tuple[int, ...] = (16, 32, 48, 64, 64)
+    """Channels of the encoder's convolutions; the decoder mirrors them."""
+    kernel: int = 5
+    """Side of every convolution kernel (odd)."""
+    stem_stride: Literal[1, 2] = 1
+    """Stride of the first convolution (the others have 2): 1 in the paper, 2 is cheaper."""
+    vector_units: int = 256
+    """Width of the two hidden layers that replace convolutions for vector observations."""
+    latent_variables: int = 32
+    """Categorical variables in the latent."""
+    latent_classes: int = 32
+    """Classes of each variable."""
+    unimix: float = 0.01
+    """Share of the uniform distribution mixed into each categorical."""
+    head_units: int = 256
+    """Width of the hidden layer of the reward and the termination head."""
+    bins: int = 255
+    """Two-hot bins over symlog space."""
+    bin_limit: float = 20.0
+    """The bins span [-bin_limit, bin_limit] in symlog space."""
+    zero_init_heads: bool = True
+    """Start the last layer of the reward head at zero (predicts 0, as in DreamerV3)."""
+    free_bits: float = 1.0
+    """Nats below which the KL of a step is not penalised."""
+    beta_dyn: float = 1.0
+    """Weight of the loss that pulls the prior to the posterior."""
+    beta_rep: float = 0.1
+    """Weight of the loss that pulls the posterior to the prior."""
+    batch_size: int = 16
+    """Windows per update."""
+    batch_length: int = 128
+    """Rows per window."""
+    reset_at_episode_start: bool = False
+    """Clear the sequence state at episode seams inside a window. The paper does not."""
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    """The sequence model."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser of the world model."""
+
+    def __post_init__(self) -> None:
+        section = "world_model"
+        _require(len(self.filters) > 0, f"{section}.filters must name at least one layer")
+        _positive(section, **{f"filters[{i}]": n for i, n in enumerate(self.filters)})
+        _require(self.kernel % 2 == 1, f"{section}.kernel must be odd, got {self.kernel}")
+        _fraction(section, unimix=self.unimix)
+        _positive(
+            section,
+            kernel=self.kernel,
+            vector_units=self.vector_units,
+            latent_variables=self.latent_variables,
+            head_units=self.head_units,
+            bin_limit=self.bin_limit,
+            batch_size=self.batch_size,
+        )
+        _require(self.latent_classes >= 2, f"{section}.latent_classes must be at least 2")
+        _require(self.bins >= 3 and self.bins % 2 == 1, f"{section}.bins must be odd, at least 3")
+        _require(self.batch_length >= 2, f"{section}.batch_length must be at least 2")
+
+    @property
+    def stoch_size(self) -> int:
+        """Size of the flattened latent."""
+        return self.latent_variables * self.latent_classes
+
+
+@dataclass(frozen=True)
+class BehaviourConfig:
+    """The policy and how it is trained in imagination."""
+
+    layers: int = 2
+    """Hidden layers of actor and critic."""
+    actor_units: int = 256
+    """Width of the actor's layers."""
+    critic_units: int = 512
+    """Width of the critic's layers."""
+    policy_latent: PolicyLatent = "prior"
+    """What acts on the real environment: the prior sample (the paper) or the posterior."""
+    batch_size: int = 1024
+    """Imagined trajectories per update."""
+    context: int = 8
+    """Replayed rows read before imagination begins."""
+    horizon: int = 16
+    """Imagined actions per trajectory."""
+    gamma: float = 0.985
+    """Discount per agent step."""
+    lambda_: float = 0.95
+    """Mixing weight of the lambda-return."""
+    entropy: float = 3e-4
+    """Weight of the entropy bonus."""
+    unimix: float = 0.0
+    """Share of the uniform distribution mixed into the policy."""
+    return_decay: float = 0.99
+    """Decay of the running percentiles that scale advantages."""
+    slow_decay: float = 0.98
+    """Decay of the slow critic's weights."""
+    bins: int = 255
+    """Two-hot bins of the critic over symlog space."""
+    bin_limit: float = 20.0
+    """The bins span [-bin_limit, bin_limit] in symlog space."""
+    zero_init_heads: bool = True
+    """Start the last layers of actor and critic at zero (uniform policy, value 0)."""
+    start_at_episode_starts: bool = True
+    """Begin at an episode's first frame, with no past, where a context window ends on one."""
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(grad_clip=100.0))
+    """Optimiser of actor and critic together."""
+
+    def __post_init__(self) -> None:
+        section = "behaviour"
+        _positive(
+            section,
+            layers=self.layers,
+            actor_units=self.actor_units,
+            critic_units=self.critic_units,
+            batch_size=self.batch_size,
+            context=self.context,
+            horizon=self.horizon,
+            bin_limit=self.bin_limit,
+        )
+        _fraction(
+            section,
+            gamma=self.gamma,
+            lambda_=self.lambda_,
+            unimix=self.unimix,
+            return_decay=self.return_decay,
+            slow_decay=self.slow_decay,
+        )
+        _require(self.bins >= 3 and self.bins % 2 == 1, f"{section}.bins must be odd, at least 3")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The loop: when to update, log and save."""
+
+    warmup_steps: int = 1024
+    """Environment steps with random actions before the first update."""
+    world_model_ratio: float = 1.0
+    """World-model updates per environment step."""
+    behaviour_ratio: float = 1.0
+    """Behaviour updates per environment step."""
+    precision: Precision = "auto"
+    """Matrix work in float32 or bfloat16; ``auto`` asks the device."""
+    log_every: int = 250
+    """Environment steps between rows of ``metrics.jsonl``."""
+    checkpoint_every: int = 5000
+    """Environment steps between checkpoints; the end of training always makes one."""
+    keep_checkpoints: int = 2
+    """Checkpoints kept on disk."""
+    tensorboard: bool = True
+    """Write TensorBoard events beside ``metrics.jsonl``."""
+    wandb: bool = False
+    """Send the same rows to Weights & Biases (extra ``wandb``)."""
+
+    def __post_init__(self) -> None:
+        section = "training"
+        _positive(
+            section,
+            log_every=self.log_every,
+            checkpoint_every=self.checkpoint_every,
+            keep_checkpoints=self.keep_checkpoints,
+        )
+        _require(self.warmup_steps >= 0, f"{section}.warmup_steps must not be negative")
+        _require(self.world_model_ratio >= 0, f"{section}.world_model_ratio must not be negative")
+        _require(self.behaviour_ratio >= 0, f"{section}.behaviour_ratio must not be negative")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The evaluation at the end of ``drama train``, and the defaults of ``drama eval``."""
+
+    episodes: int = 20
+    """Episodes, shared out evenly over the environments; 0 skips it after training."""
+    num_envs: int = 4
+    """Environments stepped side by side."""
+    seed: int = 10_000
+    """Seed of the first evaluation environment; kept apart from training seeds."""
+
+    def __post_init__(self) -> None:
+        _positive("evaluation", num_envs=self.num_envs)
+        _require(self.episodes >= 0, "evaluation.episodes must not be negative")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run besides the code and the machine."""
+
+    preset: str = "xs"
+    """Name of the preset this configuration started from."""
+    seed: int = 0
+    """Seed of the environment, the weights and every draw."""
+    steps: int = 100_000
+    """Environment steps of the run, the random warm-up included."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    behaviour: BehaviourConfig = field(default_factory=BehaviourConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        _positive("config", steps=self.steps)
+        _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
+        longest = max(self.world_model.batch_length, self.behaviour.context)
+        _require(
+            self.replay.capacity > longest,
+            f"replay.capacity ({self.replay.capacity}) must exceed the longest window ({longest})",
+        )
+
+    def to_json(self) -> str:
+        """Return the whole tree as indented JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """Rebuild a configuration from [to_json][drama.config.Config.to_json].
+
+        Raises:
+            ConfigError: The text is not JSON, or a field is unknown or has the wrong type.
+        """
+        try:
+            tree = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"not a JSON configuration: {error}") from error
+        return from_dict(cls, tree)
+
+
+T = TypeVar("T")
+
+
+def from_dict(cls: type[T], tree: object, path: str = "config") -> T:
+    """Build dataclass ``cls`` from nested dictionaries, checking names and types.
+
+    Raises:
+        ConfigError: Naming the field, with the nearest known name where there is one.
+    """
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{path} must be an object, got {type(tree).__name__}")
+    hints = typing.get_type_hints(cls)
+    for name in tree:
+        if name not in hints:
+            near = difflib.get_close_matches(str(name), hints, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{path} has no field {name!r}{hint}")
+    values = {name: _convert(hints[name], value, f"{path}.{name}") for name, value in tree.items()}
+    return cls(**values)
+
+
+def _convert(hint: Any, value: object, path: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value, path)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        (inner,) = [arg for arg in args if arg is not type(None)]
+        return _convert(inner, value, path)
+    if origin is Literal:
+        _require(value in args, f"{path} must be one of {', '.join(map(str, args))}, got {value!r}")
+        return value
+    if origin is tuple:
+        _require(isinstance(value, (list, tuple)), f"{path} must be a list, got {value!r}")
+        return tuple(_convert(args[0], item, path) for item in typing.cast("list[object]", value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    fits = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+    _require(fits, f"{path} must be of type {hint.__name__}, got {value!r}")
+    return value

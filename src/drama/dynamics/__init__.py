@@ -1,0 +1,28 @@
+"""Sequence models ``d_t = f(z_{1:t}, a_{1:t})``: one protocol, a registry, and the backbones."""
+
+from drama.dynamics.base import (
+    SequenceModel,
+    make_dynamics,
+    map_state,
+    register,
+    registered,
+    where_state,
+)
+from drama.dynamics.config import DynamicsConfig
+from drama.dynamics.gru import GRUDynamics
+from drama.dynamics.mamba import Mamba1Dynamics, Mamba2Dynamics
+from drama.dynamics.transformer import TransformerDynamics
+
+__all__ = [
+    "DynamicsConfig",
+    "GRUDynamics",
+    "Mamba1Dynamics",
+    "Mamba2Dynamics",
+    "SequenceModel",
+    "TransformerDynamics",
+    "make_dynamics",
+    "map_state",
+    "register",
+    "registered",
+    "where_state",
+]

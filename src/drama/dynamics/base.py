@@ -1,0 +1,165 @@
+"""What a sequence model is, how one is registered and built, and helpers for its state.
+
+Four laws hold for every registered backbone, in the forward pass and in the gradient:
+
+1. ``forward`` over a window equals ``step`` over each of its steps.
+2. ``forward(a ‖ b)`` equals ``forward(a)``, then ``forward(b, state=...)``.
+3. ``is_first`` at ``k`` equals a fresh start at ``k``.
+4. No output depends on a later input.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from drama.dynamics.config import DynamicsConfig
+from drama.errors import ConfigError
+
+State = TypeVar("State")
+
+ENTRY_POINT_GROUP = "drama.dynamics"
+"""Entry-point group in which a package names its backbones: ``name = "module:builder"``."""
+
+
+class SequenceModel(Protocol[State]):
+    """A causal map of features ``(B, T, D) -> (B, T, D)`` that can also be run step by step.
+
+    Implementations are ``nn.Module``s. ``State`` is a NamedTuple of tensors (tuples may nest), the
+    batch first in each; its shapes do not depend on how much has been read.
+    """
+
+    def init_state(self, batch_size: int) -> State:
+        """Return the state at the start of an episode."""
+        ...
+
+    def forward(
+        self, x: Tensor, is_first: Tensor | None = None, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Read a window in parallel.
+
+        Args:
+            x: Features ``(B, T, D)``.
+            is_first: Steps that begin a new episode, bool ``(B, T)``.
+            state: State before the first step; that of :meth:`init_state` if None.
+
+        Returns:
+            Outputs ``(B, T, D)`` and the state after the last step.
+        """
+        ...
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one step ``(B, D)`` at constant cost; the given state is not changed."""
+        ...
+
+    def __call__(
+        self, x: Tensor, is_first: Tensor | None = None, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Call :meth:`forward`."""
+        ...
+
+
+Builder = Callable[[DynamicsConfig], SequenceModel[Any]]
+BuilderT = TypeVar("BuilderT", bound=Builder)
+
+_REGISTRY: dict[str, Builder] = {}
+
+
+def register(name: str) -> Callable[[BuilderT], BuilderT]:
+    """Register a backbone: a class or function that builds one from a :class:`DynamicsConfig`.
+
+    Args:
+        name: What ``DynamicsConfig.name`` selects it by.
+
+    Returns:
+        A decorator that returns its argument unchanged.
+
+    Raises:
+        ConfigError: If another backbone has that name.
+    """
+
+    def decorate(builder: BuilderT) -> BuilderT:
+        known = _REGISTRY.get(name)
+        if known is not None and known is not builder:
+            raise ConfigError(f"a sequence model is registered as {name!r} already: {known!r}")
+        _REGISTRY[name] = builder
+        return builder
+
+    return decorate
+
+
+def registered() -> tuple[str, ...]:
+    """Return the names that :func:`make_dynamics` knows, those of installed packages included."""
+    return tuple(sorted({*_REGISTRY, *(entry.name for entry in _entry_points())}))
+
+
+def make_dynamics(config: DynamicsConfig) -> SequenceModel[Any]:
+    """Build the sequence model that ``config`` names.
+
+    Args:
+        config: Name and sizes.
+
+    Returns:
+        An ``nn.Module`` that obeys :class:`SequenceModel`.
+
+    Raises:
+        ConfigError: If no backbone has that name, or what it builds is not an ``nn.Module``.
+    """
+    builder = _REGISTRY.get(config.name)
+    if builder is None:
+        builder = _load_entry_point(config.name)
+    model = builder(config)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"sequence model {config.name!r} must be a torch.nn.Module, got {type(model).__name__}"
+        )
+    return cast("SequenceModel[Any]", model)
+
+
+def map_state(fn: Callable[[Tensor], Tensor], state: State) -> State:
+    """Apply ``fn`` to every tensor of a state, nested tuples included."""
+    if isinstance(state, Tensor):
+        return cast("State", fn(state))
+    return _rebuild(state, [map_state(fn, item) for item in cast("tuple[Any, ...]", state)])
+
+
+def where_state(mask: Tensor, a: State, b: State) -> State:
+    """Choose between two states of one shape, row by row.
+
+    Args:
+        mask: bool ``(B,)``.
+        a: State taken where ``mask`` is true.
+        b: State taken elsewhere.
+
+    Returns:
+        A new state; neither argument is changed.
+    """
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        rows = mask.view(-1, *[1] * (a.dim() - 1))
+        return cast("State", torch.where(rows, a, b))
+    pairs = zip(cast("tuple[Any, ...]", a), cast("tuple[Any, ...]", b), strict=True)
+    return _rebuild(a, [where_state(mask, left, right) for left, right in pairs])
+
+
+def _rebuild(like: State, items: list[Any]) -> State:
+    kind: Any = type(like)
+    return cast("State", kind(*items) if hasattr(kind, "_fields") else kind(items))
+
+
+def _entry_points() -> list[Any]:
+    return list(entry_points(group=ENTRY_POINT_GROUP))
+
+
+def _load_entry_point(name: str) -> Builder:
+    for entry in _entry_points():
+        if entry.name == name:
+            return cast("Builder", entry.load())
+    known = registered()
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    raise ConfigError(f"unknown sequence model {name!r}; {hint}")

@@ -1,0 +1,84 @@
+"""A layer-normalised GRU, as in the deterministic path of the Dreamer line of world models."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from drama.dynamics.base import register
+from drama.dynamics.config import DynamicsConfig
+
+
+class GRUState(NamedTuple):
+    """Hidden states of all layers."""
+
+    hidden: Tensor
+    """``(B, layers, D)``, float32 (float64 in a float64 model)."""
+
+
+class GRUCell(nn.Module):
+    """One recurrent layer. LayerNorm comes before the gates, and gates begin mostly closed.
+
+    ``[r, c, u] = LayerNorm(W x + U h)``; ``c = tanh(σ(r) c)``; ``u = σ(u - 1)``;
+    ``h' = u c + (1 - u) h``. Source: Hafner et al., 2020, arXiv 2010.02193 and its successors.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(width, 3 * width, bias=False)
+        self.recurrent = nn.Linear(width, 3 * width, bias=False)
+        self.norm = nn.LayerNorm(3 * width)
+
+    def forward(self, read: Tensor, hidden: Tensor) -> Tensor:
+        """Return the next hidden state ``(B, D)`` from ``input(x)`` ``(B, 3 D)`` and the last."""
+        reset, candidate, update = self.norm(read + self.recurrent(hidden)).chunk(3, dim=-1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        # lerp wants one type; the state keeps its own, also under autocast.
+        update = torch.sigmoid(update - 1).to(hidden.dtype)
+        return torch.lerp(hidden, candidate.to(hidden.dtype), update)
+
+
+@register("gru")
+class GRUDynamics(nn.Module):
+    """``config.layers`` GRU layers, each reading the hidden states of the one below."""
+
+    def __init__(self, config: DynamicsConfig) -> None:
+        super().__init__()
+        self.width = config.width
+        self.cells = nn.ModuleList(GRUCell(config.width) for _ in range(config.layers))
+
+    def init_state(self, batch_size: int) -> GRUState:
+        """Return zeros for all layers."""
+        like = next(self.parameters())
+        return GRUState(like.new_zeros(batch_size, len(self.cells), self.width))
+
+    def forward(
+        self, x: Tensor, is_first: Tensor | None = None, state: GRUState | None = None
+    ) -> tuple[Tensor, GRUState]:
+        """Read a window ``(B, T, D)``; see :class:`drama.dynamics.SequenceModel`."""
+        if state is None:
+            state = self.init_state(x.shape[0])
+        keep = None if is_first is None else (~is_first)[..., None].to(state.hidden.dtype)
+        last = []
+        for index, cell in enumerate(cast("list[GRUCell]", self.cells)):
+            reads = cell.input(x)  # the part that needs no recurrence, for all steps at once
+            hidden = state.hidden[:, index]
+            outputs = []
+            for t in range(x.shape[1]):
+                if keep is not None:
+                    hidden = hidden * keep[:, t]
+                hidden = cell(reads[:, t], hidden)
+                outputs.append(hidden)
+            x = torch.stack(outputs, dim=1)
+            last.append(hidden)
+        return x, GRUState(torch.stack(last, dim=1))
+
+    def step(self, x: Tensor, state: GRUState) -> tuple[Tensor, GRUState]:
+        """Read one step ``(B, D)``."""
+        hidden = []
+        for index, cell in enumerate(cast("list[GRUCell]", self.cells)):
+            x = cell(cell.input(x), state.hidden[:, index])
+            hidden.append(x)
+        return x, GRUState(torch.stack(hidden, dim=1))

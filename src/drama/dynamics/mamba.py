@@ -1,0 +1,109 @@
+"""Stacks of Mamba blocks: the sequence model of the paper (Mamba-2) and its ablation (Mamba-1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor, nn
+
+from drama.dynamics.base import SequenceModel, register
+from drama.dynamics.config import DynamicsConfig
+from drama.ssm import Mamba1, Mamba1State, Mamba2, Mamba2State
+
+
+class MambaState(NamedTuple):
+    """States of all layers, the first layer first."""
+
+    layers: tuple[Mamba1State | Mamba2State, ...]
+
+
+class MambaBlock(nn.Module):
+    """Pre-norm residual block: ``x + mixer(RMSNorm(x))``."""
+
+    mixer: SequenceModel[Any]
+
+    def __init__(self, width: int, mixer: Mamba1 | Mamba2) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.mixer = mixer
+
+    def forward(
+        self, x: Tensor, is_first: Tensor | None, state: Mamba1State | Mamba2State | None
+    ) -> tuple[Tensor, Mamba1State | Mamba2State]:
+        """Mix a window ``(B, T, D)``."""
+        y, state = self.mixer(self.norm(x), is_first, state)
+        return x + y, state
+
+    def step(
+        self, x: Tensor, state: Mamba1State | Mamba2State
+    ) -> tuple[Tensor, Mamba1State | Mamba2State]:
+        """Mix one step ``(B, D)``."""
+        y, state = self.mixer.step(self.norm(x), state)
+        return x + y, state
+
+
+class MambaStack(nn.Module):
+    """Pre-norm residual blocks and a final RMSNorm, ``(B, T, D) -> (B, T, D)``."""
+
+    def __init__(self, width: int, layers: int, mixer: Callable[[], Mamba1 | Mamba2]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(MambaBlock(width, mixer()) for _ in range(layers))
+        self.norm = nn.RMSNorm(width, eps=1e-5)
+
+    def init_state(self, batch_size: int) -> MambaState:
+        """Return zero states for all layers."""
+        blocks = cast("list[MambaBlock]", self.blocks)
+        return MambaState(tuple(block.mixer.init_state(batch_size) for block in blocks))
+
+    def forward(
+        self, x: Tensor, is_first: Tensor | None = None, state: MambaState | None = None
+    ) -> tuple[Tensor, MambaState]:
+        """Read a window ``(B, T, D)``; see :class:`drama.dynamics.SequenceModel`."""
+        states = []
+        for index, block in enumerate(self.blocks):
+            x, new = block(x, is_first, None if state is None else state.layers[index])
+            states.append(new)
+        return self.norm(x), MambaState(tuple(states))
+
+    def step(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
+        """Read one step ``(B, D)``."""
+        states = []
+        blocks = cast("list[MambaBlock]", self.blocks)
+        for block, layer in zip(blocks, state.layers, strict=True):
+            x, new = block.step(x, layer)
+            states.append(new)
+        return self.norm(x), MambaState(tuple(states))
+
+
+@register("mamba2")
+class Mamba2Dynamics(MambaStack):
+    """``config.layers`` Mamba-2 blocks."""
+
+    def __init__(self, config: DynamicsConfig) -> None:
+        super().__init__(
+            config.width,
+            config.layers,
+            lambda: Mamba2(
+                config.width,
+                d_state=config.d_state,
+                d_conv=config.d_conv,
+                expand=config.expand,
+                headdim=config.headdim,
+                chunk_size=config.chunk_size,
+            ),
+        )
+
+
+@register("mamba1")
+class Mamba1Dynamics(MambaStack):
+    """``config.layers`` Mamba-1 blocks."""
+
+    def __init__(self, config: DynamicsConfig) -> None:
+        super().__init__(
+            config.width,
+            config.layers,
+            lambda: Mamba1(
+                config.width, d_state=config.d_state, d_conv=config.d_conv, expand=config.expand
+            ),
+        )

@@ -1,0 +1,140 @@
+"""Fits any Gymnasium environment with discrete actions to the agent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
+
+from drama.envs.guard import FaultGuard, env_name
+from drama.envs.mapping import ActionAdapter, ObservationAdapter
+from drama.errors import EnvError
+
+
+class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment as the agent sees it: adapted spaces, and a seed that is used once.
+
+    Use :func:`adapt`, which also adds the guard, the time limit and the episode statistics.
+
+    Args:
+        env: A guarded environment.
+        observation: Map of its observations.
+        action: Map of the agent's actions.
+        seed: Seed of the first ``reset``, or None.
+        protocol: Further facts for :func:`drama.envs.describe`.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        observation: ObservationAdapter,
+        action: ActionAdapter,
+        *,
+        seed: int | None = None,
+        protocol: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(env)
+        self.adapt_observation = observation
+        self.adapt_action = action
+        self.observation_space = observation.space
+        self.action_space = action.space
+        self.seed = seed
+        self.protocol = protocol or {}
+        self._first_seed = seed
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode.
+
+        The first call uses the seed given at construction, later ones none, so that each episode
+        starts differently and the whole run is still reproducible. A ``seed`` given here wins.
+        """
+        if seed is None:
+            seed = self._first_seed
+        self._first_seed = None
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self.adapt_observation(obs), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Step with an action of the agent, counted from 0."""
+        obs, reward, terminated, truncated, info = self.env.step(self.adapt_action(action))
+        return self.adapt_observation(obs), float(reward), terminated, truncated, info
+
+
+def adapt(
+    env: gym.Env[Any, Any],
+    *,
+    image_size: int | None = None,
+    max_episode_steps: int | None = None,
+    seed: int | None = None,
+    protocol: dict[str, Any] | None = None,
+) -> gym.Env[Any, Any]:
+    """Adapt an environment object to the agent.
+
+    From the inside out: :class:`~drama.envs.guard.FaultGuard`, Gymnasium's ``TimeLimit`` (if
+    asked for) and ``RecordEpisodeStatistics`` (unless there is one already), and
+    :class:`AdaptedEnv`. An environment that is adapted already is returned as it is if nothing
+    would change.
+
+    Args:
+        env: Any Gymnasium environment whose spaces are supported.
+        image_size: Side of the adapted picture in pixels; None keeps its size.
+        max_episode_steps: Truncate episodes after so many steps; None adds no limit.
+        seed: Seed of the first ``reset``.
+        protocol: Further facts for :func:`drama.envs.describe`.
+
+    Returns:
+        An environment with ``Box(0, 255, (H, W, C), uint8)`` or ``Box(-inf, inf, (N,), float32)``
+        observations and ``Discrete(n)`` actions counted from 0.
+
+    Raises:
+        UnsupportedSpaceError: Its observation or action space is not supported.
+        EnvError: It is not a Gymnasium environment, or an argument is out of range.
+    """
+    if not isinstance(env, gym.Env):
+        kind = f"{type(env).__module__}.{type(env).__qualname__}"
+        raise EnvError(
+            f"{kind} is not a gymnasium.Env; if it follows the old Gym API, port it or wrap it "
+            "with shimmy"
+        )
+    if max_episode_steps is not None and (
+        isinstance(max_episode_steps, bool)
+        or not isinstance(max_episode_steps, int)
+        or max_episode_steps < 1
+    ):
+        raise EnvError(
+            f"max_episode_steps must be a positive integer or None, got {max_episode_steps!r}"
+        )
+    for name in ("observation_space", "action_space"):
+        if getattr(env, name, None) is None:
+            raise EnvError(f"{env_name(env)} has no {name}; a gymnasium.Env must define it")
+    observation = ObservationAdapter(env.observation_space, image_size)
+    action = ActionAdapter(env.action_space)
+    unchanged = observation.is_identity and action.is_identity
+    if (
+        isinstance(env, AdaptedEnv)
+        and unchanged
+        and max_episode_steps is None
+        and seed is None
+        and not protocol
+    ):
+        return env
+    inherited = env.protocol if isinstance(env, AdaptedEnv) else {}
+    wrapped: gym.Env[Any, Any] = FaultGuard(env)
+    if max_episode_steps is not None:
+        wrapped = TimeLimit(wrapped, max_episode_steps)
+    if not _has_wrapper(env, RecordEpisodeStatistics):
+        wrapped = RecordEpisodeStatistics(wrapped)
+    return AdaptedEnv(
+        wrapped, observation, action, seed=seed, protocol={**inherited, **(protocol or {})}
+    )
+
+
+def _has_wrapper(env: gym.Env[Any, Any], kind: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, kind):
+            return True
+        env = env.env
+    return False

@@ -1,0 +1,100 @@
+"""Files that are either whole or not there: written aside, synced, renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from drama.errors import CheckpointError
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        if hasattr(hashlib, "file_digest"):  # Python 3.11
+            return str(hashlib.file_digest(file, "sha256").hexdigest())
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Force a file's or directory's content to the disk (a no-op where directories refuse)."""
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except PermissionError:  # directories on Windows
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, temporary: Path) -> None:
+    sync(temporary)
+    os.replace(temporary, path)
+    sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` in one step."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    _replace(path, temporary)
+
+
+def write_json(path: Path, tree: object) -> None:
+    """Write ``tree`` as indented JSON in one step. NaN and Inf are refused."""
+    write_text(path, json.dumps(tree, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        CheckpointError: It is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is damaged: it is not JSON") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write named tensors as safetensors in one step; returns the file's SHA-256."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    # Clones: safetensors refuses tensors that share memory, and wants dense rows.
+    dense = {
+        name: t.detach().cpu().contiguous().clone(memory_format=torch.contiguous_format)
+        for name, t in tensors.items()
+    }
+    safetensors.torch.save_file(dense, str(temporary))
+    digest = sha256(temporary)
+    _replace(path, temporary)
+    return digest
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file to host memory.
+
+    Raises:
+        CheckpointError: It is missing, truncated or not safetensors.
+    """
+    try:
+        return safetensors.torch.load_file(str(path), device="cpu")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
+    except Exception as error:  # safetensors raises a type of its own for damage
+        raise CheckpointError(f"{path} is damaged: {error}") from error

@@ -1,0 +1,89 @@
+"""Starting points: functions that return a Config."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from drama.config import (
+    BehaviourConfig,
+    Config,
+    EvaluationConfig,
+    OptimConfig,
+    ReplayConfig,
+    TrainingConfig,
+    WorldModelConfig,
+)
+from drama.dynamics import DynamicsConfig
+from drama.errors import ConfigError
+
+
+def xs() -> Config:
+    """The paper's configuration: about 7 M parameters in the world model."""
+    return Config(preset="xs")
+
+
+def s() -> Config:
+    """The paper's larger model: filters doubled, state size 32, about 10 M parameters."""
+    return Config(
+        preset="s",
+        world_model=WorldModelConfig(
+            filters=(32, 64, 96, 128, 128), dynamics=DynamicsConfig(d_state=32)
+        ),
+    )
+
+
+def quick() -> Config:
+    """A small model for small pictures: learns a built-in game in minutes on two cores."""
+    return Config(
+        preset="quick",
+        steps=2000,
+        replay=ReplayConfig(capacity=20_000),
+        world_model=WorldModelConfig(
+            filters=(16, 32, 48),
+            stem_stride=2,
+            latent_variables=16,
+            latent_classes=16,
+            head_units=128,
+            batch_size=16,
+            batch_length=32,
+            reset_at_episode_start=True,
+            dynamics=DynamicsConfig(width=256, headdim=64),
+            optim=OptimConfig(lr=1e-3, eps=1e-8, warmup=50, grad_clip=100.0),
+        ),
+        behaviour=BehaviourConfig(
+            actor_units=128,
+            critic_units=128,
+            batch_size=256,
+            context=8,
+            horizon=10,
+            entropy=3e-3,
+            optim=OptimConfig(lr=1e-3, eps=1e-8, warmup=50, grad_clip=100.0),
+        ),
+        training=TrainingConfig(
+            warmup_steps=500,
+            world_model_ratio=0.5,
+            behaviour_ratio=0.5,
+            log_every=100,
+            checkpoint_every=1000,
+        ),
+        evaluation=EvaluationConfig(episodes=100, num_envs=20),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"quick": quick, "xs": xs, "s": s}
+"""Every preset by the name that the command line knows."""
+
+
+def preset(name: str) -> Config:
+    """Return the preset called ``name``.
+
+    Raises:
+        ConfigError: There is none, naming the nearest.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)
+        raise ConfigError(
+            f"unknown preset {name!r}; did you mean {near[0]}? (there are {', '.join(PRESETS)})"
+        )
+    return PRESETS[name]()

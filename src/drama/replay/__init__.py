@@ -1,0 +1,20 @@
+"""Past experience: the ring buffer and the rules by which windows are drawn from it."""
+
+from drama.replay.buffer import Purpose, ReplayBuffer
+from drama.replay.sampling import (
+    dfs_behaviour_scores,
+    dfs_world_model_scores,
+    draw,
+    learnt_first_scores,
+    uniform_scores,
+)
+
+__all__ = [
+    "Purpose",
+    "ReplayBuffer",
+    "dfs_behaviour_scores",
+    "dfs_world_model_scores",
+    "draw",
+    "learnt_first_scores",
+    "uniform_scores",
+]

@@ -1,0 +1,197 @@
+"""The ring of past experience: preallocated, seams marked, counters beside every row."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drama.config import ReplayConfig
+from drama.errors import ReplayError
+from drama.replay.sampling import (
+    dfs_behaviour_scores,
+    dfs_world_model_scores,
+    draw,
+    learnt_first_scores,
+    uniform_scores,
+)
+from drama.types import Batch, Transition
+
+Purpose = Literal["world_model", "behaviour"]
+
+COLUMNS = ("obs", "is_first", "action", "reward", "terminated", "truncated", "is_last")
+
+
+class ReplayBuffer:
+    """Rows ``0, 1, 2, ...`` in order of arrival; the latest ``capacity`` of them are kept.
+
+    Row ``g`` lives in slot ``g % capacity``. A window is named by its *last* row, and only
+    windows whose rows are all still there can be drawn, so none crosses the write position.
+    Windows do cross episode seams, which ``is_first`` and ``is_last`` mark.
+
+    Args:
+        config: Capacity and sampling rule.
+        obs_shape: Shape of one observation.
+        obs_dtype: ``torch.uint8`` for frames, ``torch.float32`` for vectors.
+        device: Where the ring lives.
+        behaviour_scale: Imagination batch over training batch, the ratio of the two counters.
+    """
+
+    def __init__(
+        self,
+        config: ReplayConfig,
+        obs_shape: tuple[int, ...],
+        obs_dtype: torch.dtype,
+        *,
+        device: torch.device | str = "cpu",
+        behaviour_scale: float = 64.0,
+    ) -> None:
+        self.config = config
+        self.capacity = config.capacity
+        self.device = torch.device(device)
+        self.behaviour_scale = behaviour_scale
+        self.total = 0
+        """Rows ever written."""
+
+        def column(dtype: torch.dtype, shape: tuple[int, ...] = ()) -> Tensor:
+            # Filled, not just reserved: memory that is missing should be missed at the start.
+            return torch.empty((self.capacity, *shape), dtype=dtype, device=self.device).fill_(0)
+
+        self.rows: dict[str, Tensor] = {
+            "obs": column(obs_dtype, obs_shape),
+            "is_first": column(torch.bool),
+            "action": column(torch.int64),
+            "reward": column(torch.float32),
+            "terminated": column(torch.bool),
+            "truncated": column(torch.bool),
+            "is_last": column(torch.bool),
+        }
+        self.trained = column(torch.int64)
+        """How often each row was drawn to train the world model."""
+        self.dreamt = column(torch.int64)
+        """How often each row was drawn to start an imagination, before scaling."""
+        self._slots = torch.arange(self.capacity, device=self.device)
+
+    def __len__(self) -> int:
+        """Return the number of rows held."""
+        return min(self.total, self.capacity)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the ring and its counters."""
+        tensors = [*self.rows.values(), self.trained, self.dreamt, self._slots]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    def append(self, row: Transition) -> None:
+        """Write one row over the oldest, clearing its counters.
+
+        Raises:
+            ReplayError: The observation does not have the ring's shape and type.
+        """
+        obs = torch.from_numpy(np.ascontiguousarray(row.obs))
+        ring = self.rows["obs"]
+        if obs.shape != ring.shape[1:] or obs.dtype != ring.dtype:
+            raise ReplayError(
+                f"observation of shape {tuple(obs.shape)} and type {obs.dtype} does not fit a "
+                f"replay of {tuple(ring.shape[1:])} {ring.dtype}"
+            )
+        slot = self.total % self.capacity
+        ring[slot] = obs
+        for name in COLUMNS[1:]:
+            self.rows[name][slot] = getattr(row, name)
+        self.trained[slot] = 0
+        self.dreamt[slot] = 0
+        self.total += 1
+
+    def mark_cut(self) -> None:
+        """Mark the newest row as truncated: its episode could not be continued."""
+        if self.total:
+            self.rows["truncated"][(self.total - 1) % self.capacity] = True
+
+    def scores(self, purpose: Purpose, length: int) -> Tensor:
+        """Log-weights of the slots held, as ends of windows of ``length`` rows: ``(len(self),)``.
+
+        -inf bars ends whose window would leave the ring and, for behaviour, rows that have no
+        future (an episode's final observation, or a transition that terminated it).
+        """
+        held = len(self)
+        # MPS has no float64; there, counters beyond 2**24 lose their last digits.
+        kind = torch.float32 if self.device.type == "mps" else torch.float64
+        v = self.trained[:held].to(kind)
+        b = self.dreamt[:held].to(kind) / self.behaviour_scale
+        c = self.config
+        if purpose == "world_model":
+            scores = uniform_scores(v)
+            if c.sampler != "uniform":
+                scores = dfs_world_model_scores(v, c.tau)
+        else:
+            scores = uniform_scores(v)
+            if c.sampler == "dfs":
+                scores = dfs_behaviour_scores(v, b, c.imagination_tau, c.alpha, c.beta)
+            elif c.sampler == "dfs-learnt":
+                scores = learnt_first_scores(v, b, c.imagination_tau, c.alpha, c.beta)
+        oldest = self.total % self.capacity if self.total > self.capacity else 0
+        age = (self._slots[:held] - oldest) % self.capacity
+        barred = age < length - 1
+        if purpose == "behaviour":
+            barred |= self.rows["is_last"][:held] | self.rows["terminated"][:held]
+        return scores.masked_fill(barred, -torch.inf)
+
+    def sample(
+        self,
+        purpose: Purpose,
+        batch_size: int,
+        length: int,
+        generator: torch.Generator | None = None,
+    ) -> Batch:
+        """Draw ``batch_size`` windows of ``length`` rows and count them.
+
+        Raises:
+            ReplayError: Fewer rows than one window needs have been collected.
+        """
+        held = len(self)
+        if held < length + (purpose == "behaviour"):
+            raise ReplayError(
+                f"a window needs {length} rows and the replay holds {held}: collect more first"
+            )
+        ends = draw(
+            self.scores(purpose, length),
+            batch_size,
+            generator,
+            replacement=self.config.replacement,
+        )
+        counter = self.trained if purpose == "world_model" else self.dreamt
+        counter.index_add_(0, ends, torch.ones_like(ends))
+        return self.windows(ends, length)
+
+    def windows(self, ends: Tensor, length: int) -> Batch:
+        """Gather the windows of ``length`` rows that end in the given slots ``(B,)``."""
+        offsets = torch.arange(1 - length, 1, device=self.device)
+        index = (ends.unsqueeze(1) + offsets) % self.capacity  # (B, T)
+        return Batch(**{name: self.rows[name][index] for name in COLUMNS})
+
+    # -- saving -------------------------------------------------------------------------------
+
+    def read_rows(self, start: int, stop: int) -> dict[str, Tensor]:
+        """Copy rows ``start <= g < stop`` (numbered by arrival) to host memory."""
+        index = torch.arange(start, stop, device=self.device) % self.capacity
+        return {name: self.rows[name][index].cpu() for name in COLUMNS}
+
+    def write_rows(self, start: int, rows: dict[str, Tensor]) -> None:
+        """Put rows numbered from ``start`` back into their slots.
+
+        Raises:
+            ReplayError: They do not have the ring's shapes and types.
+        """
+        count = rows["action"].shape[0]
+        index = torch.arange(start, start + count, device=self.device) % self.capacity
+        for name in COLUMNS:
+            ring, new = self.rows[name], rows[name]
+            if new.shape[1:] != ring.shape[1:] or new.dtype != ring.dtype:
+                raise ReplayError(
+                    f"saved column {name} is {tuple(new.shape[1:])} {new.dtype}, the replay "
+                    f"expects {tuple(ring.shape[1:])} {ring.dtype}"
+                )
+            ring[index] = new.to(self.device)

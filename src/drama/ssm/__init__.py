@@ -1,0 +1,22 @@
+"""Selective state-space layers, importable on their own.
+
+``ssd`` and ``selective_scan`` are the recurrences of Mamba-2 and Mamba-1 over a window;
+``Mamba2`` and ``Mamba1`` the layers around them, with the parameter names of the ecosystem.
+``drama.ssm.reference`` says the same maths step by step.
+"""
+
+from drama.ssm import reference
+from drama.ssm.mamba1 import Mamba1, Mamba1State
+from drama.ssm.mamba2 import Mamba2, Mamba2State
+from drama.ssm.scan import selective_scan
+from drama.ssm.ssd import ssd
+
+__all__ = [
+    "Mamba1",
+    "Mamba1State",
+    "Mamba2",
+    "Mamba2State",
+    "reference",
+    "selective_scan",
+    "ssd",
+]

@@ -1,0 +1,92 @@
+"""Numerical helpers that the scans share: accumulation types, log-decays and exact differences."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# exp() of anything below these is exactly 0 (subnormals included) in the type they stand beside.
+_UNDERFLOW = {torch.float32: -110.0, torch.float64: -760.0}
+
+# 512 KiB of float32: a few of them fit a second-level cache.
+_BLOCK_ELEMENTS = 2**17
+
+
+def accumulation_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """Return float64 if any tensor is float64, else float32: states and decays never use less."""
+    if any(t is not None and t.dtype == torch.float64 for t in tensors):
+        return torch.float64
+    return torch.float32
+
+
+def matmul_dtype(x: Tensor) -> torch.dtype:
+    """Return the type for matrix products on ``x``: autocast's where it is on, else its own."""
+    device = x.device.type
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
+
+
+def log_decay(dt: Tensor, A: Tensor, is_first: Tensor | None) -> Tensor:
+    """Return the log of each step's decay ``Δ_t A``, at least the value where ``exp`` underflows.
+
+    The clamp changes no result: a product of decays that contains such a step is 0 in any case.
+    It keeps sums finite, and makes a reset just another step that forgets everything, exactly.
+
+    Args:
+        dt: Step sizes ``(B, T, H)``.
+        A: Negative rates ``(H,)``.
+        is_first: Steps before which the state is cleared, bool ``(B, T)``.
+
+    Returns:
+        ``(B, T, H)`` in float32 or float64.
+    """
+    dtype = accumulation_dtype(dt, A)
+    floor = _UNDERFLOW[dtype]
+    logs = (dt.to(dtype) * A.to(dtype)).clamp(min=floor)
+    return logs if is_first is None else logs.masked_fill(is_first[..., None], floor)
+
+
+def split_cumsum(logs: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum log-decays along the last dimension so that *differences* of the sums stay accurate.
+
+    The decay between two steps is the exponential of a difference of running sums. After one step
+    of strong forgetting a plain float32 sum is in the hundreds or thousands, and the differences
+    behind it have lost the digits that matter. So each number is split in a coarse part, a
+    multiple of a power of two ``g`` so large that all sums of coarse parts are exact, and the
+    small rest. Differences of the first sums are exact; those of the second are of size ``K g``,
+    and err by that times the machine epsilon.
+
+    Args:
+        logs: Clamped log-decays ``(..., K)``, from :func:`log_decay`.
+
+    Returns:
+        ``(coarse, fine)``, both ``(..., K)``; their sum is the running sum. The gradient flows
+        through ``fine`` alone, and is that of the whole sum.
+    """
+    largest = -_UNDERFLOW[logs.dtype] * logs.shape[-1]
+    digits = 23 if logs.dtype == torch.float32 else 52
+    grid = 2.0 ** (math.ceil(math.log2(largest)) - digits)
+    with torch.no_grad():
+        coarse = (logs / grid).round_().mul_(grid)
+    return coarse.cumsum(-1), (logs - coarse).cumsum(-1)
+
+
+def row_blocks(rows: int, row_elements: int, device: torch.device) -> list[slice]:
+    """Cut a long elementwise computation over rows into blocks whose intermediates stay in cache.
+
+    On a CPU most of the time of such a chain goes into writing intermediates to fresh memory and
+    reading them back. A GPU would rather have one large launch, and gets one block.
+
+    Args:
+        rows: Number of rows.
+        row_elements: Elements of one row.
+        device: Where the computation runs.
+
+    Returns:
+        Slices that cover ``range(rows)`` in order.
+    """
+    size = max(1, _BLOCK_ELEMENTS // row_elements) if device.type == "cpu" else rows
+    return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]

@@ -1,0 +1,150 @@
+"""The short causal depthwise convolution in front of a selective SSM, with resets, and its SiLU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from drama.ssm._numeric import matmul_dtype, row_blocks
+
+
+def causal_conv1d_silu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    history: Tensor | None = None,
+    is_first: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Convolve each channel with its own causal filter, then apply SiLU.
+
+    ``y_t = silu(bias + Σ_o weight[K-1-o] x_{t-o})``, over the offsets ``o = 0 .. K-1`` for which
+    no reset lies in ``(t-o, t]``. Sums are taken in the type of ``weight``; nothing but the inputs
+    is kept for the backward pass. Differentiable once.
+
+    Args:
+        x: Inputs ``(B, T, C)``.
+        weight: Filters ``(C, 1, K)``, as ``nn.Conv1d`` keeps them.
+        bias: ``(C,)`` or None.
+        history: The ``K - 1`` inputs before ``x``, ``(B, K - 1, C)``; zeros if None.
+        is_first: Steps that begin a new sequence, bool ``(B, T)``.
+
+    Returns:
+        ``y`` ``(B, T, C)`` in the type of matrix products, and the history for the next call
+        ``(B, K - 1, C)`` in the type of ``x``, in which inputs from before the last reset are zero.
+    """
+    batch, length, channels = x.shape
+    past = weight.shape[-1] - 1
+    if history is None:
+        history = x.new_zeros(batch, past, channels)
+    if bias is None:
+        bias = weight.new_zeros(channels)
+    same = None if is_first is None else _same_sequence(is_first, past, weight.dtype)
+    dtype = matmul_dtype(x)
+    with torch.autocast(x.device.type, enabled=False):
+        y: Tensor = _ConvSilu.apply(  # type: ignore[no-untyped-call]
+            x, weight[:, 0].t().contiguous(), bias, history, same, dtype
+        )
+        recent = torch.cat([history[:, length:].to(x.dtype), x[:, max(length - past, 0) :]], dim=1)
+        if same is not None and past > 0:
+            # Row r of the history lies K-2-r steps before the last step.
+            last = same[:, -1, : past - 1].flip(-1)
+            keep = torch.cat([last, same.new_ones(batch, 1)], dim=1).bool()
+            recent = torch.where(keep[..., None], recent, 0)
+    return y, recent
+
+
+def causal_conv1d_silu_step(
+    x: Tensor, weight: Tensor, bias: Tensor | None, history: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Take one step of :func:`causal_conv1d_silu`: ``x`` ``(B, C)`` to ``y`` and new history."""
+    window = torch.cat([history.to(x.dtype), x[:, None]], dim=1)  # (B, K, C)
+    filters = weight[:, 0].t().to(x.dtype)
+    y = x * filters[-1] if bias is None else torch.addcmul(bias.to(x.dtype), x, filters[-1])
+    for tap in range(weight.shape[-1] - 1):
+        y = torch.addcmul(y, window[:, tap], filters[tap])
+    return F.silu(y), window[:, 1:]
+
+
+class _ConvSilu(torch.autograd.Function):
+    """Taps are added up block by block; the backward pass computes the sums again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        filters: Tensor,
+        bias: Tensor,
+        history: Tensor,
+        same: Tensor | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """Take ``x`` ``(B, T, C)``, ``filters`` ``(K, C)`` and a mask ``(B, T, K - 1)``."""
+        ctx.save_for_backward(x, filters, bias, history, same)
+        y = torch.empty(x.shape, dtype=dtype, device=x.device)
+        for rows in row_blocks(len(x), x[0].numel(), x.device):
+            padded = _padded(x, history, rows, filters.dtype)
+            total = _total(padded, filters, bias, None if same is None else same[rows])
+            y[rows] = F.silu(total, inplace=True)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of ``x``, ``filters``, ``bias`` and ``history``."""
+        x, filters, bias, history, same = ctx.saved_tensors
+        taps, length = filters.shape[0], x.shape[1]
+        past = taps - 1
+        dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        dhistory = torch.empty_like(history)
+        dfilters, dbias = torch.zeros_like(filters), torch.zeros_like(bias)
+        for rows in row_blocks(len(x), x[0].numel(), x.device):
+            mask = None if same is None else same[rows]
+            padded = _padded(x, history, rows, filters.dtype)
+            total = _total(padded, filters, bias, mask)
+            dtotal = torch.ops.aten.silu_backward(dy[rows].to(total.dtype), total)
+            dpadded = torch.zeros_like(padded)
+            product = total  # no longer needed: scratch space
+            for tap in range(taps):
+                window = slice(tap, tap + length)
+                kept = dtotal
+                if mask is not None and tap < past:
+                    kept = dtotal * mask[:, :, past - 1 - tap, None]
+                dpadded[:, window].addcmul_(kept, filters[tap])
+                dfilters[tap] += torch.mul(kept, padded[:, window], out=product).sum((0, 1))
+            dbias += dtotal.sum((0, 1))
+            dx[rows] = dpadded[:, past:]
+            dhistory[rows] = dpadded[:, :past]
+        return dx, dfilters, dbias, dhistory, None, None
+
+
+def _padded(x: Tensor, history: Tensor, rows: slice, dtype: torch.dtype) -> Tensor:
+    """Return rows of the history and the inputs behind one another: ``(rows, K-1+T, C)``."""
+    return torch.cat([history[rows].to(dtype), x[rows].to(dtype)], dim=1)
+
+
+def _total(padded: Tensor, filters: Tensor, bias: Tensor, same: Tensor | None) -> Tensor:
+    """Return what SiLU is applied to, ``(rows, T, C)``."""
+    past = filters.shape[0] - 1
+    length = padded.shape[1] - past
+    total = torch.addcmul(bias, padded[:, past:], filters[past])
+    for tap in range(past):
+        window = padded[:, tap : tap + length]
+        if same is not None:
+            window = window * same[:, :, past - 1 - tap, None]
+        total.addcmul_(window, filters[tap])
+    return total
+
+
+def _same_sequence(is_first: Tensor, past: int, dtype: torch.dtype) -> Tensor:
+    """Return 1 where steps ``t`` and ``t - o`` share a sequence, ``(B, T, past)``, o from 1."""
+    keep = (~is_first).to(dtype)
+    columns: list[Tensor] = []
+    for offset in range(past):
+        # No reset at t - offset, and none later up to t. Steps before the window hold no reset.
+        shifted = F.pad(keep, (offset, 0), value=1.0)[:, : keep.shape[1]]
+        columns.append(shifted if not columns else columns[-1] * shifted)
+    return torch.stack(columns, dim=-1) if columns else keep.new_ones(*keep.shape, 0)

@@ -1,0 +1,151 @@
+"""The Mamba-1 layer, with the parameter names and layout of mamba_ssm and transformers."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from drama.errors import ConfigError
+from drama.ssm.conv import causal_conv1d_silu, causal_conv1d_silu_step
+from drama.ssm.init import inverse_softplus, log_uniform_dt
+from drama.ssm.scan import selective_scan, selective_scan_step
+
+
+class Mamba1State(NamedTuple):
+    """What a :class:`Mamba1` layer carries from step to step, batch first."""
+
+    conv: Tensor
+    """The last ``d_conv - 1`` inputs of the convolution ``(B, d_conv - 1, d_inner)``."""
+    ssm: Tensor
+    """State of the recurrence ``(B, d_inner, N)``, float32 (float64 in a float64 layer)."""
+
+
+class Mamba1(nn.Module):
+    """Mamba-1 mixer: ``(B, T, d_model) -> (B, T, d_model)``.
+
+    ``in_proj`` yields ``[x, z]``; a causal depthwise convolution and SiLU follow on ``x``;
+    ``x_proj`` reads ``[Δ, B, C]`` off it and ``dt_proj`` widens Δ; :func:`drama.ssm.selective_scan`
+    mixes time; the result, gated by ``silu(z)``, goes through ``out_proj``. Source: Gu and Dao,
+    2023, arXiv 2312.00752, section 3.4.
+
+    ``A_log``, ``D`` and the bias of Δ are used in float32 under autocast as well.
+
+    Args:
+        d_model: Width D.
+        d_state: State size N per channel.
+        d_conv: Taps of the convolution.
+        expand: Inner width as a multiple of ``d_model``.
+        dt_rank: Rank of Δ's projection; ``"auto"`` is ``ceil(d_model / 16)``.
+
+    Raises:
+        ConfigError: If a size is below 1.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | Literal["auto"] = "auto",
+    ) -> None:
+        super().__init__()
+        rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
+        sizes = {
+            "d_model": d_model,
+            "d_state": d_state,
+            "d_conv": d_conv,
+            "expand": expand,
+            "dt_rank": rank,
+        }
+        for name, value in sizes.items():
+            if value < 1:
+                raise ConfigError(f"Mamba1: {name} must be at least 1, got {value}")
+        self.d_model = d_model
+        self.d_state = d_state
+        self.d_conv = d_conv
+        self.d_inner = expand * d_model
+        self.dt_rank = rank
+
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
+        self.conv1d = nn.Conv1d(
+            self.d_inner, self.d_inner, d_conv, groups=self.d_inner, padding=d_conv - 1
+        )
+        self.x_proj = nn.Linear(self.d_inner, rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(rank, self.d_inner)
+        with torch.no_grad():
+            self.dt_proj.weight.uniform_(-(rank**-0.5), rank**-0.5)
+            self.dt_proj.bias.copy_(inverse_softplus(log_uniform_dt(self.d_inner)))
+        rates = torch.arange(1, d_state + 1, dtype=torch.float32).log()
+        self.A_log = nn.Parameter(rates.repeat(self.d_inner, 1))
+        self.D = nn.Parameter(torch.ones(self.d_inner))
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+
+    def init_state(self, batch_size: int) -> Mamba1State:
+        """Return the state at the start of a sequence: all zeros."""
+        return Mamba1State(
+            self.in_proj.weight.new_zeros(batch_size, self.d_conv - 1, self.d_inner),
+            self.A_log.new_zeros(batch_size, self.d_inner, self.d_state),
+        )
+
+    def forward(
+        self, x: Tensor, is_first: Tensor | None = None, state: Mamba1State | None = None
+    ) -> tuple[Tensor, Mamba1State]:
+        """Mix a window.
+
+        Args:
+            x: ``(B, T, d_model)``.
+            is_first: Steps that begin a new sequence, bool ``(B, T)``: neither the recurrence nor
+                the convolution looks behind them.
+            state: State before the first step; that of :meth:`init_state` if None.
+
+        Returns:
+            ``y`` ``(B, T, d_model)`` and the state after the last step.
+        """
+        inner, z = self.in_proj(x).chunk(2, dim=-1)
+        history, initial = (None, None) if state is None else state
+        inner, conv = causal_conv1d_silu(
+            inner, self.conv1d.weight, self.conv1d.bias, history, is_first
+        )
+        dt, B, C = self._selection(inner)
+        y, ssm = selective_scan(
+            inner,
+            dt,
+            -torch.exp(self.A_log),
+            B,
+            C,
+            D=self.D,
+            initial_state=initial,
+            is_first=is_first,
+        )
+        return self.out_proj(y * F.silu(z)), Mamba1State(conv, ssm)
+
+    def step(self, x: Tensor, state: Mamba1State) -> tuple[Tensor, Mamba1State]:
+        """Mix one step, at a cost that does not depend on the history.
+
+        Args:
+            x: ``(B, d_model)``.
+            state: State before the step; not changed.
+
+        Returns:
+            ``y`` ``(B, d_model)`` and the state after the step.
+        """
+        inner, z = self.in_proj(x).chunk(2, dim=-1)
+        inner, conv = causal_conv1d_silu_step(
+            inner, self.conv1d.weight, self.conv1d.bias, state.conv
+        )
+        dt, B, C = self._selection(inner)
+        A = -torch.exp(self.A_log)
+        y, ssm = selective_scan_step(inner, dt, A, B, C, state.ssm, D=self.D)
+        return self.out_proj(y * F.silu(z)), Mamba1State(conv, ssm)
+
+    def _selection(self, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Read Δ, B and C off the convolved input."""
+        sizes = [self.dt_rank, self.d_state, self.d_state]
+        low, B, C = torch.split(self.x_proj(inner), sizes, dim=-1)
+        bias = self.dt_proj.bias
+        return F.softplus(F.linear(low, self.dt_proj.weight).to(bias.dtype) + bias), B, C

@@ -1,0 +1,172 @@
+"""The Mamba-2 layer, with the parameter names and layout of mamba_ssm and transformers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from drama.errors import ConfigError
+from drama.ssm.conv import causal_conv1d_silu, causal_conv1d_silu_step
+from drama.ssm.init import inverse_softplus, log_uniform_dt
+from drama.ssm.norm import GatedRMSNorm
+from drama.ssm.ssd import ssd, ssd_step
+
+
+class Mamba2State(NamedTuple):
+    """What a :class:`Mamba2` layer carries from step to step, batch first."""
+
+    conv: Tensor
+    """The last ``d_conv - 1`` inputs of the convolution ``(B, d_conv - 1, conv_dim)``."""
+    ssm: Tensor
+    """State of the recurrence ``(B, H, P, N)``, float32 (float64 in a float64 layer)."""
+
+
+class Mamba2(nn.Module):
+    """Mamba-2 mixer: ``(B, T, d_model) -> (B, T, d_model)``.
+
+    ``in_proj`` yields ``[z, x, B, C, Δ]``; a causal depthwise convolution and SiLU follow on
+    ``xBC``; :func:`drama.ssm.ssd` mixes time; the result, gated by ``silu(z)`` and RMS-normalised,
+    goes through ``out_proj``. Source: Dao and Gu, 2024, arXiv 2405.21060, section 7.
+
+    ``A_log``, ``dt_bias`` and ``D`` are float32 and used in float32 under autocast as well.
+
+    Args:
+        d_model: Width D.
+        d_state: State size N per head channel.
+        d_conv: Taps of the convolution.
+        expand: Inner width as a multiple of ``d_model``.
+        headdim: Head size P; divides ``expand * d_model``.
+        ngroups: Groups G of heads that share B and C.
+        chunk_size: Chunk of :func:`drama.ssm.ssd`; changes speed only.
+
+    Raises:
+        ConfigError: If a size is below 1 or does not divide what it has to.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 128,
+        d_conv: int = 4,
+        expand: int = 2,
+        headdim: int = 64,
+        ngroups: int = 1,
+        chunk_size: int = 256,
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "d_model": d_model,
+            "d_state": d_state,
+            "d_conv": d_conv,
+            "expand": expand,
+            "headdim": headdim,
+            "ngroups": ngroups,
+            "chunk_size": chunk_size,
+        }
+        for name, value in sizes.items():
+            if value < 1:
+                raise ConfigError(f"Mamba2: {name} must be at least 1, got {value}")
+        self.d_model = d_model
+        self.d_state = d_state
+        self.d_conv = d_conv
+        self.d_inner = expand * d_model
+        self.headdim = headdim
+        self.ngroups = ngroups
+        self.chunk_size = chunk_size
+        if self.d_inner % headdim:
+            raise ConfigError(
+                f"Mamba2: headdim {headdim} must divide expand * d_model = {self.d_inner}"
+            )
+        self.nheads = self.d_inner // headdim
+        if self.nheads % ngroups:
+            raise ConfigError(f"Mamba2: ngroups {ngroups} must divide the {self.nheads} heads")
+        self.conv_dim = self.d_inner + 2 * ngroups * d_state
+
+        self.in_proj = nn.Linear(d_model, self.d_inner + self.conv_dim + self.nheads, bias=False)
+        self.conv1d = nn.Conv1d(
+            self.conv_dim, self.conv_dim, d_conv, groups=self.conv_dim, padding=d_conv - 1
+        )
+        self.dt_bias = nn.Parameter(inverse_softplus(log_uniform_dt(self.nheads)))
+        self.A_log = nn.Parameter(torch.empty(self.nheads).uniform_(1, 16).log_())
+        self.D = nn.Parameter(torch.ones(self.nheads))
+        self.norm = GatedRMSNorm(self.d_inner, ngroups)
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+
+    def init_state(self, batch_size: int) -> Mamba2State:
+        """Return the state at the start of a sequence: all zeros."""
+        weight = self.in_proj.weight
+        return Mamba2State(
+            weight.new_zeros(batch_size, self.d_conv - 1, self.conv_dim),
+            self.A_log.new_zeros(batch_size, self.nheads, self.headdim, self.d_state),
+        )
+
+    def forward(
+        self, x: Tensor, is_first: Tensor | None = None, state: Mamba2State | None = None
+    ) -> tuple[Tensor, Mamba2State]:
+        """Mix a window in parallel.
+
+        Args:
+            x: ``(B, T, d_model)``.
+            is_first: Steps that begin a new sequence, bool ``(B, T)``: neither the recurrence nor
+                the convolution looks behind them.
+            state: State before the first step; that of :meth:`init_state` if None.
+
+        Returns:
+            ``y`` ``(B, T, d_model)`` and the state after the last step.
+        """
+        # Three products write three tensors: nothing has to be cut apart, or, in the backward pass,
+        # put together again at the length of the window.
+        z, xBC, dt = (F.linear(x, weight) for weight in self._split(self.in_proj.weight, dim=0))
+        history, initial = (None, None) if state is None else state
+        xBC, conv = causal_conv1d_silu(xBC, self.conv1d.weight, self.conv1d.bias, history, is_first)
+        inner, B, C = self._heads(xBC)
+        y, ssm = ssd(
+            inner,
+            self._dt(dt),
+            -torch.exp(self.A_log),
+            B,
+            C,
+            D=self.D,
+            chunk_size=self.chunk_size,
+            initial_state=initial,
+            is_first=is_first,
+        )
+        return self.out_proj(self.norm(y.flatten(-2), z)), Mamba2State(conv, ssm)
+
+    def step(self, x: Tensor, state: Mamba2State) -> tuple[Tensor, Mamba2State]:
+        """Mix one step, at a cost that does not depend on the history.
+
+        Args:
+            x: ``(B, d_model)``.
+            state: State before the step; not changed.
+
+        Returns:
+            ``y`` ``(B, d_model)`` and the state after the step.
+        """
+        z, xBC, dt = self._split(self.in_proj(x), dim=-1)
+        xBC, conv = causal_conv1d_silu_step(xBC, self.conv1d.weight, self.conv1d.bias, state.conv)
+        inner, B, C = self._heads(xBC)
+        A = -torch.exp(self.A_log)
+        y, ssm = ssd_step(inner, self._dt(dt), A, B, C, state.ssm, D=self.D)
+        return self.out_proj(self.norm(y.flatten(-2), z)), Mamba2State(conv, ssm)
+
+    def _split(self, projection: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+        sizes = [self.d_inner, self.conv_dim, self.nheads]
+        z, xBC, dt = torch.split(projection, sizes, dim=dim)
+        return z, xBC, dt
+
+    def _heads(self, xBC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        shared = self.ngroups * self.d_state
+        x, B, C = torch.split(xBC, [self.d_inner, shared, shared], dim=-1)
+        lead = xBC.shape[:-1]
+        return (
+            x.reshape(*lead, self.nheads, self.headdim),
+            B.reshape(*lead, self.ngroups, self.d_state),
+            C.reshape(*lead, self.ngroups, self.d_state),
+        )
+
+    def _dt(self, dt: Tensor) -> Tensor:
+        return F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)

@@ -1,0 +1,1 @@
+"""One visible loop, and what it needs: optimiser, logs, checkpoints, run directories."""

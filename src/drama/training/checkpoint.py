@@ -1,0 +1,207 @@
+"""Checkpoints that survive a kill at any moment.
+
+```
+RUN/
+  config.json                     the resolved configuration
+  metrics.jsonl, episodes.jsonl   cut back to the checkpoint's length when a run is resumed
+  replay/                         segments of rows, shared by the checkpoints
+  checkpoints/
+    last                          a line naming the newest complete checkpoint
+    000005000/
+      manifest.json               format, step, hash of each file, replay segments, log lengths
+      config.json                 a copy: a checkpoint can be read alone
+      state.json                  counters, optimiser scalars, numpy generator, running means
+      model.safetensors           world model and behaviour, normalisers included
+      optimiser.safetensors       moments
+      loop.safetensors            random states, acting state, actions taken, replay counters
+```
+
+A checkpoint is written into a hidden directory, synced and renamed; only then does ``last``
+move on, and only then are older checkpoints and their replay segments deleted.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from drama.errors import CheckpointError
+from drama.files import read_json, read_tensors, sha256, sync, write_json, write_tensors, write_text
+from drama.replay.storage import Segment
+
+FORMAT = 1
+"""Raised when a layout change makes older checkpoints unreadable."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint found on disk, its files verified when read."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Environment steps made when it was written."""
+        return int(self.manifest["step"])
+
+    @property
+    def segments(self) -> list[Segment]:
+        """Replay segments it needs."""
+        segments: list[Segment] = self.manifest["replay"]
+        return segments
+
+    def has(self, name: str) -> bool:
+        """Whether it holds ``name.safetensors``."""
+        return f"{name}.safetensors" in self.manifest["files"]
+
+    def _verified(self, name: str) -> Path:
+        path = self.path / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing")
+        if sha256(path) != self.manifest["files"].get(name):
+            raise CheckpointError(f"{path} is damaged (its hash differs from the manifest)")
+        return path
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Read ``name.safetensors``.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+        return read_tensors(self._verified(f"{name}.safetensors"))
+
+    def json(self, name: str) -> Any:
+        """Read ``name.json``.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+        return read_json(self._verified(f"{name}.json"))
+
+    def text(self, name: str) -> str:
+        """Read a text file.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+        return self._verified(name).read_text(encoding="utf-8")
+
+
+def write_checkpoint(
+    path: Path,
+    *,
+    step: int,
+    config: str,
+    state: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    segments: list[Segment],
+    logs: Mapping[str, int],
+) -> None:
+    """Write one complete checkpoint directory, or none."""
+    aside = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    files: dict[str, str] = {}
+    for name, group in tensors.items():
+        files[f"{name}.safetensors"] = write_tensors(aside / f"{name}.safetensors", group)
+    write_json(aside / "state.json", state)
+    write_text(aside / "config.json", config)
+    for name in ("state.json", "config.json"):
+        files[name] = sha256(aside / name)
+    manifest = {
+        "format": FORMAT,
+        "step": step,
+        "files": files,
+        "replay": segments,
+        "logs": dict(logs),
+    }
+    write_json(aside / "manifest.json", manifest)
+    sync(aside)
+    # A complete directory of this name can be there: a run killed before `last` moved on.
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(aside, path)
+    sync(path.parent)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a checkpoint directory.
+
+    Raises:
+        CheckpointError: It is not a checkpoint, or of another format.
+    """
+    if not (path / "manifest.json").is_file():
+        raise CheckpointError(f"{path} is not a checkpoint: it has no manifest.json")
+    manifest = read_json(path / "manifest.json")
+    if not isinstance(manifest, dict) or not {"format", "step", "files"} <= manifest.keys():
+        raise CheckpointError(f"{path / 'manifest.json'} is damaged: it lacks its fields")
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {manifest['format']}; this version reads format {FORMAT}"
+        )
+    return Checkpoint(path, manifest)
+
+
+class CheckpointDir:
+    """The ``checkpoints/`` directory of a run.
+
+    Args:
+        run_dir: The run directory.
+        keep: Checkpoints kept on disk.
+    """
+
+    def __init__(self, run_dir: Path, keep: int = 2) -> None:
+        self.path = run_dir / "checkpoints"
+        self.keep = keep
+
+    def at(self, step: int) -> Path:
+        """Directory of the checkpoint at ``step``."""
+        return self.path / f"{step:09d}"
+
+    def all(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        if not self.path.is_dir():
+            return []
+        return sorted(
+            p for p in self.path.iterdir() if p.name.isdigit() and (p / "manifest.json").is_file()
+        )
+
+    def last(self) -> Checkpoint:
+        """Open the newest checkpoint.
+
+        Raises:
+            CheckpointError: There is none, or what ``last`` names is not there.
+        """
+        pointer = self.path / "last"
+        if not pointer.is_file():
+            raise CheckpointError(
+                f"{self.path.parent} holds no checkpoint: no run was started there, or it ended "
+                "before its first one"
+            )
+        return open_checkpoint(self.path / pointer.read_text(encoding="utf-8").strip())
+
+    def publish(self, step: int) -> None:
+        """Let ``last`` name the checkpoint at ``step``."""
+        write_text(self.path / "last", self.at(step).name + "\n")
+
+    def prune(self, newest: int) -> set[str]:
+        """Delete all but the newest checkpoints up to ``newest``.
+
+        Checkpoints beyond it belong to a run that was rewound, so they go too.
+
+        Returns:
+            Names of the replay segments that the remaining ones need.
+        """
+        for path in self.path.glob(".*.tmp"):
+            shutil.rmtree(path, ignore_errors=True)
+        kept = [p for p in self.all() if int(p.name) <= newest][-self.keep :]
+        for path in self.all():
+            if path not in kept:
+                shutil.rmtree(path)
+        return {s["file"] for p in kept for s in open_checkpoint(p).segments}

@@ -1,0 +1,78 @@
+"""Run directories: never overwritten silently, never used by two processes at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+from typing import IO
+
+from drama.errors import RunDirError
+
+
+def fresh_run_dir(root: Path, env_id: str, preset: str, seed: int) -> Path:
+    """Return ``root/<env>-<preset>-s<seed>-<n>`` with the first number that is not taken."""
+    env = re.sub(r"[^A-Za-z0-9]+", "-", env_id.split("/")[-1]).strip("-")
+    stem = f"{env}-{preset}-s{seed}"
+    n = 1
+    while (root / f"{stem}-{n}").exists():
+        n += 1
+    return root / f"{stem}-{n}"
+
+
+def create_run_dir(path: Path) -> None:
+    """Make a new run directory.
+
+    Raises:
+        RunDirError: It exists and is not empty, or cannot be made.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        resumable = (path / "checkpoints" / "last").is_file()
+        hint = f"continue it with: drama train --resume {path}" if resumable else "choose another"
+        raise RunDirError(f"run directory {path} exists already; {hint}")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirError(f"cannot make run directory {path}: {error.strerror}") from error
+
+
+class RunLock:
+    """An exclusive lock on a run directory, released by the system if the process dies."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / ".lock"
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            RunDirError: Another process trains there.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows: no lock, the directory check still stands
+            return
+        file = self.path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            file.close()
+            raise RunDirError(
+                f"run directory {self.path.parent} is in use by process {owner}"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        self._file = file
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+            self._file.close()
+            self._file = None

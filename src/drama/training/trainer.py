@@ -1,0 +1,471 @@
+"""The training loop: step the environment, train the world model, train in its dreams."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from drama.behaviour import ActorCritic, Player, imagine
+from drama.config import Config
+from drama.dynamics import map_state
+from drama.errors import CheckpointError, NonFiniteError
+from drama.replay import ReplayBuffer
+from drama.replay.storage import ReplayStore
+from drama.training.checkpoint import Checkpoint, CheckpointDir, write_checkpoint
+from drama.training.device import autocast, pick_dtype
+from drama.training.metrics import Clock, Meter, RunLog
+from drama.training.optim import Optimiser
+from drama.training.stream import EnvStream, EpisodeEnd
+from drama.types import Batch, PolicyState
+from drama.world_model import WorldModel
+
+Event = Literal["step", "episode", "metrics", "checkpoint", "note"]
+Listener = Callable[[Event, Any], "bool | None"]
+"""Told of what happens; returning False on ``"step"`` ends training."""
+
+
+class Trainer:
+    """Everything that decides what happens next in a run, and the loop that moves it.
+
+    Args:
+        config: The resolved configuration.
+        env: Adapted training environment.
+        world_model: Trained in place.
+        behaviour: Trained in place.
+        run_dir: Where logs and checkpoints go; None keeps everything in memory.
+        listeners: Called with each event, in order.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        env: gym.Env[Any, Any],
+        world_model: WorldModel,
+        behaviour: ActorCritic,
+        *,
+        run_dir: Path | None = None,
+        listeners: tuple[Listener, ...] = (),
+    ) -> None:
+        self.config = config
+        self.world_model = world_model.eval()
+        self.behaviour = behaviour.eval()
+        self.device = next(world_model.parameters()).device
+        self.dtype = pick_dtype(config.training.precision, self.device)
+        self.run_dir = run_dir
+        self.listeners = listeners
+
+        space = env.observation_space
+        image = space.dtype == np.uint8
+        self.replay = ReplayBuffer(
+            config.replay,
+            tuple(space.shape or ()),
+            torch.uint8 if image else torch.float32,
+            device="cpu" if config.replay.device == "cpu" else self.device,
+            behaviour_scale=config.behaviour.batch_size / config.world_model.batch_size,
+        )
+        self.stream = EnvStream(env, config.seed)
+        self.player = Player(world_model, behaviour, config.behaviour.policy_latent)
+        self.player_state: PolicyState = self.player.init_state(1)
+        self.world_model_optimiser = Optimiser(
+            world_model.named_parameters(), config.world_model.optim
+        )
+        self.behaviour_optimiser = Optimiser(behaviour.named_parameters(), config.behaviour.optim)
+
+        # Independent sources, so that one more draw in one place moves nothing in another.
+        seeds = np.random.SeedSequence(config.seed).generate_state(4, dtype=np.uint64)
+        self.rng = np.random.default_rng(seeds[0])
+        self.generators = {
+            "acting": torch.Generator(self.device).manual_seed(int(seeds[1] >> 1)),
+            "learning": torch.Generator(self.device).manual_seed(int(seeds[2] >> 1)),
+            "replay": torch.Generator(self.replay.device).manual_seed(int(seeds[3] >> 1)),
+        }
+
+        self.step = 0
+        """Environment steps made."""
+        self.episodes = 0
+        """Whole episodes finished."""
+        self.meter = Meter()
+        self.clock = Clock()
+        self.log: RunLog | None = None
+        self.store = ReplayStore(run_dir / "replay") if run_dir else None
+        self.checkpoints = (
+            CheckpointDir(run_dir, config.training.keep_checkpoints) if run_dir else None
+        )
+        self._saved_at = -1
+
+    # -- the loop -----------------------------------------------------------------------------
+
+    def run(self, until: int) -> None:
+        """Train until ``until`` environment steps have been made, or a listener says stop.
+
+        Raises:
+            NonFiniteError: A loss or gradient is NaN or Inf; the last checkpoint stands.
+            EnvFaultError: The environment broke its contract. Whatever an environment raises,
+                what was learnt until then is saved first.
+        """
+        self._open_log()
+        keep_going = True
+        while keep_going and self.step < until:
+            with self.clock.phase("env"):
+                self.collect()
+            while self._due(self.world_model_optimiser, self.config.training.world_model_ratio):
+                self.update_world_model()
+            while self._due(self.behaviour_optimiser, self.config.training.behaviour_ratio):
+                self.update_behaviour()
+            if self.step % self.config.training.log_every == 0:
+                self.flush_metrics()
+            if self.step % self.config.training.checkpoint_every == 0:
+                self.save()
+            keep_going = self._tell("step", self.step)
+        self.save()
+
+    def _due(self, optimiser: Optimiser, ratio: float) -> bool:
+        since = self.step - self.config.training.warmup_steps
+        return optimiser.updates < int(since * ratio)
+
+    def collect(self) -> None:
+        """Take one environment step and keep what it yields."""
+        before = self.player_state
+        try:
+            self.stream.start()
+            rows, end = self.stream.step(self._choose_action())
+        except Exception:
+            # The action was not taken, so the acting state must not have read it.
+            self.player_state = before
+            self.save()
+            raise
+        for row in rows:
+            self.replay.append(row)
+        self.step += 1
+        if end is not None:
+            self._finish_episode(end)
+
+    def _choose_action(self) -> int:
+        if self.step < self.config.training.warmup_steps:
+            return int(self.rng.integers(self.world_model.num_actions))
+        assert self.stream.obs is not None
+        obs = torch.from_numpy(self.stream.obs).unsqueeze(0).to(self.device)
+        is_first = torch.tensor([self.stream.is_first], device=self.device)
+        action, self.player_state = self.player.act(
+            obs, self.player_state, is_first, self.generators["acting"]
+        )
+        return int(action)
+
+    def _finish_episode(self, end: EpisodeEnd) -> None:
+        self.episodes += 1
+        if self.log is not None:
+            self.log.write_episode(
+                {
+                    "step": self.step,
+                    "return": end.ret,
+                    "length": end.length,
+                    "seconds": round(end.seconds, 3),
+                }
+            )
+        self._tell("episode", end)
+
+    def update_world_model(self) -> None:
+        """One gradient step of the world model on replayed windows."""
+        c = self.config.world_model
+        with self.clock.phase("replay"):
+            batch = self._sample("world_model", c.batch_size, c.batch_length)
+        with self.clock.phase("world_model"):
+            self.world_model.train()
+            with autocast(self.device, self.dtype):
+                loss, metrics = self.world_model.loss(batch, self.generators["learning"])
+            self._apply(self.world_model_optimiser, loss, metrics, "world_model")
+            self.world_model.eval()
+
+    def update_behaviour(self) -> None:
+        """One gradient step of actor and critic on imagined trajectories."""
+        c = self.config.behaviour
+        with self.clock.phase("replay"):
+            context = self._sample("behaviour", c.batch_size, c.context)
+        with self.clock.phase("imagination"), autocast(self.device, self.dtype):
+            rollout = imagine(
+                self.world_model,
+                self.behaviour,
+                context,
+                c.horizon,
+                self.generators["learning"],
+                start_at_episode_starts=c.start_at_episode_starts,
+            )
+        with self.clock.phase("behaviour"):
+            self.behaviour.train()
+            with autocast(self.device, self.dtype):
+                loss, metrics = self.behaviour.loss(rollout)
+            self._apply(self.behaviour_optimiser, loss, metrics, "behaviour")
+            self.behaviour.update_slow_critic()
+            self.behaviour.eval()
+
+    def _sample(
+        self, purpose: Literal["world_model", "behaviour"], batch_size: int, length: int
+    ) -> Batch:
+        batch = self.replay.sample(purpose, batch_size, length, self.generators["replay"])
+        if self.replay.device == self.device:
+            return batch
+        return Batch(*(t.to(self.device, non_blocking=True) for t in batch))
+
+    def _apply(
+        self, optimiser: Optimiser, loss: Tensor, metrics: dict[str, Tensor], name: str
+    ) -> None:
+        norm = optimiser.backward(loss)
+        # On the CPU looking costs nothing, and stops a bad step before it is taken. Elsewhere
+        # it would be a host sync, so the running means are looked at when they are flushed.
+        if self.device.type == "cpu" and not bool(torch.isfinite(norm) & torch.isfinite(loss)):
+            raise NonFiniteError(self._blame(optimiser, metrics, name))
+        optimiser.step()
+        self.meter.add({**metrics, "grad_norm": norm.detach()}, name)
+
+    def _blame(self, optimiser: Optimiser, metrics: dict[str, Tensor], name: str) -> str:
+        bad = next((k for k, v in metrics.items() if not bool(torch.isfinite(v))), None)
+        where = f"loss {name}/{bad}" if bad else None
+        if where is None:
+            gradient = optimiser.non_finite_gradient()
+            where = f"gradient of {name}.{gradient}" if gradient else f"gradient norm of {name}"
+        return f"{where} is NaN or Inf at environment step {self.step}{self._last_good()}"
+
+    def _last_good(self) -> str:
+        if self.checkpoints is None:
+            return ""
+        if self._saved_at < 0:
+            return "; no checkpoint had been written"
+        return f"; the last good checkpoint is {self.checkpoints.at(self._saved_at)}"
+
+    # -- logs ---------------------------------------------------------------------------------
+
+    def _open_log(self, first_step: int | None = None) -> None:
+        if self.run_dir is not None and self.log is None:
+            self.log = RunLog(
+                self.run_dir,
+                tensorboard=self.config.training.tensorboard,
+                wandb_config=asdict(self.config) if self.config.training.wandb else None,
+                first_step=self.step if first_step is None else first_step,
+            )
+
+    def flush_metrics(self) -> None:
+        """Write one row of means and start new ones.
+
+        Raises:
+            NonFiniteError: One of them is NaN or Inf.
+        """
+        means = self._checked_means()
+        self.meter.clear()
+        row: dict[str, float] = {
+            "step": self.step,
+            "episodes": self.episodes,
+            "updates": self.world_model_optimiser.updates,
+            **means,
+            **{f"time/{k}": round(v, 4) for k, v in self.clock.flush().items()},
+        }
+        if self.log is not None:
+            with self.clock.phase("logging"):
+                self.log.write_metrics(row)
+        self._tell("metrics", row)
+
+    def _checked_means(self) -> dict[str, float]:
+        means = self.meter.means()
+        for key, value in means.items():
+            if not np.isfinite(value):
+                raise NonFiniteError(
+                    f"{key} became NaN or Inf by environment step {self.step}{self._last_good()}"
+                )
+        return means
+
+    def _tell(self, event: Event, payload: Any) -> bool:
+        # Every listener hears every event, also after one has asked to stop.
+        answers = [listener(event, payload) for listener in self.listeners]
+        return all(answer is not False for answer in answers)
+
+    # -- saving and resuming ------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a checkpoint of everything, if the run has a directory.
+
+        Raises:
+            NonFiniteError: A running mean is NaN or Inf: such a state is not worth keeping.
+        """
+        if self.checkpoints is None or self.store is None or self._saved_at == self.step:
+            return
+        self._checked_means()
+        self._open_log()
+        assert self.log is not None
+        with self.clock.phase("checkpoint"):
+            logs = {"metrics": self.log.metrics.size(), "episodes": self.log.episodes.size()}
+            self._write(self.checkpoints, self.store, logs)
+        self._saved_at = self.step
+        self._tell("checkpoint", self.checkpoints.at(self.step))
+
+    def save_to(self, directory: Path, *, everything: bool = True) -> None:
+        """Write one checkpoint into another run directory, leaving this run as it is.
+
+        Args:
+            directory: An empty run directory.
+            everything: Also what only learning needs: replay, optimisers, random states.
+        """
+        store = ReplayStore(directory / "replay") if everything else None
+        self._write(CheckpointDir(directory), store, {"metrics": 0, "episodes": 0})
+
+    def _write(
+        self, checkpoints: CheckpointDir, store: ReplayStore | None, logs: dict[str, int]
+    ) -> None:
+        tensors, state = self.state()
+        if store is None:
+            tensors = {"model": tensors["model"]}
+        write_checkpoint(
+            checkpoints.at(self.step),
+            step=self.step,
+            config=self.config.to_json(),
+            state=state,
+            tensors=tensors,
+            segments=store.save(self.replay) if store is not None else [],
+            logs=logs,
+        )
+        checkpoints.publish(self.step)
+        needed = checkpoints.prune(newest=self.step)
+        if store is not None:
+            store.prune(needed)
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Return the whole state beside the replay's rows: tensors by file, and JSON."""
+        optimiser: dict[str, Tensor] = {}
+        scalars: dict[str, Any] = {}
+        for name, part in self._optimisers().items():
+            moments, scalars[name] = part.state()
+            optimiser |= {f"{name}.{key}": t for key, t in moments.items()}
+        loop: dict[str, Tensor] = {
+            f"generator.{name}": g.get_state() for name, g in self.generators.items()
+        }
+        map_state(_collector(loop, "player"), self.player_state)
+        held = len(self.replay)
+        loop["actions"] = torch.tensor(self.stream.actions, dtype=torch.int32)
+        if self.stream.obs is not None:
+            loop["obs"] = torch.from_numpy(np.array(self.stream.obs))
+        loop["trained"], loop["dreamt"] = self.replay.trained[:held], self.replay.dreamt[:held]
+        state = {
+            "step": self.step,
+            "episodes": self.episodes,
+            "stream": self.stream.position(),
+            "replay_total": self.replay.total,
+            "num_actions": self.world_model.num_actions,
+            "obs_shape": list(self.replay.rows["obs"].shape[1:]),
+            "threads": torch.get_num_threads(),
+            "numpy": self.rng.bit_generator.state,
+            "meter": self.meter.state(),
+            "optimisers": scalars,
+        }
+        return {"model": self.model_tensors(), "optimiser": optimiser, "loop": loop}, state
+
+    def model_tensors(self) -> dict[str, Tensor]:
+        """Weights and buffers of world model and behaviour under prefixed names."""
+        return {
+            f"{name}.{key}": t
+            for name, part in (("world_model", self.world_model), ("behaviour", self.behaviour))
+            for key, t in part.state_dict().items()
+        }
+
+    def _optimisers(self) -> dict[str, Optimiser]:
+        return {"world_model": self.world_model_optimiser, "behaviour": self.behaviour_optimiser}
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Become the trainer that wrote ``checkpoint``. The model's weights are loaded already.
+
+        Raises:
+            CheckpointError: A file is damaged, or the environment does not fit.
+        """
+        state = checkpoint.json("state")
+        optimiser, loop = checkpoint.tensors("optimiser"), checkpoint.tensors("loop")
+        for name, part in self._optimisers().items():
+            prefix = f"{name}."
+            moments = {
+                k.removeprefix(prefix): t for k, t in optimiser.items() if k.startswith(prefix)
+            }
+            part.load_state(moments, state["optimisers"][name])
+        for name, generator in self.generators.items():
+            generator.set_state(loop[f"generator.{name}"])
+        self.rng.bit_generator.state = state["numpy"]
+        self.player_state = map_state(
+            _restorer(loop, "player", self.device), self.player.init_state(1)
+        )
+        self.meter.load_state(state["meter"], self.device)
+        self.step, self.episodes = state["step"], state["episodes"]
+
+        if self.store is None or self.checkpoints is None or self.run_dir is None:
+            raise CheckpointError("a run can only be continued in its directory")
+        self.store.load(self.replay, checkpoint.segments, state["replay_total"])
+        held = len(self.replay)
+        self.replay.trained[:held] = loop["trained"].to(self.replay.device)
+        self.replay.dreamt[:held] = loop["dreamt"].to(self.replay.device)
+        self._saved_at = self.step
+        self.store.prune(self.checkpoints.prune(newest=self.step))
+        self._rewind_logs(checkpoint.manifest["logs"])
+        self._open_log(first_step=self.step + 1)
+        if state["threads"] != torch.get_num_threads():
+            self._tell(
+                "note",
+                f"saved with {state['threads']} threads, now {torch.get_num_threads()}: "
+                "sums round differently, so the run will not be bit-for-bit the same",
+            )
+        if "obs" in loop:
+            self._return_to(loop["actions"].tolist(), loop["obs"].numpy(), state["stream"])
+
+    def _return_to(self, actions: list[int], obs: Any, position: dict[str, Any]) -> None:
+        if len(actions) > 10_000:
+            self._tell("note", f"taking {len(actions):,} actions again to bring the game back")
+        if not self.stream.return_to(actions, obs, position):
+            self._tell(
+                "note",
+                "the environment does not repeat itself from its seed: its episode is cut here "
+                "and a new one begins, so the run will not be bit-for-bit the same",
+            )
+            self.replay.mark_cut()
+
+    def _rewind_logs(self, sizes: dict[str, int]) -> None:
+        """Cut off what a killed run logged after its last checkpoint: it is made again."""
+        assert self.run_dir is not None
+        for name, size in sizes.items():
+            path = self.run_dir / f"{name}.jsonl"
+            if path.exists() and path.stat().st_size > size:
+                os.truncate(path, size)
+
+    def close(self) -> None:
+        """Close the logs; the environment belongs to the caller."""
+        if self.log is not None:
+            self.log.close()
+            self.log = None
+
+
+def _collector(into: dict[str, Tensor], name: str) -> Callable[[Tensor], Tensor]:
+    """A function for ``map_state`` that files each tensor under ``name.<n>``."""
+    count = 0
+
+    def collect(tensor: Tensor) -> Tensor:
+        nonlocal count
+        into[f"{name}.{count}"] = tensor
+        count += 1
+        return tensor
+
+    return collect
+
+
+def _restorer(
+    saved: dict[str, Tensor], name: str, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """The inverse of `_collector`: returns the filed tensors in the same order."""
+    count = 0
+
+    def restore(tensor: Tensor) -> Tensor:
+        nonlocal count
+        found = saved[f"{name}.{count}"].to(device)
+        count += 1
+        return found
+
+    return restore

@@ -1,0 +1,39 @@
+"""Small networks on a feature vector: reward, termination, actor and critic share them."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from drama.norm import RMSNorm
+
+
+class MLP(nn.Module):
+    """``layers`` hidden layers of ``units`` (linear, RMSNorm, SiLU) and a linear output.
+
+    Args:
+        inputs: Size of the input.
+        outputs: Size of the output.
+        layers: Hidden layers.
+        units: Width of each.
+        zero_init: Start the output layer at zero.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, layers: int, units: int, zero_init: bool = False
+    ) -> None:
+        super().__init__()
+        hidden: list[nn.Module] = []
+        for _ in range(layers):
+            linear = nn.Linear(inputs, units, bias=False)
+            hidden += [linear, RMSNorm(units), nn.SiLU()]
+            inputs = units
+        self.hidden = nn.Sequential(*hidden)
+        self.out = nn.Linear(inputs, outputs)
+        if zero_init:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., inputs)`` to ``(..., outputs)``."""
+        y: Tensor = self.out(self.hidden(x))
+        return y

@@ -1,0 +1,58 @@
+"""The categorical latent: mixing, sampling with straight-through gradient, KL divergence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def mix_uniform(logits: Tensor, share: float) -> Tensor:
+    """Return log-probabilities of ``(1 - share) softmax(logits) + share / classes``.
+
+    Args:
+        logits: ``(..., classes)`` of any float type; the result is float32 (or float64).
+        share: Weight of the uniform distribution, in [0, 1].
+    """
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    if share == 0.0:
+        return F.log_softmax(logits, dim=-1)
+    probs = (1.0 - share) * F.softmax(logits, dim=-1) + share / logits.shape[-1]
+    return probs.log()
+
+
+def sample_categorical(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw class indices ``(...)`` from ``(..., classes)`` log-probabilities.
+
+    An exponential race (argmax of p / Exp(1)): one pass, any batch shape, no host sync.
+    """
+    noise = torch.empty_like(log_probs).exponential_(generator=generator)
+    # exponential_ may return exactly 0 in float32; the clamp keeps p / 0 out of the race.
+    return (log_probs.exp() / noise.clamp_min(1e-20)).argmax(dim=-1)
+
+
+def sample_one_hot(
+    log_probs: Tensor, generator: torch.Generator | None, straight_through: bool = True
+) -> Tensor:
+    """Draw exact one-hot vectors, with the gradient of the probabilities.
+
+    Args:
+        log_probs: ``(..., classes)``.
+        generator: Source of randomness.
+        straight_through: Whether the gradient passes on to the probabilities.
+
+    Returns:
+        ``(..., classes)`` in the type of ``log_probs``; forward values are exactly 0 and 1.
+    """
+    index = sample_categorical(log_probs.detach(), generator)
+    one_hot = F.one_hot(index, log_probs.shape[-1]).to(log_probs.dtype)
+    if not (straight_through and log_probs.requires_grad):
+        return one_hot
+    probs = log_probs.exp()
+    # The bracket first: p - p is exactly 0, whereas (one_hot + p) - p would round.
+    return one_hot + (probs - probs.detach())
+
+
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """``KL[p || q]`` summed over the variables: ``(..., variables, classes)`` to ``(...)``."""
+    return (log_p.exp() * (log_p - log_q)).sum(dim=(-2, -1))

@@ -1,0 +1,173 @@
+"""The learnt simulator: encoder, latent, sequence model, decoder and heads, with their losses."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from drama.config import WorldModelConfig
+from drama.dynamics import make_dynamics
+from drama.norm import RMSNorm
+from drama.types import Batch
+from drama.world_model.decoder import ImageDecoder, VectorDecoder
+from drama.world_model.encoder import ImageEncoder, VectorEncoder
+from drama.world_model.heads import MLP
+from drama.world_model.latent import kl_divergence, mix_uniform, sample_one_hot
+from drama.world_model.twohot import TwoHot
+
+
+class Observed(NamedTuple):
+    """What the world model makes of a window of real experience."""
+
+    posterior: Tensor
+    """Log-probabilities of ``q(z_t | o_t)``: ``(B, T, variables, classes)``."""
+    stoch: Tensor
+    """Samples of it, flattened: ``(B, T, Z)``."""
+    deter: Tensor
+    """``d_t`` after reading ``(z_t, a_t)``: ``(B, T, D)``."""
+    state: Any
+    """State of the sequence model after the window, to be stepped on."""
+
+
+class WorldModel(nn.Module):
+    """Discrete VAE and sequence model of the paper (its section 2.2).
+
+    Args:
+        config: Sizes and loss weights.
+        obs_shape: ``(H, W, C)`` of uint8 frames or ``(N,)`` of float vectors.
+        num_actions: Number of discrete actions.
+    """
+
+    def __init__(
+        self, config: WorldModelConfig, obs_shape: tuple[int, ...], num_actions: int
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.num_actions = num_actions
+        width = config.dynamics.width
+        image = len(obs_shape) == 3
+        self.encoder = (ImageEncoder if image else VectorEncoder)(obs_shape, config)
+        self.decoder = (ImageDecoder if image else VectorDecoder)(obs_shape, config)
+        self.embed = nn.Sequential(
+            nn.Linear(config.stoch_size + num_actions, width, bias=False),
+            RMSNorm(width),
+            nn.SiLU(),
+        )
+        self.dynamics = make_dynamics(config.dynamics)
+        self.prior_head = nn.Linear(width, config.stoch_size)
+        self.reward_head = MLP(
+            width, config.bins, layers=1, units=config.head_units, zero_init=config.zero_init_heads
+        )
+        self.termination_head = MLP(width, 1, layers=1, units=config.head_units)
+        self.twohot = TwoHot(config.bins, config.bin_limit)
+
+    # -- the parts, one step or many ----------------------------------------------------------
+
+    def posterior(self, obs: Tensor) -> Tensor:
+        """``q(z_t | o_t)`` as log-probabilities ``(..., variables, classes)``, float32."""
+        return mix_uniform(self.encoder(obs), self.config.unimix)
+
+    def prior(self, deter: Tensor) -> Tensor:
+        """``p(z_{t+1} | d_t)`` as log-probabilities ``(..., variables, classes)``, float32."""
+        logits: Tensor = self.prior_head(deter)
+        shape = (*deter.shape[:-1], self.config.latent_variables, self.config.latent_classes)
+        return mix_uniform(logits.reshape(shape), self.config.unimix)
+
+    def sequence_input(self, stoch: Tensor, action: Tensor) -> Tensor:
+        """Join latent ``(..., Z)`` and action ``(...)`` into the sequence model's input.
+
+        The one place that knows how an action is encoded.
+        """
+        one_hot = F.one_hot(action, self.num_actions).to(stoch.dtype)
+        x: Tensor = self.embed(torch.cat([stoch, one_hot], dim=-1))
+        return x
+
+    def step(self, stoch: Tensor, action: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Read ``(z_t, a_t)``: returns ``d_t`` ``(B, D)`` and the new state, at constant cost."""
+        deter, state = self.dynamics.step(self.sequence_input(stoch, action), state)
+        return deter, state
+
+    def reward(self, deter: Tensor) -> Tensor:
+        """Expected reward of transition t from ``d_t``: ``(..., D)`` to ``(...)``."""
+        return self.twohot.decode(self.reward_head(deter))
+
+    def termination(self, deter: Tensor) -> Tensor:
+        """Probability that transition t ends the episode: ``(..., D)`` to ``(...)``."""
+        return torch.sigmoid(self.termination_head(deter).float()).squeeze(-1)
+
+    def sample(self, log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw a flattened one-hot latent ``(..., Z)`` with straight-through gradient."""
+        return sample_one_hot(log_probs, generator).flatten(-2)
+
+    # -- windows ------------------------------------------------------------------------------
+
+    def observe(self, batch: Batch, generator: torch.Generator | None) -> Observed:
+        """Run a window in one parallel pass: the posterior needs no recurrence."""
+        posterior = self.posterior(batch.obs)  # (B, T, K, C)
+        stoch = self.sample(posterior, generator)  # (B, T, Z)
+        resets = batch.is_first if self.config.reset_at_episode_start else None
+        x = self.sequence_input(stoch, batch.action)  # (B, T, D)
+        deter, state = self.dynamics(x, resets)
+        return Observed(posterior, stoch, deter, state)
+
+    def loss(
+        self, batch: Batch, generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the paper's equation 4, averaged over batch and time.
+
+        Rows that store a final observation have no action of their own, so their reward and
+        termination are left out; no KL is taken where row t+1 starts an episode, because its
+        frame was not predicted by the action before it.
+
+        Returns:
+            The scalar loss, and detached scalars for the log.
+        """
+        seen = self.observe(batch, generator)
+        reconstruction = self.decoder.loss(self.decoder(seen.stoch), batch.obs).mean()
+
+        acted = (~batch.is_last).float()  # (B, T)
+        reward_loss = _masked_mean(
+            self.twohot.loss(self.reward_head(seen.deter), batch.reward), acted
+        )
+        end_logits = self.termination_head(seen.deter).float().squeeze(-1)
+        end_target = batch.terminated.float()
+        end_loss = _masked_mean(
+            F.binary_cross_entropy_with_logits(end_logits, end_target, reduction="none"), acted
+        )
+
+        prior, posterior = self.prior(seen.deter[:, :-1]), seen.posterior[:, 1:]
+        linked = (~batch.is_first[:, 1:]).float()  # (B, T - 1)
+        dyn = kl_divergence(posterior.detach(), prior)
+        rep = kl_divergence(posterior, prior.detach())
+        free = self.config.free_bits
+        dyn_loss = _masked_mean(dyn.clamp_min(free), linked)
+        rep_loss = _masked_mean(rep.clamp_min(free), linked)
+
+        loss = (
+            reconstruction
+            + reward_loss
+            + end_loss
+            + self.config.beta_dyn * dyn_loss
+            + self.config.beta_rep * rep_loss
+        )
+        with torch.no_grad():
+            entropy = -(seen.posterior.exp() * seen.posterior).sum(dim=(-2, -1)).mean()
+            metrics = {
+                "loss": loss.detach(),
+                "reconstruction": reconstruction.detach(),
+                "reward": reward_loss.detach(),
+                "termination": end_loss.detach(),
+                "dyn": dyn_loss.detach(),
+                "rep": rep_loss.detach(),
+                "kl": _masked_mean(dyn, linked),
+                "posterior_entropy": entropy,
+            }
+        return loss, metrics
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of ``values`` where ``mask`` is 1; 0 where it is 1 nowhere."""
+    return (values * mask).sum() / mask.sum().clamp_min(1.0)

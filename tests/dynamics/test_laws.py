@@ -1,0 +1,144 @@
+"""The four laws of a sequence model, for every registered backbone, forward and gradient.
+
+All in float64, so that a violation cannot hide behind rounding. Each law names two ways to compute
+the same outputs and the same final state; the gradients of one random projection of both, with
+respect to the input, the initial state and every parameter, have to agree as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from drama.dynamics import DynamicsConfig, make_dynamics, map_state, registered, where_state
+
+BATCH, WIDTH = 3, 16
+CASES: dict[str, dict[str, Any]] = {
+    # One chunk, one layer, a window of attention longer than the sequence.
+    "short": {"length": 7, "layers": 1, "chunk_size": 64, "context": 16},
+    # Several chunks, the last one ragged, two layers, attention that forgets.
+    "long": {"length": 21, "layers": 2, "chunk_size": 4, "context": 5},
+    # The convolution and the attention see one step only; chunks of one step.
+    "narrow": {"length": 5, "layers": 2, "chunk_size": 1, "context": 1, "d_conv": 1},
+}
+
+Result = tuple[Tensor, Any]
+
+
+class Problem:
+    """A backbone in float64 with a carried state, an input and resets at awkward places."""
+
+    def __init__(self, name: str, length: int, **sizes: Any) -> None:
+        generator = torch.Generator().manual_seed(1)
+        torch.manual_seed(0)
+        config = DynamicsConfig(
+            name=name, width=WIDTH, d_state=3, headdim=8, expand=2, num_heads=2, **sizes
+        )
+        self.model: Any = make_dynamics(config).double()
+        for parameter in self.model.parameters():  # no gain at 1, no bias at 0
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.data += 0.1 * noise
+        self.x = torch.randn(BATCH, length, WIDTH, generator=generator, dtype=torch.float64)
+        warm_up = torch.randn(BATCH, 6, WIDTH, generator=generator, dtype=torch.float64)
+        with torch.no_grad():
+            state = self.model(warm_up)[1]
+        # Leaves of their own, so that a law is checked for the gradient of the carried state too.
+        self.leaves: list[Tensor] = [self.x.requires_grad_()]
+        self.state = map_state(self._leaf, state)
+        # Row 0: none. Row 1: at the start and the end. Row 2: two in a row, inside a chunk.
+        self.is_first = torch.zeros(BATCH, length, dtype=torch.bool)
+        self.is_first[1, 0] = self.is_first[1, -1] = True
+        self.is_first[2, 2:4] = True
+        self.length = length
+
+    def _leaf(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        if tensor.is_floating_point():
+            self.leaves.append(tensor.requires_grad_())
+        return tensor
+
+    def steps(self, is_first: Tensor | None, state: Any) -> Result:
+        outputs = []
+        for t in range(self.length):
+            if is_first is not None:
+                state = where_state(is_first[:, t], self.model.init_state(BATCH), state)
+            y, state = self.model.step(self.x[:, t], state)
+            outputs.append(y)
+        return torch.stack(outputs, dim=1), state
+
+
+def parallel_equals_steps(p: Problem) -> tuple[Result, Result]:
+    return p.model(p.x, None, p.state), p.steps(None, p.state)
+
+
+def parallel_equals_steps_with_resets(p: Problem) -> tuple[Result, Result]:
+    return p.model(p.x, p.is_first, p.state), p.steps(p.is_first, p.state)
+
+
+def split_equals_whole(p: Problem) -> tuple[Result, Result]:
+    cut = p.length // 2
+    first, state = p.model(p.x[:, :cut], p.is_first[:, :cut], p.state)
+    second, state = p.model(p.x[:, cut:], p.is_first[:, cut:], state)
+    return p.model(p.x, p.is_first, p.state), (torch.cat([first, second], dim=1), state)
+
+
+def reset_equals_fresh_start(p: Problem) -> tuple[Result, Result]:
+    k = 3
+    is_first = torch.zeros(BATCH, p.length, dtype=torch.bool)
+    is_first[:, k] = True
+    before, _ = p.model(p.x[:, :k], None, p.state)
+    after, state = p.model(p.x[:, k:])
+    return p.model(p.x, is_first, p.state), (torch.cat([before, after], dim=1), state)
+
+
+def no_output_depends_on_later_input(p: Problem) -> tuple[Result, Result]:
+    k = p.length // 2
+    changed = torch.cat([p.x[:, :k], p.x[:, k:] + 1.0], dim=1)
+    original, _ = p.model(p.x, p.is_first, p.state)
+    disturbed, _ = p.model(changed, p.is_first, p.state)
+    return (original[:, :k], ()), (disturbed[:, :k], ())
+
+
+LAWS: list[Callable[[Problem], tuple[Result, Result]]] = [
+    parallel_equals_steps,
+    parallel_equals_steps_with_resets,
+    split_equals_whole,
+    reset_equals_fresh_start,
+    no_output_depends_on_later_input,
+]
+
+
+def flatten(result: Result) -> list[Tensor]:
+    tensors: list[Tensor] = []
+    map_state(lambda t: (tensors.append(t), t)[1], result)
+    return tensors
+
+
+def gradients(result: Result, problem: Problem) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    total = torch.zeros((), dtype=torch.float64)
+    for tensor in flatten(result):
+        if tensor.is_floating_point():
+            weights = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            total = total + (tensor * weights).sum()
+    wanted = [*problem.leaves, *problem.model.parameters()]
+    return list(torch.autograd.grad(total, wanted, materialize_grads=True))
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("name", registered())
+def test_law(name: str, law: Callable[[Problem], tuple[Result, Result]], case: str) -> None:
+    problem = Problem(name, **CASES[case])
+    one, other = law(problem)
+    for left, right in zip(flatten(one), flatten(other), strict=True):
+        if left.is_floating_point():
+            torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-10)
+        else:
+            assert torch.equal(left, right)
+    for left, right in zip(gradients(one, problem), gradients(other, problem), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-8, atol=1e-9)

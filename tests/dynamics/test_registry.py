@@ -1,0 +1,163 @@
+"""Registering, naming and configuring backbones, and the helpers for their states."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from drama.dynamics import (
+    DynamicsConfig,
+    GRUDynamics,
+    Mamba1Dynamics,
+    Mamba2Dynamics,
+    TransformerDynamics,
+    base,
+    make_dynamics,
+    map_state,
+    register,
+    registered,
+    where_state,
+)
+from drama.errors import ConfigError
+
+
+class Memoryless(nn.Linear):
+    def __init__(self, config: DynamicsConfig) -> None:
+        super().__init__(config.width, config.width)
+
+
+@pytest.fixture(autouse=True)
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("mamba2", Mamba2Dynamics),
+        ("mamba1", Mamba1Dynamics),
+        ("transformer", TransformerDynamics),
+        ("gru", GRUDynamics),
+    ],
+)
+def test_built_in_backbones(name: str, kind: type) -> None:
+    assert name in registered()
+    model = make_dynamics(DynamicsConfig(name=name, width=32, headdim=16))
+    assert type(model) is kind
+    y, _ = model(torch.randn(2, 3, 32))
+    assert y.shape == (2, 3, 32)
+
+
+def test_the_default_is_the_model_of_the_paper() -> None:
+    model: Any = make_dynamics(DynamicsConfig())
+    assert len(model.blocks) == 2
+    mixer = model.blocks[0].mixer
+    assert (mixer.d_model, mixer.d_inner, mixer.d_state) == (512, 1024, 16)
+    assert (mixer.d_conv, mixer.headdim, mixer.nheads) == (4, 128, 8)
+
+
+def test_unknown_name_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="unknown sequence model 'mamba3'; did you mean 'mamba"):
+        make_dynamics(DynamicsConfig(name="mamba3"))
+    with pytest.raises(ConfigError, match="known: gru, mamba1, mamba2, transformer"):
+        make_dynamics(DynamicsConfig(name="zzz"))
+
+
+def test_register() -> None:
+    assert register("memoryless")(Memoryless) is Memoryless
+    register("memoryless")(Memoryless)  # the same again is no conflict
+    assert isinstance(make_dynamics(DynamicsConfig(name="memoryless", width=4)), Memoryless)
+    assert "memoryless" in registered()
+    with pytest.raises(ConfigError, match="registered as 'memoryless' already"):
+        register("memoryless")(lambda config: Memoryless(config))
+
+
+def test_a_builder_must_return_a_module() -> None:
+    register("broken")(lambda config: "text")  # type: ignore[arg-type,return-value]
+    with pytest.raises(ConfigError, match=r"'broken' must be a torch\.nn\.Module, got str"):
+        make_dynamics(DynamicsConfig(name="broken"))
+
+
+def test_entry_points_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = importlib.metadata.EntryPoint(
+        "elsewhere", "drama.dynamics.gru:GRUDynamics", base.ENTRY_POINT_GROUP
+    )
+    monkeypatch.setattr(base, "entry_points", lambda group: [entry])
+    assert "elsewhere" in registered()
+    model = make_dynamics(DynamicsConfig(name="elsewhere", width=4))
+    assert isinstance(model, GRUDynamics)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"layers": 0}, r"dynamics\.layers must be an integer of at least 1, got 0"),
+        ({"width": 1.5}, r"dynamics\.width must be an integer"),
+        ({"d_state": True}, r"dynamics\.d_state must be an integer"),
+        ({"headdim": 96}, r"dynamics\.headdim must divide expand \* width = 1024, got 96"),
+        ({"name": "transformer", "num_heads": 7}, r"dynamics\.num_heads must divide width = 512"),
+    ],
+)
+def test_config_names_a_wrong_field(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DynamicsConfig(**fields)
+
+
+def test_fields_of_other_backbones_do_not_matter() -> None:
+    DynamicsConfig(name="gru", width=12, headdim=96, num_heads=7)
+
+
+class Inner(NamedTuple):
+    a: Tensor
+    b: Tensor
+
+
+class Outer(NamedTuple):
+    parts: tuple[Inner, ...]
+    c: Tensor
+
+
+def outer(value: float) -> Outer:
+    part = Inner(torch.full((3, 2), value), torch.full((3, 1, 2), value))
+    return Outer((part, part), torch.full((3,), value))
+
+
+def test_map_state_keeps_the_structure() -> None:
+    doubled = map_state(lambda t: 2 * t, outer(1.0))
+    assert isinstance(doubled, Outer)
+    assert isinstance(doubled.parts[1], Inner)
+    assert doubled.parts[1].b.shape == (3, 1, 2)
+    assert doubled.c.tolist() == [2.0, 2.0, 2.0]
+    assert map_state(torch.detach, Inner(torch.ones(1), torch.ones(1))).a.item() == 1.0
+
+
+def test_where_state_chooses_rows() -> None:
+    one, two = outer(1.0), outer(2.0)
+    chosen = where_state(torch.tensor([True, False, True]), one, two)
+    assert chosen.c.tolist() == [1.0, 2.0, 1.0]
+    assert chosen.parts[0].a.tolist() == [[1.0, 1.0], [2.0, 2.0], [1.0, 1.0]]
+    assert chosen.parts[1].b.flatten().tolist() == [1.0, 1.0, 2.0, 2.0, 1.0, 1.0]
+    assert one.c.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["mamba1", "mamba2", "transformer", "gru"])
+def test_autocast_and_no_grad_keep_shapes_and_types_of_the_state(name: str) -> None:
+    model = make_dynamics(DynamicsConfig(name=name, width=32, headdim=16, context=4))
+    start: Any = model.init_state(2)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        y, state = model(torch.randn(2, 9, 32))
+        y, state = model.step(y[:, -1], state)
+    assert y.shape == (2, 32)
+    shapes: list[Any] = []
+    for s in (start, state):
+        found: list[Any] = []
+        map_state(lambda t, found=found: (found.append(t.shape), t)[1], s)
+        shapes.append(found)
+    assert shapes[0] == shapes[1]
+    # A carried state may be mixed with a fresh one row by row.
+    mixed = where_state(torch.tensor([True, False]), start, state)
+    assert model.step(y, mixed)[0].isfinite().all()
