@@ -16,7 +16,7 @@ from gymnasium import spaces
 
 from drama.behaviour import ActorCritic, Player
 from drama.config import Config
-from drama.envs import AdaptedEnv, adapt, describe, make_env
+from drama.envs import AdaptedEnv, adapt, default_image_size, describe, make_env
 from drama.errors import CheckpointError, ConfigError, EnvError, RunDirError
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.files import write_text
@@ -379,9 +379,7 @@ class Agent:
                 )
         else:
             env = source()
-        size = c.image_size
-        if size is None and not isinstance(env, AdaptedEnv):
-            size = _native_or_64(env)
+        size = c.image_size if c.image_size is not None else default_image_size(env)
         return adapt(env, image_size=size, max_episode_steps=c.max_episode_steps, seed=seed)
 
 
@@ -399,12 +397,6 @@ def find_checkpoint(path: Path) -> tuple[Checkpoint, Path]:
     if (path / "manifest.json").is_file():
         return open_checkpoint(path), path.parent.parent
     return CheckpointDir(path).last(), path
-
-
-def _native_or_64(env: gym.Env[Any, Any]) -> int | None:
-    from drama.envs import PixelGame
-
-    return None if isinstance(env.unwrapped, PixelGame) else 64
 
 
 def _name_of(env: gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]) -> str:

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import json
 import os
 import signal
@@ -148,15 +149,14 @@ def _parse_config(default: Config, args: list[str], env_id: str | None) -> Confi
 
 
 def _tyro_message(text: str) -> str:
-    """Boil tyro's boxed report down to its first sentence and its first suggestion."""
+    """Boil tyro's boxed report down to its first paragraph and its first suggestion."""
     lines = [line.strip("╭╮╰╯│─ \t") for line in text.splitlines()]
-    lines = [line for line in lines if line]
-    if lines and lines[0].endswith(("error", "options", "arguments")):
-        lines = lines[1:] or lines
-    message = lines[0] if lines else "invalid options"
-    for i, line in enumerate(lines):
-        if line.startswith("Perhaps you meant") and i + 1 < len(lines):
-            message += f"; did you mean {lines[i + 1].split()[0]}?"
+    lines = lines[1:]  # the title in the frame
+    first = lines[: lines.index("")] if "" in lines else lines  # a rule strips to nothing
+    message = " ".join(first) or "invalid options"
+    for line, following in itertools.pairwise(lines):
+        if line.startswith("Perhaps you meant"):
+            message += f"; did you mean {following.split()[0]}?"
             break
     return message
 

@@ -37,14 +37,16 @@ def quick() -> Config:
     """A small model for small pictures: learns a built-in game in minutes on two cores."""
     return Config(
         preset="quick",
-        steps=2000,
+        steps=5000,
         replay=ReplayConfig(capacity=20_000),
         world_model=WorldModelConfig(
             filters=(16, 32, 48),
+            kernel=3,
             stem_stride=2,
             latent_variables=16,
             latent_classes=16,
             head_units=128,
+            free_bits=0.2,
             batch_size=16,
             batch_length=32,
             reset_at_episode_start=True,
@@ -54,16 +56,16 @@ def quick() -> Config:
         behaviour=BehaviourConfig(
             actor_units=128,
             critic_units=128,
-            batch_size=256,
+            batch_size=128,
             context=8,
             horizon=10,
             entropy=3e-3,
             optim=OptimConfig(lr=1e-3, eps=1e-8, warmup=50, grad_clip=100.0),
         ),
         training=TrainingConfig(
-            warmup_steps=500,
-            world_model_ratio=0.5,
-            behaviour_ratio=0.5,
+            warmup_steps=1000,
+            world_model_ratio=0.2,
+            behaviour_ratio=0.2,
             log_every=100,
             checkpoint_every=1000,
         ),

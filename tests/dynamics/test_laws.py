@@ -7,7 +7,9 @@ respect to the input, the initial state and every parameter, have to agree as we
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,9 @@ import torch
 from torch import Tensor
 
 from drama.dynamics import DynamicsConfig, make_dynamics, map_state, registered, where_state
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_dynamics.py"
+runpy.run_path(str(EXAMPLE))  # registers "leaky", so that the laws are checked for it as well
 
 BATCH, WIDTH = 3, 16
 CASES: dict[str, dict[str, Any]] = {
@@ -142,3 +147,27 @@ def test_law(name: str, law: Callable[[Problem], tuple[Result, Result]], case: s
             assert torch.equal(left, right)
     for left, right in zip(gradients(one, problem), gradients(other, problem), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", registered())
+def test_no_gradient_flows_into_later_inputs(name: str) -> None:
+    problem = Problem(name, **CASES["long"])
+    y, _ = problem.model(problem.x, None, problem.state)
+    (gradient,) = torch.autograd.grad(y[:, 9].sum(), problem.x)
+    assert gradient[:, 9].abs().min() > 0
+    assert (gradient[:, 10:] == 0).all()
+
+
+def test_the_laws_can_fail() -> None:
+    problem = Problem("gru", **CASES["short"])
+    problem.model.step = lambda x, state: (x, state)  # forgets to do anything
+    one, other = parallel_equals_steps(problem)
+    assert not torch.allclose(one[0], other[0])
+
+
+def test_the_example_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drama.dynamics.base._REGISTRY", {})
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert "equals its steps" in capsys.readouterr().out

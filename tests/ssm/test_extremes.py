@@ -67,7 +67,9 @@ def test_outputs_are_accurate(name: str, mixture: str) -> None:
     exact = {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
     y, state = fast(**inputs)
     expected, expected_state = slow(**exact)
-    positive = {k: v.abs() if k in {"x", "B", "C", "initial_state"} else v for k, v in exact.items()}
+    positive = {
+        k: v.abs() if k in {"x", "B", "C", "initial_state"} else v for k, v in exact.items()
+    }
     scale, scale_state = slow(**positive)
     tiny = 1e-30  # below this float32 runs out of exponent
     assert ((y - expected).abs() <= 2e-6 * scale + tiny).all()

@@ -102,9 +102,9 @@ class ActorCritic(nn.Module):
             "critic": critic_loss.detach(),
             "slow_critic": slow_loss.detach(),
             "entropy": entropy.detach().mean(),
-            "return": returns.mean(),
-            "value": value.mean(),
-            "reward": rollout.reward.mean(),
+            "return": (weight * returns).sum() / weight.sum(),
+            "value": (weight * value[:, :-1]).sum() / weight.sum(),
+            "reward": (weight * rollout.reward).sum() / weight.sum(),
             "survival": weight[:, -1].mean(),
             "return_scale": self.return_scale.scale(),
         }

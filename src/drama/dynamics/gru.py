@@ -63,13 +63,15 @@ class GRUDynamics(nn.Module):
         keep = None if is_first is None else (~is_first)[..., None].to(state.hidden.dtype)
         last = []
         for index, cell in enumerate(cast("list[GRUCell]", self.cells)):
-            reads = cell.input(x)  # the part that needs no recurrence, for all steps at once
+            # The part that needs no recurrence, for all steps at once. Unbinding, unlike indexing
+            # step by step, has a gradient that costs O(T).
+            reads = cell.input(x).unbind(1)
             hidden = state.hidden[:, index]
             outputs = []
-            for t in range(x.shape[1]):
+            for t, read in enumerate(reads):
                 if keep is not None:
                     hidden = hidden * keep[:, t]
-                hidden = cell(reads[:, t], hidden)
+                hidden = cell(read, hidden)
                 outputs.append(hidden)
             x = torch.stack(outputs, dim=1)
             last.append(hidden)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from drama.dynamics.base import SequenceModel, register
 from drama.dynamics.config import DynamicsConfig
+from drama.norm import RMSNorm
 from drama.ssm import Mamba1, Mamba1State, Mamba2, Mamba2State
 
 
@@ -25,7 +26,7 @@ class MambaBlock(nn.Module):
 
     def __init__(self, width: int, mixer: Mamba1 | Mamba2) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.norm = RMSNorm(width)
         self.mixer = mixer
 
     def forward(
@@ -49,7 +50,7 @@ class MambaStack(nn.Module):
     def __init__(self, width: int, layers: int, mixer: Callable[[], Mamba1 | Mamba2]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(MambaBlock(width, mixer()) for _ in range(layers))
-        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.norm = RMSNorm(width)
 
     def init_state(self, batch_size: int) -> MambaState:
         """Return zero states for all layers."""

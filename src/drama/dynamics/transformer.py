@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from drama.dynamics.base import register
 from drama.dynamics.config import DynamicsConfig
+from drama.norm import RMSNorm
 
 
 class AttentionState(NamedTuple):
@@ -44,12 +45,12 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.context = context
-        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.norm = RMSNorm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.distance_bias = nn.Parameter(torch.zeros(num_heads, context))
         self.out = nn.Linear(width, width, bias=False)
         self.mlp = nn.Sequential(
-            nn.RMSNorm(width, eps=1e-5),
+            RMSNorm(width),
             nn.Linear(width, 4 * width, bias=False),
             nn.SiLU(),
             nn.Linear(4 * width, width, bias=False),
@@ -110,7 +111,7 @@ class TransformerDynamics(nn.Module):
             TransformerBlock(config.width, config.num_heads, config.context)
             for _ in range(config.layers)
         )
-        self.norm = nn.RMSNorm(config.width, eps=1e-5)
+        self.norm = RMSNorm(config.width)
 
     def init_state(self, batch_size: int) -> TransformerState:
         """Return empty windows for all layers."""

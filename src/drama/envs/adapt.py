@@ -110,7 +110,9 @@ def adapt(
     for name in ("observation_space", "action_space"):
         if getattr(env, name, None) is None:
             raise EnvError(f"{env_name(env)} has no {name}; a gymnasium.Env must define it")
-    observation = ObservationAdapter(env.observation_space, image_size)
+    observation = ObservationAdapter(
+        env.observation_space, image_size, channels_last=isinstance(env, AdaptedEnv)
+    )
     action = ActionAdapter(env.action_space)
     unchanged = observation.is_identity and action.is_identity
     if (

@@ -47,6 +47,8 @@ class ObservationAdapter:
         space: The raw observation space.
         image_size: Side of the adapted picture in pixels, or None to keep its size. Ignored for
             vectors.
+        channels_last: The last axis of a 3-D image holds the channels for certain; otherwise
+            that is judged by its shape.
 
     Attributes:
         raw_space: The space given.
@@ -59,7 +61,13 @@ class ObservationAdapter:
         EnvError: ``image_size`` is not a positive integer.
     """
 
-    def __init__(self, space: spaces.Space[Any], image_size: int | None = None) -> None:
+    def __init__(
+        self,
+        space: spaces.Space[Any],
+        image_size: int | None = None,
+        *,
+        channels_last: bool = False,
+    ) -> None:
         if image_size is not None and (
             isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1
         ):
@@ -73,7 +81,7 @@ class ObservationAdapter:
         self.is_identity: bool
         self.is_image = len(space.shape) in (2, 3)
         if self.is_image:
-            self._init_image(space, image_size)
+            self._init_image(space, image_size, channels_last)
         elif len(space.shape) == 1:
             self.space = spaces.Box(-np.inf, np.inf, space.shape, np.float32)
             self.is_identity = space.dtype == np.float32
@@ -114,14 +122,14 @@ class ObservationAdapter:
             raw = raw.repeat(3, axis=-1)  # grey -> RGB
         return np.ascontiguousarray(raw)
 
-    def _init_image(self, space: spaces.Box, image_size: int | None) -> None:
+    def _init_image(self, space: spaces.Box, image_size: int | None, channels_last: bool) -> None:
         # Bounds of an integer dtype are always finite, so ask the space what was declared.
         if not space.is_bounded("both"):
             raise _unsupported(space, "an image without finite bounds")
         if (space.high.astype(np.float64) - space.low.astype(np.float64)).max() > 2**24:
             raise _unsupported(space, "an image whose bounds are more than 2**24 apart")
         shape = space.shape
-        self._channel_first = len(shape) == 3 and is_channel_first(shape)
+        self._channel_first = len(shape) == 3 and not channels_last and is_channel_first(shape)
         channels = 1
         if len(shape) == 3:
             channels = shape[0] if self._channel_first else shape[-1]

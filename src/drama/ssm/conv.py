@@ -85,7 +85,7 @@ class _ConvSilu(torch.autograd.Function):
         """Take ``x`` ``(B, T, C)``, ``filters`` ``(K, C)`` and a mask ``(B, T, K - 1)``."""
         ctx.save_for_backward(x, filters, bias, history, same)
         y = torch.empty(x.shape, dtype=dtype, device=x.device)
-        for rows in row_blocks(len(x), x[0].numel(), x.device):
+        for rows in row_blocks(x.shape[0], x.shape[1] * x.shape[2], x.device):
             padded = _padded(x, history, rows, filters.dtype)
             total = _total(padded, filters, bias, None if same is None else same[rows])
             y[rows] = F.silu(total, inplace=True)
@@ -101,7 +101,7 @@ class _ConvSilu(torch.autograd.Function):
         dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         dhistory = torch.empty_like(history)
         dfilters, dbias = torch.zeros_like(filters), torch.zeros_like(bias)
-        for rows in row_blocks(len(x), x[0].numel(), x.device):
+        for rows in row_blocks(x.shape[0], x.shape[1] * x.shape[2], x.device):
             mask = None if same is None else same[rows]
             padded = _padded(x, history, rows, filters.dtype)
             total = _total(padded, filters, bias, mask)

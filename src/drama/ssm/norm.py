@@ -45,7 +45,7 @@ class _GatedRMSNorm(torch.autograd.Function):
         ctx.groups, ctx.eps = groups, eps
         dtype = accumulation_dtype(y, z)
         out = torch.empty(z.shape, dtype=z.dtype, device=z.device)
-        for rows in row_blocks(*z.shape, z.device):
+        for rows in row_blocks(z.shape[0], z.shape[1], z.device):
             gated = F.silu(z[rows].to(dtype)).mul_(y[rows])
             parts = gated.view(len(gated), groups, -1)
             parts.mul_(_inverse_rms(parts, eps))
@@ -60,7 +60,7 @@ class _GatedRMSNorm(torch.autograd.Function):
         dtype = accumulation_dtype(y, z)
         dy, dz = torch.empty_like(y), torch.empty_like(z)
         dweight = torch.zeros_like(weight)
-        for rows in row_blocks(*z.shape, z.device):
+        for rows in row_blocks(z.shape[0], z.shape[1], z.device):
             gate_in, value = z[rows].to(dtype), y[rows].to(dtype)
             gate = F.silu(gate_in)
             gated = gate * value
@@ -80,5 +80,5 @@ class _GatedRMSNorm(torch.autograd.Function):
 
 def _inverse_rms(parts: Tensor, eps: float) -> Tensor:
     """Return ``(mean g² + ε)^(-1/2)`` over the last dimension, kept."""
-    norm = torch.linalg.vector_norm(parts, dim=-1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(parts, dim=-1, keepdim=True)
     return norm.square_().div_(parts.shape[-1]).add_(eps).rsqrt_()

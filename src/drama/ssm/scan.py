@@ -103,10 +103,12 @@ def selective_scan_step(
     dtype = state.dtype
     with torch.autocast(x.device.type, enabled=False):
         dt = dt.to(dtype)
-        decay = torch.exp(dt[..., None] * A.to(dtype))
-        scaled = (x.to(dtype) * dt)[..., None]
-        next_state = torch.addcmul(state * decay, scaled, B.to(dtype)[:, None])
-        y = torch.bmm(next_state, C.to(dtype)[..., None]).squeeze(-1)
+        # The state and its decay are by far the largest tensors here, hence the work in place.
+        decay = (dt[..., None] * A.to(dtype)).exp_()
+        next_state = state * decay if torch.is_grad_enabled() else decay.mul_(state)
+        next_state = next_state.addcmul_((x.to(dtype) * dt)[..., None], B.to(dtype)[:, None])
+        # Row times matrix: on a CPU several times faster than matrix times column.
+        y = torch.bmm(C.to(dtype)[:, None], next_state.transpose(1, 2)).squeeze(1)
         if D is not None:
             y = torch.addcmul(y, D.to(dtype), x.to(dtype))
     return y.to(x.dtype), next_state
@@ -134,8 +136,9 @@ class _Scan(torch.autograd.Function):
             part = slice(begin, begin + _CHUNK)
             starts.append(state)
             _, states = _advance(x, dt, A, B, keep, state, part)
-            # (K, B, D, N) · (K, B, N, 1) -> (K, B, D)
-            read = torch.matmul(states, C[:, part].transpose(0, 1)[..., None]).squeeze(-1)
+            # (K, B, 1, N) · (K, B, N, D) -> (K, B, D)
+            maps = C[:, part].transpose(0, 1)[:, :, None]
+            read = torch.matmul(maps, states.transpose(-1, -2)).squeeze(2)
             y[:, part] = read.transpose(0, 1)
             state = states[-1].clone()
         ctx.save_for_backward(x, dt, A, B, C, keep, *starts)
@@ -165,7 +168,7 @@ class _Scan(torch.autograd.Function):
                 dB[:, part] = (
                     torch.matmul((x_ * dt_)[:, :, None], adjoints).squeeze(2).transpose(0, 1)
                 )
-                dwritten = torch.matmul(adjoints, B_[..., None]).squeeze(-1)  # (K, B, D)
+                dwritten = torch.matmul(B_[:, :, None], adjoints.transpose(-1, -2)).squeeze(2)
                 # Gradient of the log-decay Δ A: adjoint ∘ decay ∘ previous state.
                 dlog = adjoints.mul_(decay)
                 dlog[0].mul_(starts[index])

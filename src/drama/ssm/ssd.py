@@ -99,9 +99,12 @@ def ssd_step(
         decay = torch.exp(dt * A.to(dtype))
         grouped = (batch, groups, heads // groups * headdim)
         scaled = (x.to(dtype) * dt[..., None]).view(*grouped, 1)
-        decayed = (state * decay[..., None, None]).view(*grouped, d_state)
-        next_state = torch.addcmul(decayed, scaled, B.to(dtype)[:, :, None])
-        y = torch.matmul(next_state, C.to(dtype)[..., None]).view(batch, heads, headdim)
+        # The state is by far the largest tensor here: one new one is written, and changed in place.
+        next_state = (state * decay[..., None, None]).view(*grouped, d_state)
+        next_state = next_state.addcmul_(scaled, B.to(dtype)[:, :, None])
+        # Row times matrix: on a CPU several times faster than matrix times column.
+        y = torch.matmul(C.to(dtype)[:, :, None], next_state.transpose(-1, -2))
+        y = y.view(batch, heads, headdim)
         if D is not None:
             y = torch.addcmul(y, D.to(dtype)[:, None], x.to(dtype))
     return y.to(x.dtype), next_state.view(batch, heads, headdim, d_state)

@@ -18,10 +18,10 @@ class CallbackObject(Protocol):
 
 
 CallbackLike: TypeAlias = (
-    "None | CallbackObject | Callable[[dict[str, Any], dict[str, Any]], bool | None]"
-    " | Sequence[CallbackLike]"
+    "CallbackObject | Callable[[dict[str, Any], dict[str, Any]], bool | None]"
+    " | Sequence[CallbackLike] | None"
 )
-"""None, an object, a function of ``(locals, globals)``, or a list of those."""
+"""An object, a function of ``(locals, globals)``, a list of those, or nothing."""
 
 
 class Callbacks:

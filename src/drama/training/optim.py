@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from pytorch_optimizer import LaProp
 from torch import Tensor, nn
 
 from drama.config import OptimConfig
@@ -26,6 +25,9 @@ class Optimiser:
     def __init__(
         self, named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig
     ) -> None:
+        # Here, not at the top: the package imports transformers where that is installed.
+        from pytorch_optimizer import LaProp
+
         named = [(name, p) for name, p in named_parameters if p.requires_grad]
         self.names = [name for name, _ in named]
         self.params = [p for _, p in named]

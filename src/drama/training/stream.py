@@ -49,14 +49,19 @@ class EnvStream:
         self._length = 0
         self._began = time.perf_counter()
 
-    def start(self) -> None:
-        """Begin the next episode if the last one has ended, so that ``obs`` can be acted on."""
+    def start(self) -> EpisodeEnd | None:
+        """Begin the next episode if the last one has ended, so that ``obs`` can be acted on.
+
+        Returns:
+            The finished game, where one ended unseen: in the no-op that follows a lost life.
+        """
         if not self.needs_reset:
-            return
+            return None
         # Seeded once: a seed at every reset would make every episode start alike.
         seed = self.seed if self.obs is None else None
-        self.obs, _ = self.env.reset(seed=seed)
+        self.obs, info = self.env.reset(seed=seed)
         self.is_first, self.needs_reset = True, False
+        return self._finish(info["episode"]) if "episode" in info else None
 
     def step(self, action: int) -> tuple[list[Transition], EpisodeEnd | None]:
         """Take one action, after [start][drama.training.stream.EnvStream.start].

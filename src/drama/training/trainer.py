@@ -135,7 +135,7 @@ class Trainer:
         """Take one environment step and keep what it yields."""
         before = self.player_state
         try:
-            self.stream.start()
+            unseen = self.stream.start()
             rows, end = self.stream.step(self._choose_action())
         except Exception:
             # The action was not taken, so the acting state must not have read it.
@@ -145,8 +145,9 @@ class Trainer:
         for row in rows:
             self.replay.append(row)
         self.step += 1
-        if end is not None:
-            self._finish_episode(end)
+        for finished in (unseen, end):
+            if finished is not None:
+                self._finish_episode(finished)
 
     def _choose_action(self) -> int:
         if self.step < self.config.training.warmup_steps:
