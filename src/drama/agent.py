@@ -140,6 +140,9 @@ class Agent:
 
         with contextlib.ExitStack() as stack:
             trainer = self._prepare(Path(run_dir) if run_dir is not None else None, stack)
+            if self.config.training.threads:
+                stack.callback(torch.set_num_threads, torch.get_num_threads())
+                torch.set_num_threads(self.config.training.threads)
             target = trainer.step + total_timesteps
             stack.callback(trainer.close)
             told = [*listeners, call_back]

@@ -263,6 +263,8 @@ class TrainingConfig:
     """Behaviour updates per environment step."""
     precision: Precision = "auto"
     """Matrix work in float32 or bfloat16; ``auto`` asks the device."""
+    threads: int = 0
+    """CPU threads of PyTorch; 0 leaves its own choice. Sums, and so the last bits, follow it."""
     log_every: int = 250
     """Environment steps between rows of ``metrics.jsonl``."""
     checkpoint_every: int = 5000
@@ -282,6 +284,7 @@ class TrainingConfig:
             checkpoint_every=self.checkpoint_every,
             keep_checkpoints=self.keep_checkpoints,
         )
+        _require(self.threads >= 0, f"{section}.threads must not be negative")
         _require(self.warmup_steps >= 0, f"{section}.warmup_steps must not be negative")
         _require(self.world_model_ratio >= 0, f"{section}.world_model_ratio must not be negative")
         _require(self.behaviour_ratio >= 0, f"{section}.behaviour_ratio must not be negative")

@@ -57,15 +57,18 @@ def quick() -> Config:
             actor_units=128,
             critic_units=128,
             batch_size=128,
-            context=8,
+            context=4,
             horizon=10,
-            entropy=3e-3,
+            entropy=1e-2,
             optim=OptimConfig(lr=1e-3, eps=1e-8, warmup=50, grad_clip=100.0),
         ),
         training=TrainingConfig(
             warmup_steps=1000,
             world_model_ratio=0.2,
             behaviour_ratio=0.2,
+            # The operations are too small to share out: a second thread gains a third on an
+            # idle machine and loses several times that on a busy one.
+            threads=1,
             log_every=100,
             checkpoint_every=1000,
         ),

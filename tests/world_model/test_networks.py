@@ -1,0 +1,241 @@
+"""Encoder, decoder and sizes: shapes, exact doubling, one frame at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from drama import presets
+from drama.config import WorldModelConfig
+from drama.errors import ConfigError
+from drama.types import Batch
+from drama.world_model import WorldModel, symlog
+from drama.world_model import encoder as encoder_module
+from drama.world_model.decoder import ImageDecoder, VectorDecoder
+from drama.world_model.encoder import ImageEncoder, VectorEncoder
+from drama.world_model.heads import MLP
+
+
+def frames(*lead: int, side: int = 8, channels: int = 3, seed: int = 0) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    shape = (*lead, side, side, channels)
+    return torch.randint(0, 256, shape, generator=g, dtype=torch.uint8)
+
+
+def buffers(model: nn.Module) -> dict[str, Tensor]:
+    return {name: t.clone() for name, t in model.named_buffers()}
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize(
+    ("preset", "millions"), [("xs", (6.8, 7.4)), ("s", (9.5, 10.7))], ids=["xs", "s"]
+)
+@pytest.mark.parametrize("num_actions", [6, 18])
+def test_parameters_of_the_paper(
+    preset: str, millions: tuple[float, float], num_actions: int
+) -> None:
+    with torch.device("meta"):
+        model = WorldModel(presets.preset(preset).world_model, (64, 64, 3), num_actions)
+    count = sum(p.numel() for p in model.parameters())
+    assert millions[0] <= count / 1e6 <= millions[1]
+
+
+def test_the_layers_of_the_paper() -> None:
+    with torch.device("meta"):
+        model = WorldModel(presets.xs().world_model, (64, 64, 3), 6)
+    down = [m for m in model.encoder.modules() if isinstance(m, nn.Conv2d)]
+    assert [m.out_channels for m in down] == [16, 32, 48, 64, 64]
+    assert [m.stride for m in down] == [(1, 1), (2, 2), (2, 2), (2, 2), (2, 2)]
+    assert {m.kernel_size for m in down} == {(5, 5)}
+    up = [m for m in model.decoder.modules() if isinstance(m, nn.ConvTranspose2d)]
+    assert [m.out_channels for m in up] == [64, 48, 32, 16, 3]
+    assert [m.stride for m in up] == [(2, 2), (2, 2), (2, 2), (2, 2), (1, 1)]
+    assert model.encoder.out.in_features == 4 * 4 * 64
+    assert model.encoder.out.out_features == model.prior_head.out_features == 32 * 32
+    assert model.embed[0].in_features == 1024 + 6
+    for head in (model.reward_head, model.termination_head):
+        assert [m.out_features for m in head.hidden if isinstance(m, nn.Linear)] == [256]
+    assert model.reward_head.out.out_features == 255
+
+
+@pytest.mark.parametrize(
+    ("side", "filters", "kernel", "stem_stride"),
+    [
+        (64, (2, 3, 4, 5, 6), 5, 1),
+        (32, (2, 3, 4, 5), 3, 1),
+        (32, (2, 3, 4), 3, 2),
+        (16, (2, 3), 7, 2),
+        (8, (4,), 3, 1),
+        (8, (4,), 5, 2),
+    ],
+)
+def test_every_layer_halves_or_doubles_exactly(
+    tiny_config: Callable[..., WorldModelConfig],
+    side: int,
+    filters: tuple[int, ...],
+    kernel: int,
+    stem_stride: int,
+) -> None:
+    config = tiny_config(filters=filters, kernel=kernel, stem_stride=stem_stride)
+    shape = (side, side, 3)
+    encoder, decoder = ImageEncoder(shape, config), ImageDecoder(shape, config)
+    sides: list[int] = []
+    for module in itertools.chain(encoder.modules(), decoder.modules()):
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            module.register_forward_hook(lambda _m, _x, y: sides.append(y.shape[-1]))
+    logits = encoder(frames(2, 3, side=side))
+    assert logits.shape == (2, 3, 3, 4)
+    picture = decoder(torch.zeros(2, 3, 12))
+    assert picture.shape == (2, 3, *shape)
+    down = [side // stem_stride // 2**i for i in range(len(filters))]
+    up = [2 * s for s in reversed(down[1:])] + [side]
+    assert sides == down + up
+
+
+def test_grey_frames(tiny_config: Callable[..., WorldModelConfig]) -> None:
+    config = tiny_config()
+    assert ImageEncoder((8, 8, 1), config)(frames(2, channels=1)).shape == (2, 3, 4)
+    assert ImageDecoder((8, 8, 1), config)(torch.zeros(2, 12)).shape == (2, 8, 8, 1)
+
+
+def test_vectors(tiny_config: Callable[..., WorldModelConfig]) -> None:
+    config = tiny_config()
+    assert VectorEncoder((5,), config)(torch.zeros(2, 7, 5)).shape == (2, 7, 3, 4)
+    assert VectorDecoder((5,), config)(torch.zeros(2, 7, 12)).shape == (2, 7, 5)
+
+
+@pytest.mark.parametrize("side", [6, 10, 63, 2])
+def test_a_side_that_cannot_be_halved_names_the_right_multiple(
+    tiny_config: Callable[..., WorldModelConfig], side: int
+) -> None:
+    with pytest.raises(ConfigError, match=f"{side} pixels.*multiple of 4"):
+        WorldModel(tiny_config(), (side, side, 3), 2)
+
+
+def test_frames_must_be_square(tiny_config: Callable[..., WorldModelConfig]) -> None:
+    with pytest.raises(ConfigError, match="square, got 8x16"):
+        WorldModel(tiny_config(), (8, 16, 3), 2)
+
+
+def test_pixels_are_read_as_fractions(tiny_config: Callable[..., WorldModelConfig]) -> None:
+    torch.manual_seed(0)
+    encoder = ImageEncoder((8, 8, 3), tiny_config()).eval()
+    seen: list[Tensor] = []
+    encoder.layers.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
+    obs = frames(2)
+    encoder(obs)
+    torch.testing.assert_close(seen[0], obs.permute(0, 3, 1, 2).float() / 255)
+
+
+def test_one_frame_decides_its_latent_in_evaluation_mode(
+    tiny_model: Callable[..., WorldModel],
+) -> None:
+    model = tiny_model()
+    obs = frames(2, 5)
+    logits = model.encoder(obs)
+    other = frames(2, 5, seed=1)
+    other[1, 3] = obs[1, 3]
+    torch.testing.assert_close(model.encoder(other)[1, 3], logits[1, 3], atol=1e-6, rtol=0)
+    torch.testing.assert_close(model.encoder(obs[1, 3]), logits[1, 3], atol=1e-6, rtol=0)
+    assert (model.encoder(other)[0, 0] - logits[0, 0]).abs().max() > 1e-3
+
+
+def test_encoding_in_pieces_changes_nothing(
+    tiny_model: Callable[..., WorldModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model()
+    obs = frames(3, 7)
+    with torch.no_grad():
+        whole = model.encoder(obs)
+        monkeypatch.setattr(encoder_module, "FRAMES_AT_ONCE", 4)
+        sizes: list[int] = []
+        model.encoder.layers.register_forward_pre_hook(lambda _m, x: sizes.append(len(x[0])))
+        pieces = model.encoder(obs)
+    assert sizes == [4, 4, 4, 4, 4, 1]
+    torch.testing.assert_close(pieces, whole, atol=1e-6, rtol=0)
+    sizes.clear()
+    torch.testing.assert_close(model.encoder(obs), whole, atol=1e-6, rtol=0)
+    assert sizes == [21], "with a gradient nothing is split"
+    sizes.clear()
+    with torch.no_grad():
+        model.train().encoder(obs)
+    assert sizes == [21], "statistics are those of the whole batch"
+
+
+def test_only_training_moves_batch_norm(
+    tiny_model: Callable[..., WorldModel], make_batch: Callable[..., Batch]
+) -> None:
+    model, batch = tiny_model(), make_batch()
+    before = buffers(model)
+    model.loss(batch, None)
+    model.posterior(batch.obs)
+    model.decoder(torch.zeros(4, 12))
+    assert same(before, buffers(model))
+    model.train().loss(batch, None)
+    assert not same(before, buffers(model))
+
+
+def test_batch_norm_statistics_are_saved(tiny_model: Callable[..., WorldModel]) -> None:
+    model = tiny_model()
+    saved = model.state_dict()
+    names = [name for name, _ in model.named_buffers() if "running" in name]
+    assert len(names) == 8  # mean and variance of two layers in the encoder and two mirrored
+    assert set(names) <= saved.keys()
+
+
+def test_reconstruction_error_is_summed_over_pixels_and_channels() -> None:
+    obs = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
+    obs[1] = 255
+    prediction = torch.full((2, 4, 4, 3), 0.5)
+    prediction[1] = 1.0
+    torch.testing.assert_close(ImageDecoder.loss(prediction, obs), torch.tensor([12.0, 0.0]))
+
+
+def test_reconstruction_error_of_half_precision_is_summed_in_float32() -> None:
+    obs = torch.full((64, 64, 3), 255, dtype=torch.uint8)
+    prediction = torch.full((64, 64, 3), 0.5, dtype=torch.bfloat16)
+    loss = ImageDecoder.loss(prediction, obs)
+    assert loss.dtype == torch.float32
+    assert loss.item() == 64 * 64 * 3 / 4
+
+
+def test_vector_error_is_taken_in_symlog_space() -> None:
+    obs = torch.tensor([[1.0, -3.0], [0.0, 0.0]])
+    torch.testing.assert_close(
+        VectorDecoder.loss(symlog(obs) + torch.tensor([1.0, 2.0]), obs), torch.tensor([5.0, 5.0])
+    )
+    torch.testing.assert_close(VectorDecoder.to_obs(symlog(obs)), obs)
+
+
+def test_decoded_frames_are_fractions_and_round_to_pixels(
+    tiny_config: Callable[..., WorldModelConfig],
+) -> None:
+    torch.manual_seed(0)
+    decoder = ImageDecoder((8, 8, 3), tiny_config()).eval()
+    picture = decoder(100 * torch.randn(5, 12, generator=torch.Generator().manual_seed(0)))
+    assert picture.min() >= 0
+    assert picture.max() <= 1
+    pixels = ImageDecoder.to_obs(torch.tensor([0.0, 0.5, 1.0, 100.4 / 255, 100.6 / 255]))
+    assert pixels.dtype == torch.uint8
+    assert pixels.tolist() == [0, 128, 255, 100, 101]
+
+
+def test_every_frame_can_be_given_back_exactly() -> None:
+    obs = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(ImageDecoder.to_obs(obs.float() / 255), obs)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_hidden_layers(layers: int) -> None:
+    head = MLP(5, 7, layers=layers, units=11)
+    # Linear without bias and the gain of RMSNorm per hidden layer, then a linear with bias.
+    expected = (5 * 11 + 11) + (layers - 1) * (11 * 11 + 11) + (11 * 7 + 7)
+    assert sum(p.numel() for p in head.parameters()) == expected
+    assert head(torch.zeros(2, 3, 5)).shape == (2, 3, 7)

@@ -1,0 +1,137 @@
+"""Two-hot codes over symlog space, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from drama.world_model import TwoHot, symexp, symlog
+from drama.world_model.heads import MLP
+
+
+def code(twohot: TwoHot, value: float) -> Tensor:
+    """The dense two-hot code that the loss implies: its gradient is softmax(logits) - code."""
+    logits = torch.zeros(twohot.bins.shape[0], dtype=torch.float32, requires_grad=True)
+    twohot.loss(logits, torch.tensor(value)).backward()
+    assert logits.grad is not None
+    return torch.softmax(logits.detach(), -1) - logits.grad
+
+
+def test_symlog_and_symexp_by_hand() -> None:
+    x = torch.tensor([-(math.e**2 - 1), -1.0, 0.0, math.e - 1])
+    torch.testing.assert_close(symlog(x), torch.tensor([-2.0, -math.log(2), 0.0, 1.0]))
+    torch.testing.assert_close(symexp(symlog(x)), x)
+
+
+@given(st.floats(-1e8, 1e8))
+def test_symexp_inverts_symlog(value: float) -> None:
+    x = torch.tensor(value, dtype=torch.float64)
+    torch.testing.assert_close(symexp(symlog(x)), x, rtol=1e-9, atol=1e-12)
+
+
+def test_bins_are_symmetric_with_an_exact_zero_and_exact_ends() -> None:
+    twohot = TwoHot()
+    assert twohot.bins.shape == (255,)
+    assert twohot.bins[127] == 0.0
+    assert twohot.bins[0] == -20.0
+    assert twohot.bins[-1] == 20.0
+    assert torch.equal(twohot.bins, -twohot.bins.flip(0))
+    torch.testing.assert_close(twohot.bins.diff(), torch.full((254,), 40 / 254), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("symlog_value", "expected"),
+    [
+        (0.0, [0, 0, 1, 0, 0]),
+        (0.25, [0, 0, 0.75, 0.25, 0]),
+        (-0.25, [0, 0.25, 0.75, 0, 0]),
+        (1.0, [0, 0, 0, 1, 0]),
+        (-1.5, [0.5, 0.5, 0, 0, 0]),
+        (2.0, [0, 0, 0, 0, 1]),
+        (-2.0, [1, 0, 0, 0, 0]),
+        (7.0, [0, 0, 0, 0, 1]),
+        (-7.0, [1, 0, 0, 0, 0]),
+    ],
+)
+def test_codes_by_hand(symlog_value: float, expected: list[float]) -> None:
+    # Bins -2, -1, 0, 1, 2 in symlog space; what lies beyond is clamped to the outermost.
+    value = math.copysign(math.expm1(abs(symlog_value)), symlog_value)
+    torch.testing.assert_close(
+        code(TwoHot(5, 2.0), value), torch.tensor(expected, dtype=torch.float32), atol=1e-5, rtol=0
+    )
+
+
+def test_loss_is_the_cross_entropy_to_the_code() -> None:
+    twohot = TwoHot(5, 2.0)
+    logits = torch.tensor([0.3, -1.0, 2.0, 0.5, 0.0])
+    log_probs = logits - logits.exp().sum().log()
+    expected = -(0.75 * log_probs[2] + 0.25 * log_probs[3])
+    torch.testing.assert_close(twohot.loss(logits, torch.tensor(math.expm1(0.25))), expected)
+
+
+@pytest.mark.parametrize(
+    "value", [0.0, 1.0, -1.0, 0.01, -0.3, 21.0, 300.0, -12_345.0, 1e6, math.expm1(20.0)]
+)
+def test_decoding_a_code_gives_the_value_back(value: float) -> None:
+    twohot = TwoHot()
+    weights = code(twohot, value).clamp_min(0.0)
+    decoded = twohot.decode(weights.log())
+    assert decoded.item() == pytest.approx(value, rel=2e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_values_beyond_the_outermost_bin_are_clamped_to_it(sign: float) -> None:
+    twohot = TwoHot()
+    for value in (1e12, math.inf):
+        weights = code(twohot, sign * value)
+        assert weights.argmax() == (254 if sign > 0 else 0)
+        decoded = twohot.decode(weights.clamp_min(0).log())
+        assert decoded.item() == pytest.approx(sign * math.expm1(20.0), rel=1e-3)
+
+
+@given(st.floats(-1e6, 1e6))
+def test_a_code_has_two_neighbouring_weights_that_sum_to_one(value: float) -> None:
+    weights = code(TwoHot(), value)
+    assert weights.sum().item() == pytest.approx(1.0, abs=1e-5)
+    used = (weights > 1e-4).nonzero().flatten()
+    assert 1 <= len(used) <= 2
+    assert used[-1] - used[0] <= 1
+
+
+def test_a_value_on_a_bin_uses_that_bin() -> None:
+    twohot = TwoHot()
+    for k in range(0, 255, 6):
+        weights = code(twohot, symexp(twohot.bins[k].double()).item())
+        assert weights[k].item() == pytest.approx(1.0, abs=1e-3), k
+
+
+def test_the_code_of_zero_is_the_centre_bin_alone() -> None:
+    assert code(TwoHot(), 0.0)[127].item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_half_precision_logits_are_read_in_float32() -> None:
+    twohot = TwoHot()
+    logits = torch.randn(8, 255, generator=torch.Generator().manual_seed(0)).bfloat16()
+    target = torch.linspace(-50, 50, 8)
+    assert twohot.loss(logits, target).dtype == torch.float32
+    torch.testing.assert_close(twohot.loss(logits, target), twohot.loss(logits.float(), target))
+    torch.testing.assert_close(twohot.decode(logits), twohot.decode(logits.float()))
+
+
+def test_shapes() -> None:
+    twohot = TwoHot(9, 3.0)
+    assert twohot.decode(torch.zeros(4, 5, 9)).shape == (4, 5)
+    assert twohot.loss(torch.zeros(4, 5, 9), torch.zeros(4, 5)).shape == (4, 5)
+
+
+def test_a_head_that_starts_at_zero_predicts_zero() -> None:
+    head = MLP(6, 255, layers=1, units=8, zero_init=True)
+    x = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(head(x), torch.zeros(16, 255))
+    assert TwoHot().decode(head(x)).abs().max() < 1e-5
+    assert MLP(6, 255, layers=1, units=8)(x).abs().max() > 0
