@@ -1,0 +1,1 @@
+"""Scripts that regenerate the numbers and pictures in README and docs."""

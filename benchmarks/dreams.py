@@ -1,0 +1,83 @@
+"""Look into a world model: ``python -m benchmarks.dreams RUN --out dream.png``.
+
+Draws three strips over a stretch of real play: the frames, their reconstructions from the
+posterior, and a dream that saw only the first few frames and was then given the real actions.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+import drama
+from drama.types import ObsArray
+
+
+@torch.no_grad()
+def strips(agent: drama.Agent, *, seed: int, seen: int, length: int, skip: int) -> ObsArray:
+    """Return the picture ``(3 H, length W, 3)`` of frames, reconstructions and open-loop dream.
+
+    Args:
+        agent: A trained agent on an image environment.
+        seed: Seed of the episode and of every draw.
+        seen: Frames read before the dream begins.
+        length: Frames shown.
+        skip: Steps played before the first frame shown.
+    """
+    model, generator = agent.world_model, torch.Generator().manual_seed(seed)
+    env = drama.make_env(agent.config.env.id, seed, life_loss=False)
+    obs, _ = env.reset()
+    frames, actions, state = [], [], None
+    for _ in range(skip + length):
+        action, state = agent.predict(obs, state, deterministic=False)
+        frames.append(obs)
+        actions.append(int(action))
+        obs, _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            break
+    env.close()
+    real = torch.from_numpy(np.stack(frames))  # (T, H, W, C)
+    stoch = model.sample(model.posterior(real), generator)  # (T, Z)
+    rebuilt = model.decoder.to_obs(model.decoder(stoch))
+
+    dreamt, dynamics, deter = [], model.dynamics.init_state(1), None
+    for t, action in enumerate(actions):
+        if t < skip + seen or deter is None:
+            latent = stoch[t : t + 1]
+        else:
+            latent = model.sample(model.prior(deter), generator)
+        dreamt.append(model.decoder.to_obs(model.decoder(latent))[0])
+        deter, dynamics = model.step(latent, torch.tensor([action]), dynamics)
+    rows = [real[skip:], rebuilt[skip:], torch.stack(dreamt)[skip:]]
+    picture: ObsArray = np.concatenate(
+        [np.concatenate(list(row.numpy()), axis=1) for row in rows], axis=0
+    )
+    return picture
+
+
+def main() -> None:
+    """Read the run, draw, save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("dream.png"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seen", type=int, default=3, help="frames read before the dream")
+    parser.add_argument("--length", type=int, default=16, help="frames shown")
+    parser.add_argument("--skip", type=int, default=0, help="steps played before them")
+    parser.add_argument("--scale", type=int, default=2, help="enlargement")
+    args = parser.parse_args()
+    agent = drama.Agent.load(args.run, device="cpu")
+    picture = strips(
+        agent, seed=args.seed, seen=args.seen, length=args.length, skip=args.skip
+    )
+    picture = picture.repeat(args.scale, axis=0).repeat(args.scale, axis=1)
+    cv2.imwrite(str(args.out), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()

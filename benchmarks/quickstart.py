@@ -1,0 +1,101 @@
+"""The quickstart's learning curve: ``python -m benchmarks.quickstart``.
+
+Trains the ``quick`` preset on Catch with each seed (one process each, one after the other),
+evaluates 100 greedy episodes, and writes ``docs/assets/quickstart.json`` and ``.png``. Runs that
+are finished already under ``--runs`` are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+
+import drama
+
+ENV = "drama/Catch-v0"
+ASSETS = Path(__file__).resolve().parent.parent / "docs" / "assets"
+
+
+def train(run_dir: Path, seed: int) -> None:
+    """Train one seed unless its evaluation is there already; note the wall time."""
+    if (run_dir / "eval.json").is_file():
+        return
+    command = [sys.executable, "-m", "drama", "train", "quick", "--env", ENV]
+    began = time.perf_counter()
+    subprocess.run([*command, "--seed", str(seed), "--run-dir", str(run_dir)], check=True)
+    (run_dir / "wall_seconds.json").write_text(json.dumps(time.perf_counter() - began))
+
+
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean of the latest ``width`` values, fewer at the beginning."""
+    sums = np.cumsum(np.insert(values, 0, 0.0))
+    stop = np.arange(1, len(values) + 1)
+    start = np.maximum(stop - width, 0)
+    return (sums[stop] - sums[start]) / (stop - start)
+
+
+def main() -> None:
+    """Train, collect, draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("runs/quickstart-curve"))
+    args = parser.parse_args()
+
+    rows, curves = [], {}
+    for seed in args.seeds:
+        run_dir = args.runs / f"seed-{seed}"
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        train(run_dir, seed)
+        episodes = [json.loads(line) for line in (run_dir / "episodes.jsonl").open()]
+        curves[seed] = (
+            np.array([e["step"] for e in episodes]),
+            running_mean(np.array([e["return"] for e in episodes]), 20),
+        )
+        greedy = json.loads((run_dir / "eval.json").read_text())["greedy"]
+        rows.append(
+            {
+                "seed": seed,
+                "greedy_mean": greedy["mean"],
+                "episodes": len(greedy["episodes"]),
+                "wall_seconds": json.loads((run_dir / "wall_seconds.json").read_text()),
+            }
+        )
+    result = {
+        "env": ENV,
+        "preset": "quick",
+        "command": "python -m benchmarks.quickstart",
+        "versions": {"drama": drama.__version__, "torch": torch.__version__},
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} cores",
+        "runs": rows,
+    }
+    ASSETS.mkdir(parents=True, exist_ok=True)
+    (ASSETS / "quickstart.json").write_text(json.dumps(result, indent=2) + "\n")
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+    for seed, (steps, returns) in curves.items():
+        axes.plot(steps, returns, label=f"seed {seed}", linewidth=1.5)
+    axes.axhline(1.0, color="grey", linewidth=0.8, linestyle=":")
+    axes.axhline(-0.75, color="grey", linewidth=0.8, linestyle=":")
+    axes.text(0, 1.0, "optimum", va="bottom", fontsize=8, color="grey")
+    axes.text(0, -0.75, "random policy", va="bottom", fontsize=8, color="grey")
+    axes.set(xlabel="environment steps", ylabel="return, mean of 20 episodes", ylim=(-1.05, 1.15))
+    axes.set_title("drama train quick --env drama/Catch-v0", fontsize=10)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.savefig(ASSETS / "quickstart.png", dpi=120)
+    print(json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    main()
