@@ -31,12 +31,14 @@ def strips(agent: drama.Agent, *, seed: int, seen: int, length: int, skip: int) 
     model, generator = agent.world_model, torch.Generator().manual_seed(seed)
     env = drama.make_env(agent.config.env.id, seed, life_loss=False)
     obs, _ = env.reset()
-    frames, actions, state = [], [], None
+    frames: list[ObsArray] = []
+    actions: list[int] = []
+    state = None
     for _ in range(skip + length):
-        action, state = agent.predict(obs, state, deterministic=False)
+        chosen, state = agent.predict(obs, state, deterministic=False)
         frames.append(obs)
-        actions.append(int(action))
-        obs, _, terminated, truncated, _ = env.step(action)
+        actions.append(int(chosen))
+        obs, _, terminated, truncated, _ = env.step(chosen)
         if terminated or truncated:
             break
     env.close()
@@ -71,9 +73,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=2, help="enlargement")
     args = parser.parse_args()
     agent = drama.Agent.load(args.run, device="cpu")
-    picture = strips(
-        agent, seed=args.seed, seen=args.seen, length=args.length, skip=args.skip
-    )
+    picture = strips(agent, seed=args.seed, seen=args.seen, length=args.length, skip=args.skip)
     picture = picture.repeat(args.scale, axis=0).repeat(args.scale, axis=1)
     cv2.imwrite(str(args.out), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     print(args.out)

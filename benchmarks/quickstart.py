@@ -40,7 +40,8 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
     sums = np.cumsum(np.insert(values, 0, 0.0))
     stop = np.arange(1, len(values) + 1)
     start = np.maximum(stop - width, 0)
-    return (sums[stop] - sums[start]) / (stop - start)
+    means: np.ndarray = (sums[stop] - sums[start]) / (stop - start)
+    return means
 
 
 def main() -> None:

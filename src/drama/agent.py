@@ -16,7 +16,8 @@ from gymnasium import spaces
 
 from drama.behaviour import ActorCritic, Player
 from drama.config import Config
-from drama.envs import AdaptedEnv, adapt, default_image_size, describe, make_env
+from drama.envs import AdaptedEnv, describe
+from drama.envs.source import EnvSource, build_env, source_name
 from drama.errors import CheckpointError, ConfigError, EnvError, RunDirError
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.files import write_text
@@ -29,9 +30,6 @@ from drama.training.rundir import RunLock, create_run_dir
 from drama.training.trainer import Event, Listener, Trainer
 from drama.types import PolicyState
 from drama.world_model import WorldModel
-
-EnvSource = str | gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]
-"""An id, an environment, or a function that makes one."""
 
 
 class Agent:
@@ -59,7 +57,7 @@ class Agent:
     ) -> None:
         config = config if config is not None else xs()
         if env is not None:
-            name = env if isinstance(env, str) else _name_of(env)
+            name = source_name(env)
             config = dataclasses.replace(config, env=dataclasses.replace(config.env, id=name))
         if seed is not None:
             config = dataclasses.replace(config, seed=seed)
@@ -68,7 +66,7 @@ class Agent:
         self.config = config
         self.device = pick_device(config.device)
         self._source: EnvSource = config.env.id if env is None else env
-        self.env = self._make_env(config.seed, life_loss=config.env.life_loss)
+        self.env = build_env(self._source, config.env, config.seed, life_loss=config.env.life_loss)
         assert isinstance(self.env.action_space, spaces.Discrete)  # adapted environments are
         self.observation_space = self.env.observation_space
         self.action_space = self.env.action_space
@@ -331,7 +329,9 @@ class Agent:
         protocol: dict[str, Any] = {}
 
         def build(index: int) -> gym.Env[Any, Any]:
-            env = self._make_env(seed + index, life_loss=False, again=True)
+            env = build_env(
+                self._source, self.config.env, seed + index, life_loss=False, again=True
+            )
             protocol["env"] = describe(env)
             return env
 
@@ -354,37 +354,6 @@ class Agent:
         """Return the training environment (Stable-Baselines3's name for it)."""
         return self.env
 
-    def _make_env(self, seed: int, *, life_loss: bool, again: bool = False) -> gym.Env[Any, Any]:
-        """Build an adapted environment from whatever the agent was given."""
-        c = self.config.env
-        source = self._source
-        if isinstance(source, str):
-            return make_env(
-                source,
-                seed,
-                image_size=c.image_size,
-                max_episode_steps=c.max_episode_steps,
-                life_loss=life_loss,
-                noop_max=c.noop_max,
-                frame_skip=c.frame_skip,
-                sticky_actions=c.sticky_actions,
-                full_action_space=c.full_action_space,
-            )
-        if isinstance(source, gym.Env):
-            if not again:
-                env = source
-            elif source.spec is not None:
-                env = gym.make(source.spec)
-            else:
-                raise EnvError(
-                    f"{c.id} was given as an object, which cannot be made again for evaluation; "
-                    "give Agent a function that returns a new environment"
-                )
-        else:
-            env = source()
-        size = c.image_size if c.image_size is not None else default_image_size(env)
-        return adapt(env, image_size=size, max_episode_steps=c.max_episode_steps, seed=seed)
-
 
 def find_checkpoint(path: Path) -> tuple[Checkpoint, Path]:
     """Return the checkpoint that ``path`` means, and its run directory.
@@ -400,12 +369,6 @@ def find_checkpoint(path: Path) -> tuple[Checkpoint, Path]:
     if (path / "manifest.json").is_file():
         return open_checkpoint(path), path.parent.parent
     return CheckpointDir(path).last(), path
-
-
-def _name_of(env: gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]) -> str:
-    if isinstance(env, gym.Env):
-        return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-    return getattr(env, "__name__", type(env).__name__)
 
 
 def _adapter_of(env: gym.Env[Any, Any]) -> AdaptedEnv | None:

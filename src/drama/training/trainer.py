@@ -15,10 +15,10 @@ from torch import Tensor
 
 from drama.behaviour import ActorCritic, Player, imagine
 from drama.config import Config
-from drama.dynamics import map_state
 from drama.errors import CheckpointError, NonFiniteError
 from drama.replay import ReplayBuffer
 from drama.replay.storage import ReplayStore
+from drama.training import snapshot
 from drama.training.checkpoint import Checkpoint, CheckpointDir, write_checkpoint
 from drama.training.device import autocast, pick_dtype
 from drama.training.metrics import Clock, Meter, RunLog
@@ -30,6 +30,9 @@ from drama.world_model import WorldModel
 Event = Literal["step", "episode", "metrics", "checkpoint", "note"]
 Listener = Callable[[Event, Any], "bool | None"]
 """Told of what happens; returning False on ``"step"`` ends training."""
+
+MANY_ACTIONS = 10_000
+"""Actions whose repetition at a resume takes long enough to be announced."""
 
 
 class Trainer:
@@ -79,6 +82,10 @@ class Trainer:
         )
         self.behaviour_optimiser = Optimiser(behaviour.named_parameters(), config.behaviour.optim)
 
+        self.optimisers = {
+            "world_model": self.world_model_optimiser,
+            "behaviour": self.behaviour_optimiser,
+        }
         # Independent sources, so that one more draw in one place moves nothing in another.
         seeds = np.random.SeedSequence(config.seed).generate_state(4, dtype=np.uint64)
         self.rng = np.random.default_rng(seeds[0])
@@ -318,7 +325,7 @@ class Trainer:
     def _write(
         self, checkpoints: CheckpointDir, store: ReplayStore | None, logs: dict[str, int]
     ) -> None:
-        tensors, state = self.state()
+        tensors, state = snapshot.take(self)
         if store is None:
             tensors = {"model": tensors["model"]}
         write_checkpoint(
@@ -335,138 +342,51 @@ class Trainer:
         if store is not None:
             store.prune(needed)
 
-    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Return the whole state beside the replay's rows: tensors by file, and JSON."""
-        optimiser: dict[str, Tensor] = {}
-        scalars: dict[str, Any] = {}
-        for name, part in self._optimisers().items():
-            moments, scalars[name] = part.state()
-            optimiser |= {f"{name}.{key}": t for key, t in moments.items()}
-        loop: dict[str, Tensor] = {
-            f"generator.{name}": g.get_state() for name, g in self.generators.items()
-        }
-        map_state(_collector(loop, "player"), self.player_state)
-        held = len(self.replay)
-        loop["actions"] = torch.tensor(self.stream.actions, dtype=torch.int32)
-        if self.stream.obs is not None:
-            loop["obs"] = torch.from_numpy(np.array(self.stream.obs))
-        loop["trained"], loop["dreamt"] = self.replay.trained[:held], self.replay.dreamt[:held]
-        state = {
-            "step": self.step,
-            "episodes": self.episodes,
-            "stream": self.stream.position(),
-            "replay_total": self.replay.total,
-            "num_actions": self.world_model.num_actions,
-            "obs_shape": list(self.replay.rows["obs"].shape[1:]),
-            "threads": torch.get_num_threads(),
-            "numpy": self.rng.bit_generator.state,
-            "meter": self.meter.state(),
-            "optimisers": scalars,
-        }
-        return {"model": self.model_tensors(), "optimiser": optimiser, "loop": loop}, state
-
-    def model_tensors(self) -> dict[str, Tensor]:
-        """Weights and buffers of world model and behaviour under prefixed names."""
-        return {
-            f"{name}.{key}": t
-            for name, part in (("world_model", self.world_model), ("behaviour", self.behaviour))
-            for key, t in part.state_dict().items()
-        }
-
-    def _optimisers(self) -> dict[str, Optimiser]:
-        return {"world_model": self.world_model_optimiser, "behaviour": self.behaviour_optimiser}
-
     def load(self, checkpoint: Checkpoint) -> None:
-        """Become the trainer that wrote ``checkpoint``. The model's weights are loaded already.
+        """Become the trainer that wrote ``checkpoint``; the model's weights are loaded already.
 
         Raises:
-            CheckpointError: A file is damaged, or the environment does not fit.
+            CheckpointError: A file is damaged, or does not fit.
         """
         state = checkpoint.json("state")
-        optimiser, loop = checkpoint.tensors("optimiser"), checkpoint.tensors("loop")
-        for name, part in self._optimisers().items():
-            prefix = f"{name}."
-            moments = {
-                k.removeprefix(prefix): t for k, t in optimiser.items() if k.startswith(prefix)
-            }
-            part.load_state(moments, state["optimisers"][name])
-        for name, generator in self.generators.items():
-            generator.set_state(loop[f"generator.{name}"])
-        self.rng.bit_generator.state = state["numpy"]
-        self.player_state = map_state(
-            _restorer(loop, "player", self.device), self.player.init_state(1)
-        )
-        self.meter.load_state(state["meter"], self.device)
-        self.step, self.episodes = state["step"], state["episodes"]
-
+        loop = checkpoint.tensors("loop")
+        snapshot.restore(self, state, loop, checkpoint.tensors("optimiser"))
         if self.store is None or self.checkpoints is None or self.run_dir is None:
             raise CheckpointError("a run can only be continued in its directory")
         self.store.load(self.replay, checkpoint.segments, state["replay_total"])
-        held = len(self.replay)
-        self.replay.trained[:held] = loop["trained"].to(self.replay.device)
-        self.replay.dreamt[:held] = loop["dreamt"].to(self.replay.device)
+        snapshot.restore_counters(self, loop)
         self._saved_at = self.step
         self.store.prune(self.checkpoints.prune(newest=self.step))
-        self._rewind_logs(checkpoint.manifest["logs"])
+        # What a killed run logged after its last checkpoint is made again.
+        for name, size in checkpoint.manifest["logs"].items():
+            path = self.run_dir / f"{name}.jsonl"
+            if path.exists() and path.stat().st_size > size:
+                os.truncate(path, size)
         self._open_log(first_step=self.step + 1)
         if state["threads"] != torch.get_num_threads():
-            self._tell(
-                "note",
+            self.note(
                 f"saved with {state['threads']} threads, now {torch.get_num_threads()}: "
-                "sums round differently, so the run will not be bit-for-bit the same",
+                "sums round differently, so the run will not be bit-for-bit the same"
             )
         if "obs" in loop:
             self._return_to(loop["actions"].tolist(), loop["obs"].numpy(), state["stream"])
 
     def _return_to(self, actions: list[int], obs: Any, position: dict[str, Any]) -> None:
-        if len(actions) > 10_000:
-            self._tell("note", f"taking {len(actions):,} actions again to bring the game back")
+        if len(actions) > MANY_ACTIONS:
+            self.note(f"taking {len(actions):,} actions again to bring the environment back")
         if not self.stream.return_to(actions, obs, position):
-            self._tell(
-                "note",
+            self.note(
                 "the environment does not repeat itself from its seed: its episode is cut here "
-                "and a new one begins, so the run will not be bit-for-bit the same",
+                "and a new one begins, so the run will not be bit-for-bit the same"
             )
             self.replay.mark_cut()
 
-    def _rewind_logs(self, sizes: dict[str, int]) -> None:
-        """Cut off what a killed run logged after its last checkpoint: it is made again."""
-        assert self.run_dir is not None
-        for name, size in sizes.items():
-            path = self.run_dir / f"{name}.jsonl"
-            if path.exists() and path.stat().st_size > size:
-                os.truncate(path, size)
+    def note(self, text: str) -> None:
+        """Tell the listeners something that the user should read."""
+        self._tell("note", text)
 
     def close(self) -> None:
         """Close the logs; the environment belongs to the caller."""
         if self.log is not None:
             self.log.close()
             self.log = None
-
-
-def _collector(into: dict[str, Tensor], name: str) -> Callable[[Tensor], Tensor]:
-    """A function for ``map_state`` that files each tensor under ``name.<n>``."""
-    count = 0
-
-    def collect(tensor: Tensor) -> Tensor:
-        nonlocal count
-        into[f"{name}.{count}"] = tensor
-        count += 1
-        return tensor
-
-    return collect
-
-
-def _restorer(
-    saved: dict[str, Tensor], name: str, device: torch.device
-) -> Callable[[Tensor], Tensor]:
-    """The inverse of `_collector`: returns the filed tensors in the same order."""
-    count = 0
-
-    def restore(tensor: Tensor) -> Tensor:
-        nonlocal count
-        found = saved[f"{name}.{count}"].to(device)
-        count += 1
-        return found
-
-    return restore

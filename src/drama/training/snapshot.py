@@ -1,0 +1,114 @@
+"""The trainer's state as tensors and JSON: everything that decides what happens next.
+
+Beside the replay's rows, which `replay/storage.py` keeps, there are three groups of tensors:
+``model`` (weights and buffers), ``optimiser`` (moments) and ``loop`` (random states, the acting
+state, the actions taken so far, replay counters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drama.dynamics import map_state
+
+if TYPE_CHECKING:
+    from drama.training.trainer import Trainer
+
+
+def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Return the state of ``trainer``: tensors by group, and JSON-able scalars."""
+    optimiser: dict[str, Tensor] = {}
+    scalars: dict[str, Any] = {}
+    for name, part in trainer.optimisers.items():
+        moments, scalars[name] = part.state()
+        optimiser |= {f"{name}.{key}": t for key, t in moments.items()}
+    loop: dict[str, Tensor] = {
+        f"generator.{name}": g.get_state() for name, g in trainer.generators.items()
+    }
+    map_state(_collector(loop, "player"), trainer.player_state)
+    held = len(trainer.replay)
+    loop["trained"] = trainer.replay.trained[:held]
+    loop["dreamt"] = trainer.replay.dreamt[:held]
+    loop["actions"] = torch.tensor(trainer.stream.actions, dtype=torch.int32)
+    if trainer.stream.obs is not None:
+        loop["obs"] = torch.from_numpy(np.array(trainer.stream.obs))
+    state = {
+        "step": trainer.step,
+        "episodes": trainer.episodes,
+        "stream": trainer.stream.position(),
+        "replay_total": trainer.replay.total,
+        "num_actions": trainer.world_model.num_actions,
+        "obs_shape": list(trainer.replay.rows["obs"].shape[1:]),
+        "threads": torch.get_num_threads(),
+        "numpy": trainer.rng.bit_generator.state,
+        "meter": trainer.meter.state(),
+        "optimisers": scalars,
+    }
+    return {"model": model_tensors(trainer), "optimiser": optimiser, "loop": loop}, state
+
+
+def model_tensors(trainer: Trainer) -> dict[str, Tensor]:
+    """Weights and buffers of world model and behaviour under prefixed names."""
+    parts = (("world_model", trainer.world_model), ("behaviour", trainer.behaviour))
+    return {f"{name}.{key}": t for name, part in parts for key, t in part.state_dict().items()}
+
+
+def restore(
+    trainer: Trainer,
+    state: dict[str, Any],
+    loop: dict[str, Tensor],
+    optimiser: dict[str, Tensor],
+) -> None:
+    """Put back all but the model and the replay."""
+    for name, part in trainer.optimisers.items():
+        prefix = f"{name}."
+        moments = {k.removeprefix(prefix): t for k, t in optimiser.items() if k.startswith(prefix)}
+        part.load_state(moments, state["optimisers"][name])
+    for name, generator in trainer.generators.items():
+        generator.set_state(loop[f"generator.{name}"])
+    trainer.rng.bit_generator.state = state["numpy"]
+    trainer.player_state = map_state(
+        _restorer(loop, "player", trainer.device), trainer.player.init_state(1)
+    )
+    trainer.meter.load_state(state["meter"], trainer.device)
+    trainer.step, trainer.episodes = state["step"], state["episodes"]
+
+
+def restore_counters(trainer: Trainer, loop: dict[str, Tensor]) -> None:
+    """Put back the replay's counters, once its rows are there."""
+    held = len(trainer.replay)
+    trainer.replay.trained[:held] = loop["trained"].to(trainer.replay.device)
+    trainer.replay.dreamt[:held] = loop["dreamt"].to(trainer.replay.device)
+
+
+def _collector(into: dict[str, Tensor], name: str) -> Callable[[Tensor], Tensor]:
+    """A function for ``map_state`` that files each tensor under ``name.<n>``."""
+    count = 0
+
+    def collect(tensor: Tensor) -> Tensor:
+        nonlocal count
+        into[f"{name}.{count}"] = tensor
+        count += 1
+        return tensor
+
+    return collect
+
+
+def _restorer(
+    saved: dict[str, Tensor], name: str, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """The inverse of `_collector`: returns the filed tensors in the same order."""
+    count = 0
+
+    def restore(tensor: Tensor) -> Tensor:
+        nonlocal count
+        found = saved[f"{name}.{count}"].to(device)
+        count += 1
+        return found
+
+    return restore

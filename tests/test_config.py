@@ -1,0 +1,301 @@
+"""The configuration tree: JSON round trip, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import textwrap
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drama.config import (
+    BehaviourConfig,
+    Config,
+    EnvConfig,
+    EvaluationConfig,
+    OptimConfig,
+    ReplayConfig,
+    TrainingConfig,
+    WorldModelConfig,
+)
+from drama.dynamics import DynamicsConfig
+from drama.errors import ConfigError, DramaError
+
+SECTIONS = (
+    BehaviourConfig,
+    EnvConfig,
+    EvaluationConfig,
+    OptimConfig,
+    ReplayConfig,
+    TrainingConfig,
+    WorldModelConfig,
+)
+
+
+def changed(**fields: Any) -> str:
+    """The default tree as JSON with ``section__field=value`` put in."""
+    tree = json.loads(Config().to_json())
+    for path, value in fields.items():
+        *sections, name = path.split("__")
+        node = tree
+        for section in sections:
+            node = node[section]
+        node[name] = value
+    return json.dumps(tree)
+
+
+def mistake(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        Config.from_json(text)
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    assert isinstance(caught.value, DramaError)
+    return message
+
+
+def test_round_trip_of_a_changed_tree() -> None:
+    config = Config(
+        preset="own",
+        seed=7,
+        env=EnvConfig(id="ALE/Pong-v5", image_size=32, max_episode_steps=500, life_loss=False),
+        replay=ReplayConfig(capacity=500, sampler="dfs-learnt"),
+        world_model=WorldModelConfig(
+            filters=(3, 5), stem_stride=2, dynamics=DynamicsConfig(name="gru", width=24)
+        ),
+        behaviour=BehaviourConfig(policy_latent="posterior", optim=OptimConfig(lr=1e-3)),
+        training=TrainingConfig(precision="float32"),
+        evaluation=EvaluationConfig(episodes=0),
+    )
+    back = Config.from_json(config.to_json())
+    assert back == config
+    assert back.world_model.filters == (3, 5)
+    assert back.behaviour.optim.lr == 1e-3
+    assert back.to_json() == config.to_json()
+
+
+@given(
+    lr=st.floats(1e-12, 1e3),
+    seed=st.integers(0, 2**63),
+    tau=st.floats(1e-6, 1e6),
+    filters=st.lists(st.integers(1, 512), min_size=1, max_size=7),
+    size=st.none() | st.integers(1, 512),
+)
+def test_numbers_survive_json_exactly(
+    lr: float, seed: int, tau: float, filters: list[int], size: int | None
+) -> None:
+    config = Config(
+        seed=seed,
+        env=EnvConfig(image_size=size),
+        replay=ReplayConfig(tau=tau),
+        world_model=WorldModelConfig(filters=tuple(filters), optim=OptimConfig(lr=lr)),
+    )
+    assert Config.from_json(config.to_json()) == config
+
+
+def test_what_is_left_out_has_its_default() -> None:
+    config = Config.from_json('{"replay": {"capacity": 1000}}')
+    assert config == Config(replay=ReplayConfig(capacity=1000))
+    assert Config.from_json("{}") == Config()
+
+
+def test_whole_numbers_pass_for_floats() -> None:
+    config = Config.from_json(changed(replay__tau=3, behaviour__gamma=1))
+    assert config.replay.tau == 3.0
+    assert isinstance(config.replay.tau, float)
+
+
+@pytest.mark.parametrize("text", ["", "{", "not json", "[1]", "3", "null", '"xs"'])
+def test_text_that_is_no_tree(text: str) -> None:
+    mistake(text)
+
+
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        ("replay__sampler_", "sampler"),
+        ("world_model__batch_sise", "batch_size"),
+        ("world_model__dynamics__widht", "width"),
+        ("behaviour__optim__learning", None),
+        ("sede", "seed"),
+        ("wrold_model", "world_model"),
+    ],
+)
+def test_an_unknown_field_names_the_nearest(path: str, near: str | None) -> None:
+    message = mistake(changed(**{path: 1}))
+    assert repr(path.split("__")[-1]) in message
+    if near is not None:
+        assert f"did you mean {near}?" in message
+    for section in path.split("__")[:-1]:
+        assert section in message
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("seed", "zero"),
+        ("seed", 1.5),
+        ("seed", True),
+        ("seed", None),
+        ("steps", [1]),
+        ("preset", 3),
+        ("env", None),
+        ("env", []),
+        ("env__id", None),
+        ("env__life_loss", 1),
+        ("env__life_loss", "yes"),
+        ("env__image_size", "64"),
+        ("env__image_size", 64.0),
+        ("replay__tau", "10"),
+        ("replay__tau", True),
+        ("replay__tau", None),
+        ("replay__sampler", "fifo"),
+        ("replay__sampler", None),
+        ("replay__sampler", ["dfs"]),
+        ("replay__device", "cuda"),
+        ("world_model__filters", 16),
+        ("world_model__filters", "16"),
+        ("world_model__filters", [16, "32"]),
+        ("world_model__filters", [16, 1.5]),
+        ("world_model__filters", [16, True]),
+        ("world_model__stem_stride", 3),
+        ("world_model__stem_stride", "1"),
+        ("world_model__dynamics", "mamba2"),
+        ("world_model__dynamics__width", 8.5),
+        ("world_model__optim", 4e-5),
+        ("behaviour__policy_latent", "posteriour"),
+        ("training__precision", "float16"),
+    ],
+)
+def test_wrong_types_name_the_field(path: str, value: Any) -> None:
+    message = mistake(changed(**{path: value}))
+    assert path.split("__")[-1] in message
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("seed", -1),
+        ("steps", 0),
+        ("env__frame_skip", 0),
+        ("env__noop_max", -1),
+        ("env__image_size", 0),
+        ("env__max_episode_steps", -5),
+        ("env__sticky_actions", 1.1),
+        ("replay__capacity", 0),
+        ("replay__tau", 0.0),
+        ("replay__tau", NAN),
+        ("replay__imagination_tau", -1.0),
+        ("world_model__filters", []),
+        ("world_model__filters", [16, 0]),
+        ("world_model__kernel", 4),
+        ("world_model__kernel", -1),
+        ("world_model__unimix", 1.5),
+        ("world_model__unimix", NAN),
+        ("world_model__latent_classes", 1),
+        ("world_model__latent_variables", 0),
+        ("world_model__bins", 1),
+        ("world_model__bins", 254),
+        ("world_model__bin_limit", 0.0),
+        ("world_model__batch_length", 1),
+        ("world_model__batch_size", 0),
+        ("world_model__head_units", 0),
+        ("world_model__dynamics__width", 0),
+        ("world_model__dynamics__headdim", 100),
+        ("world_model__optim__lr", 0.0),
+        ("world_model__optim__eps", -1e-8),
+        ("world_model__optim__beta2", 1.5),
+        ("world_model__optim__warmup", -1),
+        ("world_model__optim__grad_clip", 0.0),
+        ("behaviour__gamma", 1.01),
+        ("behaviour__gamma", -0.1),
+        ("behaviour__lambda_", 2.0),
+        ("behaviour__slow_decay", -0.5),
+        ("behaviour__return_decay", NAN),
+        ("behaviour__horizon", 0),
+        ("behaviour__context", 0),
+        ("behaviour__layers", 0),
+        ("behaviour__bins", 2),
+        ("training__warmup_steps", -1),
+        ("training__world_model_ratio", -0.1),
+        ("training__behaviour_ratio", NAN),
+        ("training__log_every", 0),
+        ("training__checkpoint_every", 0),
+        ("training__keep_checkpoints", 0),
+        ("evaluation__episodes", -1),
+        ("evaluation__num_envs", 0),
+    ],
+)
+def test_values_out_of_range_name_the_field(path: str, value: Any) -> None:
+    message = mistake(changed(**{path: value}))
+    name = path.split("__")[-1]
+    assert name in message
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("seed", 0),
+        ("env__noop_max", 0),
+        ("env__sticky_actions", 1.0),
+        ("world_model__unimix", 0.0),
+        ("world_model__bins", 3),
+        ("world_model__optim__warmup", 0),
+        ("behaviour__gamma", 1.0),
+        ("behaviour__lambda_", 0.0),
+        ("behaviour__unimix", 0.0),
+        ("behaviour__context", 1),
+        ("training__warmup_steps", 0),
+        ("training__behaviour_ratio", 0.0),
+        ("evaluation__episodes", 0),
+    ],
+)
+def test_values_at_the_edge_are_fine(path: str, value: Any) -> None:
+    Config.from_json(changed(**{path: value}))
+
+
+@pytest.mark.parametrize(
+    "longest", [{"world_model__batch_length": 600}, {"behaviour__context": 600}]
+)
+def test_the_replay_must_hold_a_window(longest: dict[str, int]) -> None:
+    message = mistake(changed(replay__capacity=600, **longest))
+    assert "600" in message
+    assert "capacity" in message
+    Config.from_json(changed(replay__capacity=601, **longest))
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_configurations_cannot_be_changed_in_place(section: type) -> None:
+    config = section()
+    name = dataclasses.fields(config)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(config, name, None)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_field_says_what_it_means(section: type) -> None:
+    body = ast.parse(textwrap.dedent(inspect.getsource(section))).body[0].body  # type: ignore[attr-defined]
+    for i, node in enumerate(body):
+        if isinstance(node, ast.AnnAssign):
+            after = body[i + 1]
+            said = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            assert said, f"{section.__name__}.{node.target.id} has no docstring"  # type: ignore[union-attr]
+
+
+def test_stoch_size() -> None:
+    assert WorldModelConfig(latent_variables=3, latent_classes=5).stoch_size == 15
+
+
+def test_two_configurations_share_nothing() -> None:
+    assert Config() == Config()
+    assert Config().world_model is not Config().world_model
+    assert BehaviourConfig().optim.grad_clip == 100.0
+    assert WorldModelConfig().optim.grad_clip == 1000.0

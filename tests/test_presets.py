@@ -1,0 +1,74 @@
+"""Every preset is a whole configuration; a wrong name is answered with a near one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from drama import presets
+from drama.behaviour import ActorCritic
+from drama.config import Config
+from drama.errors import ConfigError
+from drama.world_model import WorldModel
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_a_preset_knows_its_name_and_survives_json(name: str) -> None:
+    config = presets.preset(name)
+    assert config.preset == name
+    assert config == presets.PRESETS[name]()
+    assert Config.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_a_preset_can_be_built(name: str) -> None:
+    config = presets.preset(name)
+    side = 32 if name == "quick" else 64
+    with torch.device("meta"):
+        world = WorldModel(config.world_model, (side, side, 3), 4)
+        width = config.world_model.stoch_size + config.world_model.dynamics.width
+        policy = ActorCritic(config.behaviour, width, 4)
+    assert world.prior_head.out_features == config.world_model.stoch_size
+    assert policy.actor.out.out_features == 4
+
+
+def test_xs_is_the_default() -> None:
+    assert presets.xs() == Config()
+
+
+def test_s_doubles_the_filters_and_the_state() -> None:
+    xs, s = presets.xs().world_model, presets.s().world_model
+    assert s.filters == tuple(2 * n for n in xs.filters)
+    assert (xs.dynamics.d_state, s.dynamics.d_state) == (16, 32)
+    assert presets.s().behaviour == presets.xs().behaviour
+
+
+def test_the_papers_loop() -> None:
+    config = presets.xs()
+    assert (config.training.world_model_ratio, config.training.behaviour_ratio) == (1.0, 1.0)
+    assert (config.world_model.batch_size, config.world_model.batch_length) == (16, 128)
+    assert config.replay.capacity == 100_000
+    assert (config.replay.tau, config.replay.imagination_tau) == (10.0, 10.0)
+    assert (config.replay.alpha, config.replay.beta) == (1.0, 1.0)
+    sizes = config.world_model.dynamics
+    assert (sizes.name, sizes.width, sizes.layers) == ("mamba2", 512, 2)
+    assert (sizes.expand, sizes.d_conv, sizes.headdim) == (2, 4, 128)
+    assert config.behaviour.policy_latent == "prior"
+
+
+@pytest.mark.parametrize(("wrong", "near"), [("quik", "quick"), ("XS", None), ("xss", "xs")])
+def test_an_unknown_preset_is_answered_with_the_nearest(wrong: str, near: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        presets.preset(wrong)
+    message = str(caught.value)
+    assert repr(wrong) in message
+    assert "\n" not in message
+    assert all(name in message for name in presets.PRESETS)
+    if near is not None:
+        assert f"did you mean {near}?" in message
+
+
+@pytest.mark.parametrize("wrong", ["", "????", "a" * 500])
+def test_a_name_near_to_nothing_is_still_one_clear_error(wrong: str) -> None:
+    with pytest.raises(ConfigError, match="unknown preset"):
+        presets.preset(wrong)

@@ -1,0 +1,234 @@
+"""A run that was killed and continued is, to the last bit, the run that was not.
+
+The children are forks that send themselves SIGKILL; nothing gets a chance to clean up.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drama.training.checkpoint import CheckpointDir
+from tests.training.conftest import Forks
+from tests.training.faulty_envs import Walk, env_id
+from tests.training.runs import STEPS, assert_same_run, differences, json_rows, snapshot
+
+pytestmark = pytest.mark.faults
+
+ATARI = {
+    "world_model.filters": (4, 4, 4),
+    "env.noop_max": 3,
+    "replay.capacity": 400,
+    "training.world_model_ratio": 0.25,
+    "training.behaviour_ratio": 0.25,
+}
+SMALL_RING = {
+    "replay.capacity": 24,
+    "training.warmup_steps": 16,
+    "training.checkpoint_every": 16,
+    "training.keep_checkpoints": 1,
+    "training.world_model_ratio": 0.25,
+    "training.behaviour_ratio": 0.25,
+}
+
+
+@pytest.fixture(scope="session")
+def whole(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    assert forks("train", path, env="drama/Catch-v0", steps=STEPS) == {"killed": False, "error": ""}
+    return path
+
+
+def test_a_run_leaves_something_to_compare(whole: Path, forks: Forks, tmp_path: Path) -> None:
+    found = snapshot(whole)
+    assert found["step"] == STEPS
+    assert found["state"]["optimisers"]["world_model"]["updates"] == 18
+    assert found["state"]["optimisers"]["behaviour"]["updates"] == 18
+    assert [row["step"] for row in found["metrics"]] == [10, 20, 30, 40, 50, 60]
+    assert len(found["episodes"]) == found["state"]["episodes"] > 3
+    moments = [k for k in found if k.startswith("optimiser/") and found[k].abs().sum() > 0]
+    assert len(moments) > 20
+    assert found["replay/obs"].shape == (found["state"]["replay_total"], 32, 32, 3)
+    assert found["loop/trained"].sum() == 18 * 4
+    assert found["loop/dreamt"].sum() == 18 * 8
+    # The comparison sees one step more, and another seed.
+    forks("train", tmp_path / "other", env="drama/Catch-v0", steps=STEPS, seed=1)
+    changed = differences(found, snapshot(tmp_path / "other"))
+    assert {"metrics", "replay/obs", "state", "loop/generator.learning"} <= set(changed)
+
+
+def _random_places(count: int) -> list[tuple[str, int, bool]]:
+    draw = random.Random(7)
+    calls = {
+        "collect": (21, 60),
+        "sample": (2, 36),
+        "env": (21, 60),
+        "world model": (1, 18),
+        "optimiser": (1, 36),
+        "behaviour": (1, 18),
+        "flush": (3, 6),
+        "log": (6, 10),
+    }
+    places = list(calls) * (count // len(calls) + 1)
+    return [(p, draw.randint(*calls[p]), draw.random() < 0.5) for p in places[:count]]
+
+
+@pytest.mark.parametrize("kill", _random_places(8), ids=lambda k: f"{k[0]}-{k[1]}".replace(" ", "_"))
+def test_killed_somewhere_in_the_loop(
+    kill: tuple[str, int, bool], whole: Path, forks: Forks, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert forks("train", run, env="drama/Catch-v0", steps=STEPS, kill=kill)["killed"]
+    assert CheckpointDir(run).last().step in (20, 40)
+    assert forks("resume", run, until=STEPS) == {"killed": False, "error": ""}
+    assert_same_run(run, whole)
+
+
+def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert forks("train", run, env="drama/Catch-v0", steps=STEPS, kill=("env", 33, False))["killed"]
+    # The first steps of a resumed process lead back to where the game stood.
+    for kill in (("env", 5, True), ("optimiser", 3, False), ("env", 20 + 25, True)):
+        assert forks("resume", run, until=STEPS, kill=kill)["killed"]
+    assert CheckpointDir(run).last().step == 40
+    assert forks("resume", run, until=STEPS)["error"] == ""
+    assert_same_run(run, whole)
+
+
+@pytest.mark.parametrize(
+    ("env", "config", "kill"),
+    [
+        ("CartPole-v1", {}, ("collect", 55, False)),
+        ("drama/Recall-v0", {"behaviour.policy_latent": "posterior"}, ("optimiser", 25, True)),
+        ("ALE/Pong-v5", ATARI, ("collect", 47, True)),
+        (
+            # Ten no-op starts a life lost early: life-loss ends come within these steps.
+            "ALE/Breakout-v5",
+            {**ATARI, "training.checkpoint_every": 50, "training.warmup_steps": 100},
+            ("collect", 117, True),
+        ),
+        (
+            "CartPole-v1",
+            {"world_model.dynamics.name": "transformer", "world_model.dynamics.num_heads": 4},
+            ("collect", 55, True),
+        ),
+        ("CartPole-v1", {"world_model.dynamics.name": "gru"}, ("optimiser", 21, True)),
+        ("CartPole-v1", {"replay.sampler": "dfs-learnt"}, ("optimiser", 21, True)),
+    ],
+    ids=["cartpole", "recall", "pong", "breakout", "transformer", "gru", "dfs-learnt"],
+)
+def test_other_environments_and_parts(
+    env: str, config: dict[str, Any], kill: tuple[str, int, bool], forks: Forks, tmp_path: Path
+) -> None:
+    steps = 120 if "Breakout" in env else STEPS
+    request = {"env": env, "config": config, "steps": steps}
+    assert forks("train", tmp_path / "whole", **request)["error"] == ""
+    assert forks("train", tmp_path / "run", **request, kill=kill)["killed"]
+    assert forks("resume", tmp_path / "run", until=steps)["error"] == ""
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    if "Breakout" in env:
+        end = snapshot(tmp_path / "run")
+        assert end["replay/is_last"].sum() > end["state"]["episodes"], "no life was lost"
+
+
+@pytest.fixture(scope="session")
+def sweep(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A whole run with a small ring, and copies of it that died while they saved step 48."""
+    root = tmp_path_factory.mktemp("sweep")
+    (root / "cases").mkdir()
+    answer = forks(
+        "train",
+        root / "whole",
+        env=env_id(Walk),
+        config=SMALL_RING,
+        steps=64,
+        sweep_save=48,
+        cases=root / "cases",
+    )
+    assert answer == {"killed": False, "error": ""}
+    return root / "whole", root / "cases"
+
+
+def test_a_checkpoint_survives_a_kill_at_each_of_its_disk_operations(
+    sweep: tuple[Path, Path], forks: Forks
+) -> None:
+    whole, cases = sweep
+    found = sorted(cases.glob("before-*")) + sorted(cases.glob("torn-*"))
+    assert len(found) > 60
+    steps = []
+    for case in found:
+        steps.append(CheckpointDir(case).last().step)
+        assert forks("resume", case, until=64) == {"killed": False, "error": ""}, case.name
+        assert_same_run(case, whole)
+    assert set(steps) == {32, 48}  # killed before, and after, the new checkpoint counted
+    total = snapshot(whole)["state"]["replay_total"]
+    assert total > 2 * SMALL_RING["replay.capacity"]  # type: ignore[operator]
+
+
+def test_a_resumption_survives_a_kill_at_each_of_its_disk_operations(
+    sweep: tuple[Path, Path], forks: Forks, tmp_path: Path
+) -> None:
+    whole, _ = sweep
+    request = {"env": env_id(Walk), "config": SMALL_RING, "steps": 64}
+    assert forks("train", tmp_path / "run", **request, kill=("env", 61, True))["killed"]
+    # Leftovers of a checkpoint that was never finished, and of one beyond the last.
+    last = tmp_path / "run" / "checkpoints" / "000000048"
+    for name in (".000000064.tmp", "000000063"):
+        (last.parent / name).mkdir()
+        for file in last.iterdir():
+            (last.parent / name / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "run" / "replay" / "000000000060-000000000099.safetensors").write_bytes(b"x")
+    (tmp_path / "cases").mkdir()
+    assert forks("sweep_load", tmp_path / "run", cases=tmp_path / "cases")["error"] == ""
+    found = sorted((tmp_path / "cases").iterdir())
+    assert len(found) > 10
+    for case in found:
+        assert forks("resume", case, until=64) == {"killed": False, "error": ""}, case.name
+        assert_same_run(case, whole)
+
+
+def test_going_back_to_an_older_checkpoint_survives_a_kill(
+    whole: Path, forks: Forks, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert forks("train", run, env="drama/Catch-v0", steps=STEPS)["error"] == ""
+    older = run / "checkpoints" / "000000040"
+    # Killed after it went back and before it saved anything new.
+    answer = forks("resume", older, until=STEPS, kill=("collect", 5, True))
+    assert answer["killed"]
+    assert forks("resume", run, until=STEPS) == {"killed": False, "error": ""}
+    assert_same_run(run, whole)
+
+
+def test_an_older_checkpoint_leads_to_the_same_end(
+    whole: Path, forks: Forks, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert forks("train", run, env="drama/Catch-v0", steps=STEPS)["error"] == ""
+    assert forks("resume", run / "checkpoints" / "000000040", until=STEPS)["error"] == ""
+    assert_same_run(run, whole)
+
+
+def test_logs_of_the_lost_steps_are_cut_off(forks: Forks, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    kill = ("collect", 39, True)
+    assert forks("train", run, env="drama/Catch-v0", steps=STEPS, kill=kill)["killed"]
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 39, "torn')
+    assert forks("resume", run, until=STEPS)["error"] == ""
+    assert [row["step"] for row in json_rows(run / "metrics.jsonl")] == [10, 20, 30, 40, 50, 60]
+    steps = [row["step"] for row in json_rows(run / "episodes.jsonl")]
+    assert steps == sorted(set(steps))
+
+
+def test_a_run_killed_before_its_first_checkpoint_says_so(forks: Forks, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    kill = ("collect", 15, True)
+    assert forks("train", run, env="drama/Catch-v0", steps=STEPS, kill=kill)["killed"]
+    answer = forks("resume", run, until=STEPS)
+    assert answer["error"].startswith("CheckpointError: ")
+    assert "no checkpoint" in answer["error"]
