@@ -147,6 +147,7 @@ class Agent:
             if progress_bar:
                 told.append(stack.enter_context(Progress(trainer, target)))
             trainer.listeners = tuple(told)
+            trainer.note(trainer.replay.describe())
             self._load_trainer(trainer)
             callbacks.start()
             trainer.run(target)

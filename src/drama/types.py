@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 ObsArray = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
@@ -56,6 +57,17 @@ class Batch(NamedTuple):
     """``(B, T)`` bool."""
     is_last: Tensor
     """``(B, T)`` bool; rows whose action, reward and flags are padding."""
+    slot: Tensor | None = None
+    """``(B, T)`` int64, where each row lives in the replay: equal slots are equal rows."""
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on ``device``."""
+        columns = {
+            name: column.to(device, non_blocking=True)
+            for name, column in self._asdict().items()
+            if column is not None
+        }
+        return Batch(**columns)
 
 
 class Rollout(NamedTuple):

@@ -102,7 +102,7 @@ class EnvReport:
             "same seed, same run": same[self.deterministic],
             "episodes differ": same[self.episodes_differ],
             "replay memory": (
-                f"{self.replay_bytes / 2**20:,.0f} MiB for {self.replay_capacity:,} transitions"
+                f"{self.replay_bytes / 1e9:.3g} GB for {self.replay_capacity:,} transitions"
             ),
         }
         width = max(map(len, rows))

@@ -84,6 +84,16 @@ class ReplayBuffer:
         tensors = [*self.rows.values(), self.trained, self.dreamt, self._slots]
         return sum(t.numel() * t.element_size() for t in tensors)
 
+    def describe(self) -> str:
+        """Size and place of the ring in one line."""
+        obs = self.rows["obs"]
+        shape = "x".join(map(str, obs.shape[1:]))
+        kind = str(obs.dtype).removeprefix("torch.")
+        return (
+            f"replay of {self.capacity:,} rows of {shape} {kind}: "
+            f"{self.nbytes / 1e9:.2f} GB on {self.device}"
+        )
+
     def append(self, row: Transition) -> None:
         """Write one row over the oldest, clearing its counters.
 
@@ -170,7 +180,7 @@ class ReplayBuffer:
         """Gather the windows of ``length`` rows that end in the given slots ``(B,)``."""
         offsets = torch.arange(1 - length, 1, device=self.device)
         index = (ends.unsqueeze(1) + offsets) % self.capacity  # (B, T)
-        return Batch(**{name: self.rows[name][index] for name in COLUMNS})
+        return Batch(**{name: self.rows[name][index] for name in COLUMNS}, slot=index)
 
     # -- saving -------------------------------------------------------------------------------
 

@@ -106,12 +106,30 @@ class WorldModel(nn.Module):
 
     def observe(self, batch: Batch, generator: torch.Generator | None) -> Observed:
         """Run a window in one parallel pass: the posterior needs no recurrence."""
-        posterior = self.posterior(batch.obs)  # (B, T, K, C)
+        posterior = self._posterior_of(batch)  # (B, T, K, C)
         stoch = self.sample(posterior, generator)  # (B, T, Z)
         resets = batch.is_first if self.config.reset_at_episode_start else None
         x = self.sequence_input(stoch, batch.action)  # (B, T, D)
         deter, state = self.dynamics(x, resets)
         return Observed(posterior, stoch, deter, state)
+
+    def _posterior_of(self, batch: Batch) -> Tensor:
+        """Posterior of every row, each frame that comes more than once encoded only once.
+
+        The short windows of imagination overlap a great deal while little has been collected.
+        Only in evaluation mode, where a frame's latent does not depend on its neighbours, and on
+        the CPU: elsewhere the number of distinct frames would be a host sync.
+        """
+        if batch.slot is None or self.training or batch.obs.device.type != "cpu":
+            return self.posterior(batch.obs)
+        slots, inverse = batch.slot.unique(return_inverse=True)
+        count = batch.slot.numel()
+        if slots.numel() > 0.8 * count:
+            return self.posterior(batch.obs)
+        frames = batch.obs.flatten(0, 1)  # (B * T, ...)
+        found = torch.zeros_like(slots)
+        found.scatter_(0, inverse.flatten(), torch.arange(count))  # any of the equal ones will do
+        return self.posterior(frames[found])[inverse]
 
     def loss(
         self, batch: Batch, generator: torch.Generator | None
