@@ -220,7 +220,7 @@ class Trainer:
         batch = self.replay.sample(purpose, batch_size, length, self.generators["replay"])
         if self.replay.device == self.device:
             return batch
-        return Batch(*(t if t is None else t.to(self.device, non_blocking=True) for t in batch))
+        return batch.to(self.device)
 
     def _apply(
         self, optimiser: Optimiser, loss: Tensor, metrics: dict[str, Tensor], name: str

@@ -122,7 +122,7 @@ class WorldModel(nn.Module):
         """
         if batch.slot is None or self.training or batch.obs.device.type != "cpu":
             return self.posterior(batch.obs)
-        slots, inverse = batch.slot.unique(return_inverse=True)
+        slots, inverse = torch.unique(batch.slot, return_inverse=True)
         count = batch.slot.numel()
         if slots.numel() > 0.8 * count:
             return self.posterior(batch.obs)
