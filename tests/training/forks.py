@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import safetensors.torch
 import torch
 
 from drama import Agent
+from drama.config import OptimConfig
 from drama.replay import ReplayBuffer
 from drama.training.metrics import JsonLines
 from drama.training.optim import Optimiser
@@ -62,10 +64,12 @@ def kill_at(place: str, call: int, after: bool) -> None:
 
 
 def kill_at_disk_operation(k: int, torn: bool) -> None:
-    """Arrange for SIGKILL before the ``k``-th change to the disk, or halfway through it."""
+    """Arrange for SIGKILL before the ``k``-th disk operation, or halfway through a write."""
     count = 0
 
-    def wrapped(original: Callable[..., Any], tear: Callable[..., Any] | None) -> Callable[..., Any]:
+    def wrapped(
+        original: Callable[..., Any], tear: Callable[..., Any] | None = None
+    ) -> Callable[..., Any]:
         def operation(*args: Any, **kwargs: Any) -> Any:
             nonlocal count
             count += 1
@@ -85,8 +89,9 @@ def kill_at_disk_operation(k: int, torn: bool) -> None:
         write_text(path, text[: len(text) // 2], **kwargs)
 
     save_file, write_text = safetensors.torch.save_file, Path.write_text
-    for name in ("replace", "fsync", "unlink", "rmdir", "mkdir", "truncate"):
-        setattr(os, name, wrapped(getattr(os, name), None))
+    if not torn:
+        for name in ("replace", "fsync", "unlink", "rmdir", "mkdir", "truncate"):
+            setattr(os, name, wrapped(getattr(os, name)))
     safetensors.torch.save_file = wrapped(save_file, half_file)
     Path.write_text = wrapped(write_text, half_text)  # type: ignore[method-assign]
 
@@ -102,7 +107,7 @@ def sweep_save(step: int, cases: Path) -> None:
                 for k in range(1, 1000):
                     case = cases / f"{'torn' if torn else 'before'}-{k:03d}"
                     shutil.copytree(trainer.run_dir, case)
-                    if not in_child(lambda case=case, k=k, torn=torn: save_in(trainer, case, k, torn)):
+                    if not in_child(partial(save_in, trainer, case, k, torn)):
                         shutil.rmtree(case)  # it lived: there is no k-th operation
                         break
         original(trainer)
@@ -129,7 +134,7 @@ def sweep_load(run_dir: Path, cases: Path) -> None:
     for k in range(1, 1000):
         case = cases / f"load-{k:03d}"
         shutil.copytree(run_dir, case)
-        if not in_child(lambda case=case, k=k: resume(case, k)):
+        if not in_child(partial(resume, case, k)):
             shutil.rmtree(case)
             break
 
@@ -171,6 +176,8 @@ def handle(request: dict[str, Any]) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
+    # The first optimiser imports for seconds. (A backward pass here would forbid it to the forks.)
+    Optimiser([("weight", torch.nn.Parameter(torch.zeros(1)))], OptimConfig())
     for line in sys.stdin:
         request = json.loads(line)
         read, write = os.pipe()
