@@ -11,7 +11,8 @@ from drama.agent import Agent
 from drama.config import Config
 from drama.envs import make_env
 from drama.errors import DramaError
+from drama.play import DreamEnv
 
 __version__ = "0.1.0"
 
-__all__ = ["Agent", "Config", "DramaError", "__version__", "make_env", "presets", "ssm"]
+__all__ = ["Agent", "Config", "DramaError", "DreamEnv", "__version__", "make_env", "presets", "ssm"]

@@ -330,9 +330,7 @@ class Agent:
         protocol: dict[str, Any] = {}
 
         def build(index: int) -> gym.Env[Any, Any]:
-            env = build_env(
-                self._source, self.config.env, seed + index, life_loss=False, again=True
-            )
+            env = self.new_env(seed + index)
             protocol["env"] = describe(env)
             return env
 
@@ -350,6 +348,19 @@ class Agent:
         return dataclasses.replace(result, protocol={**result.protocol, **protocol})
 
     # -- environments -------------------------------------------------------------------------
+
+    def new_env(self, seed: int | None = None, *, life_loss: bool = False) -> gym.Env[Any, Any]:
+        """Make a further environment like the agent's own.
+
+        Args:
+            seed: Seed of its first reset; the run's evaluation seed if None.
+            life_loss: Whether the loss of a life ends an episode.
+
+        Raises:
+            EnvError: The agent was made with an environment object that cannot be made again.
+        """
+        seed = self.config.evaluation.seed if seed is None else seed
+        return build_env(self._source, self.config.env, seed, life_loss=life_loss, again=True)
 
     def get_env(self) -> gym.Env[Any, Any]:
         """Return the training environment (Stable-Baselines3's name for it)."""

@@ -333,6 +333,11 @@ class Config:
             self.replay.capacity > longest,
             f"replay.capacity ({self.replay.capacity}) must exceed the longest window ({longest})",
         )
+        _require(
+            self.training.warmup_steps > longest,
+            f"training.warmup_steps ({self.training.warmup_steps}) must exceed the longest "
+            f"window ({longest}), or the first update has nothing to read",
+        )
 
     def to_json(self) -> str:
         """Return the whole tree as indented JSON."""
