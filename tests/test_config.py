@@ -253,7 +253,7 @@ def test_values_out_of_range_name_the_field(path: str, value: Any) -> None:
         ("behaviour__lambda_", 0.0),
         ("behaviour__unimix", 0.0),
         ("behaviour__context", 1),
-        ("training__warmup_steps", 0),
+        ("training__warmup_steps", 129),
         ("training__behaviour_ratio", 0.0),
         ("evaluation__episodes", 0),
     ],
@@ -270,6 +270,16 @@ def test_the_replay_must_hold_a_window(longest: dict[str, int]) -> None:
     assert "600" in message
     assert "capacity" in message
     Config.from_json(changed(replay__capacity=601, **longest))
+
+
+@pytest.mark.parametrize(
+    "longest", [{"world_model__batch_length": 600}, {"behaviour__context": 600}]
+)
+def test_the_warm_up_must_fill_a_window(longest: dict[str, int]) -> None:
+    message = mistake(changed(training__warmup_steps=600, **longest))
+    assert "600" in message
+    assert "warmup_steps" in message
+    Config.from_json(changed(training__warmup_steps=601, **longest))
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -22,8 +22,14 @@ from drama.errors import CheckpointError, ConfigError, EnvError, RunDirError
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.files import write_text
 from drama.presets import xs
+from drama.training import snapshot
 from drama.training.callbacks import CallbackLike, Callbacks
-from drama.training.checkpoint import Checkpoint, CheckpointDir, open_checkpoint
+from drama.training.checkpoint import (
+    Checkpoint,
+    CheckpointDir,
+    copy_checkpoint,
+    open_checkpoint,
+)
 from drama.training.device import pick_device
 from drama.training.progress import Progress
 from drama.training.rundir import RunLock, create_run_dir
@@ -85,6 +91,7 @@ class Agent:
         self._trainer: Trainer | None = None
         self._checkpoint: Checkpoint | None = None
         self._loaded_dir: Path | None = None
+        self._steps_before = 0  # those of an agent that was saved without what learning needs
 
     # -- learning -----------------------------------------------------------------------------
 
@@ -92,7 +99,7 @@ class Agent:
     def num_timesteps(self) -> int:
         """Environment steps learnt from so far."""
         if self._trainer is not None:
-            return self._trainer.step
+            return self._steps_before + self._trainer.step
         return self._checkpoint.step if self._checkpoint is not None else 0
 
     @property
@@ -137,47 +144,52 @@ class Agent:
             return callbacks.step() if event == "step" else True
 
         with contextlib.ExitStack() as stack:
-            trainer = self._prepare(Path(run_dir) if run_dir is not None else None, stack)
             if self.config.training.threads:
                 stack.callback(torch.set_num_threads, torch.get_num_threads())
                 torch.set_num_threads(self.config.training.threads)
-            target = trainer.step + total_timesteps
+            trainer, checkpoint = self._prepare(None if run_dir is None else Path(run_dir), stack)
+            target = (trainer.step if checkpoint is None else checkpoint.step) + total_timesteps
             stack.callback(trainer.close)
             told = [*listeners, call_back]
             if progress_bar:
                 told.append(stack.enter_context(Progress(trainer, target)))
             trainer.listeners = tuple(told)
             trainer.note(trainer.replay.describe())
-            self._load_trainer(trainer)
+            if checkpoint is not None:
+                trainer.load(checkpoint)
+            # Only now: a failure above leaves the agent as it was, to fail again alike.
+            self._trainer, self._checkpoint = trainer, None
             callbacks.start()
             trainer.run(target)
             callbacks.end()
         return self
 
-    def _prepare(self, run_dir: Path | None, stack: contextlib.ExitStack) -> Trainer:
-        """Return the trainer of this run, made on the first call, its directory locked."""
+    def _prepare(
+        self, run_dir: Path | None, stack: contextlib.ExitStack
+    ) -> tuple[Trainer, Checkpoint | None]:
+        """Return the trainer of this run and what it must load first, its directory locked."""
         current = self.run_dir
-        if run_dir is not None and current is not None and run_dir != current:
+        if run_dir is not None and current is not None and run_dir.resolve() != current.resolve():
             raise RunDirError(f"this agent's run is in {current}; it cannot move to {run_dir}")
         if run_dir is not None and current is None:
             if self._trainer is not None:
                 raise RunDirError("this run began in memory; use save() to write it to a directory")
             create_run_dir(run_dir)
             write_text(run_dir / "config.json", self.config.to_json())
-        if current is not None or run_dir is not None:
-            lock = RunLock(run_dir or current)  # type: ignore[arg-type]
+        directory = current if current is not None else run_dir
+        if directory is not None:
+            lock = RunLock(directory)
             lock.acquire()
             stack.callback(lock.release)
-        if self._trainer is None:
-            self._trainer = Trainer(
-                self.config, self.env, self.world_model, self.behaviour, run_dir=run_dir or current
-            )
-        return self._trainer
-
-    def _load_trainer(self, trainer: Trainer) -> None:
-        checkpoint, self._checkpoint = self._checkpoint, None
-        if checkpoint is not None and checkpoint.has("loop"):
-            trainer.load(checkpoint)
+        if self._trainer is not None:
+            return self._trainer, None
+        trainer = Trainer(
+            self.config, self.env, self.world_model, self.behaviour, run_dir=directory
+        )
+        checkpoint = self._checkpoint
+        if checkpoint is not None and not checkpoint.has("loop"):
+            self._steps_before, checkpoint = checkpoint.step, None
+        return trainer, checkpoint
 
     # -- saving -------------------------------------------------------------------------------
 
@@ -195,8 +207,13 @@ class Agent:
         path = Path(path)
         create_run_dir(path)
         write_text(path / "config.json", self.config.to_json())
-        trainer = self._trainer or Trainer(self.config, self.env, self.world_model, self.behaviour)
-        trainer.save_to(path, everything=replay and self._trainer is not None)
+        if self._trainer is not None:
+            self._trainer.save_to(path, everything=replay)
+        elif self._checkpoint is not None:
+            segments = self._loaded_dir / "replay" if replay and self._loaded_dir else None
+            copy_checkpoint(self._checkpoint, segments, path)
+        else:
+            snapshot.write_untrained(path, self.config, self.world_model, self.behaviour, self.env)
 
     @classmethod
     def load(
@@ -241,7 +258,9 @@ class Agent:
                     f"{checkpoint.path} does not fit its configuration: "
                     + " ".join(str(error).split())
                 ) from error
-        agent._checkpoint, agent._loaded_dir = checkpoint, run_dir
+        # Without what learning needs there is no run to go on with, only an agent that plays.
+        agent._checkpoint = checkpoint
+        agent._loaded_dir = run_dir if checkpoint.has("loop") else None
         return agent
 
     # -- playing ------------------------------------------------------------------------------
@@ -274,6 +293,8 @@ class Agent:
         if state is None:
             state, episode_start = self.player.init_state(count), np.ones(count, dtype=bool)
         start = np.zeros(count, bool) if episode_start is None else np.asarray(episode_start)
+        if start.size != count:
+            raise EnvError(f"episode_start has {start.size} entries for {count} observations")
         action, state = self.player.act(
             torch.from_numpy(obs).to(self.device),
             state,
@@ -367,11 +388,12 @@ class Agent:
         return self.env
 
 
-def find_checkpoint(path: Path) -> tuple[Checkpoint, Path]:
-    """Return the checkpoint that ``path`` means, and its run directory.
+def find_checkpoint(path: Path) -> tuple[Checkpoint, Path | None]:
+    """Return the checkpoint that ``path`` means, and the run directory it belongs to.
 
     Args:
-        path: A run directory (its last checkpoint is meant) or a checkpoint directory.
+        path: A run directory (its last checkpoint is meant) or a checkpoint directory, which
+            may have been taken out of its run.
 
     Raises:
         CheckpointError: There is none.
@@ -379,7 +401,8 @@ def find_checkpoint(path: Path) -> tuple[Checkpoint, Path]:
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a directory")
     if (path / "manifest.json").is_file():
-        return open_checkpoint(path), path.parent.parent
+        folder = path.resolve().parent
+        return open_checkpoint(path), folder.parent if folder.name == "checkpoints" else None
     return CheckpointDir(path).last(), path
 
 

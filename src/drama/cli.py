@@ -163,6 +163,10 @@ def _tyro_message(text: str) -> str:
 
 def _resume(path: Path, args: list[str], env_id: str | None) -> int:
     checkpoint, run_dir = find_checkpoint(path)
+    if run_dir is None or not checkpoint.has("loop"):
+        raise ConfigError(
+            f"{path} holds what plays but not the run it came from: nothing to resume"
+        )
     saved = Config.from_json(checkpoint.text("config.json"))
     asked = _parse_config(saved, args, env_id)
     taken, refused = _compare(saved, asked)
@@ -279,11 +283,12 @@ def evaluate(args: list[str]) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    _, run_dir = find_checkpoint(Path(options.run))
     agent = Agent.load(options.run, device=options.device)
     modes = ("greedy", "sampled") if options.mode == "both" else (options.mode,)
     _evaluate_and_report(
         agent,
-        agent.run_dir,
+        run_dir,
         modes,
         as_json=options.json,
         episodes=options.episodes,

@@ -163,7 +163,7 @@ def test_latents_are_drawn_from_the_prior(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world, policy = tiny_world(), tiny_policy()
-    many = Batch(*(t.expand(4000, *t.shape[1:]) for t in frames(1)))
+    many = Batch(*(None if t is None else t.expand(4000, *t.shape[1:]) for t in frames(1)))
     # A certain posterior: every row has the same past.
     sure = torch.nn.functional.one_hot(torch.tensor([0, 3, 1]), 4).float().log()
     monkeypatch.setattr(world, "posterior", lambda obs: sure.expand(*obs.shape[:2], 3, 4))

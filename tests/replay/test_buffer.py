@@ -43,11 +43,13 @@ def test_rows_come_back_as_they_went_in(
     assert batch.action.tolist() == [[0, 1, 2, 0]]
     assert batch.reward.tolist() == [[0, 1, 2, 3]]
     assert batch.is_first.tolist() == [[True, False, False, False]]
+    assert batch.slot is not None
+    assert batch.slot.tolist() == [[0, 1, 2, 3]]
     # Three separate marks: none stands in for another.
     assert batch.terminated.tolist() == [[False, True, False, False]]
     assert batch.truncated.tolist() == [[False, False, True, False]]
     assert batch.is_last.tolist() == [[False, False, False, True]]
-    kinds = [torch.uint8, torch.bool, torch.int64, torch.float32, *[torch.bool] * 3]
+    kinds = [torch.uint8, torch.bool, torch.int64, torch.float32, *[torch.bool] * 3, torch.int64]
     assert [t.dtype for t in batch] == kinds
 
 

@@ -91,6 +91,12 @@ class Unseeded(Walk):
         return own.uniform(-1, 1, 3).astype(np.float32)
 
 
+class Endless(Walk):
+    """Its episodes outlast every test."""
+
+    length = 10**9
+
+
 class ThreeActions(Walk):
     """Like `Walk` with one action more."""
 
@@ -114,6 +120,7 @@ KINDS = (
     CrashingReset,
     NanFirstObs,
     Unseeded,
+    Endless,
     ThreeActions,
     FourNumbers,
 )

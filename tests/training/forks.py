@@ -19,6 +19,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from tests.training.runs import tiny
 
 from drama import Agent
 from drama.config import OptimConfig
@@ -27,7 +28,6 @@ from drama.training.metrics import JsonLines
 from drama.training.optim import Optimiser
 from drama.training.stream import EnvStream
 from drama.training.trainer import Trainer
-from tests.training.runs import tiny
 
 PLACES: dict[str, tuple[type, str]] = {
     "collect": (Trainer, "collect"),

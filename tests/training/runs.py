@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from drama import presets
+from drama import Agent, presets
 from drama.agent import find_checkpoint
 from drama.config import Config, from_dict
-from drama.training.trainer import Trainer
+from drama.files import read_tensors
 
 STEPS = 60
 """Steps of an ordinary test run: 24 of warm-up, then 18 updates of each kind."""
@@ -102,8 +102,6 @@ def snapshot(run_dir: Path) -> dict[str, Any]:
         found |= {f"{file}/{name}": t for name, t in checkpoint.tensors(file).items()}
     pieces = []
     for segment in checkpoint.segments:
-        from drama.files import read_tensors
-
         pieces.append(read_tensors(run_dir / "replay" / segment["file"]))
     held = found["loop/trained"].shape[0]
     for name in pieces[0] if pieces else ():
@@ -150,19 +148,22 @@ def contents(directory: Path) -> dict[str, bytes | None]:
     }
 
 
-def trainer_state(trainer: Trainer) -> dict[str, Any]:
-    """A frozen copy of everything a trainer carries, its ring and environment position too."""
-    tensors, state = trainer.state()
-    frozen: dict[str, Any] = {
-        f"{file}/{name}": t.detach().clone()
-        for file, group in tensors.items()
-        for name, t in group.items()
-    }
-    frozen |= {f"ring/{name}": t.clone() for name, t in trainer.replay.rows.items()}
-    frozen["state"] = json.loads(json.dumps(state))
-    frozen["training"] = (trainer.world_model.training, trainer.behaviour.training)
-    frozen["numpy"] = repr(trainer.stream.env.unwrapped.np_random.bit_generator.state)
-    return frozen
+def everything(agent: Agent, path: Path) -> dict[str, Any]:
+    """All that an agent carries, through its own `save`, and what `save` leaves out."""
+    agent.save(path)
+    found = snapshot(path) if (path / "replay").is_dir() else dict(_model(path))
+    env = agent.get_env()
+    found["env"] = repr(env.unwrapped.np_random.bit_generator.state)
+    found["drawn by predict"] = agent._generator.get_state()
+    for name in ("world_model", "behaviour"):
+        found[f"{name} modes"] = [m.training for m in getattr(agent, name).modules()]
+        grads = [p.grad for p in getattr(agent, name).parameters()]
+        found |= {f"{name} gradient {i}": g.clone() for i, g in enumerate(grads) if g is not None}
+    return found
+
+
+def _model(path: Path) -> dict[str, Any]:
+    return dict(find_checkpoint(path)[0].tensors("model"))
 
 
 def global_random_state() -> tuple[Any, ...]:

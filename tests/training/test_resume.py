@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.training.conftest import Forks
+from tests.training.faulty_envs import Endless, Walk, env_id
+from tests.training.runs import STEPS, assert_same_run, differences, json_rows, snapshot
 
 from drama.training.checkpoint import CheckpointDir
-from tests.training.conftest import Forks
-from tests.training.faulty_envs import Walk, env_id
-from tests.training.runs import STEPS, assert_same_run, differences, json_rows, snapshot
 
 pytestmark = pytest.mark.faults
 
+ODD = {"training.log_every": 15}
+"""So that a checkpoint falls between two rows of the log, with means half made."""
 ATARI = {
+    **ODD,
     "world_model.filters": (4, 4, 4),
     "env.noop_max": 3,
     "replay.capacity": 400,
@@ -26,6 +29,7 @@ ATARI = {
     "training.behaviour_ratio": 0.25,
 }
 SMALL_RING = {
+    **ODD,
     "replay.capacity": 24,
     "training.warmup_steps": 16,
     "training.checkpoint_every": 16,
@@ -39,7 +43,10 @@ SMALL_RING = {
 def whole(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run."""
     path = tmp_path_factory.mktemp("whole") / "run"
-    assert forks("train", path, env="drama/Catch-v0", steps=STEPS) == {"killed": False, "error": ""}
+    assert forks("train", path, env="drama/Catch-v0", config=ODD, steps=STEPS) == {
+        "killed": False,
+        "error": "",
+    }
     return path
 
 
@@ -48,7 +55,7 @@ def test_a_run_leaves_something_to_compare(whole: Path, forks: Forks, tmp_path: 
     assert found["step"] == STEPS
     assert found["state"]["optimisers"]["world_model"]["updates"] == 18
     assert found["state"]["optimisers"]["behaviour"]["updates"] == 18
-    assert [row["step"] for row in found["metrics"]] == [10, 20, 30, 40, 50, 60]
+    assert [row["step"] for row in found["metrics"]] == [15, 30, 45, 60]
     assert len(found["episodes"]) == found["state"]["episodes"] > 3
     moments = [k for k in found if k.startswith("optimiser/") and found[k].abs().sum() > 0]
     assert len(moments) > 20
@@ -56,7 +63,7 @@ def test_a_run_leaves_something_to_compare(whole: Path, forks: Forks, tmp_path: 
     assert found["loop/trained"].sum() == 18 * 4
     assert found["loop/dreamt"].sum() == 18 * 8
     # The comparison sees one step more, and another seed.
-    forks("train", tmp_path / "other", env="drama/Catch-v0", steps=STEPS, seed=1)
+    forks("train", tmp_path / "other", env="drama/Catch-v0", config=ODD, steps=STEPS, seed=1)
     changed = differences(found, snapshot(tmp_path / "other"))
     assert {"metrics", "replay/obs", "state", "loop/generator.learning"} <= set(changed)
 
@@ -70,19 +77,21 @@ def _random_places(count: int) -> list[tuple[str, int, bool]]:
         "world model": (1, 18),
         "optimiser": (1, 36),
         "behaviour": (1, 18),
-        "flush": (3, 6),
-        "log": (6, 10),
+        "flush": (2, 4),
+        "log": (5, 11),
     }
     places = list(calls) * (count // len(calls) + 1)
     return [(p, draw.randint(*calls[p]), draw.random() < 0.5) for p in places[:count]]
 
 
-@pytest.mark.parametrize("kill", _random_places(8), ids=lambda k: f"{k[0]}-{k[1]}".replace(" ", "_"))
+@pytest.mark.parametrize(
+    "kill", _random_places(8), ids=lambda k: f"{k[0]}-{k[1]}".replace(" ", "_")
+)
 def test_killed_somewhere_in_the_loop(
     kill: tuple[str, int, bool], whole: Path, forks: Forks, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    assert forks("train", run, env="drama/Catch-v0", steps=STEPS, kill=kill)["killed"]
+    assert forks("train", run, env="drama/Catch-v0", config=ODD, steps=STEPS, kill=kill)["killed"]
     assert CheckpointDir(run).last().step in (20, 40)
     assert forks("resume", run, until=STEPS) == {"killed": False, "error": ""}
     assert_same_run(run, whole)
@@ -90,7 +99,9 @@ def test_killed_somewhere_in_the_loop(
 
 def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert forks("train", run, env="drama/Catch-v0", steps=STEPS, kill=("env", 33, False))["killed"]
+    assert forks(
+        "train", run, env="drama/Catch-v0", config=ODD, steps=STEPS, kill=("env", 33, False)
+    )["killed"]
     # The first steps of a resumed process lead back to where the game stood.
     for kill in (("env", 5, True), ("optimiser", 3, False), ("env", 20 + 25, True)):
         assert forks("resume", run, until=STEPS, kill=kill)["killed"]
@@ -102,6 +113,8 @@ def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("env", "config", "kill"),
     [
+        # One episode from the warm-up to the end: what the agent remembers is carried over.
+        (env_id(Endless), ODD, ("collect", 49, True)),
         ("CartPole-v1", {}, ("collect", 55, False)),
         ("drama/Recall-v0", {"behaviour.policy_latent": "posterior"}, ("optimiser", 25, True)),
         ("ALE/Pong-v5", ATARI, ("collect", 47, True)),
@@ -119,7 +132,7 @@ def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> No
         ("CartPole-v1", {"world_model.dynamics.name": "gru"}, ("optimiser", 21, True)),
         ("CartPole-v1", {"replay.sampler": "dfs-learnt"}, ("optimiser", 21, True)),
     ],
-    ids=["cartpole", "recall", "pong", "breakout", "transformer", "gru", "dfs-learnt"],
+    ids=["endless", "cartpole", "recall", "pong", "breakout", "transformer", "gru", "dfs-learnt"],
 )
 def test_other_environments_and_parts(
     env: str, config: dict[str, Any], kill: tuple[str, int, bool], forks: Forks, tmp_path: Path
@@ -158,7 +171,8 @@ def test_a_checkpoint_survives_a_kill_at_each_of_its_disk_operations(
 ) -> None:
     whole, cases = sweep
     found = sorted(cases.glob("before-*")) + sorted(cases.glob("torn-*"))
-    assert len(found) > 60
+    assert len(list(cases.glob("before-*"))) > 30
+    assert len(list(cases.glob("torn-*"))) > 5
     steps = []
     for case in found:
         steps.append(CheckpointDir(case).last().step)
@@ -195,7 +209,7 @@ def test_going_back_to_an_older_checkpoint_survives_a_kill(
     whole: Path, forks: Forks, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    assert forks("train", run, env="drama/Catch-v0", steps=STEPS)["error"] == ""
+    assert forks("train", run, env="drama/Catch-v0", config=ODD, steps=STEPS)["error"] == ""
     older = run / "checkpoints" / "000000040"
     # Killed after it went back and before it saved anything new.
     answer = forks("resume", older, until=STEPS, kill=("collect", 5, True))
@@ -208,7 +222,7 @@ def test_an_older_checkpoint_leads_to_the_same_end(
     whole: Path, forks: Forks, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    assert forks("train", run, env="drama/Catch-v0", steps=STEPS)["error"] == ""
+    assert forks("train", run, env="drama/Catch-v0", config=ODD, steps=STEPS)["error"] == ""
     assert forks("resume", run / "checkpoints" / "000000040", until=STEPS)["error"] == ""
     assert_same_run(run, whole)
 
@@ -216,11 +230,11 @@ def test_an_older_checkpoint_leads_to_the_same_end(
 def test_logs_of_the_lost_steps_are_cut_off(forks: Forks, tmp_path: Path) -> None:
     run = tmp_path / "run"
     kill = ("collect", 39, True)
-    assert forks("train", run, env="drama/Catch-v0", steps=STEPS, kill=kill)["killed"]
+    assert forks("train", run, env="drama/Catch-v0", config=ODD, steps=STEPS, kill=kill)["killed"]
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 39, "torn')
     assert forks("resume", run, until=STEPS)["error"] == ""
-    assert [row["step"] for row in json_rows(run / "metrics.jsonl")] == [10, 20, 30, 40, 50, 60]
+    assert [row["step"] for row in json_rows(run / "metrics.jsonl")] == [15, 30, 45, 60]
     steps = [row["step"] for row in json_rows(run / "episodes.jsonl")]
     assert steps == sorted(set(steps))
 
@@ -228,7 +242,7 @@ def test_logs_of_the_lost_steps_are_cut_off(forks: Forks, tmp_path: Path) -> Non
 def test_a_run_killed_before_its_first_checkpoint_says_so(forks: Forks, tmp_path: Path) -> None:
     run = tmp_path / "run"
     kill = ("collect", 15, True)
-    assert forks("train", run, env="drama/Catch-v0", steps=STEPS, kill=kill)["killed"]
+    assert forks("train", run, env="drama/Catch-v0", config=ODD, steps=STEPS, kill=kill)["killed"]
     answer = forks("resume", run, until=STEPS)
     assert answer["error"].startswith("CheckpointError: ")
     assert "no checkpoint" in answer["error"]

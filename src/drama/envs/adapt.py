@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -41,6 +42,8 @@ class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self.action_space = action.space
         self.seed = seed
         self.protocol = protocol or {}
+        self.remake: Callable[[int | None], gym.Env[Any, Any]] | None = None
+        """Makes a further one with another seed and, for Atari, whole games; None if unknown."""
         self._first_seed = seed
 
     def reset(

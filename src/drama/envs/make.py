@@ -104,7 +104,23 @@ def make_env(
         reason = f"{type(error).__name__}: {error}"
         raise EnvError(f"{env_id} could not be made{given}: {_one_line(reason)}") from error
     protocol["env_kwargs"] = dict(env_kwargs or {})
-    return adapt(env, image_size=image_size, max_episode_steps=limit, seed=seed, protocol=protocol)
+    adapted = adapt(
+        env, image_size=image_size, max_episode_steps=limit, seed=seed, protocol=protocol
+    )
+    if isinstance(adapted, AdaptedEnv):
+        adapted.remake = lambda seed: make_env(
+            env_id,
+            seed,
+            image_size=image_size,
+            max_episode_steps=max_episode_steps,
+            life_loss=False,
+            noop_max=noop_max,
+            frame_skip=frame_skip,
+            sticky_actions=sticky_actions,
+            full_action_space=full_action_space,
+            env_kwargs=env_kwargs,
+        )
+    return adapted
 
 
 def default_image_size(env: gym.Env[Any, Any]) -> int | None:

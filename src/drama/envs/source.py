@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import gymnasium as gym
 
 from drama.config import EnvConfig
-from drama.envs.adapt import adapt
+from drama.envs.adapt import AdaptedEnv, adapt
 from drama.envs.make import default_image_size, make_env
 from drama.errors import EnvError
 
@@ -54,15 +54,24 @@ def build_env(
         )
     env = source if isinstance(source, gym.Env) else source()
     if again and env is source:
-        env = _again(env)
+        env = _again(env, seed)
     size = config.image_size if config.image_size is not None else default_image_size(env)
     return adapt(env, image_size=size, max_episode_steps=config.max_episode_steps, seed=seed)
 
 
-def _again(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    if env.spec is None:
+def _again(env: gym.Env[Any, Any], seed: int) -> gym.Env[Any, Any]:
+    """Make another environment like ``env``: our own know how, others by their specification."""
+    layer = env
+    while isinstance(layer, gym.Wrapper):
+        if isinstance(layer, AdaptedEnv) and layer.remake is not None:
+            return layer.remake(seed)
+        layer = layer.env
+    try:
+        if env.spec is None:
+            raise ValueError("it has no specification")
+        return gym.make(env.spec)
+    except Exception as error:
         raise EnvError(
-            f"{source_name(env)} was given as an object, which cannot be made again for "
-            "evaluation; give Agent a function that returns a new environment"
-        )
-    return gym.make(env.spec)
+            f"{source_name(env)} was given as an object, which cannot be made again ({error}); "
+            "give Agent a function that returns a new environment"
+        ) from error

@@ -109,11 +109,15 @@ def evaluate(
         raise ConfigError(f"episodes and environments must be at least 1: {episodes}, {num_envs}")
     num_envs = min(num_envs, episodes)
     shares = [episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)]
-    envs = [make_env(i) for i in range(num_envs)]
+    envs: list[gym.Env[Any, Any]] = []
     was_training = player.world_model.training
     generator = torch.Generator(device).manual_seed(seed)
-    results: list[list[EpisodeResult]] = [[] for _ in envs]
+    results: list[list[EpisodeResult]] = [[] for _ in range(num_envs)]
+    optimum: float | None = None
     try:
+        for i in range(num_envs):
+            envs.append(make_env(i))
+        optimum = getattr(envs[0].unwrapped, "optimum", None)
         obs = [env.reset(seed=seed + i)[0] for i, env in enumerate(envs)]
         state = player.init_state(num_envs)
         is_first = torch.ones(num_envs, dtype=torch.bool, device=device)
@@ -141,7 +145,6 @@ def evaluate(
                     obs[i], _ = envs[i].reset()
             is_first = torch.tensor(ended, device=device)
     finally:
-        optimum = getattr(envs[0].unwrapped, "optimum", None)
         for env in envs:
             env.close()
         player.world_model.train(was_training)

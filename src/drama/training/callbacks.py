@@ -66,7 +66,7 @@ class Callbacks:
             part.on_step() if hasattr(part, "on_step") else part({"self": self._agent}, {})
             for part in self._parts
         ]
-        return all(answer is not False for answer in answers)
+        return all(answer is None or bool(answer) for answer in answers)
 
     def end(self) -> None:
         """Training has ended."""

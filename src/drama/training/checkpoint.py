@@ -22,6 +22,9 @@ move on, and only then are older checkpoints and their replay segments deleted.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -122,7 +125,7 @@ def write_checkpoint(
         "replay": segments,
         "logs": dict(logs),
     }
-    write_json(aside / "manifest.json", manifest)
+    write_json(aside / "manifest.json", {**manifest, "digest": _digest(manifest)})
     sync(aside)
     # A complete directory of this name can be there: a run killed before `last` moved on.
     shutil.rmtree(path, ignore_errors=True)
@@ -141,11 +144,49 @@ def open_checkpoint(path: Path) -> Checkpoint:
     manifest = read_json(path / "manifest.json")
     if not isinstance(manifest, dict) or not {"format", "step", "files"} <= manifest.keys():
         raise CheckpointError(f"{path / 'manifest.json'} is damaged: it lacks its fields")
+    digest = manifest.pop("digest", None)
     if manifest["format"] != FORMAT:
         raise CheckpointError(
             f"{path} has format {manifest['format']}; this version reads format {FORMAT}"
         )
+    if digest != _digest(manifest):
+        raise CheckpointError(f"{path / 'manifest.json'} is damaged (its digest differs)")
     return Checkpoint(path, manifest)
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's content: it vouches for all other files, so something must for it."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def copy_checkpoint(checkpoint: Checkpoint, replay: Path | None, run_dir: Path) -> None:
+    """Write ``checkpoint`` into another run directory, verified on the way.
+
+    Args:
+        checkpoint: What to copy.
+        replay: Directory of its replay segments; None leaves out what only learning needs.
+        run_dir: An empty run directory.
+    """
+    everything = replay is not None
+    segments = checkpoint.segments if everything else []
+    for segment in segments:
+        assert replay is not None
+        target = run_dir / "replay" / segment["file"]
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(replay / segment["file"], target)
+        sync(target)
+    names = ("model", "optimiser", "loop") if everything else ("model",)
+    checkpoints = CheckpointDir(run_dir)
+    write_checkpoint(
+        checkpoints.at(checkpoint.step),
+        step=checkpoint.step,
+        config=checkpoint.text("config.json"),
+        state=checkpoint.json("state"),
+        tensors={name: checkpoint.tensors(name) for name in names if checkpoint.has(name)},
+        segments=segments,
+        logs={"metrics": 0, "episodes": 0},
+    )
+    checkpoints.publish(checkpoint.step)
 
 
 class CheckpointDir:
@@ -184,7 +225,13 @@ class CheckpointDir:
                 f"{self.path.parent} holds no checkpoint: no run was started there, or it ended "
                 "before its first one"
             )
-        return open_checkpoint(self.path / pointer.read_text(encoding="utf-8").strip())
+        try:
+            name = pointer.read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{pointer} is damaged: it does not name a checkpoint") from error
+        if not name.isdigit():
+            raise CheckpointError(f"{pointer} is damaged: it does not name a checkpoint")
+        return open_checkpoint(self.path / name)
 
     def publish(self, step: int) -> None:
         """Let ``last`` name the checkpoint at ``step``."""
@@ -204,4 +251,9 @@ class CheckpointDir:
         for path in self.all():
             if path not in kept:
                 shutil.rmtree(path)
-        return {s["file"] for p in kept for s in open_checkpoint(p).segments}
+        needed = set()
+        for path in kept:
+            # An older one that is damaged is left for its owner to look at, but keeps nothing.
+            with contextlib.suppress(CheckpointError):
+                needed |= {segment["file"] for segment in open_checkpoint(path).segments}
+        return needed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from pathlib import Path
@@ -27,12 +26,16 @@ def create_run_dir(path: Path) -> None:
     Raises:
         RunDirError: It exists and is not empty, or cannot be made.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        resumable = (path / "checkpoints" / "last").is_file()
-        hint = f"continue it with: drama train --resume {path}" if resumable else "choose another"
-        raise RunDirError(f"run directory {path} exists already; {hint}")
     try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            resumable = (path / "checkpoints" / "last").is_file()
+            hint = f"continue it with: drama train --resume {path}"
+            raise RunDirError(
+                f"run directory {path} exists already; {hint if resumable else 'choose another'}"
+            )
         path.mkdir(parents=True, exist_ok=True)
+    except RunDirError:
+        raise
     except OSError as error:
         raise RunDirError(f"cannot make run directory {path}: {error.strerror}") from error
 
@@ -72,7 +75,7 @@ class RunLock:
     def release(self) -> None:
         """Give the lock back."""
         if self._file is not None:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+            # The file stays: were it removed, a process that had just opened it would lock a
+            # file that nobody else can find any more.
             self._file.close()
             self._file = None

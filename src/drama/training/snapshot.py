@@ -8,13 +8,19 @@ state, the actions taken so far, replay counters).
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
 
+from drama.behaviour import ActorCritic
+from drama.config import Config
 from drama.dynamics import map_state
+from drama.training.checkpoint import CheckpointDir, write_checkpoint
+from drama.world_model import WorldModel
 
 if TYPE_CHECKING:
     from drama.training.trainer import Trainer
@@ -49,13 +55,39 @@ def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
         "meter": trainer.meter.state(),
         "optimisers": scalars,
     }
-    return {"model": model_tensors(trainer), "optimiser": optimiser, "loop": loop}, state
+    model = model_tensors(trainer.world_model, trainer.behaviour)
+    return {"model": model, "optimiser": optimiser, "loop": loop}, state
 
 
-def model_tensors(trainer: Trainer) -> dict[str, Tensor]:
+def model_tensors(world_model: WorldModel, behaviour: ActorCritic) -> dict[str, Tensor]:
     """Weights and buffers of world model and behaviour under prefixed names."""
-    parts = (("world_model", trainer.world_model), ("behaviour", trainer.behaviour))
+    parts = (("world_model", world_model), ("behaviour", behaviour))
     return {f"{name}.{key}": t for name, part in parts for key, t in part.state_dict().items()}
+
+
+def write_untrained(
+    run_dir: Path,
+    config: Config,
+    world_model: WorldModel,
+    behaviour: ActorCritic,
+    env: gym.Env[Any, Any],
+) -> None:
+    """Write a checkpoint of an agent that has not learnt yet: its weights alone."""
+    checkpoints = CheckpointDir(run_dir)
+    write_checkpoint(
+        checkpoints.at(0),
+        step=0,
+        config=config.to_json(),
+        state={
+            "step": 0,
+            "num_actions": world_model.num_actions,
+            "obs_shape": list(env.observation_space.shape or ()),
+        },
+        tensors={"model": model_tensors(world_model, behaviour)},
+        segments=[],
+        logs={"metrics": 0, "episodes": 0},
+    )
+    checkpoints.publish(0)
 
 
 def restore(

@@ -291,7 +291,7 @@ class Trainer:
     def _tell(self, event: Event, payload: Any) -> bool:
         # Every listener hears every event, also after one has asked to stop.
         answers = [listener(event, payload) for listener in self.listeners]
-        return all(answer is not False for answer in answers)
+        return all(answer is None or bool(answer) for answer in answers)
 
     # -- saving and resuming ------------------------------------------------------------------
 

@@ -46,7 +46,8 @@ class TwoHot(nn.Module):
         )
         lower = position.floor().clamp(0, last - 1)
         upper_weight = position - lower  # in [0, 1]
-        index = lower.long().unsqueeze(-1)
+        # A NaN target must come out as a NaN loss, which training reports by name, not as an index.
+        index = lower.nan_to_num(0.0).long().unsqueeze(-1)
         log_lower = log_probs.gather(-1, index).squeeze(-1)
         log_upper = log_probs.gather(-1, index + 1).squeeze(-1)
         return -((1.0 - upper_weight) * log_lower + upper_weight * log_upper)

@@ -1,0 +1,271 @@
+"""Evaluation: whole episodes, shared out evenly, and nothing of the agent moves."""
+
+from __future__ import annotations
+
+import json
+import types
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from tests.training.faulty_envs import Crash, Walk, env_id
+from tests.training.runs import differences, everything, global_random_state, tiny
+
+from drama import Agent
+from drama.envs import adapt
+from drama.errors import ConfigError, EnvError
+from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
+
+
+class Timed(Walk):
+    """Episodes of ``length`` steps, reward 1 each; keeps what was asked of it."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self.seeds: list[int | None] = []
+        self.closed = False
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.seeds.append(seed)
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, _, terminated, truncated, info = super().step(action)
+        return obs, 1.0, terminated, truncated, info
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Recorder:
+    """Acts at random; keeps which rows it was told to start afresh."""
+
+    policy_latent = "prior"
+
+    def __init__(self) -> None:
+        self.world_model = types.SimpleNamespace(training=False, train=lambda mode: None)
+        self.starts: list[list[bool]] = []
+        self.greedy: set[bool] = set()
+
+    def init_state(self, batch_size: int) -> None:
+        return None
+
+    def act(
+        self,
+        obs: torch.Tensor,
+        state: None,
+        is_first: torch.Tensor,
+        generator: torch.Generator,
+        *,
+        greedy: bool,
+    ) -> tuple[torch.Tensor, None]:
+        assert obs.shape == (len(is_first), 3)
+        self.starts.append(is_first.tolist())
+        self.greedy.add(greedy)
+        return torch.randint(2, (len(is_first),), generator=generator), None
+
+
+def play(lengths: list[int], episodes: int, **options: Any) -> tuple[Any, list[Timed], Recorder]:
+    envs = [Timed(n) for n in lengths]
+    player = Recorder()
+    result = evaluate(
+        player,  # type: ignore[arg-type]
+        lambda i: adapt(envs[i]),
+        **{
+            "episodes": episodes,
+            "num_envs": len(lengths),
+            "seed": 50,
+            "greedy": True,
+            "protocol": {"env": {"id": "tests/Timed-v0"}},
+            "device": torch.device("cpu"),
+            **options,
+        },
+    )
+    return result, envs, player
+
+
+def test_every_environment_plays_its_share_to_the_end_however_slow() -> None:
+    # Whoever took the first 10 episodes to finish would see almost only those of length 1.
+    result, envs, player = play([1, 10, 100, 3], 10)
+    assert [e.env for e in result.episodes] == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3]
+    assert [e.length for e in result.episodes] == [1] * 3 + [10] * 3 + [100] * 2 + [3] * 2
+    assert [e.ret for e in result.episodes] == [e.length for e in result.episodes]
+    assert result.mean == pytest.approx((3 + 30 + 200 + 6) / 10)
+    assert [env.total for env in envs] == [3, 30, 200, 6]  # not a step beyond its share
+    assert len(player.starts) == 200
+
+
+def test_rows_start_afresh_exactly_after_their_resets() -> None:
+    _, _, player = play([2, 3], 4)
+    first, second = zip(*player.starts, strict=True)
+    assert first[:4] == (True, False, True, False)
+    assert second == (True, False, False, True, False, False)
+
+
+def test_seeds_count_up_and_are_used_once() -> None:
+    _, envs, _ = play([2, 3], 5)
+    assert [env.seeds for env in envs] == [[50, None, None], [51, None]]
+
+
+def test_no_more_environments_than_episodes() -> None:
+    result, envs, player = play([4, 4, 4, 4, 4], 2)
+    assert [e.env for e in result.episodes] == [0, 1]
+    assert [env.total for env in envs] == [4, 4, 0, 0, 0]
+    assert result.protocol["num_envs"] == 2
+    assert player.starts[0] == [True, True]
+
+
+@pytest.mark.parametrize("options", [{"episodes": 0}, {"num_envs": 0}, {"episodes": -3}])
+def test_nothing_to_play_is_refused(options: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        play([1], **{"episodes": 1, **options})
+
+
+def test_environments_are_closed_even_if_one_breaks() -> None:
+    _, envs, _ = play([1, 2], 2)
+    assert all(env.closed for env in envs)
+    broken = Crash()
+    broken.length = 1000
+    fine = Timed(1000)
+    made: list[gym.Env[Any, Any]] = [fine, broken]
+    with pytest.raises(ZeroDivisionError):
+        evaluate(
+            Recorder(),  # type: ignore[arg-type]
+            lambda i: adapt(made[i]),
+            episodes=2,
+            num_envs=2,
+            seed=0,
+            greedy=True,
+            protocol={},
+            device=torch.device("cpu"),
+        )
+    assert fine.closed
+
+
+def test_environments_made_are_closed_if_the_next_cannot_be() -> None:
+    first = Timed(1)
+
+    def make(index: int) -> gym.Env[Any, Any]:
+        if index == 0:
+            return adapt(first)
+        raise EnvError("no more")
+
+    with pytest.raises(EnvError, match="no more"):
+        evaluate(
+            Recorder(),  # type: ignore[arg-type]
+            make,
+            episodes=2,
+            num_envs=2,
+            seed=0,
+            greedy=True,
+            protocol={},
+            device=torch.device("cpu"),
+        )
+    assert first.closed
+
+
+@pytest.mark.parametrize("env", [env_id(Walk), "drama/Catch-v0"])
+@pytest.mark.parametrize("greedy", [True, False])
+def test_nothing_of_a_learning_agent_changes(env: str, greedy: bool, tmp_path: Path) -> None:
+    agent = Agent(env, tiny()).learn(31)
+    before = everything(agent, tmp_path / "before")
+    around = global_random_state()
+    agent.evaluate(5, greedy=greedy)
+    after = everything(agent, tmp_path / "after")
+    assert len(before) > 100
+    assert not differences(before, after)
+    assert global_random_state() == around
+    # And what it learns afterwards is what it would have learnt.
+    twin = Agent(env, tiny()).learn(31)
+    for a in (agent, twin):
+        a.learn(9)
+    pair = [everything(a, tmp_path / name) for a, name in ((agent, "a"), (twin, "b"))]
+    assert not differences(*pair)
+
+
+def test_evaluating_from_a_callback_changes_nothing(tmp_path: Path) -> None:
+    def callback(held: dict[str, Any], _: dict[str, Any]) -> None:
+        if held["self"].num_timesteps in (10, 33):
+            held["self"].evaluate(2, greedy=False)
+
+    ends = []
+    for name, call in (("with", callback), ("without", None)):
+        agent = Agent(env_id(Walk), tiny()).learn(40, call)
+        ends.append(everything(agent, tmp_path / name))
+    assert not differences(*ends)
+
+
+def test_greedy_repeats_itself_and_drawn_follows_its_seed() -> None:
+    agent = Agent("drama/Catch-v0", tiny()).learn(34)
+    assert agent.evaluate(6).to_dict() == agent.evaluate(6).to_dict()
+    drawn = [agent.evaluate(40, greedy=False, seed=s).to_dict()["episodes"] for s in (1, 1, 2)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+
+
+def test_statistics_by_hand() -> None:
+    episodes = tuple(EpisodeResult(0, r, 1) for r in (1.0, 2.0, 6.0))
+    result = EvaluationResult("greedy", episodes, {"env": {"id": "CartPole-v1"}})
+    assert result.mean == 3.0
+    assert result.std == pytest.approx(np.sqrt((4 + 1 + 9) / 2))
+    assert result.normalised is None
+    tree = result.to_dict()
+    assert (tree["min"], tree["max"]) == (1.0, 6.0)
+    single = EvaluationResult("greedy", episodes[:1], {"env": {"id": "CartPole-v1"}})
+    assert single.std == 0.0
+
+
+@pytest.mark.parametrize(("score", "normalised"), [(-21, 0.0), (15, 1.0), (-3, 0.5)])
+def test_human_normalised_scores_of_pong(score: float, normalised: float) -> None:
+    result = EvaluationResult(
+        "greedy", (EpisodeResult(0, score, 1),), {"env": {"id": "ALE/Pong-v5"}}
+    )
+    assert result.normalised == pytest.approx(normalised)
+
+
+def test_everything_that_matters_is_written_down() -> None:
+    agent = Agent("drama/Catch-v0", tiny(), seed=5).learn(26)
+    told: list[EpisodeResult] = []
+    tree = agent.evaluate(5, num_envs=2, seed=77, progress=told.append).to_dict()
+    assert json.loads(json.dumps(tree, allow_nan=False)) == tree
+    assert tree["mode"] == "greedy"
+    assert tree["optimum"] == 1.0
+    assert tree["normalised"] is None
+    protocol = tree["protocol"]
+    assert protocol["train_steps"] == 26
+    assert protocol["train_seed"] == 5
+    assert protocol["seed"] == 77
+    assert (protocol["episodes"], protocol["num_envs"]) == (5, 2)
+    assert protocol["policy_latent"] == "prior"
+    assert protocol["env"]["id"] == "drama/Catch-v0"
+    assert [e["env"] for e in tree["episodes"]] == [0, 0, 0, 1, 1]
+    assert tree["mean"] == pytest.approx(np.mean([e["return"] for e in tree["episodes"]]))
+    assert sorted((e.env, e.ret) for e in told) == sorted(
+        (e["env"], e["return"]) for e in tree["episodes"]
+    )
+
+
+def test_a_lost_life_ends_no_scored_game() -> None:
+    config = tiny({"world_model.filters": (4, 4, 4), "env.max_episode_steps": 250})
+    agent = Agent("ALE/Breakout-v5", config)
+    env = agent.get_env()
+    env.reset(seed=0)
+    lengths, start = [], 0
+    for t in range(1, 120):
+        _, _, terminated, truncated, info = env.step(1 if t % 4 == 0 else t % 2 * 2)
+        if terminated or truncated:
+            assert info["life_lost"]
+            lengths.append(t - start)
+            start = t
+            env.reset()
+    assert lengths, "no life was lost in training"
+    result = agent.evaluate(1, greedy=False, num_envs=1)
+    assert result.protocol["env"]["life_loss"] is False
+    assert result.episodes[0].length > 2 * min(lengths)
+    human, random = 30, 2  # as the paper rounds them
+    assert result.normalised == pytest.approx((result.mean - random) / (human - random))
+    assert env.get_wrapper_attr("protocol")["life_loss"] is True  # the training one still does

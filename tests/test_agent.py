@@ -1,0 +1,427 @@
+"""The Python API as its users meet it, Stable-Baselines3's tools included."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    CheckpointCallback,
+    EveryNTimesteps,
+)
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv
+from tests.training.faulty_envs import Walk, env_id
+from tests.training.runs import differences, everything, snapshot, tiny
+
+import drama
+from drama import Agent
+from drama.errors import CheckpointError, ConfigError, EnvError, RunDirError, UnknownEnvError
+
+WALK = env_id(Walk)
+
+
+def walk() -> Walk:
+    return Walk()
+
+
+@pytest.fixture(scope="module")
+def catch() -> Agent:
+    """An agent that has learnt a little, for tests that do not change it."""
+    return Agent("drama/Catch-v0", tiny()).learn(34)
+
+
+@pytest.fixture(scope="module")
+def cart() -> Agent:
+    return Agent("CartPole-v1", tiny()).learn(34)
+
+
+# -- Stable-Baselines3's evaluate_policy, unchanged --------------------------------------------
+
+
+def test_sb3_evaluates_on_an_adapted_environment(catch: Agent) -> None:
+    mean, std = evaluate_policy(catch, drama.make_env("drama/Catch-v0", 1), 4, warn=False)
+    assert -1 <= mean <= 1
+    assert std >= 0
+
+
+def test_sb3_evaluates_on_a_raw_environment(cart: Agent) -> None:
+    returns, lengths = evaluate_policy(
+        cart, gym.make("CartPole-v1"), 3, warn=False, return_episode_rewards=True
+    )
+    assert returns == lengths  # CartPole pays 1 a step
+    assert all(length >= 8 for length in lengths)
+
+
+def test_sb3_evaluates_on_three_environments_side_by_side(cart: Agent, catch: Agent) -> None:
+    for agent, name in ((cart, "CartPole-v1"), (catch, "drama/Catch-v0")):
+        envs = DummyVecEnv([lambda name=name: gym.make(name) for _ in range(3)])
+        returns, lengths = evaluate_policy(agent, envs, 5, warn=False, return_episode_rewards=True)
+        assert len(returns) == len(lengths) == 5
+
+
+def test_sb3_and_drama_agree_on_a_greedy_score(catch: Agent) -> None:
+    env = drama.make_env("drama/Catch-v0", 123)
+    sb3, _ = evaluate_policy(catch, env, 6, warn=False, return_episode_rewards=True)
+    own = catch.evaluate(6, num_envs=1, seed=123)
+    # SB3's DummyVecEnv resets once more after the last episode; the first six are the same.
+    assert sb3 == [e.ret for e in own.episodes]
+
+
+# -- callbacks ---------------------------------------------------------------------------------
+
+
+class Counting(BaseCallback):
+    def __init__(self, stop_at: int | None = None) -> None:
+        super().__init__()
+        self.events: list[str] = []
+        self.steps: list[tuple[int, int]] = []
+        self.stop_at = stop_at
+
+    def _init_callback(self) -> None:
+        self.events.append("init")
+        assert isinstance(self.model, Agent)
+        assert self.training_env is self.model.get_env()
+
+    def _on_training_start(self) -> None:
+        self.events.append("start")
+
+    def _on_training_end(self) -> None:
+        self.events.append("end")
+
+    def _on_step(self) -> bool:
+        self.steps.append((self.n_calls, self.num_timesteps))
+        return self.num_timesteps != self.stop_at
+
+
+def test_an_sb3_callback_lives_through_learn() -> None:
+    agent, callback = Agent(WALK, tiny()), Counting()
+    agent.learn(5, callback)
+    assert callback.events == ["init", "start", "end"]
+    assert callback.steps == [(i, i) for i in range(1, 6)]
+    agent.learn(2, callback)
+    assert callback.num_timesteps == 7
+    assert callback.events == ["init", "start", "end"] * 2
+
+
+def test_an_sb3_callback_ends_training() -> None:
+    callback = Counting(stop_at=3)
+    assert Agent(WALK, tiny()).learn(50, callback).num_timesteps == 3
+    assert callback.events[-1] == "end"
+
+
+def test_callbacks_of_sb3_that_save_and_that_nest(tmp_path: Path) -> None:
+    saving = CheckpointCallback(save_freq=30, save_path=str(tmp_path), name_prefix="agent")
+    inner = Counting()
+    Agent(WALK, tiny()).learn(40, CallbackList([saving, EveryNTimesteps(10, inner)]))
+    assert [n for _, n in inner.steps] == [10, 20, 30, 40]
+    (saved,) = tmp_path.iterdir()
+    # Saved in the midst of learn(), it goes on like an agent that was never saved.
+    twin, agent = Agent.load(saved), Agent(WALK, tiny()).learn(30)
+    assert twin.num_timesteps == 30
+    ends = [everything(a.learn(10), tmp_path / n) for a, n in ((twin, "a"), (agent, "b"))]
+    assert not differences(*_without_logs(*ends))
+
+
+def _without_logs(*ends: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in end.items() if k not in ("metrics", "episodes")} for end in ends]
+
+
+def test_functions_and_lists() -> None:
+    seen: list[Any] = []
+
+    def count(held: dict[str, Any], other: dict[str, Any]) -> None:
+        assert isinstance(held, dict)
+        assert isinstance(other, dict)
+        seen.append(held["self"].num_timesteps)
+
+    object_ = Counting()
+    agent = Agent(WALK, tiny()).learn(4, [count, object_, [count, lambda a, b: True]])
+    assert seen == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert [n for n, _ in object_.steps] == [1, 2, 3, 4]
+    assert agent.num_timesteps == 4
+
+
+@pytest.mark.parametrize("no", [False, np.bool_(False)])
+def test_any_one_of_them_ends_training_and_all_hear_the_last_step(no: Any) -> None:
+    steps: list[int] = []
+
+    def stop(held: dict[str, Any], _: dict[str, Any]) -> Any:
+        return no if held["self"].num_timesteps == 3 else None
+
+    agent = Agent(WALK, tiny())
+    agent.learn(50, [stop, lambda held, _: steps.append(held["self"].num_timesteps)])
+    assert agent.num_timesteps == 3
+    assert steps == [1, 2, 3]
+    assert agent.learn(2).num_timesteps == 5  # and it can go on
+
+
+def test_a_numpy_bool_of_an_sb3_callback_ends_training() -> None:
+    class Threshold(BaseCallback):
+        def _on_step(self) -> bool:
+            return np.float64(self.num_timesteps) < 4  # type: ignore[return-value]
+
+    assert Agent(WALK, tiny()).learn(50, Threshold()).num_timesteps == 4
+
+
+def test_what_is_no_callback_is_refused_before_anything_happens(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"callback.*int"):
+        Agent(WALK, tiny()).learn(5, [3], run_dir=tmp_path / "run")  # type: ignore[list-item]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_no_steps_are_refused(steps: int, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        Agent(WALK, tiny()).learn(steps, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# -- where the environment comes from ----------------------------------------------------------
+
+
+def test_an_id_an_object_and_a_factory_learn_the_same(tmp_path: Path) -> None:
+    ends = []
+    for name, source in (("id", WALK), ("object", Walk()), ("factory", walk)):
+        agent = Agent(source, tiny(), seed=2).learn(34)
+        ends.append(everything(agent, tmp_path / name))
+    for other in ends[1:]:
+        assert set(differences(ends[0], other)) <= {"config"}
+
+
+def test_every_source_can_be_evaluated() -> None:
+    for source in (WALK, walk, gym.make(WALK), gym.make("CartPole-v1")):
+        assert len(Agent(source, tiny()).evaluate(2).episodes) == 2
+
+
+@pytest.mark.parametrize("env", ["drama/Catch-v0", "CartPole-v1"])
+def test_an_environment_from_make_env_can_be_learnt_and_evaluated(env: str) -> None:
+    agent = Agent(drama.make_env(env, 3), tiny()).learn(26)
+    assert len(agent.evaluate(2).episodes) == 2
+
+
+def test_a_bare_object_cannot_be_made_again_and_says_what_to_do() -> None:
+    with pytest.raises(EnvError, match="function that returns a new environment"):
+        Agent(Walk(), tiny()).evaluate(2)
+
+
+def test_unknown_environments_name_the_nearest() -> None:
+    with pytest.raises(UnknownEnvError, match="'drama/Catch-v0'"):
+        Agent("drama/Cacth-v0", tiny())
+
+
+def test_an_agent_from_a_factory_needs_it_again_when_loaded(tmp_path: Path) -> None:
+    agent = Agent(walk, tiny()).learn(30)
+    agent.save(tmp_path / "a")
+    with pytest.raises(EnvError):
+        Agent.load(tmp_path / "a")
+    twin = Agent.load(tmp_path / "a", env=walk)
+    ends = [everything(a.learn(9), tmp_path / n) for a, n in ((twin, "b"), (agent, "c"))]
+    assert not differences(*_without_logs(*ends))
+
+
+# -- learning in parts, saving, loading --------------------------------------------------------
+
+
+def test_learning_twice_is_learning_once(tmp_path: Path) -> None:
+    twice = Agent("drama/Catch-v0", tiny())
+    assert twice.num_timesteps == 0
+    assert twice.learn(27, run_dir=tmp_path / "twice") is twice
+    assert twice.num_timesteps == 27
+    twice.learn(13)
+    once = Agent("drama/Catch-v0", tiny()).learn(40, run_dir=tmp_path / "once")
+    assert once.num_timesteps == twice.num_timesteps == 40
+    assert not differences(snapshot(tmp_path / "twice"), snapshot(tmp_path / "once"))
+    in_memory = Agent("drama/Catch-v0", tiny()).learn(27).learn(13)
+    for name, tensor in in_memory.world_model.state_dict().items():
+        assert torch.equal(tensor, once.world_model.state_dict()[name])
+
+
+def test_saved_and_loaded_it_predicts_and_learns_the_same(catch: Agent, tmp_path: Path) -> None:
+    agent = Agent("drama/Catch-v0", tiny()).learn(35)
+    agent.save(tmp_path / "saved")
+    before = everything(agent, tmp_path / "before")
+    twin = Agent.load(tmp_path / "saved")
+    assert twin.num_timesteps == agent.num_timesteps == 35
+    assert twin.config == agent.config
+    obs = np.random.default_rng(0).integers(0, 256, (6, 4, 32, 32, 3), dtype=np.uint8)
+    states: list[Any] = [None, None]
+    for step in obs:
+        actions = []
+        for i, a in enumerate((agent, twin)):
+            action, states[i] = a.predict(step, states[i], deterministic=True)
+            actions.append(action)
+        assert np.array_equal(*actions)
+        assert torch.equal(states[0].deter, states[1].deter)
+    agent.learn(15)
+    twin.learn(15)
+    ends = [everything(a, tmp_path / n) for a, n in ((agent, "a"), (twin, "b"))]
+    assert not differences(*_without_logs(*ends))
+    assert differences(before, ends[0])
+
+
+def test_saving_changes_nothing(tmp_path: Path) -> None:
+    agent = Agent(WALK, tiny()).learn(31, run_dir=tmp_path / "run")
+    agent.save(tmp_path / "copy")
+    agent.learn(9)
+    Agent(WALK, tiny()).learn(40, run_dir=tmp_path / "plain")
+    assert not differences(snapshot(tmp_path / "run"), snapshot(tmp_path / "plain"))
+    assert Agent.load(tmp_path / "copy").num_timesteps == 31
+
+
+def test_a_loaded_agent_saved_again_has_lost_nothing(tmp_path: Path) -> None:
+    agent = Agent(WALK, tiny()).learn(31)
+    agent.save(tmp_path / "one")
+    Agent.load(tmp_path / "one").save(tmp_path / "two")
+    twin = Agent.load(tmp_path / "two")
+    assert twin.num_timesteps == 31
+    ends = [everything(a.learn(9), tmp_path / n) for a, n in ((agent, "a"), (twin, "b"))]
+    assert not differences(*_without_logs(*ends))
+
+
+def test_saving_without_the_replay_keeps_what_plays(tmp_path: Path) -> None:
+    agent = Agent(WALK, tiny()).learn(31)
+    agent.save(tmp_path / "small", replay=False)
+    assert not (tmp_path / "small" / "replay").exists()
+    twin = Agent.load(tmp_path / "small")
+    assert twin.num_timesteps == 31
+    assert twin.evaluate(3).to_dict() == agent.evaluate(3).to_dict()
+    twin.save(tmp_path / "again", replay=False)
+    assert Agent.load(tmp_path / "again").num_timesteps == 31
+
+
+def test_an_agent_that_has_learnt_nothing_can_be_saved(tmp_path: Path) -> None:
+    agent = Agent(WALK, tiny(), seed=9)
+    agent.save(tmp_path / "new")
+    twin = Agent.load(tmp_path / "new")
+    ends = [everything(a.learn(30), tmp_path / n) for a, n in ((agent, "a"), (twin, "b"))]
+    assert not differences(*_without_logs(*ends))
+
+
+def test_a_directory_with_content_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(RunDirError, match="exists already"):
+        Agent(WALK, tiny()).save(tmp_path)
+    with pytest.raises(CheckpointError):
+        Agent.load(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_seed_and_device_replace_the_configuration_s() -> None:
+    agent = Agent(WALK, tiny(), seed=11, device="cpu")
+    assert agent.config.seed == 11
+    assert agent.device == torch.device("cpu")
+    other = Agent(WALK, tiny({"seed": 11}))
+    pairs = zip(agent.world_model.parameters(), other.world_model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    with pytest.raises(ConfigError, match="cuda or mps"):
+        Agent(WALK, tiny(), device="abacus")
+
+
+# -- predict -----------------------------------------------------------------------------------
+
+
+def frames(*lead: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (*lead, 32, 32, 3), dtype=np.uint8)
+
+
+def test_one_and_many(catch: Agent) -> None:
+    obs = frames(3)
+    actions, state = catch.predict(obs, deterministic=True)
+    assert actions.shape == (3,)
+    assert actions.dtype.kind == "i"
+    for i in range(3):
+        action, single = catch.predict(obs[i], deterministic=True)
+        assert np.ndim(action) == 0
+        assert action == actions[i]
+        assert catch.action_space.contains(action)
+        torch.testing.assert_close(single.deter[0], state.deter[i])
+
+
+def test_deterministic_calls_repeat_and_draw_nothing(catch: Agent) -> None:
+    obs = frames(5)
+    before = catch._generator.get_state()
+    first, state = catch.predict(obs, deterministic=True)
+    second, again = catch.predict(obs, deterministic=True)
+    assert np.array_equal(first, second)
+    assert torch.equal(state.deter, again.deter)
+    assert torch.equal(before, catch._generator.get_state())
+
+
+def test_drawn_actions_differ_and_follow_the_seed() -> None:
+    obs = frames(64)
+    draws = [Agent("drama/Catch-v0", tiny(), seed=s).predict(obs)[0] for s in (1, 1, 2)]
+    assert np.array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+    assert set(draws[0]) == {0, 1, 2}  # a new policy is uniform
+
+
+def test_the_state_carries_the_past_and_a_start_forgets_it(catch: Agent) -> None:
+    past, now = frames(2, 3)
+    _, carried = catch.predict(past, deterministic=True)
+    kept = copy.deepcopy(carried)
+    _, on = catch.predict(now, carried, np.array([False] * 3), deterministic=True)
+    _, fresh = catch.predict(now, deterministic=True)
+    _, mixed = catch.predict(now, carried, np.array([True, False, True]), deterministic=True)
+    assert not torch.allclose(on.deter, fresh.deter)
+    torch.testing.assert_close(mixed.deter[[0, 2]], fresh.deter[[0, 2]])
+    torch.testing.assert_close(mixed.deter[1], on.deter[1])
+    # What was passed in can be used again.
+    assert torch.equal(carried.deter, kept.deter)
+    _, default = catch.predict(now, carried, deterministic=True)
+    assert torch.equal(default.deter, on.deter)
+
+
+def test_raw_and_adapted_observations_are_both_understood() -> None:
+    class Grey(Walk):
+        """Float pictures and actions that count from 5: both have to be adapted."""
+
+        observation_space = gym.spaces.Box(0.0, 1.0, (16, 16), np.float32)
+        action_space = gym.spaces.Discrete(3, start=5)
+
+        def _obs(self) -> Any:
+            return self.np_random.random((16, 16), dtype=np.float32)
+
+    agent = Agent(Grey, tiny({"env.image_size": 16})).learn(26)
+    raw = np.random.default_rng(0).random((4, 16, 16), dtype=np.float32)
+    actions, state = agent.predict(raw, deterministic=True)
+    assert set(actions) <= {5, 6, 7}
+    adapted, _ = agent.get_env().reset()
+    assert adapted.dtype == np.uint8
+    action, _ = agent.predict(adapted, deterministic=True)
+    assert action in (0, 1, 2)
+    single, _ = agent.predict(raw[0], deterministic=True)
+    assert single == actions[0]
+    assert state.deter.shape[0] == 4
+    returns, _ = evaluate_policy(agent, Grey(), 2, warn=False, return_episode_rewards=True)
+    assert len(returns) == 2
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (3,), (32, 32), (32, 32, 4), (16, 16, 3), (2, 3, 32, 32, 3), (3, 32, 32)]
+)
+def test_observations_of_another_shape_are_refused(shape: tuple[int, ...], catch: Agent) -> None:
+    with pytest.raises(EnvError, match="fit"):
+        catch.predict(np.zeros(shape, np.uint8))
+
+
+def test_observations_of_another_kind_are_refused(cart: Agent) -> None:
+    with pytest.raises(EnvError):
+        cart.predict(np.zeros(5, np.float32))
+    with pytest.raises(EnvError):
+        cart.predict(np.array(["a", "b", "c", "d"]))
+
+
+def test_starts_that_do_not_match_the_batch_are_refused(catch: Agent) -> None:
+    _, state = catch.predict(frames(2))
+    with pytest.raises(EnvError):
+        catch.predict(frames(2), state, np.ones(3, dtype=bool))
+    with pytest.raises(EnvError):
+        catch.predict(frames(3), state)

@@ -1,0 +1,444 @@
+"""The ``drama`` command: exit codes, the one line that a mistake costs, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.training.faulty_envs import Crash, NanReward, Walk, WildObs, env_id
+from tests.training.runs import assert_same_run, contents, json_rows, options, tiny
+
+import drama
+from drama import Agent
+from drama.cli import main
+from drama.config import Config
+from drama.evaluation import EvaluationResult
+from drama.training.checkpoint import CheckpointDir
+from drama.training.rundir import RunLock
+from drama.training.stream import EnvStream
+
+WALK = env_id(Walk)
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 40 steps, of 40 that were asked for."""
+    path = tmp_path_factory.mktemp("cli") / "run"
+    Agent(WALK, tiny({"steps": 40, "env.id": WALK})).learn(40, run_dir=path)
+    return path
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def train(*args: str, changes: dict[str, Any] | None = None, env: str = WALK) -> int:
+    return main(["train", "quick", "--env", env, *options(changes), *args])
+
+
+def complaint(capfd: Capture, code: int, expected: int = 2) -> str:
+    """The one line on standard error that begins with ``drama: error:``; it is the last."""
+    captured = capfd.readouterr()
+    assert code == expected, captured.err
+    lines = captured.err.strip().splitlines()
+    assert "Traceback" not in captured.err
+    assert [line.startswith("drama: error: ") for line in lines].count(True) == 1, captured.err
+    assert lines[-1].startswith("drama: error: ")
+    return lines[-1]
+
+
+# -- what goes well ----------------------------------------------------------------------------
+
+
+def test_a_whole_run(capfd: Capture, tmp_path: Path) -> None:
+    assert train("--run-dir", str(tmp_path / "run"), changes={"steps": 40}) == 0
+    captured = capfd.readouterr()
+    assert str(tmp_path / "run") in captured.out
+    assert "mean return" in captured.out
+    assert "drama: error" not in captured.err
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert names == {
+        "config.json",
+        "metrics.jsonl",
+        "episodes.jsonl",
+        "eval.json",
+        "checkpoints",
+        "replay",
+    }
+    config = Config.from_json((tmp_path / "run" / "config.json").read_text())
+    assert config == tiny({"steps": 40, "env.id": WALK})
+    assert [row["step"] for row in json_rows(tmp_path / "run" / "metrics.jsonl")] == [
+        10,
+        20,
+        30,
+        40,
+    ]
+    first = json_rows(tmp_path / "run" / "episodes.jsonl")[0]
+    assert list(first) == ["step", "return", "length", "seconds"]
+    assert first["step"] == first["length"] == 7
+    evaluated = json.loads((tmp_path / "run" / "eval.json").read_text())
+    assert list(evaluated) == ["greedy"]
+    assert len(evaluated["greedy"]["episodes"]) == 4
+    assert evaluated["greedy"]["protocol"]["train_steps"] == 40
+    Agent(WALK, tiny({"steps": 40})).learn(40, run_dir=tmp_path / "api")
+    (tmp_path / "run" / "eval.json").unlink()
+    assert_same_run(tmp_path / "run", tmp_path / "api")
+
+
+def test_runs_are_numbered(capfd: Capture) -> None:
+    changes = {"steps": 5, "evaluation.episodes": 0}
+    for _ in range(2):
+        assert train(env="CartPole-v1", changes=changes) == 0
+    out = capfd.readouterr().out.split()
+    assert [word for word in out if word.startswith("runs/")] == [
+        "runs/CartPole-v1-quick-s0-1",
+        "runs/CartPole-v1-quick-s0-2",
+    ]
+
+
+def test_eval_writes_both_modes_and_json_alone_to_standard_output(
+    run: Path, capfd: Capture
+) -> None:
+    assert main(["eval", str(run), "--episodes", "3", "--json"]) == 0
+    tree = json.loads(capfd.readouterr().out)
+    assert list(tree) == ["greedy", "sampled"]
+    assert tree == json.loads((run / "eval.json").read_text())
+    assert [tree[mode]["mode"] for mode in tree] == ["greedy", "sampled"]
+    assert {len(tree[mode]["episodes"]) for mode in tree} == {3}
+    args = ["eval", str(run), "--episodes", "3", "--mode", "greedy", "--seed", "4"]
+    assert main(args) == 0
+    assert "greedy: mean return" in capfd.readouterr().out
+    tree = json.loads((run / "eval.json").read_text())
+    assert tree["greedy"]["protocol"]["seed"] == 4
+
+
+def test_eval_changes_nothing_but_its_own_file(run: Path) -> None:
+    before = contents(run)
+    assert main(["eval", str(run), "--episodes", "2"]) == 0
+    after = contents(run)
+    assert after.pop("eval.json")
+    assert after == before
+
+
+def test_version_help_and_usage(capfd: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capfd.readouterr().out == f"drama {drama.__version__}\n"
+    assert main(["--help"]) == 0
+    assert "drama train" in capfd.readouterr().out
+    assert main([]) == 2
+    for command in ("train", "eval", "doctor"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0
+        assert f"drama {command}" in capfd.readouterr().out
+
+
+def test_every_setting_is_offered_with_its_meaning(capfd: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    out = capfd.readouterr().out
+    for name in ("--run-dir", "--resume", "--world-model.dynamics.width", "--behaviour.gamma"):
+        assert name in out
+    assert "Environment steps with random actions before the first update" in " ".join(out.split())
+
+
+def test_doctor(capfd: Capture) -> None:
+    assert main(["doctor"]) == 0
+    assert "device     cpu" in capfd.readouterr().out
+    assert main(["doctor", "--env", WALK, "--steps", "20"]) == 0
+    assert "Walk-v0" in capfd.readouterr().out
+
+
+# -- what is mistyped --------------------------------------------------------------------------
+
+TYPOS: dict[str, tuple[list[str], list[str]]] = {
+    "command": (["trian"], ["'trian'", "train"]),
+    "preset": (["train", "quik"], ["'quik'", "quick"]),
+    "preset after options": (["train", "--seed", "1", "quick"], ["quick"]),
+    "two presets": (["train", "quick", "xs"], ["xs"]),
+    "environment": (["train", "quick", "--env", "drama/Cacth-v0"], ["drama/Catch-v0"]),
+    "environment by field": (["train", "quick", "--env.id", "CartPol-v1"], ["CartPole-v1"]),
+    "environment's module": (["train", "quick", "--env", "nothere:A-v0"], ["'nothere'"]),
+    "unsupported environment": (["train", "quick", "--env", "Pendulum-v1"], ["Discrete"]),
+    "option": (["train", "quick", "--training.precison", "x"], ["--training.precision"]),
+    "section": (["train", "quick", "--trainin.precision", "x"], ["--training.precision"]),
+    "integer": (["train", "quick", "--steps", "many"], ["--steps", "'many'"]),
+    "fraction": (["train", "quick", "--steps", "1.5"], ["--steps", "1.5"]),
+    "range": (["train", "quick", "--steps", "0"], ["steps", "positive", "0"]),
+    "negative seed": (["train", "quick", "--seed", "-1"], ["seed", "-1"]),
+    "huge seed": (["train", "quick", "--seed", "9" * 25], ["seed"]),
+    "probability": (["train", "quick", "--env.sticky-actions", "2"], ["sticky_actions", "2"]),
+    "choice": (["train", "quick", "--replay.sampler", "best"], ["best", "dfs"]),
+    "nan": (["train", "quick", "--behaviour.entropy", "nan"], ["entropy", "nan"]),
+    "inf": (["train", "quick", "--world-model.optim.lr", "inf"], ["lr", "inf"]),
+    "evaluation seed": (["train", "quick", "--evaluation.seed", "-3"], ["seed", "-3"]),
+    "contradiction": (["train", "quick", "--replay.capacity", "3"], ["capacity", "window"]),
+    "sizes": (["train", "quick", "--world-model.dynamics.headdim", "48"], ["headdim"]),
+    "backbone": (["train", "quick", "--world-model.dynamics.name", "mamba3"], ["'mamba2'"]),
+    "picture": (["train", "quick", "--env.image-size", "30"], ["image_size", "multiple of 8"]),
+    "device": (["train", "quick", "--device", "tpu"], ["'tpu'", "cpu, cuda or mps"]),
+    "no value": (["train", "quick", "--env"], ["--env"]),
+    "no directory": (["train", "quick", "--run-dir"], ["--run-dir"]),
+    "empty directory": (["train", "quick", "--run-dir", ""], ["run-dir"]),
+    "empty preset": (["train", ""], ["preset"]),
+    "too long a directory": (["train", "quick", "--run-dir", "x" * 300], ["run directory"]),
+    "a file in the way": (["train", "quick", "--run-dir", "/dev/null/x"], ["/dev/null/x"]),
+    "resume nothing": (["train", "--resume", "nowhere"], ["nowhere"]),
+    "resume with preset": (["train", "quick", "--resume", "x"], ["--resume"]),
+    "resume with run dir": (["train", "--resume", "x", "--run-dir", "y"], ["--resume"]),
+    "eval nothing": (["eval", "nowhere"], ["nowhere"]),
+    "eval no argument": (["eval"], ["DIR"]),
+    "eval episodes": (["eval", ".", "--episodes", "0"], ["--episodes", "at least 1"]),
+    "eval mode": (["eval", ".", "--mode", "best"], ["best", "greedy"]),
+    "doctor steps": (["doctor", "--steps", "0"], ["--steps"]),
+    "doctor environment": (["doctor", "--env", "drama/Cacth-v0"], ["drama/Catch-v0"]),
+}
+
+
+@pytest.mark.parametrize("case", TYPOS)
+def test_a_mistake_costs_one_line(
+    case: str, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("training began all the same")
+
+    monkeypatch.setattr(EnvStream, "step", refuse)
+    args, words = TYPOS[case]
+    if args[0] == "train" and "--device" not in args:
+        args = [*args, "--device", "cpu"]
+    line = complaint(capfd, main(args))
+    for word in words:
+        assert word in line
+    assert not list(Path().iterdir()), "something was left behind"
+
+
+def test_more_memory_than_there_is(capfd: Capture) -> None:
+    line = complaint(capfd, main(["train", "quick", "--replay.capacity", str(10**14)]))
+    assert "replay.capacity" in line or "memory" in line
+
+
+def test_too_short_a_warm_up_is_said_at_once(capfd: Capture) -> None:
+    code = train("--run-dir", "run", changes={"training.warmup_steps": 3, "steps": 40})
+    assert "warmup" in complaint(capfd, code)
+
+
+# -- directories -------------------------------------------------------------------------------
+
+
+def test_a_run_directory_that_exists_is_left_alone(run: Path, capfd: Capture) -> None:
+    before = contents(run)
+    line = complaint(capfd, train("--run-dir", str(run)))
+    assert f"--resume {run}" in line
+    assert contents(run) == before
+
+
+def test_a_run_directory_in_use_is_left_alone(run: Path, capfd: Capture) -> None:
+    pytest.importorskip("fcntl")
+    lock = RunLock(run)
+    lock.acquire()
+    before = contents(run)
+    line = complaint(capfd, main(["train", "--resume", str(run), "--steps", "60"]))
+    assert "in use by process" in line
+    assert contents(run) == before
+    lock.release()
+
+
+def test_a_damaged_checkpoint_is_left_alone(run: Path, capfd: Capture) -> None:
+    for name in ("model", "optimiser", "loop"):
+        path = run / "checkpoints" / "000000040" / f"{name}.safetensors"
+        sound = path.read_bytes()
+        path.write_bytes(sound[:-1])
+        before = contents(run)
+        line = complaint(capfd, main(["train", "--resume", str(run), "--steps", "60"]))
+        assert "damaged" in line
+        assert path.name in line
+        assert contents(run) == before
+        path.write_bytes(sound)
+
+
+# -- continuing --------------------------------------------------------------------------------
+
+
+def test_resume_adds_the_steps_that_are_missing(run: Path, capfd: Capture, tmp_path: Path) -> None:
+    assert main(["train", "--resume", str(run), "--steps", "60"]) == 0
+    err = capfd.readouterr().err
+    assert "from step 40" in err
+    assert "steps=60 (the run has 40)" in err
+    assert CheckpointDir(run).last().step == 60
+    assert json.loads((run / "eval.json").read_text())["greedy"]["protocol"]["train_steps"] == 60
+    assert Config.from_json((run / "config.json").read_text()).steps == 60
+    (run / "eval.json").unlink()
+    Agent(WALK, tiny({"steps": 60, "env.id": WALK})).learn(60, run_dir=tmp_path / "whole")
+    assert_same_run(run, tmp_path / "whole")
+    capfd.readouterr()
+    # It remembers: 60 steps are what this run now has.
+    assert "60 steps" in complaint(capfd, main(["train", "--resume", str(run)]))
+
+
+def test_resume_of_a_finished_run(run: Path, capfd: Capture) -> None:
+    before = contents(run)
+    line = complaint(capfd, main(["train", "--resume", str(run)]))
+    assert "40 steps" in line
+    assert "--steps" in line
+    line = complaint(capfd, main(["train", "--resume", str(run), "--steps", "30"]))
+    assert "--steps" in line
+    assert contents(run) == before
+
+
+def test_resume_keeps_the_run_s_own_settings(run: Path, capfd: Capture) -> None:
+    before = contents(run)
+    args = ["--seed", "7", "--behaviour.gamma", "0.9", "--training.log-every", "5", "--steps", "60"]
+    line = complaint(capfd, main(["train", "--resume", str(run), *args]))
+    assert "seed=7 (the run has 0)" in line
+    assert "behaviour.gamma=0.9 (the run has 0.985)" in line
+    refused, _, taken = line.partition("could be taken")
+    assert "log_every" not in refused
+    assert "training.log_every=5" in taken
+    assert "steps=60" in taken
+    for other in (["--env", "CartPole-v1"], ["--training.warmup-steps", "30"]):
+        assert "refused" in complaint(capfd, main(["train", "--resume", str(run), *other]))
+    assert contents(run) == before
+
+
+def test_resume_from_one_checkpoint(run: Path, capfd: Capture, tmp_path: Path) -> None:
+    older = run / "checkpoints" / "000000020"
+    assert main(["train", "--resume", str(older), "--steps", "40"]) == 0
+    assert "from step 20" in capfd.readouterr().err
+    (run / "eval.json").unlink()
+    Agent(WALK, tiny({"steps": 40, "env.id": WALK})).learn(40, run_dir=tmp_path / "whole")
+    assert_same_run(run, tmp_path / "whole")
+
+
+# -- training that breaks or is interrupted ----------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [NanReward, WildObs])
+def test_a_faulty_environment_costs_one_line_and_nothing_learnt(
+    kind: type[Walk], capfd: Capture
+) -> None:
+    code = train("--run-dir", "run", env=env_id(kind))
+    line = complaint(capfd, code)
+    assert kind.__name__ in line
+    assert "47" in line
+    assert CheckpointDir(Path("run")).last().step == 46
+    assert not (Path("run") / ".lock").exists()
+
+
+def test_an_error_of_the_environment_s_own_is_shown_in_full(capfd: Capture) -> None:
+    """It is no mistake at the command line: whoever wrote it needs the traceback."""
+    with pytest.raises(ZeroDivisionError):
+        train("--run-dir", "run", env=env_id(Crash))
+    assert CheckpointDir(Path("run")).last().step == 46
+
+
+def test_nan_ends_with_code_1(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from drama.world_model import WorldModel
+
+    original, calls = WorldModel.loss, 0
+
+    def loss(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        value, metrics = original(*args, **kwargs)
+        return (value * float("nan"), metrics) if calls == 10 else (value, metrics)
+
+    monkeypatch.setattr(WorldModel, "loss", loss)
+    line = complaint(capfd, train("--run-dir", "run"), expected=1)
+    assert "NaN" in line
+    assert "000000040" in line
+    assert CheckpointDir(Path("run")).last().step == 40
+
+
+def interrupt(at: int, times: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = EnvStream.step
+
+    def step(stream: EnvStream, action: int) -> Any:
+        if len(stream.actions) == at:
+            for _ in range(times):
+                signal.raise_signal(number)
+        return original(stream, action)
+
+    monkeypatch.setattr(EnvStream, "step", step)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_saved_and_goes_on(
+    number: int, capfd: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as patch:
+        interrupt(32, 1, number, patch)
+        assert train("--run-dir", "run") == 130
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    assert "saved at step 33" in err
+    assert "drama train --resume run" in err
+    assert CheckpointDir(Path("run")).last().step == 33
+    assert not (Path("run") / ".lock").exists()
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert main(["train", "--resume", "run"]) == 0
+    (Path("run") / "eval.json").unlink()
+    Agent(WALK, tiny({"env.id": WALK})).learn(60, run_dir=tmp_path / "whole")
+    assert_same_run(Path("run"), tmp_path / "whole", files=False)
+
+
+def test_a_second_interrupt_gives_up_at_once(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(32, 2, signal.SIGINT, patch)
+        assert train("--run-dir", "run") == 130
+    err = capfd.readouterr().err
+    assert "given up" in err
+    assert "Traceback" not in err
+    assert CheckpointDir(Path("run")).last().step == 20
+    assert main(["train", "--resume", "run"]) == 0
+    assert CheckpointDir(Path("run")).last().step == 60
+
+
+def test_an_interrupt_before_the_first_step(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(0, 1, signal.SIGINT, monkeypatch)
+    assert train("--run-dir", "run") == 130
+    assert "saved at step 1" in capfd.readouterr().err
+    assert CheckpointDir(Path("run")).last().step == 1
+
+
+def test_an_interrupted_evaluation_leaves_a_finished_run(
+    run: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> EvaluationResult:
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the signal came to nothing")
+
+    monkeypatch.setattr(Agent, "evaluate", stop)
+    assert train("--run-dir", "run") == 130
+    assert CheckpointDir(Path("run")).last().step == 60
+    assert main(["eval", str(run)]) == 130
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    assert not (run / "eval.json").exists()
+
+
+def test_an_interrupt_while_everything_is_being_made(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Agent, "__init__", stop)
+    assert train("--run-dir", "run") == 130
+    assert "Traceback" not in capfd.readouterr().err

@@ -1,0 +1,224 @@
+"""Damaged, foreign and missing checkpoints: refused in one line, and nothing on disk changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.training.faulty_envs import FourNumbers, ThreeActions, Walk, env_id
+from tests.training.runs import assert_same_run, contents, snapshot, tiny
+
+from drama import Agent
+from drama.errors import CheckpointError, DramaError, RunDirError
+from drama.training.checkpoint import CheckpointDir, open_checkpoint
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 40 steps with checkpoints at 20 and 40."""
+    path = tmp_path_factory.mktemp("sound") / "run"
+    Agent(env_id(Walk), tiny()).learn(40, run_dir=path)
+    return path
+
+
+@pytest.fixture
+def run(sound: Path, tmp_path: Path) -> Path:
+    """A copy to be damaged."""
+    return Path(shutil.copytree(sound, tmp_path / "run"))
+
+
+def last_of(run: Path) -> Path:
+    return run / "checkpoints" / "000000040"
+
+
+def flip(path: Path, position: float) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(position * (len(data) - 1))] ^= 1
+    path.write_bytes(bytes(data))
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "missing": Path.unlink,
+    "empty": lambda path: path.write_bytes(b"") and None,
+    "truncated": lambda path: (
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]) and None
+    ),
+    "cut by one byte": lambda path: path.write_bytes(path.read_bytes()[:-1]) and None,
+    "flipped at the start": lambda path: flip(path, 0.0),
+    "flipped in the middle": lambda path: flip(path, 0.5),
+    "flipped near the end": lambda path: flip(path, 0.99),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)) and None,
+    "not text": lambda path: path.write_bytes(b"\xff\xfe\x80" * 9) and None,
+}
+FILES = (
+    "manifest.json",
+    "config.json",
+    "state.json",
+    "model.safetensors",
+    "optimiser.safetensors",
+    "loop.safetensors",
+    "segment",
+    "last",
+)
+
+
+HARMLESS = {(file, "cut by one byte") for file in ("last", "manifest.json")}
+"""Only the line end is gone."""
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"), [(f, d) for f in FILES for d in DAMAGES if (f, d) not in HARMLESS]
+)
+def test_damage_is_refused_and_nothing_else_changes(file: str, damage: str, run: Path) -> None:
+    path = {
+        "segment": max((run / "replay").iterdir()),
+        "last": run / "checkpoints" / "last",
+    }.get(file, last_of(run) / file)
+    DAMAGES[damage](path)
+    before = contents(run)
+    with pytest.raises(DramaError) as caught:
+        Agent.load(run).learn(5)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(run) in message
+    assert contents(run) == before
+
+
+def test_any_flipped_bit_of_the_manifest_is_noticed(run: Path) -> None:
+    path = last_of(run) / "manifest.json"
+    text = path.read_bytes()
+    unnoticed: list[str] = []
+    for i in range(0, len(text), 3):
+        broken = bytearray(text)
+        broken[i] ^= 1
+        path.write_bytes(bytes(broken))
+        try:
+            checkpoint = CheckpointDir(run).last()
+            agent = Agent.load(run)
+            # What only learning reads.
+            assert checkpoint.segments == open_checkpoint(last_of(run)).segments
+            unnoticed.append(text[max(0, i - 20) : i + 10].decode())
+            del agent
+        except DramaError:
+            continue
+    assert not unnoticed
+
+
+def test_a_failed_continuation_fails_again_rather_than_going_on_with_half_of_it(run: Path) -> None:
+    flip(max((run / "replay").iterdir()), 0.5)
+    before = contents(run)
+    agent = Agent.load(run)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="damaged"):
+            agent.learn(20)
+    assert agent.num_timesteps == 40
+    assert contents(run) == before
+
+
+def test_an_older_damaged_checkpoint_does_not_hinder_the_newest(sound: Path, run: Path) -> None:
+    (run / "checkpoints" / "000000020" / "manifest.json").write_text("{}")
+    Agent.load(run).learn(20)
+    assert CheckpointDir(run).last().step == 60
+
+
+def test_the_run_directory_s_own_config_is_only_a_copy(run: Path) -> None:
+    (run / "config.json").write_text("not JSON")
+    assert Agent.load(run).num_timesteps == 40
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [(ThreeActions, ("2 actions", "3")), (FourNumbers, (r"\[3\]", r"\[4\]"))]
+)
+def test_another_space_is_refused(kind: type[Walk], words: tuple[str, str], run: Path) -> None:
+    before = contents(run)
+    with pytest.raises(CheckpointError, match=f"(?s){words[0]}.*{words[1]}") as caught:
+        Agent.load(run, env=env_id(kind))
+    assert "was made for" in str(caught.value)
+    assert contents(run) == before
+
+
+def test_other_sizes_than_the_weights_are_refused(run: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not fit"):
+        Agent.load(run, config=tiny({"env.id": env_id(Walk), "world_model.head_units": 8}))
+
+
+@pytest.mark.parametrize("content", ["nothing", "a file", "an empty directory", "no checkpoint"])
+def test_what_is_not_a_run_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    if content == "a file":
+        path.write_text("x")
+    elif content != "nothing":
+        path.mkdir()
+    if content == "no checkpoint":
+        (path / "config.json").write_text(tiny().to_json())
+    with pytest.raises(CheckpointError) as caught:
+        Agent.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_newer_format_is_refused(run: Path) -> None:
+    path = last_of(run) / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    with pytest.raises(CheckpointError, match="99"):
+        Agent.load(run)
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    config = tiny({"training.checkpoint_every": 5, "training.keep_checkpoints": 3})
+    Agent(env_id(Walk), config).learn(32, run_dir=tmp_path / "run")
+    names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["000000025", "000000030", "000000032", "last"]
+    assert (tmp_path / "run" / "checkpoints" / "last").read_text() == "000000032\n"
+    for name in names[:3]:
+        assert Agent.load(tmp_path / "run" / "checkpoints" / name).num_timesteps == int(name)
+
+
+def test_segments_go_with_the_checkpoints_that_needed_them(tmp_path: Path) -> None:
+    config = tiny({"training.checkpoint_every": 10, "replay.capacity": 16})
+    Agent(env_id(Walk), config).learn(60, run_dir=tmp_path / "run")
+    held = {p.name for p in (tmp_path / "run" / "replay").iterdir()}
+    checkpoints = CheckpointDir(tmp_path / "run").all()
+    assert held == {s["file"] for p in checkpoints for s in open_checkpoint(p).segments}
+    assert len(held) <= 5
+    assert snapshot(tmp_path / "run")["replay/obs"].shape == (16, 3)
+
+
+def test_no_pickle_anywhere(sound: Path) -> None:
+    kinds = {p.suffix for p in sound.rglob("*") if p.is_file()}
+    assert kinds == {".json", ".jsonl", ".safetensors", ""}
+    for path in sound.rglob("*.safetensors"):
+        assert path.read_bytes()[8:9] == b"{"  # a length, then a JSON header
+
+
+def test_a_run_directory_is_never_overwritten(sound: Path, run: Path) -> None:
+    before = contents(run)
+    with pytest.raises(RunDirError, match=r"exists already.*--resume"):
+        Agent(env_id(Walk), tiny()).learn(5, run_dir=run)
+    agent = Agent(env_id(Walk), tiny())
+    with pytest.raises(RunDirError, match="exists already"):
+        agent.save(run)
+    assert contents(run) == before
+
+
+def test_a_copied_run_directory_goes_on_like_the_original(run: Path, sound: Path) -> None:
+    twin = Path(shutil.copytree(sound, run.with_name("twin")))
+    for path in (run, twin):
+        Agent.load(path).learn(20)
+    assert_same_run(run, twin)
+
+
+def test_a_checkpoint_taken_out_of_its_run_still_plays(run: Path, tmp_path: Path) -> None:
+    alone = Path(shutil.copytree(last_of(run), tmp_path / "deep" / "down" / "alone"))
+    agent = Agent.load(alone)
+    assert agent.num_timesteps == 40
+    assert agent.evaluate(2).episodes
+    # It is no run: there is no place around it to write to.
+    assert agent.run_dir is None or alone in (agent.run_dir, *agent.run_dir.parents)
+    with pytest.raises(DramaError):
+        agent.learn(5)
+    assert sorted(p.name for p in (tmp_path / "deep").rglob("*") if p.is_dir()) == ["alone", "down"]

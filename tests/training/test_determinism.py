@@ -1,0 +1,79 @@
+"""One seed, one run: and nobody else's random numbers are touched or used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.training.faulty_envs import Walk, env_id
+from tests.training.runs import (
+    assert_same_run,
+    differences,
+    episodes,
+    global_random_state,
+    metrics,
+    snapshot,
+    tiny,
+)
+
+from drama import Agent
+
+
+@pytest.mark.parametrize("env", ["drama/Catch-v0", "CartPole-v1"])
+def test_one_seed_gives_one_run_and_two_seeds_give_two(env: str, tmp_path: Path) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        torch.manual_seed(hash(name) % 1000)  # the caller's own seed decides nothing
+        Agent(env, tiny(), seed=seed).learn(40, run_dir=tmp_path / name)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+    assert episodes(tmp_path / "a") == episodes(tmp_path / "b")
+    assert metrics(tmp_path / "a") != metrics(tmp_path / "c")
+    changed = set(differences(snapshot(tmp_path / "a"), snapshot(tmp_path / "c")))
+    assert {"replay/obs", "replay/action", "loop/generator.acting"} <= changed
+
+
+def test_metrics_hold_losses_of_both_halves(tmp_path: Path) -> None:
+    Agent(env_id(Walk), tiny()).learn(40, run_dir=tmp_path / "run")
+    first, *_, last = metrics(tmp_path / "run")
+    assert first == {"step": 10, "episodes": 1, "updates": 0}
+    assert last["step"] == 40
+    assert last["updates"] == 8
+    assert last["episodes"] == 5  # 40 steps hold 5 whole episodes of 7
+    assert {"world_model/loss", "behaviour/actor", "behaviour/grad_norm"} <= last.keys()
+    assert all(np.isfinite(value) for value in last.values())
+
+
+def test_episodes_are_logged_as_they_were_played(tmp_path: Path) -> None:
+    Agent(env_id(Walk), tiny()).learn(40, run_dir=tmp_path / "run")
+    found = snapshot(tmp_path / "run")
+    rewards = found["replay/reward"].split(8)  # 7 steps and the final observation
+    assert episodes(tmp_path / "run") == [
+        {"step": 7 * (i + 1), "return": float(rewards[i].sum()), "length": 7} for i in range(5)
+    ]
+
+
+def test_the_callers_random_state_is_left_alone(tmp_path: Path) -> None:
+    torch.manual_seed(987)  # a state that no agent leaves behind
+    before = global_random_state()
+    agent = Agent(env_id(Walk), tiny())
+    assert global_random_state() == before
+    agent.learn(40, run_dir=tmp_path / "run")
+    assert global_random_state() == before
+    agent.evaluate(2)
+    agent.predict(np.zeros(3, np.float32))
+    assert global_random_state() == before
+    Agent.load(tmp_path / "run").learn(4)
+    assert global_random_state() == before
+
+
+def test_switching_on_more_logs_changes_no_number(tmp_path: Path) -> None:
+    for name, changes in (("plain", {}), ("board", {"training.tensorboard": True})):
+        Agent(env_id(Walk), tiny(changes)).learn(40, run_dir=tmp_path / name)
+    assert list((tmp_path / "board" / "tensorboard").iterdir())
+    changed = differences(snapshot(tmp_path / "plain"), snapshot(tmp_path / "board"))
+    assert changed == ["config"]
+    Agent(env_id(Walk), tiny({"training.checkpoint_every": 7})).learn(40, run_dir=tmp_path / "more")
+    changed = differences(snapshot(tmp_path / "plain"), snapshot(tmp_path / "more"))
+    assert changed == ["config"]

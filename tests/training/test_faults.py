@@ -1,0 +1,165 @@
+"""Training that breaks: by its environment, or by a number that is none."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training.faulty_envs import (
+    Crash,
+    CrashingReset,
+    NanFirstObs,
+    NanReward,
+    Unseeded,
+    Walk,
+    WildObs,
+    env_id,
+)
+from tests.training.runs import differences, snapshot, tiny
+
+from drama import Agent
+from drama.errors import EnvFaultError, NonFiniteError
+from drama.training.checkpoint import CheckpointDir
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "words", "good_steps"),
+    [
+        (NanReward, EnvFaultError, "reward is nan", 46),
+        (WildObs, EnvFaultError, "reaches from 100 to 100", 46),
+        (Crash, ZeroDivisionError, "physics", 46),
+        (CrashingReset, ZeroDivisionError, "level", 42),
+    ],
+)
+def test_a_broken_environment_loses_nothing(
+    kind: type[Walk], error: type[Exception], words: str, good_steps: int, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=words):
+        Agent(env_id(kind), tiny()).learn(60, run_dir=tmp_path / "run")
+    Agent(env_id(Walk), tiny()).learn(good_steps, run_dir=tmp_path / "sound")
+    assert CheckpointDir(tmp_path / "run").last().step == good_steps
+    changed = differences(snapshot(tmp_path / "run"), snapshot(tmp_path / "sound"))
+    # The action that broke it was drawn; nothing else differs from a run that ended before.
+    assert set(changed) <= {"config", "loop/generator.acting"}
+    # With the environment repaired it goes on.
+    agent = Agent.load(tmp_path / "run", env=env_id(Walk))
+    assert agent.learn(60 - good_steps).num_timesteps == 60
+    assert CheckpointDir(tmp_path / "run").last().step == 60
+
+
+def test_an_environment_broken_from_the_start(tmp_path: Path) -> None:
+    with pytest.raises(EnvFaultError, match="NaN"):
+        Agent(env_id(NanFirstObs), tiny()).learn(60, run_dir=tmp_path / "run")
+    assert Agent.load(tmp_path / "run", env=env_id(Walk)).learn(30).num_timesteps == 30
+
+
+def test_an_environment_that_no_seed_brings_back_costs_one_cut_episode(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    Agent(env_id(Unseeded), tiny()).learn(31, run_dir=run)  # 4 episodes of 7, and 3 steps
+    notes: list[str] = []
+
+    def listen(event: str, payload: Any) -> None:
+        if event == "note":
+            notes.append(payload)
+
+    agent = Agent.load(run)
+    agent.learn(9, listeners=[listen])
+    assert sum("does not repeat itself" in note for note in notes) == 1
+    found = snapshot(run)
+    cut = 4 * 8 + 3 - 1  # the newest row before the cut: an episode of 7 steps takes 8 rows
+    assert found["replay/is_first"][cut + 1]
+    assert not found["replay/truncated"][:cut].any()
+    assert found["replay/truncated"][cut]
+    assert found["state"]["episodes"] == 5  # the cut one is not a whole episode
+
+
+def poison(name: str, at: int) -> Any:
+    """A callback that puts one NaN into a parameter."""
+
+    def callback(held: dict[str, Any], _: dict[str, Any]) -> None:
+        agent = held["self"]
+        if agent.num_timesteps == at:
+            part, _, rest = name.partition(".")
+            with torch.no_grad():
+                dict(getattr(agent, part).named_parameters())[rest].view(-1)[0] = torch.nan
+
+    return callback
+
+
+def _weights() -> list[str]:
+    agent = Agent(env_id(Walk), tiny())
+    names = [f"world_model.{n}" for n, _ in agent.world_model.named_parameters()]
+    actor = [f"behaviour.{n}" for n, p in agent.behaviour.named_parameters() if p.requires_grad]
+    return [names[0], names[len(names) // 2], names[-1], actor[0], actor[-1]]
+
+
+# After step 39 no update looks at the weights before the checkpoint of step 40.
+@pytest.mark.parametrize(("which", "at"), [*((i, 39) for i in range(5)), (0, 33), (4, 38)])
+def test_a_poisoned_weight_ends_the_run_and_the_last_good_checkpoint_stands(
+    which: int, at: int, tmp_path: Path
+) -> None:
+    name, run = _weights()[which], tmp_path / "run"
+    agent = Agent(env_id(Walk), tiny({"training.world_model_ratio": 0.2}))
+    with pytest.raises(NonFiniteError) as caught:
+        agent.learn(80, poison(name, at), run_dir=run)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "world_model" in message or "behaviour" in message
+    kept = CheckpointDir(run).last()
+    assert str(kept.path) in message
+    for path in CheckpointDir(run).all():
+        loaded = Agent.load(path)
+        for part in (loaded.world_model, loaded.behaviour):
+            assert all(torch.isfinite(t).all() for t in part.state_dict().values())
+    assert Agent.load(run).learn(5).num_timesteps == kept.step + 5
+
+
+@pytest.mark.parametrize("part", ["world_model", "behaviour"])
+def test_a_loss_that_is_nan_takes_no_step(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = Agent(env_id(Walk), tiny()).learn(30, run_dir=tmp_path / "run")
+    module = getattr(agent, part)
+    original = module.loss
+    before = {k: t.clone() for k, t in module.named_parameters()}
+
+    def loss(*args: Any) -> Any:
+        value, metrics = original(*args)
+        return value * torch.nan, {name: m * torch.nan for name, m in metrics.items()}
+
+    monkeypatch.setattr(module, "loss", loss)
+    with pytest.raises(NonFiniteError, match=rf"{part}/\w+ is NaN or Inf at environment step 32"):
+        agent.learn(10)
+    monkeypatch.undo()
+    if part == "behaviour":  # its half comes second: the world model has moved on by then
+        assert all(torch.equal(t, before[k]) for k, t in agent.behaviour.named_parameters())
+    else:
+        assert all(torch.equal(t, before[k]) for k, t in agent.world_model.named_parameters())
+    assert CheckpointDir(tmp_path / "run").last().step == 30
+
+
+def test_a_gradient_that_is_inf_is_named(tmp_path: Path) -> None:
+    agent = Agent(env_id(Walk), tiny()).learn(30, run_dir=tmp_path / "run")
+    names = [n for n, p in agent.world_model.named_parameters() if p.requires_grad]
+    name = names[len(names) // 2]
+    parameter = dict(agent.world_model.named_parameters())[name]
+    handle = parameter.register_hook(lambda grad: grad * torch.inf)
+    with pytest.raises(NonFiniteError, match="gradient of world_model"):
+        agent.learn(10)
+    handle.remove()
+
+
+def test_the_run_after_a_poisoning_can_be_repeated_from_its_checkpoint(tmp_path: Path) -> None:
+    run, name = tmp_path / "run", _weights()[0]
+    with pytest.raises(NonFiniteError):
+        Agent(env_id(Walk), tiny()).learn(60, poison(name, 51), run_dir=run)
+    shutil.copytree(run, tmp_path / "copy")
+    Agent.load(run).learn(20)
+    Agent(env_id(Walk), tiny()).learn(60, run_dir=tmp_path / "sound")
+    changed = differences(snapshot(run), snapshot(tmp_path / "sound"))
+    assert not changed

@@ -1,0 +1,128 @@
+"""Run directories: numbered, never overwritten, never shared by two processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.training.faulty_envs import Walk, env_id
+from tests.training.runs import contents, tiny
+
+from drama import Agent
+from drama.errors import RunDirError
+from drama.training.rundir import RunLock, create_run_dir, fresh_run_dir
+
+
+def test_numbering_takes_the_first_number_that_is_free(tmp_path: Path) -> None:
+    first = fresh_run_dir(tmp_path, "ALE/Pong-v5", "xs", 3)
+    assert first == tmp_path / "Pong-v5-xs-s3-1"
+    assert fresh_run_dir(tmp_path, "ALE/Pong-v5", "xs", 3) == first  # nothing was made
+    create_run_dir(first)
+    assert fresh_run_dir(tmp_path, "ALE/Pong-v5", "xs", 3).name == "Pong-v5-xs-s3-2"
+    assert fresh_run_dir(tmp_path, "ALE/Pong-v5", "xs", 4).name == "Pong-v5-xs-s4-1"
+    assert (
+        fresh_run_dir(tmp_path, "my.module:Env_(1)-v0", "s", 0).name == "my-module-Env-1-v0-s-s0-1"
+    )
+
+
+def test_an_empty_directory_may_be_used(tmp_path: Path) -> None:
+    create_run_dir(tmp_path / "a" / "b")
+    create_run_dir(tmp_path / "a" / "b")
+    (tmp_path / "a" / "b" / "x").write_text("mine")
+    with pytest.raises(RunDirError, match="exists already; choose another"):
+        create_run_dir(tmp_path / "a" / "b")
+    with pytest.raises(RunDirError, match="exists already"):
+        create_run_dir(tmp_path / "a" / "b" / "x")
+    with pytest.raises(RunDirError, match="cannot make"):
+        create_run_dir(tmp_path / "a" / "b" / "x" / "y")
+
+
+def test_a_name_too_long_for_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match="cannot"):
+        create_run_dir(tmp_path / ("x" * 300))
+
+
+def test_a_lock_excludes_others_until_released(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    first, second = RunLock(tmp_path), RunLock(tmp_path)
+    first.acquire()
+    with pytest.raises(RunDirError, match=r"in use by process \d+"):
+        second.acquire()
+    first.release()
+    first.release()  # twice is as good as once
+    second.acquire()
+    second.release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    code = (
+        "import sys, time; from pathlib import Path; from drama.training.rundir import RunLock\n"
+        "lock = RunLock(Path(sys.argv[1])); lock.acquire(); print('held', flush=True)\n"
+        "time.sleep(60)"
+    )
+    args = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(args, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunDirError, match=f"in use by process {other.pid}"):
+            RunLock(tmp_path).acquire()
+        other.kill()
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    lock.release()
+
+
+def test_a_lock_that_vanishes_while_it_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process lets go between another's opening the file and locking it."""
+    fcntl = pytest.importorskip("fcntl")
+    first, second, third = RunLock(tmp_path), RunLock(tmp_path), RunLock(tmp_path)
+    first.acquire()
+    flock = fcntl.flock
+
+    def late(*args: Any) -> Any:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        first.release()
+        return flock(*args)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    second.acquire()
+    try:
+        with pytest.raises(RunDirError, match="in use"):
+            third.acquire()
+    finally:
+        second.release()
+        third.release()
+
+
+def test_a_directory_in_use_is_left_alone(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    run = tmp_path / "run"
+    Agent(env_id(Walk), tiny()).learn(25, run_dir=run)
+    lock = RunLock(run)
+    lock.acquire()
+    before = contents(run)
+    agent = Agent.load(run)
+    with pytest.raises(RunDirError, match="in use"):
+        agent.learn(5)
+    assert contents(run) == before
+    lock.release()
+    assert agent.learn(5).num_timesteps == 30
+
+
+def test_a_run_cannot_move(tmp_path: Path) -> None:
+    agent = Agent(env_id(Walk), tiny()).learn(5, run_dir=tmp_path / "a")
+    agent.learn(5, run_dir=tmp_path / "a")  # where it is: nothing to move
+    with pytest.raises(RunDirError, match="cannot move"):
+        agent.learn(5, run_dir=tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    in_memory = Agent(env_id(Walk), tiny()).learn(5)
+    with pytest.raises(RunDirError, match="in memory"):
+        in_memory.learn(5, run_dir=tmp_path / "c")
+    assert not (tmp_path / "c").exists()
