@@ -244,6 +244,20 @@ def test_learning_twice_is_learning_once(tmp_path: Path) -> None:
         assert torch.equal(tensor, once.world_model.state_dict()[name])
 
 
+def test_a_callback_that_raises_costs_nothing(tmp_path: Path) -> None:
+    def tired(held: dict[str, Any], _: dict[str, Any]) -> None:
+        if held["self"].num_timesteps == 33:
+            raise TimeoutError("enough for today")
+
+    agent = Agent(WALK, tiny())
+    with pytest.raises(TimeoutError):
+        agent.learn(40, tired, run_dir=tmp_path / "run")
+    assert agent.num_timesteps == 33
+    agent.learn(7)  # the lock is free, the logs are open again
+    Agent(WALK, tiny()).learn(40, run_dir=tmp_path / "whole")
+    assert not differences(snapshot(tmp_path / "run"), snapshot(tmp_path / "whole"))
+
+
 def test_saved_and_loaded_it_predicts_and_learns_the_same(catch: Agent, tmp_path: Path) -> None:
     agent = Agent("drama/Catch-v0", tiny()).learn(35)
     agent.save(tmp_path / "saved")
@@ -295,6 +309,13 @@ def test_saving_without_the_replay_keeps_what_plays(tmp_path: Path) -> None:
     assert twin.evaluate(3).to_dict() == agent.evaluate(3).to_dict()
     twin.save(tmp_path / "again", replay=False)
     assert Agent.load(tmp_path / "again").num_timesteps == 31
+
+
+def test_an_agent_without_its_replay_counts_on_and_can_learn(tmp_path: Path) -> None:
+    Agent(WALK, tiny()).learn(31).save(tmp_path / "small", replay=False)
+    agent = Agent.load(tmp_path / "small").learn(40)
+    assert agent.num_timesteps == 71
+    assert Agent.load(tmp_path / "small").num_timesteps in (31, 71)
 
 
 def test_an_agent_that_has_learnt_nothing_can_be_saved(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_whole_run(capfd: Capture, tmp_path: Path) -> None:
     assert str(tmp_path / "run") in captured.out
     assert "mean return" in captured.out
     assert "drama: error" not in captured.err
-    names = {p.name for p in (tmp_path / "run").iterdir()}
+    names = {p.name for p in (tmp_path / "run").iterdir()} - {".lock"}
     assert names == {
         "config.json",
         "metrics.jsonl",
@@ -95,6 +95,17 @@ def test_a_whole_run(capfd: Capture, tmp_path: Path) -> None:
     Agent(WALK, tiny({"steps": 40})).learn(40, run_dir=tmp_path / "api")
     (tmp_path / "run" / "eval.json").unlink()
     assert_same_run(tmp_path / "run", tmp_path / "api")
+
+
+def test_a_directory_with_an_odd_name(capfd: Capture, tmp_path: Path) -> None:
+    run = tmp_path / "a [bold]run[/x] of mine"
+    assert train("--run-dir", str(run), changes={"steps": 5}) == 0
+    assert f"run: {run}" in capfd.readouterr().out
+    assert main(["train", "--resume", str(run), "--steps", "8"]) == 0
+    captured = capfd.readouterr()
+    assert f"continuing {run} from step 5" in captured.err
+    assert main(["eval", str(run), "--episodes", "1"]) == 0
+    assert f"written to {run}" in capfd.readouterr().out
 
 
 def test_runs_are_numbered(capfd: Capture) -> None:
@@ -333,7 +344,6 @@ def test_a_faulty_environment_costs_one_line_and_nothing_learnt(
     assert kind.__name__ in line
     assert "47" in line
     assert CheckpointDir(Path("run")).last().step == 46
-    assert not (Path("run") / ".lock").exists()
 
 
 def test_an_error_of_the_environment_s_own_is_shown_in_full(capfd: Capture) -> None:
@@ -386,7 +396,6 @@ def test_an_interrupted_run_is_saved_and_goes_on(
     assert "saved at step 33" in err
     assert "drama train --resume run" in err
     assert CheckpointDir(Path("run")).last().step == 33
-    assert not (Path("run") / ".lock").exists()
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert main(["train", "--resume", "run"]) == 0
     (Path("run") / "eval.json").unlink()

@@ -157,6 +157,8 @@ class Agent:
             trainer.note(trainer.replay.describe())
             if checkpoint is not None:
                 trainer.load(checkpoint)
+                assert trainer.run_dir is not None  # load() insists on it
+                write_text(trainer.run_dir / "config.json", self.config.to_json())
             # Only now: a failure above leaves the agent as it was, to fail again alike.
             self._trainer, self._checkpoint = trainer, None
             callbacks.start()
@@ -292,6 +294,8 @@ class Agent:
         count = obs.shape[0]
         if state is None:
             state, episode_start = self.player.init_state(count), np.ones(count, dtype=bool)
+        if state.deter.shape[0] != count:
+            raise EnvError(f"state is of {state.deter.shape[0]} environments, not {count}")
         start = np.zeros(count, bool) if episode_start is None else np.asarray(episode_start)
         if start.size != count:
             raise EnvError(f"episode_start has {start.size} entries for {count} observations")

@@ -38,8 +38,8 @@ CHANGEABLE = ("steps", "device", "training.", "evaluation.")
 FIXED_TRAINING = ("training.warmup_steps", "training.world_model_ratio", "training.behaviour_ratio")
 """Exceptions: these decide which updates are due, so they stay."""
 
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+out = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -100,11 +100,15 @@ def train(args: list[str]) -> int:
         name, args = args[0], args[1:]
     else:
         name = None
+    if name == "":
+        raise ConfigError("the preset is empty; name one of " + ", ".join(presets.PRESETS))
     config_args, run_dir, resume, env_id = _split_train_args(args)
     if resume is not None:
         if name is not None or run_dir is not None:
             raise ConfigError("--resume takes the preset and the directory from the run itself")
         return _resume(Path(resume), config_args, env_id)
+    if run_dir is not None and not run_dir.strip():
+        raise ConfigError("--run-dir is empty; name a new directory")
     config = _parse_config(presets.preset(name or "xs"), config_args, env_id)
     directory = (
         Path(run_dir)
@@ -357,7 +361,7 @@ def doctor(args: list[str]) -> int:
     if options.env is not None:
         report = check_env(options.env, steps=options.steps, seed=options.seed)
         out.print()
-        out.print(report.render(), markup=False)
+        out.print(report.render())
     return 0
 
 

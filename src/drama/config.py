@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -29,6 +30,22 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+class _Checked:
+    """Base of every section: fields are checked and made exact however it is built."""
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        for field_name, hint in typing.get_type_hints(type(self)).items():
+            value = getattr(self, field_name)
+            exact = _convert(hint, value, f"{name}.{field_name}")
+            if exact is not value:
+                object.__setattr__(self, field_name, exact)
+        self._check()
+
+    def _check(self) -> None:
+        """Check ranges; the types are right by now."""
+
+
 def _positive(section: str, **values: float) -> None:
     for name, value in values.items():
         _require(value > 0, f"{section}.{name} must be positive, got {value}")
@@ -40,7 +57,7 @@ def _fraction(section: str, **values: float) -> None:
 
 
 @dataclass(frozen=True)
-class EnvConfig:
+class EnvConfig(_Checked):
     """The environment and how it is adapted. The Atari fields are the Atari100k protocol's."""
 
     id: str = "drama/Catch-v0"
@@ -60,7 +77,7 @@ class EnvConfig:
     full_action_space: bool = False
     """Atari: all 18 actions rather than the game's minimal set."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _fraction("env", sticky_actions=self.sticky_actions)
         _positive("env", frame_skip=self.frame_skip)
         _require(self.noop_max >= 0, f"env.noop_max must not be negative, got {self.noop_max}")
@@ -71,7 +88,7 @@ class EnvConfig:
 
 
 @dataclass(frozen=True)
-class ReplayConfig:
+class ReplayConfig(_Checked):
     """The ring of past experience and the rule by which windows are drawn from it."""
 
     capacity: int = 100_000
@@ -91,13 +108,13 @@ class ReplayConfig:
     device: Literal["cpu", "model"] = "cpu"
     """Where the ring lives: host memory, or beside the model."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _positive("replay", capacity=self.capacity, tau=self.tau)
         _positive("replay", imagination_tau=self.imagination_tau)
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(_Checked):
     """LaProp with a linear warm-up and a clip on the global gradient norm."""
 
     lr: float = 4e-5
@@ -113,14 +130,15 @@ class OptimConfig:
     grad_clip: float = 1000.0
     """Largest global gradient norm."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _positive("optim", lr=self.lr, eps=self.eps, grad_clip=self.grad_clip)
         _fraction("optim", beta1=self.beta1, beta2=self.beta2)
+        _require(self.beta1 < 1 and self.beta2 < 1, "optim.beta1 and beta2 must be below 1")
         _require(self.warmup >= 0, f"optim.warmup must not be negative, got {self.warmup}")
 
 
 @dataclass(frozen=True)
-class WorldModelConfig:
+class WorldModelConfig(_Checked):
     """Discrete VAE, sequence model and heads, with the weights of their losses."""
 
     filters: tuple[int, ...] = (16, 32, 48, 64, 64)
@@ -162,7 +180,7 @@ class WorldModelConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser of the world model."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         section = "world_model"
         _require(len(self.filters) > 0, f"{section}.filters must name at least one layer")
         _positive(section, **{f"filters[{i}]": n for i, n in enumerate(self.filters)})
@@ -177,6 +195,8 @@ class WorldModelConfig:
             bin_limit=self.bin_limit,
             batch_size=self.batch_size,
         )
+        for name in ("free_bits", "beta_dyn", "beta_rep"):
+            _require(getattr(self, name) >= 0, f"{section}.{name} must not be negative")
         _require(self.latent_classes >= 2, f"{section}.latent_classes must be at least 2")
         _require(self.bins >= 3 and self.bins % 2 == 1, f"{section}.bins must be odd, at least 3")
         _require(self.batch_length >= 2, f"{section}.batch_length must be at least 2")
@@ -188,7 +208,7 @@ class WorldModelConfig:
 
 
 @dataclass(frozen=True)
-class BehaviourConfig:
+class BehaviourConfig(_Checked):
     """The policy and how it is trained in imagination."""
 
     layers: int = 2
@@ -228,7 +248,7 @@ class BehaviourConfig:
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(grad_clip=100.0))
     """Optimiser of actor and critic together."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         section = "behaviour"
         _positive(
             section,
@@ -252,7 +272,7 @@ class BehaviourConfig:
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(_Checked):
     """The loop: when to update, log and save."""
 
     warmup_steps: int = 1024
@@ -276,7 +296,7 @@ class TrainingConfig:
     wandb: bool = False
     """Send the same rows to Weights & Biases (extra ``wandb``)."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         section = "training"
         _positive(
             section,
@@ -291,7 +311,7 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(_Checked):
     """The evaluation at the end of ``drama train``, and the defaults of ``drama eval``."""
 
     episodes: int = 20
@@ -301,13 +321,14 @@ class EvaluationConfig:
     seed: int = 10_000
     """Seed of the first evaluation environment; kept apart from training seeds."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _positive("evaluation", num_envs=self.num_envs)
         _require(self.episodes >= 0, "evaluation.episodes must not be negative")
+        _require(0 <= self.seed < 2**62, f"evaluation.seed must not be negative, got {self.seed}")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(_Checked):
     """Everything that decides a run besides the code and the machine."""
 
     preset: str = "xs"
@@ -325,9 +346,9 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _positive("config", steps=self.steps)
-        _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
+        _require(0 <= self.seed < 2**63, f"seed must lie in [0, 2**63), got {self.seed}")
         longest = max(self.world_model.batch_length, self.behaviour.context)
         _require(
             self.replay.capacity > longest,
@@ -352,7 +373,7 @@ class Config:
         """
         try:
             tree = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # bad syntax, endless digits or nesting
             raise ConfigError(f"not a JSON configuration: {error}") from error
         return from_dict(cls, tree)
 
@@ -380,7 +401,7 @@ def from_dict(cls: type[T], tree: object, path: str = "config") -> T:
 
 def _convert(hint: Any, value: object, path: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return from_dict(hint, value, path)
+        return value if isinstance(value, hint) else from_dict(hint, value, path)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
@@ -388,13 +409,17 @@ def _convert(hint: Any, value: object, path: str) -> Any:
         (inner,) = [arg for arg in args if arg is not type(None)]
         return _convert(inner, value, path)
     if origin is Literal:
-        _require(value in args, f"{path} must be one of {', '.join(map(str, args))}, got {value!r}")
+        fits = any(value == arg and type(value) is type(arg) for arg in args)
+        _require(fits, f"{path} must be one of {', '.join(map(str, args))}, got {value!r}")
         return value
     if origin is tuple:
         _require(isinstance(value, (list, tuple)), f"{path} must be a list, got {value!r}")
         return tuple(_convert(args[0], item, path) for item in typing.cast("list[object]", value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        _require(abs(value) < 2**1000, f"{path} is too large")
+        value = float(value)
+    if isinstance(value, float):
+        _require(math.isfinite(value), f"{path} must be finite, got {value}")
     fits = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
     _require(fits, f"{path} must be of type {hint.__name__}, got {value!r}")
     return value

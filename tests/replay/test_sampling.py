@@ -180,3 +180,15 @@ def test_the_draw_follows_from_its_generator() -> None:
         torch.rand(3)
         assert torch.equal(first, draw(scores, 20, g(5), replacement=replacement))
         assert not torch.equal(first, draw(scores, 20, g(6), replacement=replacement))
+
+
+@pytest.mark.parametrize("point", [0.0, 1 - 2**-53])
+def test_the_outermost_points_fall_on_rows_with_weight(
+    monkeypatch: pytest.MonkeyPatch, point: float
+) -> None:
+    monkeypatch.setattr(
+        torch, "rand", lambda n, dtype, device, generator: torch.full((n,), point, dtype=dtype)
+    )
+    scores = counts(-torch.inf, -torch.inf, 0.3, -0.1, 0.2, -torch.inf)
+    index = draw(scores, 1, g(), replacement=True)
+    assert index.item() == (2 if point == 0 else 4)

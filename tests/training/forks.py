@@ -90,7 +90,8 @@ def kill_at_disk_operation(k: int, torn: bool) -> None:
 
     save_file, write_text = safetensors.torch.save_file, Path.write_text
     if not torn:
-        for name in ("replace", "fsync", "unlink", "rmdir", "mkdir", "truncate"):
+        # (Not fsync: a kill leaves the same files before it and after it.)
+        for name in ("replace", "unlink", "rmdir", "mkdir", "truncate"):
             setattr(os, name, wrapped(getattr(os, name)))
     safetensors.torch.save_file = wrapped(save_file, half_file)
     Path.write_text = wrapped(write_text, half_text)  # type: ignore[method-assign]

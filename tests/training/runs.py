@@ -136,15 +136,16 @@ def assert_same_run(a: Path, b: Path, *, files: bool = True) -> None:
 
 
 def listing(run_dir: Path) -> list[str]:
-    """Every file and directory of a run."""
-    return sorted(str(p.relative_to(run_dir)) for p in run_dir.rglob("*"))
+    """Every file and directory of a run but its lock."""
+    return sorted(str(p.relative_to(run_dir)) for p in run_dir.rglob("*") if p.name != ".lock")
 
 
 def contents(directory: Path) -> dict[str, bytes | None]:
-    """Every file with its content, every directory with None."""
+    """Every file but the lock with its content, every directory with None."""
     return {
         str(p.relative_to(directory)): p.read_bytes() if p.is_file() else None
         for p in sorted(directory.rglob("*"))
+        if p.name != ".lock"
     }
 
 

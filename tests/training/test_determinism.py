@@ -77,3 +77,22 @@ def test_switching_on_more_logs_changes_no_number(tmp_path: Path) -> None:
     Agent(env_id(Walk), tiny({"training.checkpoint_every": 7})).learn(40, run_dir=tmp_path / "more")
     changed = differences(snapshot(tmp_path / "plain"), snapshot(tmp_path / "more"))
     assert changed == ["config"]
+
+
+def test_another_number_of_threads_is_mentioned(tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    def listen(event: str, payload: object) -> None:
+        if event == "note":
+            notes.append(str(payload))
+
+    config = tiny({"training.threads": 0})  # as many as the process has
+    Agent(env_id(Walk), config).learn(26, run_dir=tmp_path / "run")
+    agent = Agent.load(tmp_path / "run")
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        agent.learn(4, listeners=[listen])
+    finally:
+        torch.set_num_threads(threads)
+    assert any(f"saved with {threads} threads, now {threads + 1}" in note for note in notes)

@@ -250,7 +250,11 @@ class CheckpointDir:
         kept = [p for p in self.all() if int(p.name) <= newest][-self.keep :]
         for path in self.all():
             if path not in kept:
-                shutil.rmtree(path)
+                # Renamed first: a kill inside rmtree must not leave half a checkpoint behind.
+                doomed = path.with_name(f".{path.name}.tmp")
+                shutil.rmtree(doomed, ignore_errors=True)
+                os.replace(path, doomed)
+                shutil.rmtree(doomed)
         needed = set()
         for path in kept:
             # An older one that is damaged is left for its owner to look at, but keeps nothing.

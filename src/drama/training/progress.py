@@ -66,7 +66,7 @@ class Progress:
         elif event == "metrics":
             self.metrics = payload
         elif event == "note":
-            self.console.print(f"note: {payload}", highlight=False)
+            self.console.print(f"note: {payload}", highlight=False, markup=False, soft_wrap=True)
         elif event == "step":
             self._refresh()
 

@@ -57,16 +57,22 @@ class RunLock:
             import fcntl
         except ImportError:  # Windows: no lock, the directory check still stands
             return
-        file = self.path.open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            owner = file.read().strip() or "another process"
+        while True:
+            file = self.path.open("a+")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                owner = file.read().strip() or "unknown"
+                file.close()
+                raise RunDirError(
+                    f"run directory {self.path.parent} is in use by process {owner}"
+                ) from error
+            # Another process may have let go, and removed the file, between our two calls: then
+            # what we hold is a file that nobody else can find.
+            if self.path.exists() and os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
+                break
             file.close()
-            raise RunDirError(
-                f"run directory {self.path.parent} is in use by process {owner}"
-            ) from error
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -75,7 +81,6 @@ class RunLock:
     def release(self) -> None:
         """Give the lock back."""
         if self._file is not None:
-            # The file stays: were it removed, a process that had just opened it would lock a
-            # file that nobody else can find any more.
+            self.path.unlink(missing_ok=True)
             self._file.close()
             self._file = None

@@ -288,6 +288,14 @@ class Trainer:
                 )
         return means
 
+    def _check_weights(self) -> None:
+        for name, tensor in snapshot.model_tensors(self.world_model, self.behaviour).items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise NonFiniteError(
+                    f"weight {name} is NaN or Inf at environment step {self.step}"
+                    f"{self._last_good()}"
+                )
+
     def _tell(self, event: Event, payload: Any) -> bool:
         # Every listener hears every event, also after one has asked to stop.
         answers = [listener(event, payload) for listener in self.listeners]
@@ -299,11 +307,12 @@ class Trainer:
         """Write a checkpoint of everything, if the run has a directory.
 
         Raises:
-            NonFiniteError: A running mean is NaN or Inf: such a state is not worth keeping.
+            NonFiniteError: A running mean or a weight is NaN or Inf: not a state worth keeping.
         """
         if self.checkpoints is None or self.store is None or self._saved_at == self.step:
             return
         self._checked_means()
+        self._check_weights()
         self._open_log()
         assert self.log is not None
         with self.clock.phase("checkpoint"):
@@ -356,6 +365,8 @@ class Trainer:
         self.store.load(self.replay, checkpoint.segments, state["replay_total"])
         snapshot.restore_counters(self, loop)
         self._saved_at = self.step
+        # If the run goes back to an older checkpoint, that is the last one from now on.
+        self.checkpoints.publish(self.step)
         self.store.prune(self.checkpoints.prune(newest=self.step))
         # What a killed run logged after its last checkpoint is made again.
         for name, size in checkpoint.manifest["logs"].items():
@@ -380,6 +391,8 @@ class Trainer:
                 "and a new one begins, so the run will not be bit-for-bit the same"
             )
             self.replay.mark_cut()
+            if self.store is not None:
+                self.store.reopen_last()
 
     def note(self, text: str) -> None:
         """Tell the listeners something that the user should read."""
