@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from drama.behaviour import ActorCritic, Player
 from drama.config import Config
 from drama.envs import AdaptedEnv, describe
 from drama.envs.source import EnvSource, build_env, source_name
-from drama.errors import CheckpointError, ConfigError, EnvError, RunDirError
+from drama.errors import CheckpointError, ConfigError, DramaError, EnvError, RunDirError
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.files import write_text
 from drama.presets import xs
@@ -185,9 +186,14 @@ class Agent:
             stack.callback(lock.release)
         if self._trainer is not None:
             return self._trainer, None
-        trainer = Trainer(
-            self.config, self.env, self.world_model, self.behaviour, run_dir=directory
-        )
+        try:
+            trainer = Trainer(
+                self.config, self.env, self.world_model, self.behaviour, run_dir=directory
+            )
+        except DramaError:
+            if current is None and directory is not None:
+                shutil.rmtree(directory)  # made a moment ago, and empty but for the settings
+            raise
         checkpoint = self._checkpoint
         if checkpoint is not None and not checkpoint.has("loop"):
             self._steps_before, checkpoint = checkpoint.step, None

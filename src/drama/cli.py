@@ -70,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DramaError as error:
         _complain(error)
         return 2
+    except KeyboardInterrupt:
+        print("drama: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         # Whoever read our output has gone (`drama ... | head`): nothing left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

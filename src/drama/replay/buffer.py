@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -37,6 +38,7 @@ class ReplayBuffer:
         obs_dtype: ``torch.uint8`` for frames, ``torch.float32`` for vectors.
         device: Where the ring lives.
         behaviour_scale: Imagination batch over training batch, the ratio of the two counters.
+        starts_at_first: Whether a dream that is given an episode's first row begins at it.
     """
 
     def __init__(
@@ -47,17 +49,28 @@ class ReplayBuffer:
         *,
         device: torch.device | str = "cpu",
         behaviour_scale: float = 64.0,
+        starts_at_first: bool = True,
     ) -> None:
         self.config = config
         self.capacity = config.capacity
         self.device = torch.device(device)
         self.behaviour_scale = behaviour_scale
+        self.starts_at_first = starts_at_first
         self.total = 0
         """Rows ever written."""
 
         def column(dtype: torch.dtype, shape: tuple[int, ...] = ()) -> Tensor:
             # Filled, not just reserved: memory that is missing should be missed at the start.
-            return torch.empty((self.capacity, *shape), dtype=dtype, device=self.device).fill_(0)
+            try:
+                return torch.empty((self.capacity, *shape), dtype=dtype, device=self.device).fill_(
+                    0
+                )
+            except (RuntimeError, MemoryError) as error:
+                size = self.capacity * math.prod(shape) * dtype.itemsize / 1e9
+                raise ReplayError(
+                    f"{self.capacity:,} rows need {size:,.1f} GB, which {self.device} cannot give; "
+                    "lower replay.capacity"
+                ) from error
 
         self.rows: dict[str, Tensor] = {
             "obs": column(obs_dtype, obs_shape),
@@ -100,7 +113,7 @@ class ReplayBuffer:
         Raises:
             ReplayError: The observation does not have the ring's shape and type.
         """
-        obs = torch.from_numpy(np.ascontiguousarray(row.obs))
+        obs = torch.from_numpy(np.array(row.obs))
         ring = self.rows["obs"]
         if obs.shape != ring.shape[1:] or obs.dtype != ring.dtype:
             raise ReplayError(
@@ -146,7 +159,11 @@ class ReplayBuffer:
         age = (self._slots[:held] - oldest) % self.capacity
         barred = age < length - 1
         if purpose == "behaviour":
-            barred |= self.rows["is_last"][:held] | self.rows["terminated"][:held]
+            ended = self.rows["terminated"][:held]
+            if self.starts_at_first:
+                # There the dream begins at the row itself, not after it.
+                ended = ended & ~self.rows["is_first"][:held]
+            barred |= self.rows["is_last"][:held] | ended
         return scores.masked_fill(barred, -torch.inf)
 
     def sample(

@@ -73,6 +73,7 @@ class Trainer:
             torch.uint8 if image else torch.float32,
             device="cpu" if config.replay.device == "cpu" else self.device,
             behaviour_scale=config.behaviour.batch_size / config.world_model.batch_size,
+            starts_at_first=config.behaviour.start_at_episode_starts,
         )
         self.stream = EnvStream(env, config.seed)
         self.player = Player(world_model, behaviour, config.behaviour.policy_latent)
