@@ -57,10 +57,9 @@ def main() -> None:
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         train(run_dir, seed)
         episodes = [json.loads(line) for line in (run_dir / "episodes.jsonl").open()]
-        curves[seed] = (
-            np.array([e["step"] for e in episodes]),
-            running_mean(np.array([e["return"] for e in episodes]), 20),
-        )
+        returns = running_mean(np.array([e["return"] for e in episodes]), 20)
+        # The first few means are of too few episodes to be shown beside the others.
+        curves[seed] = (np.array([e["step"] for e in episodes])[19:], returns[19:])
         greedy = json.loads((run_dir / "eval.json").read_text())["greedy"]
         rows.append(
             {
@@ -90,10 +89,10 @@ def main() -> None:
     axes.axhline(1.0, color="grey", linewidth=0.8, linestyle=":")
     axes.axhline(-0.75, color="grey", linewidth=0.8, linestyle=":")
     axes.text(0, 1.0, "optimum", va="bottom", fontsize=8, color="grey")
-    axes.text(0, -0.75, "random policy", va="bottom", fontsize=8, color="grey")
+    axes.text(5000, -0.75, "random policy", va="bottom", ha="right", fontsize=8, color="grey")
     axes.set(xlabel="environment steps", ylabel="return, mean of 20 episodes", ylim=(-1.05, 1.15))
     axes.set_title("drama train quick --env drama/Catch-v0", fontsize=10)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="center right")
     figure.savefig(ASSETS / "quickstart.png", dpi=120)
     print(json.dumps(rows, indent=2))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import drama
+from drama.dynamics import base
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -34,6 +35,9 @@ def test_example(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # What an example registers ends with this test, and what other tests registered is not seen.
+    built_in = {k: v for k, v in base._REGISTRY.items() if v.__module__.startswith("drama.")}
+    monkeypatch.setattr(base, "_REGISTRY", built_in)
     if path.name in QUICK:
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None

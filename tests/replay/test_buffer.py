@@ -100,7 +100,9 @@ def test_seams_are_marked_and_rows_without_a_future_start_no_dream(
     buffer = fill(make_buffer(capacity=capacity), total, episode)
     oldest, length = total - len(buffer), 2
     number, place = np.divmod(np.arange(total), episode)
-    barred = (place == episode - 1) | ((place == episode - 2) & (number % 2 == 0))
+    # An ended transition has no future, but where it is also a first row a dream begins at it.
+    ended = (place == episode - 2) & (number % 2 == 0) & (place > 0)
+    barred = (place == episode - 1) | ended
     expected = {g for g in range(oldest + length - 1, total) if not barred[g]}
     assert ends(buffer, "behaviour", length) == expected
     # The world model learns from every row, the final observations included.
@@ -109,6 +111,20 @@ def test_seams_are_marked_and_rows_without_a_future_start_no_dream(
     rows = windows.reward[0].long().numpy()
     np.testing.assert_array_equal(windows.is_first[0].numpy(), place[rows] == 0)
     np.testing.assert_array_equal(windows.is_last[0].numpy(), place[rows] == episode - 1)
+
+
+def test_episodes_of_one_step_can_be_dreamt_from(fill: Build) -> None:
+    for starts_at_first in (True, False):
+        buffer = ReplayBuffer(
+            ReplayConfig(capacity=20), (2, 2, 1), torch.uint8, starts_at_first=starts_at_first
+        )
+        for _ in range(6):
+            obs = np.zeros((2, 2, 1), np.uint8)
+            buffer.append(Transition(obs, True, 0, 1.0, True, False, False))
+            buffer.append(Transition(obs, False, 0, 0.0, False, False, True))
+        expected = {2, 4, 6, 8, 10} if starts_at_first else set()
+        scores = buffer.scores("behaviour", 2)
+        assert set(torch.isfinite(scores).nonzero().flatten().tolist()) == expected
 
 
 def test_a_truncated_transition_has_a_future(make_buffer: Build, fill: Build) -> None:
