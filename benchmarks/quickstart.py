@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 
 import drama
+from drama import presets
 
 ENV = "drama/Catch-v0"
 ASSETS = Path(__file__).resolve().parent.parent / "docs" / "assets"
@@ -74,7 +76,8 @@ def main() -> None:
         "preset": "quick",
         "command": "python -m benchmarks.quickstart",
         "versions": {"drama": drama.__version__, "torch": torch.__version__},
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} cores",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "threads": presets.quick().training.threads,
         "runs": rows,
     }
     ASSETS.mkdir(parents=True, exist_ok=True)

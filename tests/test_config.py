@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import json
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -309,3 +310,34 @@ def test_two_configurations_share_nothing() -> None:
     assert Config().world_model is not Config().world_model
     assert BehaviourConfig().optim.grad_clip == 100.0
     assert WorldModelConfig().optim.grad_clip == 1000.0
+
+
+@pytest.mark.parametrize(
+    ("build", "field"),
+    [
+        (lambda: ReplayConfig(sampler="dsf"), "sampler"),  # type: ignore[arg-type]
+        (lambda: ReplayConfig(capacity=100.5), "capacity"),  # type: ignore[arg-type]
+        (lambda: BehaviourConfig(policy_latent="posteriour"), "policy_latent"),  # type: ignore[arg-type]
+        (lambda: BehaviourConfig(entropy=float("nan")), "entropy"),
+        (lambda: OptimConfig(lr=float("inf")), "lr"),
+        (lambda: OptimConfig(beta2=1.0), "beta2"),
+        (lambda: WorldModelConfig(stem_stride=True), "stem_stride"),
+        (lambda: WorldModelConfig(free_bits=-1.0), "free_bits"),
+        (lambda: Config(seed=None), "seed"),  # type: ignore[arg-type]
+        (lambda: Config(seed=2**63), "seed"),
+    ],
+)
+def test_a_mistake_in_python_is_met_like_one_in_json(
+    build: Callable[[], object], field: str
+) -> None:
+    with pytest.raises(ConfigError, match=field):
+        build()
+
+
+def test_values_built_in_python_are_made_exact() -> None:
+    """So that a configuration equals itself after the round trip through JSON."""
+    model = WorldModelConfig(filters=[8, 16], free_bits=1)  # type: ignore[arg-type]
+    assert model.filters == (8, 16)
+    assert type(model.free_bits) is float
+    config = Config(world_model=model)
+    assert Config.from_json(config.to_json()) == config
