@@ -70,7 +70,10 @@ def causal_conv1d_silu_step(
 
 
 class _ConvSilu(torch.autograd.Function):
-    """Taps are added up block by block; the backward pass computes the sums again."""
+    """Tile by tile, so that what lies between input and output stays in a processor's cache.
+
+    Nothing but the inputs is kept; the backward pass computes the sums again.
+    """
 
     @staticmethod
     def forward(
@@ -85,10 +88,10 @@ class _ConvSilu(torch.autograd.Function):
         """Take ``x`` ``(B, T, C)``, ``filters`` ``(K, C)`` and a mask ``(B, T, K - 1)``."""
         ctx.save_for_backward(x, filters, bias, history, same)
         y = torch.empty(x.shape, dtype=dtype, device=x.device)
-        for rows in row_blocks(x.shape[0], x.shape[1] * x.shape[2], x.device):
-            padded = _padded(x, history, rows, filters.dtype)
-            total = _total(padded, filters, bias, None if same is None else same[rows])
-            y[rows] = F.silu(total, inplace=True)
+        for rows, steps in _tiles(x):
+            padded = _padded(x, history, rows, steps, filters.dtype)
+            total = _total(padded, filters, bias, None if same is None else same[rows, steps])
+            y[rows, steps] = F.silu(total, inplace=True)
         return y
 
     @staticmethod
@@ -96,34 +99,58 @@ class _ConvSilu(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of ``x``, ``filters``, ``bias`` and ``history``."""
         x, filters, bias, history, same = ctx.saved_tensors
-        taps, length = filters.shape[0], x.shape[1]
+        taps = filters.shape[0]
         past = taps - 1
         dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        dhistory = torch.empty_like(history)
+        dhistory = torch.zeros_like(history)
         dfilters, dbias = torch.zeros_like(filters), torch.zeros_like(bias)
-        for rows in row_blocks(x.shape[0], x.shape[1] * x.shape[2], x.device):
-            mask = None if same is None else same[rows]
-            padded = _padded(x, history, rows, filters.dtype)
+        for rows, steps in _tiles(x):
+            mask = None if same is None else same[rows, steps]
+            padded = _padded(x, history, rows, steps, filters.dtype)
             total = _total(padded, filters, bias, mask)
-            dtotal = torch.ops.aten.silu_backward(dy[rows].to(total.dtype), total)
+            dtotal = torch.ops.aten.silu_backward(dy[rows, steps].to(total.dtype), total)
             dpadded = torch.zeros_like(padded)
             product = total  # no longer needed: scratch space
             for tap in range(taps):
-                window = slice(tap, tap + length)
+                window = slice(tap, tap + dtotal.shape[1])
                 kept = dtotal
                 if mask is not None and tap < past:
                     kept = dtotal * mask[:, :, past - 1 - tap, None]
                 dpadded[:, window].addcmul_(kept, filters[tap])
                 dfilters[tap] += torch.mul(kept, padded[:, window], out=product).sum((0, 1))
             dbias += dtotal.sum((0, 1))
-            dx[rows] = dpadded[:, past:]
-            dhistory[rows] = dpadded[:, :past]
+            dx[rows, steps] = dpadded[:, past:]
+            _add_behind(dx, dhistory, rows, steps.start, dpadded[:, :past])
         return dx, dfilters, dbias, dhistory, None, None
 
 
-def _padded(x: Tensor, history: Tensor, rows: slice, dtype: torch.dtype) -> Tensor:
-    """Return rows of the history and the inputs behind one another: ``(rows, K-1+T, C)``."""
-    return torch.cat([history[rows].to(dtype), x[rows].to(dtype)], dim=1)
+def _tiles(x: Tensor) -> list[tuple[slice, slice]]:
+    """Cut ``(B, T, C)`` into rows and steps: whole sequences, or parts of one."""
+    batch, length, channels = x.shape
+    return [
+        (rows, steps)
+        for rows in row_blocks(batch, length * channels, x.device)
+        for steps in row_blocks(length, (rows.stop - rows.start) * channels, x.device)
+    ]
+
+
+def _padded(x: Tensor, history: Tensor, rows: slice, steps: slice, dtype: torch.dtype) -> Tensor:
+    """Return the inputs of some steps, behind the K - 1 that came before: ``(rows, K-1+T, C)``."""
+    past = history.shape[1]
+    begin = steps.start - past
+    if begin >= 0:
+        return x[rows, begin : steps.stop].to(dtype)
+    return torch.cat([history[rows, begin:].to(dtype), x[rows, : steps.stop].to(dtype)], dim=1)
+
+
+def _add_behind(dx: Tensor, dhistory: Tensor, rows: slice, begin: int, grad: Tensor) -> None:
+    """Add the gradient of the K - 1 inputs before step ``begin``, some of them history."""
+    past = grad.shape[1]
+    inside = min(begin, past)
+    if inside > 0:
+        dx[rows, begin - inside : begin] += grad[:, past - inside :]
+    if inside < past:
+        dhistory[rows, begin:] += grad[:, : past - inside]
 
 
 def _total(padded: Tensor, filters: Tensor, bias: Tensor, same: Tensor | None) -> Tensor:

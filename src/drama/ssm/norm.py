@@ -41,44 +41,43 @@ class _GatedRMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
         """Take ``y`` and ``z`` ``(R, width)``."""
-        ctx.save_for_backward(y, z, weight)
-        ctx.groups, ctx.eps = groups, eps
         dtype = accumulation_dtype(y, z)
         out = torch.empty(z.shape, dtype=z.dtype, device=z.device)
+        scale = torch.empty(len(z), groups, 1, dtype=dtype, device=z.device)  # r
         for rows in row_blocks(z.shape[0], z.shape[1], z.device):
             gated = F.silu(z[rows].to(dtype)).mul_(y[rows])
             parts = gated.view(len(gated), groups, -1)
-            parts.mul_(_inverse_rms(parts, eps))
-            out[rows] = gated.mul_(weight)
+            norm = torch.linalg.vector_norm(parts, dim=-1, keepdim=True)
+            scale[rows] = norm.square_().div_(parts.shape[-1]).add_(eps).rsqrt_()
+            parts.mul_(scale[rows])
+            torch.mul(gated, weight, out=out[rows])
+        ctx.save_for_backward(y, z, weight, scale)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of ``y``, ``z`` and ``weight``."""
-        y, z, weight = ctx.saved_tensors
-        dtype = accumulation_dtype(y, z)
+        y, z, weight, scale = ctx.saved_tensors
+        dtype, groups = scale.dtype, scale.shape[1]
         dy, dz = torch.empty_like(y), torch.empty_like(z)
-        dweight = torch.zeros_like(weight)
+        dweight = torch.zeros(groups, 1, z.shape[1] // groups, dtype=dtype, device=z.device)
+        columns = weight.view(groups, -1, 1).to(dtype)
         for rows in row_blocks(z.shape[0], z.shape[1], z.device):
-            gate_in, value = z[rows].to(dtype), y[rows].to(dtype)
+            gate_in, value, upstream = (v[rows].to(dtype) for v in (z, y, dout))
+            r = scale[rows]
             gate = F.silu(gate_in)
             gated = gate * value
-            parts = gated.view(len(gated), ctx.groups, -1)
-            scale = _inverse_rms(parts, ctx.eps)
-            parts.mul_(scale)  # now normalised
-            upstream = dout[rows].to(dtype)
-            dweight += (upstream * gated).sum(0)
-            # d g = r (d n - n mean(d n · n)), where n is g normalised.
-            dnormed = (upstream * weight).view_as(parts)
-            along = (dnormed * parts).mean(-1, keepdim=True)
-            dgated = dnormed.sub_(parts.mul_(along)).mul_(scale).view_as(gated)
-            dy[rows] = dgated * gate
+            # Both sums over dout·g are products with a vector: d weight = Σ_rows r dout g, and
+            # <d n, n> = r Σ_columns weight dout g, with n = r g the normalised g.
+            product = (upstream * gated).view(len(gated), groups, -1).transpose(0, 1)
+            dweight += torch.bmm(r.permute(1, 2, 0), product)
+            along = torch.bmm(product, columns).transpose(0, 1)  # (rows, groups, 1)
+            # d g = r (weight dout - g r² mean(weight dout g)).
+            along *= r.square().mul_(-groups / z.shape[1])
+            dgated = (upstream * weight).view(len(gated), groups, -1)
+            dgated.addcmul_(gated.view_as(dgated), along).mul_(r)
+            dgated = dgated.view_as(gated)
+            torch.mul(dgated, gate, out=dy[rows])
             dz[rows] = torch.ops.aten.silu_backward(dgated.mul_(value), gate_in)
-        return dy, dz, dweight, None, None
-
-
-def _inverse_rms(parts: Tensor, eps: float) -> Tensor:
-    """Return ``(mean g² + ε)^(-1/2)`` over the last dimension, kept."""
-    norm: Tensor = torch.linalg.vector_norm(parts, dim=-1, keepdim=True)
-    return norm.square_().div_(parts.shape[-1]).add_(eps).rsqrt_()
+        return dy, dz, dweight.view_as(weight).to(weight.dtype), None, None
