@@ -15,7 +15,7 @@ from drama.errors import ConfigError
 from drama.types import Batch
 from drama.world_model import WorldModel, symlog
 from drama.world_model import encoder as encoder_module
-from drama.world_model.decoder import ImageDecoder, VectorDecoder
+from drama.world_model.decoder import ImageDecoder, VectorDecoder, frame_error
 from drama.world_model.encoder import ImageEncoder, VectorEncoder
 from drama.world_model.heads import MLP
 
@@ -156,7 +156,7 @@ def test_encoding_in_pieces_changes_nothing(
         whole = model.encoder(obs)
         monkeypatch.setattr(encoder_module, "FRAMES_AT_ONCE", 4)
         sizes: list[int] = []
-        model.encoder.layers.register_forward_pre_hook(lambda _m, x: sizes.append(len(x[0])))
+        model.encoder.out.register_forward_pre_hook(lambda _m, x: sizes.append(len(x[0])))
         pieces = model.encoder(obs)
     assert sizes == [4, 4, 4, 4, 4, 1]
     torch.testing.assert_close(pieces, whole, atol=1e-6, rtol=0)
@@ -190,27 +190,86 @@ def test_batch_norm_statistics_are_saved(tiny_model: Callable[..., WorldModel]) 
     assert set(names) <= saved.keys()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_folded_layers_equal_those_in_turn(
+    tiny_config: Callable[..., WorldModelConfig], dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    encoder = ImageEncoder((8, 8, 3), tiny_config())
+    with torch.no_grad():
+        for layer in encoder.layers:
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.weight.uniform_(0.5, 2.0)
+                layer.bias.normal_()
+    for seed in range(3):
+        encoder(frames(64, seed=seed))  # moves the running statistics
+    encoder.eval()
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        in_turn = encoder(frames(5, seed=9)).float()
+        with torch.no_grad():
+            folded = encoder(frames(5, seed=9)).float()
+    assert in_turn.requires_grad
+    assert in_turn.std() > 0.1
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(folded, in_turn.detach(), atol=tolerance, rtol=tolerance)
+
+
+def plain_error(logits: Tensor, obs: Tensor) -> Tensor:
+    return (torch.sigmoid(logits.float()) - obs.float() / 255).square().sum((-3, -2, -1))
+
+
 def test_reconstruction_error_is_summed_over_pixels_and_channels() -> None:
     obs = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
     obs[1] = 255
-    prediction = torch.full((2, 4, 4, 3), 0.5)
-    prediction[1] = 1.0
-    torch.testing.assert_close(ImageDecoder.loss(prediction, obs), torch.tensor([12.0, 0.0]))
+    logits = torch.zeros(2, 4, 4, 3)
+    logits[1] = 40.0
+    torch.testing.assert_close(frame_error(logits, obs), torch.tensor([12.0, 0.0]))
+
+
+@pytest.mark.parametrize("lead", [(), (7,), (3, 5), (2, 70)])
+def test_reconstruction_error_and_gradient_equal_the_plain_ones(lead: tuple[int, ...]) -> None:
+    g = torch.Generator().manual_seed(1)
+    logits = (3 * torch.randn(*lead, 64, 64, 3, generator=g)).requires_grad_()
+    obs = frames(*lead, side=64)
+    upstream = torch.rand(lead, generator=g) - 0.3
+    results = []
+    for function in (frame_error, plain_error):
+        error = function(logits, obs)
+        (gradient,) = torch.autograd.grad(error, logits, upstream)
+        results.append((error, gradient))
+    (ours, our_gradient), (plain, plain_gradient) = results
+    assert ours.shape == lead
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=0)
+    torch.testing.assert_close(our_gradient, plain_gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_reconstruction_error_without_a_gradient_keeps_none() -> None:
+    logits, obs = torch.randn(2, 8, 8, 3, requires_grad=True), frames(2)
+    with torch.no_grad():
+        error = frame_error(logits, obs)
+    assert not error.requires_grad
+    torch.testing.assert_close(error, plain_error(logits, obs).detach())
 
 
 def test_reconstruction_error_of_half_precision_is_summed_in_float32() -> None:
     obs = torch.full((64, 64, 3), 255, dtype=torch.uint8)
-    prediction = torch.full((64, 64, 3), 0.5, dtype=torch.bfloat16)
-    loss = ImageDecoder.loss(prediction, obs)
+    logits = torch.zeros(64, 64, 3, dtype=torch.bfloat16, requires_grad=True)
+    loss = frame_error(logits, obs)
     assert loss.dtype == torch.float32
-    assert loss.item() == 64 * 64 * 3 / 4
+    assert loss.item() == pytest.approx(64 * 64 * 3 / 4, rel=1e-6)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.dtype == torch.bfloat16
+    assert gradient.unique().tolist() == [-0.25]  # 2 (0.5 - 1) 0.5 (1 - 0.5)
 
 
-def test_vector_error_is_taken_in_symlog_space() -> None:
+def test_vector_error_is_taken_in_symlog_space(
+    tiny_config: Callable[..., WorldModelConfig],
+) -> None:
     obs = torch.tensor([[1.0, -3.0], [0.0, 0.0]])
-    torch.testing.assert_close(
-        VectorDecoder.loss(symlog(obs) + torch.tensor([1.0, 2.0]), obs), torch.tensor([5.0, 5.0])
-    )
+    decoder = VectorDecoder((2,), tiny_config())
+    decoder.layers = nn.Identity()
+    error = decoder.loss(symlog(obs) + torch.tensor([1.0, 2.0]), obs)
+    torch.testing.assert_close(error, torch.tensor([5.0, 5.0]))
     torch.testing.assert_close(VectorDecoder.to_obs(symlog(obs)), obs)
 
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from drama.ssm._numeric import matmul_dtype, row_blocks
+from drama.blocks import row_blocks
+from drama.ssm._numeric import matmul_dtype
 
 
 def causal_conv1d_silu(

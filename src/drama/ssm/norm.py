@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from drama.ssm._numeric import accumulation_dtype, row_blocks
+from drama.blocks import row_blocks
+from drama.ssm._numeric import accumulation_dtype
 
 
 class GatedRMSNorm(nn.Module):

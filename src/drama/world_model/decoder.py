@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from drama.blocks import row_blocks
 from drama.config import WorldModelConfig
 from drama.norm import RMSNorm
 from drama.world_model.encoder import channels_last, feature_side
@@ -39,24 +43,75 @@ class ImageDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
         channels_last(self.layers)
 
-    def forward(self, stoch: Tensor) -> Tensor:
-        """Map latents ``(..., Z)`` to frames ``(..., H, W, C)`` with values in [0, 1]."""
+    def logits(self, stoch: Tensor) -> Tensor:
+        """Map latents ``(..., Z)`` to frames ``(..., H, W, C)`` before the sigmoid."""
         lead = stoch.shape[:-1]
         x = self.inp(stoch.reshape(-1, stoch.shape[-1]))  # (N, h * w * C')
         x = x.reshape(-1, self.side, self.side, self.filters).permute(0, 3, 1, 2)
-        x = torch.sigmoid(self.layers(x)).permute(0, 2, 3, 1)  # (N, H, W, C)
-        return x.reshape(*lead, *x.shape[1:])
+        x = self.layers(x).permute(0, 2, 3, 1)  # (N, H, W, C)
+        logits: Tensor = x.reshape(*lead, *x.shape[1:])
+        return logits
 
-    @staticmethod
-    def loss(prediction: Tensor, obs: Tensor) -> Tensor:
-        """Squared error summed over pixels and channels: ``(..., H, W, C)`` to ``(...)``."""
-        error = prediction.float() - obs.float() / 255.0
-        return error.square().sum(dim=(-3, -2, -1))
+    def forward(self, stoch: Tensor) -> Tensor:
+        """Map latents ``(..., Z)`` to frames ``(..., H, W, C)`` with values in [0, 1]."""
+        return torch.sigmoid(self.logits(stoch))
+
+    def loss(self, stoch: Tensor, obs: Tensor) -> Tensor:
+        """Squared error summed over pixels and channels, of latents ``(..., Z)``: ``(...)``."""
+        return frame_error(self.logits(stoch), obs)
 
     @staticmethod
     def to_obs(prediction: Tensor) -> Tensor:
         """Return predictions as observations: uint8 frames."""
         return (prediction.float() * 255.0).round().clamp(0, 255).to(torch.uint8)
+
+
+def frame_error(logits: Tensor, obs: Tensor) -> Tensor:
+    """Squared error of ``sigmoid(logits)`` to ``obs / 255``, summed over each frame, in float32.
+
+    Args:
+        logits: ``(..., H, W, C)``.
+        obs: uint8 frames of the same shape.
+
+    Returns:
+        ``(...)``. On a CPU it can be differentiated once.
+    """
+    if logits.device.type != "cpu":
+        error = torch.sigmoid(logits.float()) - obs.float() / 255.0
+        return error.square().sum(dim=(-3, -2, -1))
+    lead = logits.shape[:-3]
+    total: Tensor = _FrameError.apply(  # type: ignore[no-untyped-call]
+        logits.reshape(lead.numel(), -1), obs.reshape(lead.numel(), -1)
+    )
+    return total.reshape(lead)
+
+
+class _FrameError(torch.autograd.Function):
+    """:func:`frame_error` block by block, its gradient taken along while the error is in cache.
+
+    Written out, seven tensors of the size of the batch's frames in float32 pass through memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, obs: Tensor) -> Tensor:
+        """Take rows of pixels ``(N, P)``; return ``(N,)``."""
+        total = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+        slope = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        for rows in row_blocks(len(logits), logits.shape[1], logits.device):
+            frame = torch.sigmoid(logits[rows].float())
+            error = torch.add(frame, obs[rows], alpha=-1 / 255)
+            if slope is not None:
+                slope[rows] = torch.ops.aten.sigmoid_backward(error, frame)
+            torch.sum(error.square_(), dim=1, out=total[rows])
+        ctx.save_for_backward(slope)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dtotal: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of ``logits``."""
+        (slope,) = ctx.saved_tensors
+        return slope * (2.0 * dtotal).to(slope.dtype)[:, None], None
 
 
 class VectorDecoder(nn.Module):
@@ -80,10 +135,10 @@ class VectorDecoder(nn.Module):
         prediction: Tensor = self.layers(stoch)
         return prediction
 
-    @staticmethod
-    def loss(prediction: Tensor, obs: Tensor) -> Tensor:
-        """Squared error in symlog space summed over entries: ``(..., N)`` to ``(...)``."""
-        return (prediction.float() - symlog(obs.float())).square().sum(dim=-1)
+    def loss(self, stoch: Tensor, obs: Tensor) -> Tensor:
+        """Squared error in symlog space summed over entries, of latents ``(..., Z)``: ``(...)``."""
+        error: Tensor = self(stoch).float() - symlog(obs.float())
+        return error.square().sum(dim=-1)
 
     @staticmethod
     def to_obs(prediction: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from drama.config import WorldModelConfig
 from drama.errors import ConfigError
@@ -34,6 +35,17 @@ def feature_side(image_side: int, config: WorldModelConfig) -> int:
 def channels_last(module: nn.Module) -> None:
     """Store convolution weights channels-last, the faster layout on CPUs and tensor cores."""
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the convolution that equals ``conv``, then ``norm`` in evaluation.
+
+    ``conv`` has no bias of its own.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
 
 
 class ImageEncoder(nn.Module):
@@ -69,11 +81,27 @@ class ImageEncoder(nn.Module):
         return logits.reshape(*obs.shape[:-3], *self.latent_shape)
 
     def _encode(self, frames: Tensor) -> Tensor:
-        # (N, H, W, C) seen as (N, C, H, W) is channels-last already: no copy.
-        x = frames.permute(0, 3, 1, 2).to(torch.float32) / 255.0
-        x = self.layers(x)  # (N, C', h, w)
-        logits: Tensor = self.out(x.permute(0, 2, 3, 1).flatten(1))
+        # (N, H, W, C) seen as (N, C, H, W) is channels-last already. Bytes are exact in bfloat16
+        # too, so no float32 copy of the frames is made on the way.
+        x = frames.permute(0, 3, 1, 2).to(self._image_dtype(frames.device)).div_(255.0)
+        x = self.layers(x) if self.training or torch.is_grad_enabled() else self._folded(x)
+        logits: Tensor = self.out(x.permute(0, 2, 3, 1).flatten(1))  # from (N, C', h, w)
         return logits
+
+    def _folded(self, x: Tensor) -> Tensor:
+        """Return what the layers make of ``x`` in evaluation mode, in fewer passes over it."""
+        layers = list(self.layers)
+        for conv, norm in zip(layers[::3], layers[1::3], strict=True):
+            assert isinstance(conv, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            x = F.conv2d(x, *fold(conv, norm), conv.stride, conv.padding)
+            x = F.silu(x, inplace=True)
+        return x
+
+    def _image_dtype(self, device: torch.device) -> torch.dtype:
+        if torch.is_autocast_enabled(device.type):
+            return torch.get_autocast_dtype(device.type)
+        return self.out.weight.dtype
 
 
 class VectorEncoder(nn.Module):

@@ -104,16 +104,25 @@ class WorldModel(nn.Module):
 
     # -- windows ------------------------------------------------------------------------------
 
-    def observe(self, batch: Batch, generator: torch.Generator | None) -> Observed:
-        """Run a window in one parallel pass: the posterior needs no recurrence."""
-        posterior = self._posterior_of(batch)  # (B, T, K, C)
+    def observe(
+        self, batch: Batch, generator: torch.Generator | None, posterior: Tensor | None = None
+    ) -> Observed:
+        """Run a window in one parallel pass: the posterior needs no recurrence.
+
+        Args:
+            batch: Windows ``(B, T)``.
+            generator: Source of randomness for the latents.
+            posterior: What :meth:`posterior_of` gave for the batch, where that is known already.
+        """
+        if posterior is None:
+            posterior = self.posterior_of(batch)  # (B, T, K, C)
         stoch = self.sample(posterior, generator)  # (B, T, Z)
         resets = batch.is_first if self.config.reset_at_episode_start else None
         x = self.sequence_input(stoch, batch.action)  # (B, T, D)
         deter, state = self.dynamics(x, resets)
         return Observed(posterior, stoch, deter, state)
 
-    def _posterior_of(self, batch: Batch) -> Tensor:
+    def posterior_of(self, batch: Batch) -> Tensor:
         """Posterior of every row, each frame that comes more than once encoded only once.
 
         The short windows of imagination overlap a great deal while little has been collected.
@@ -144,7 +153,7 @@ class WorldModel(nn.Module):
             The scalar loss, and detached scalars for the log.
         """
         seen = self.observe(batch, generator)
-        reconstruction = self.decoder.loss(self.decoder(seen.stoch), batch.obs).mean()
+        reconstruction = self.decoder.loss(seen.stoch, batch.obs).mean()
 
         acted = (~batch.is_last).float()  # (B, T)
         reward_loss = _masked_mean(
