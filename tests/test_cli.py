@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 import signal
@@ -16,6 +17,7 @@ import drama
 from drama import Agent
 from drama.cli import main
 from drama.config import Config
+from drama.dynamics import GRUDynamics, base, registered
 from drama.evaluation import EvaluationResult
 from drama.training.checkpoint import CheckpointDir
 from drama.training.rundir import RunLock
@@ -68,9 +70,11 @@ def test_a_whole_run(capfd: Capture, tmp_path: Path) -> None:
     assert str(tmp_path / "run") in captured.out
     assert "mean return" in captured.out
     assert "drama: error" not in captured.err
+    assert captured.err.count("backend torch: tensors are on the CPU") == 1
     names = {p.name for p in (tmp_path / "run").iterdir()} - {".lock"}
     assert names == {
         "config.json",
+        "run.json",
         "metrics.jsonl",
         "episodes.jsonl",
         "eval.json",
@@ -162,14 +166,52 @@ def test_every_setting_is_offered_with_its_meaning(capfd: Capture) -> None:
     out = capfd.readouterr().out
     for name in ("--run-dir", "--resume", "--world-model.dynamics.width", "--behaviour.gamma"):
         assert name in out
+    names = ", ".join(registered())
+    assert f"--dynamics NAME ({names})" in out
     assert "Environment steps with random actions before the first update" in " ".join(out.split())
 
 
 def test_doctor(capfd: Capture) -> None:
     assert main(["doctor"]) == 0
-    assert "device     cpu" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "device     cpu" in out
+    assert "backend    torch: tensors are on the CPU" in out
     assert main(["doctor", "--env", WALK, "--steps", "20"]) == 0
     assert "Walk-v0" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["mamba1", "mamba2", "gru", "transformer", "elsewhere"])
+def test_dynamics_selects_the_backbone(
+    name: str, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of installed packages included."""
+    entry = importlib.metadata.EntryPoint(
+        "elsewhere", "drama.dynamics.gru:GRUDynamics", base.ENTRY_POINT_GROUP
+    )
+    monkeypatch.setattr(base, "entry_points", lambda group: [entry])
+    changes = {"steps": 28, "evaluation.episodes": 0}
+    assert train("--dynamics", name, "--run-dir", "run", changes=changes) == 0
+    assert f"parameters ({name})" in capfd.readouterr().err
+    assert json_rows(Path("run/metrics.jsonl"))[-1]["step"] == 20
+    agent = Agent.load("run")
+    assert agent.config.world_model.dynamics.name == name
+    kind = type(agent.world_model.dynamics).__name__.lower()
+    assert kind == ("gru" if name == "elsewhere" else name) + "dynamics"
+    assert isinstance(agent.world_model.dynamics, GRUDynamics) == (name in ("gru", "elsewhere"))
+    # Said again it is the run's own; another one would be another run.
+    args = ["train", "--resume", "run", "--steps", "30", "--dynamics"]
+    other = "mamba1" if name == "mamba2" else "mamba2"
+    line = complaint(capfd, main([*args, other]))
+    assert f"world_model.dynamics.name={other} (the run has {name})" in line
+    assert "known: elsewhere, gru" in complaint(capfd, main([*args, "zzz"]))
+    assert main([*args, name]) == 0
+    assert CheckpointDir(Path("run")).last().step == 30
+
+
+def test_the_longer_option_may_say_the_same(capfd: Capture) -> None:
+    args = ["--dynamics", "gru", "--world-model.dynamics.name", "gru", "--run-dir", "run"]
+    assert train(*args, changes={"steps": 4, "evaluation.episodes": 0}) == 0
+    assert "parameters (gru)" in capfd.readouterr().err
 
 
 # -- what is mistyped --------------------------------------------------------------------------
@@ -198,6 +240,25 @@ TYPOS: dict[str, tuple[list[str], list[str]]] = {
     "contradiction": (["train", "quick", "--replay.capacity", "3"], ["capacity", "window"]),
     "sizes": (["train", "quick", "--world-model.dynamics.headdim", "48"], ["headdim"]),
     "backbone": (["train", "quick", "--world-model.dynamics.name", "mamba3"], ["'mamba2'"]),
+    "dynamics": (
+        ["train", "quick", "--dynamics", "mamba3"],
+        ["'mamba3'", "did you mean 'mamba", "gru, ", "mamba1, mamba2, "],
+    ),
+    "dynamics without a name": (["train", "quick", "--dynamics"], ["--dynamics"]),
+    "empty dynamics": (["train", "quick", "--dynamics", ""], ["known: gru, "]),
+    "dynamics twice": (
+        ["train", "quick", "--dynamics", "mamba1", "--world-model.dynamics.name", "gru"],
+        ["--dynamics mamba1", "--world-model.dynamics.name gru"],
+    ),
+    "dynamics and sizes": (
+        ["train", "quick", "--dynamics", "transformer", "--world-model.dynamics.num-heads", "7"],
+        ["num_heads"],
+    ),
+    "backend": (["train", "quick", "--world-model.dynamics.backend", "cuda"], ["kernels"]),
+    "backend that is not there": (
+        ["train", "quick", "--world-model.dynamics.backend", "kernels"],
+        ["backend 'kernels' cannot be used", "tensors are on the CPU"],
+    ),
     "picture": (["train", "quick", "--env.image-size", "30"], ["image_size", "multiple of 8"]),
     "device": (["train", "quick", "--device", "tpu"], ["'tpu'", "cpu, cuda or mps"]),
     "no value": (["train", "quick", "--env"], ["--env"]),
@@ -321,6 +382,17 @@ def test_resume_keeps_the_run_s_own_settings(run: Path, capfd: Capture) -> None:
     for other in (["--env", "CartPole-v1"], ["--training.warmup-steps", "30"]):
         assert "refused" in complaint(capfd, main(["train", "--resume", str(run), *other]))
     assert contents(run) == before
+
+
+def test_resume_may_take_another_backend(run: Path, capfd: Capture) -> None:
+    args = ["train", "--resume", str(run), "--steps", "60", "--world-model.dynamics.backend"]
+    before = contents(run)
+    assert "cannot be used" in complaint(capfd, main([*args, "kernels"]))
+    assert contents(run) == before
+    assert main([*args, "torch"]) == 0
+    err = capfd.readouterr().err
+    assert "world_model.dynamics.backend=torch (the run has auto)" in err
+    assert "backend torch: asked for" in err
 
 
 def test_resume_from_one_checkpoint(run: Path, capfd: Capture, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from drama.errors import CheckpointError, ConfigError, DramaError, EnvError, Run
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.files import write_text
 from drama.presets import xs
+from drama.ssm.backend import backend_of
 from drama.training import snapshot
 from drama.training.callbacks import CallbackLike, Callbacks
 from drama.training.checkpoint import (
@@ -31,8 +32,9 @@ from drama.training.checkpoint import (
     copy_checkpoint,
     open_checkpoint,
 )
-from drama.training.device import pick_device
+from drama.training.device import pick_device, pick_dtype
 from drama.training.progress import Progress
+from drama.training.record import facts, record_start
 from drama.training.rundir import RunLock, create_run_dir
 from drama.training.trainer import Event, Listener, Trainer
 from drama.types import PolicyState
@@ -87,6 +89,15 @@ class Agent:
             behaviour = ActorCritic(config.behaviour, features, actions)
         self.world_model = world_model.to(self.device).eval()
         self.behaviour = behaviour.to(self.device).eval()
+        self._dtype = pick_dtype(config.training.precision, self.device)
+        self.backend = backend_of(
+            self.world_model,
+            self.device,
+            config.world_model.dynamics.backend,
+            dtype=self._dtype,
+            resets=config.world_model.reset_at_episode_start,
+        )
+        """What runs the SSM layers in training, and why."""
         self.player = Player(self.world_model, self.behaviour, config.behaviour.policy_latent)
         self._generator = torch.Generator(self.device).manual_seed(config.seed)
         self._trainer: Trainer | None = None
@@ -156,10 +167,16 @@ class Agent:
                 told.append(stack.enter_context(Progress(trainer, target)))
             trainer.listeners = tuple(told)
             trainer.note(trainer.replay.describe())
+            trainer.note(f"backend {self.backend}")
             if checkpoint is not None:
                 trainer.load(checkpoint)
                 assert trainer.run_dir is not None  # load() insists on it
                 write_text(trainer.run_dir / "config.json", self.config.to_json())
+            if self._trainer is None and trainer.run_dir is not None:
+                entry = facts(self.device, self._dtype, self.backend)
+                changed = record_start(trainer.run_dir, trainer.step, entry)
+                if changed is not None:
+                    trainer.note(f"not as before: {changed}")
             # Only now: a failure above leaves the agent as it was, to fail again alike.
             self._trainer, self._checkpoint = trainer, None
             callbacks.start()
@@ -237,7 +254,8 @@ class Agent:
         Args:
             path: The directory.
             env: Needed where the run's environment has no registered id.
-            device: Device to load onto; the run's own choice if None.
+            device: Device to load onto; the run's own choice if None. If there is one, the backend
+                is what that device offers, also where the run insisted on ``kernels``.
             config: Settings that replace the run's; sizes must agree with the weights.
 
         Raises:
@@ -246,6 +264,10 @@ class Agent:
         """
         checkpoint, run_dir = find_checkpoint(Path(path))
         config = config or Config.from_json(checkpoint.text("config.json"))
+        if device is not None and config.world_model.dynamics.backend == "kernels":
+            dynamics = dataclasses.replace(config.world_model.dynamics, backend="auto")
+            model = dataclasses.replace(config.world_model, dynamics=dynamics)
+            config = dataclasses.replace(config, world_model=model)
         agent = cls(env, config, device=device)
         state = checkpoint.json("state")
         shape = list(agent.observation_space.shape or ())

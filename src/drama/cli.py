@@ -26,6 +26,7 @@ from rich.console import Console
 from drama import __version__, presets
 from drama.agent import Agent, find_checkpoint
 from drama.config import Config
+from drama.dynamics import check_registered, registered
 from drama.errors import ConfigError, DramaError, NonFiniteError
 from drama.evaluation import EvaluationResult
 from drama.files import write_json
@@ -33,7 +34,7 @@ from drama.training.device import pick_dtype
 from drama.training.rundir import fresh_run_dir
 from drama.training.trainer import Event
 
-CHANGEABLE = ("steps", "device", "training.", "evaluation.")
+CHANGEABLE = ("steps", "device", "training.", "evaluation.", "world_model.dynamics.backend")
 """Settings that may differ when a run is continued: they do not alter what was learnt so far."""
 FIXED_TRAINING = ("training.warmup_steps", "training.world_model_ratio", "training.behaviour_ratio")
 """Exceptions: these decide which updates are due, so they stay."""
@@ -86,7 +87,8 @@ def _complain(error: Exception) -> None:
 def _usage() -> str:
     return f"""drama {__version__}: world-model reinforcement learning with Mamba dynamics
 
-  drama train [PRESET] --env ID [--steps N] [--seed S] [--run-dir DIR] [--section.field VALUE ...]
+  drama train [PRESET] --env ID [--steps N] [--seed S] [--dynamics NAME] [--run-dir DIR]
+              [--section.field VALUE ...]
   drama train --resume DIR       continue a run from its last checkpoint
   drama eval DIR [--episodes N]  play whole episodes with a trained agent
   drama doctor [--env ID]        what this machine would use; check an environment
@@ -105,43 +107,53 @@ def train(args: list[str]) -> int:
         name = None
     if name == "":
         raise ConfigError("the preset is empty; name one of " + ", ".join(presets.PRESETS))
-    config_args, run_dir, resume, env_id = _split_train_args(args)
-    if resume is not None:
-        if name is not None or run_dir is not None:
+    known, config_args = _split_train_args(args)
+    if known.resume is not None:
+        if name is not None or known.run_dir is not None:
             raise ConfigError("--resume takes the preset and the directory from the run itself")
-        return _resume(Path(resume), config_args, env_id)
-    if run_dir is not None and not run_dir.strip():
+        return _resume(Path(known.resume), known, config_args)
+    if known.run_dir is not None and not known.run_dir.strip():
         raise ConfigError("--run-dir is empty; name a new directory")
-    config = _parse_config(presets.preset(name or "xs"), config_args, env_id)
+    config = _parse_config(presets.preset(name or "xs"), known, config_args)
     directory = (
-        Path(run_dir)
-        if run_dir is not None
+        Path(known.run_dir)
+        if known.run_dir is not None
         else fresh_run_dir(Path("runs"), config.env.id, config.preset, config.seed)
     )
     agent = Agent(config=config)
     return _learn(agent, directory, config.steps)
 
 
-def _split_train_args(args: list[str]) -> tuple[list[str], str | None, str | None, str | None]:
-    """Take out the options that are not fields of the configuration."""
+def _split_train_args(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Take out the options that are not fields of the configuration, or short for one."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--run-dir")
     parser.add_argument("--resume")
     parser.add_argument("--env")
-    known, rest = parser.parse_known_args(args)
-    return rest, known.run_dir, known.resume, known.env
+    parser.add_argument("--dynamics")
+    return parser.parse_known_args(args)
 
 
-def _parse_config(default: Config, args: list[str], env_id: str | None) -> Config:
-    """Apply ``--section.field VALUE`` options to ``default``.
+def _parse_config(default: Config, short: argparse.Namespace, args: list[str]) -> Config:
+    """Apply ``--env``, ``--dynamics`` and ``--section.field VALUE`` options to ``default``.
 
     Raises:
         ConfigError: One line about the first thing that is wrong.
     """
-    if env_id is not None:
-        default = dataclasses.replace(default, env=dataclasses.replace(default.env, id=env_id))
+    if short.env is not None:
+        default = dataclasses.replace(default, env=dataclasses.replace(default.env, id=short.env))
+    if short.dynamics is not None:
+        check_registered(short.dynamics)
+        model = default.world_model
+        dynamics = dataclasses.replace(model.dynamics, name=short.dynamics)
+        default = dataclasses.replace(
+            default, world_model=dataclasses.replace(model, dynamics=dynamics)
+        )
     if any(a in ("-h", "--help") for a in args):
-        out.print("Beside the options below: --env ID, --run-dir DIR, --resume DIR\n")
+        out.print(
+            "Beside the options below: --env ID, --dynamics NAME "
+            f"({', '.join(registered())}), --run-dir DIR, --resume DIR\n"
+        )
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
@@ -152,6 +164,11 @@ def _parse_config(default: Config, args: list[str], env_id: str | None) -> Confi
         if not stop.code:
             raise
         raise ConfigError(_tyro_message(captured.getvalue())) from None
+    name = config.world_model.dynamics.name
+    if short.dynamics not in (None, name):
+        raise ConfigError(
+            f"--dynamics {short.dynamics} and --world-model.dynamics.name {name}: which one?"
+        )
     return config
 
 
@@ -168,14 +185,14 @@ def _tyro_message(text: str) -> str:
     return message
 
 
-def _resume(path: Path, args: list[str], env_id: str | None) -> int:
+def _resume(path: Path, short: argparse.Namespace, args: list[str]) -> int:
     checkpoint, run_dir = find_checkpoint(path)
     if run_dir is None or not checkpoint.has("loop"):
         raise ConfigError(
             f"{path} holds what plays but not the run it came from: nothing to resume"
         )
     saved = Config.from_json(checkpoint.text("config.json"))
-    asked = _parse_config(saved, args, env_id)
+    asked = _parse_config(saved, short, args)
     taken, refused = _compare(saved, asked)
     if refused:
         kept = f" (could be taken: {', '.join(taken)})" if taken else ""

@@ -16,6 +16,7 @@ from drama.dynamics import (
     Mamba2Dynamics,
     TransformerDynamics,
     base,
+    check_registered,
     make_dynamics,
     map_state,
     register,
@@ -64,8 +65,13 @@ def test_the_default_is_the_model_of_the_paper() -> None:
 def test_unknown_name_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="unknown sequence model 'mamba3'; did you mean 'mamba"):
         make_dynamics(DynamicsConfig(name="mamba3"))
-    with pytest.raises(ConfigError, match="known: gru, mamba1, mamba2, transformer"):
-        make_dynamics(DynamicsConfig(name="zzz"))
+    for name in ("zzz", "mamba3"):
+        with pytest.raises(ConfigError, match="known: gru, mamba1, mamba2, transformer"):
+            make_dynamics(DynamicsConfig(name=name))
+        with pytest.raises(ConfigError, match=f"unknown sequence model '{name}'"):
+            check_registered(name)
+    for name in registered():
+        check_registered(name)
 
 
 def test_register() -> None:
@@ -89,6 +95,7 @@ def test_entry_points_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None
     )
     monkeypatch.setattr(base, "entry_points", lambda group: [entry])
     assert "elsewhere" in registered()
+    check_registered("elsewhere")
     model = make_dynamics(DynamicsConfig(name="elsewhere", width=4))
     assert isinstance(model, GRUDynamics)
 

@@ -2,6 +2,7 @@
 
 from drama.dynamics.base import (
     SequenceModel,
+    check_registered,
     make_dynamics,
     map_state,
     register,
@@ -20,6 +21,7 @@ __all__ = [
     "Mamba2Dynamics",
     "SequenceModel",
     "TransformerDynamics",
+    "check_registered",
     "make_dynamics",
     "map_state",
     "register",

@@ -159,7 +159,18 @@ def _load_entry_point(name: str) -> Builder:
     for entry in _entry_points():
         if entry.name == name:
             return cast("Builder", entry.load())
+    raise ConfigError(_unknown(name))
+
+
+def check_registered(name: str) -> None:
+    """Raise a :class:`ConfigError` that names what is registered if ``name`` is not."""
+    if name not in registered():
+        raise ConfigError(_unknown(name))
+
+
+def _unknown(name: str) -> str:
     known = registered()
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    raise ConfigError(f"unknown sequence model {name!r}; {hint}")
+    names = f"known: {', '.join(known)}"
+    hint = f"did you mean {near[0]!r}? ({names})" if near else names
+    return f"unknown sequence model {name!r}; {hint}"

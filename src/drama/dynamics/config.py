@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drama.errors import ConfigError
+from drama.ssm.backend import BackendName, check_backend_name
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,8 @@ class DynamicsConfig:
     """Which sequence model computes ``d_t = f(z_{1:t}, a_{1:t})``, and its sizes.
 
     Raises:
-        ConfigError: If a size is below 1, or sizes that the named backbone relates do not fit.
+        ConfigError: If a size is below 1, sizes that the named backbone relates do not fit, or
+            there is no such backend.
     """
 
     name: str = "mamba2"
@@ -31,6 +33,9 @@ class DynamicsConfig:
     """mamba2: size P of a head; divides expand * width."""
     chunk_size: int = 64
     """mamba2: steps handled as one quadratic product; changes speed only."""
+    backend: BackendName = "auto"
+    """mamba1, mamba2: ``torch``; ``kernels``, those of mamba_ssm and causal_conv1d on CUDA, or an
+    error; ``auto``, the kernels wherever they can be used."""
     num_heads: int = 8
     """transformer: attention heads; divides width."""
     context: int = 64
@@ -54,6 +59,7 @@ class DynamicsConfig:
                 raise ConfigError(
                     f"dynamics.{field} must be an integer of at least 1, got {value!r}"
                 )
+        check_backend_name(self.backend)
         if self.name == "mamba2" and (self.expand * self.width) % self.headdim:
             raise ConfigError(
                 f"dynamics.headdim must divide expand * width = {self.expand * self.width}, "

@@ -92,6 +92,7 @@ class Mamba2Dynamics(MambaStack):
                 expand=config.expand,
                 headdim=config.headdim,
                 chunk_size=config.chunk_size,
+                backend=config.backend,
             ),
         )
 
@@ -105,6 +106,10 @@ class Mamba1Dynamics(MambaStack):
             config.width,
             config.layers,
             lambda: Mamba1(
-                config.width, d_state=config.d_state, d_conv=config.d_conv, expand=config.expand
+                config.width,
+                d_state=config.d_state,
+                d_conv=config.d_conv,
+                expand=config.expand,
+                backend=config.backend,
             ),
         )

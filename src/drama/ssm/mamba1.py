@@ -10,9 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drama.errors import ConfigError
-from drama.ssm.conv import causal_conv1d_silu, causal_conv1d_silu_step
+from drama.ssm.backend import (
+    BackendName,
+    check_backend_name,
+    step_operations,
+    window_operations,
+)
 from drama.ssm.init import inverse_softplus, log_uniform_dt
-from drama.ssm.scan import selective_scan, selective_scan_step
+from drama.ssm.kernels import LayerSizes
 
 
 class Mamba1State(NamedTuple):
@@ -40,9 +45,10 @@ class Mamba1(nn.Module):
         d_conv: Taps of the convolution.
         expand: Inner width as a multiple of ``d_model``.
         dt_rank: Rank of Δ's projection; ``"auto"`` is ``ceil(d_model / 16)``.
+        backend: What runs the layer, see :mod:`drama.ssm.backend`.
 
     Raises:
-        ConfigError: If a size is below 1.
+        ConfigError: If a size is below 1, or there is no such backend.
     """
 
     def __init__(
@@ -52,6 +58,7 @@ class Mamba1(nn.Module):
         d_conv: int = 4,
         expand: int = 2,
         dt_rank: int | Literal["auto"] = "auto",
+        backend: BackendName = "auto",
     ) -> None:
         super().__init__()
         rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
@@ -70,6 +77,9 @@ class Mamba1(nn.Module):
         self.d_conv = d_conv
         self.d_inner = expand * d_model
         self.dt_rank = rank
+        check_backend_name(backend)
+        self.backend = backend
+        self.kernel_sizes = LayerSizes("mamba1", d_conv, self.d_inner, d_state)
 
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
         self.conv1d = nn.Conv1d(
@@ -108,11 +118,10 @@ class Mamba1(nn.Module):
         """
         inner, z = self.in_proj(x).chunk(2, dim=-1)
         history, initial = (None, None) if state is None else state
-        inner, conv = causal_conv1d_silu(
-            inner, self.conv1d.weight, self.conv1d.bias, history, is_first
-        )
+        run = window_operations(self.backend, self.kernel_sizes, inner, is_first, state)
+        inner, conv = run.conv(inner, self.conv1d.weight, self.conv1d.bias, history, is_first)
         dt, B, C = self._selection(inner)
-        y, ssm = selective_scan(
+        y, ssm = run.scan(
             inner,
             dt,
             -torch.exp(self.A_log),
@@ -135,12 +144,11 @@ class Mamba1(nn.Module):
             ``y`` ``(B, d_model)`` and the state after the step.
         """
         inner, z = self.in_proj(x).chunk(2, dim=-1)
-        inner, conv = causal_conv1d_silu_step(
-            inner, self.conv1d.weight, self.conv1d.bias, state.conv
-        )
+        run = step_operations(self.backend, self.kernel_sizes, inner)
+        inner, conv = run.conv_step(inner, self.conv1d.weight, self.conv1d.bias, state.conv)
         dt, B, C = self._selection(inner)
         A = -torch.exp(self.A_log)
-        y, ssm = selective_scan_step(inner, dt, A, B, C, state.ssm, D=self.D)
+        y, ssm = run.scan_step(inner, dt, A, B, C, state.ssm, D=self.D)
         return self.out_proj(y * F.silu(z)), Mamba1State(conv, ssm)
 
     def _selection(self, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:

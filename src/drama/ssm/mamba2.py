@@ -9,10 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drama.errors import ConfigError
-from drama.ssm.conv import causal_conv1d_silu, causal_conv1d_silu_step
+from drama.ssm.backend import (
+    BackendName,
+    check_backend_name,
+    step_operations,
+    window_operations,
+)
 from drama.ssm.init import inverse_softplus, log_uniform_dt
+from drama.ssm.kernels import LayerSizes
 from drama.ssm.norm import GatedRMSNorm
-from drama.ssm.ssd import ssd, ssd_step
 
 
 class Mamba2State(NamedTuple):
@@ -41,9 +46,11 @@ class Mamba2(nn.Module):
         headdim: Head size P; divides ``expand * d_model``.
         ngroups: Groups G of heads that share B and C.
         chunk_size: Chunk of :func:`drama.ssm.ssd`; changes speed only.
+        backend: What runs the layer, see :mod:`drama.ssm.backend`.
 
     Raises:
-        ConfigError: If a size is below 1 or does not divide what it has to.
+        ConfigError: If a size is below 1 or does not divide what it has to, or there is no such
+            backend.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class Mamba2(nn.Module):
         headdim: int = 64,
         ngroups: int = 1,
         chunk_size: int = 256,
+        backend: BackendName = "auto",
     ) -> None:
         super().__init__()
         sizes = {
@@ -84,6 +92,9 @@ class Mamba2(nn.Module):
         if self.nheads % ngroups:
             raise ConfigError(f"Mamba2: ngroups {ngroups} must divide the {self.nheads} heads")
         self.conv_dim = self.d_inner + 2 * ngroups * d_state
+        check_backend_name(backend)
+        self.backend = backend
+        self.kernel_sizes = LayerSizes("mamba2", d_conv, self.conv_dim, d_state)
 
         self.in_proj = nn.Linear(d_model, self.d_inner + self.conv_dim + self.nheads, bias=False)
         self.conv1d = nn.Conv1d(
@@ -121,9 +132,10 @@ class Mamba2(nn.Module):
         # put together again at the length of the window.
         z, xBC, dt = (F.linear(x, weight) for weight in self._split(self.in_proj.weight, dim=0))
         history, initial = (None, None) if state is None else state
-        xBC, conv = causal_conv1d_silu(xBC, self.conv1d.weight, self.conv1d.bias, history, is_first)
+        run = window_operations(self.backend, self.kernel_sizes, xBC, is_first, state)
+        xBC, conv = run.conv(xBC, self.conv1d.weight, self.conv1d.bias, history, is_first)
         inner, B, C = self._heads(xBC)
-        y, ssm = ssd(
+        y, ssm = run.ssd(
             inner,
             self._dt(dt),
             -torch.exp(self.A_log),
@@ -147,10 +159,11 @@ class Mamba2(nn.Module):
             ``y`` ``(B, d_model)`` and the state after the step.
         """
         z, xBC, dt = self._split(self.in_proj(x), dim=-1)
-        xBC, conv = causal_conv1d_silu_step(xBC, self.conv1d.weight, self.conv1d.bias, state.conv)
+        run = step_operations(self.backend, self.kernel_sizes, xBC)
+        xBC, conv = run.conv_step(xBC, self.conv1d.weight, self.conv1d.bias, state.conv)
         inner, B, C = self._heads(xBC)
         A = -torch.exp(self.A_log)
-        y, ssm = ssd_step(inner, self._dt(dt), A, B, C, state.ssm, D=self.D)
+        y, ssm = run.ssd_step(inner, self._dt(dt), A, B, C, state.ssm, D=self.D)
         return self.out_proj(self.norm(y.flatten(-2), z)), Mamba2State(conv, ssm)
 
     def _split(self, projection: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,6 +3,7 @@
 ```
 RUN/
   config.json                     the resolved configuration
+  run.json                        machine, versions and backend of each start
   metrics.jsonl, episodes.jsonl   cut back to the checkpoint's length when a run is resumed
   replay/                         segments of rows, shared by the checkpoints
   checkpoints/

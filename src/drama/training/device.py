@@ -40,6 +40,18 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """Return the name of the GPU, or of the processor as well as the system tells it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "") or platform.processor() or platform.machine()
+
+
 def _cpu_has_bf16_units() -> bool:
     """Whether this CPU multiplies bfloat16 natively (AVX512-BF16, AMX or Arm's BF16)."""
     try:

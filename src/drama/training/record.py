@@ -1,0 +1,76 @@
+"""What a run was made with: ``run.json``, one entry for each time it was started or continued.
+
+``config.json`` says what was asked for. This says what that came to on the machine at hand: device,
+precision, backend, threads, versions. Nothing reads it to decide anything.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drama.errors import CheckpointError
+from drama.files import read_json, write_json
+from drama.ssm.backend import Backend
+from drama.training.device import device_name
+
+DECISIVE = ("device", "device_name", "precision", "backend", "torch", "drama")
+"""Entries whose change may change the last bits of a result. Another number of threads is told of
+by the trainer, which looks into the checkpoint for it."""
+
+
+def facts(device: torch.device, dtype: torch.dtype, backend: Backend) -> dict[str, Any]:
+    """Return what decides, beside the configuration, how a run goes on this machine."""
+    from drama import __version__  # set after everything else has been imported
+
+    return {
+        "device": str(device),
+        "device_name": device_name(device),
+        "precision": str(dtype).removeprefix("torch."),
+        "backend": backend.name,
+        "backend_reason": backend.reason,
+        "threads": torch.get_num_threads(),
+        "drama": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def record_start(run_dir: Path, step: int, entry: dict[str, Any]) -> str | None:
+    """Append one entry to ``run.json``.
+
+    Args:
+        run_dir: Directory of the run.
+        step: Environment steps made so far.
+        entry: From :func:`facts`.
+
+    Returns:
+        How it differs from the entry before, in words; None if it does not.
+    """
+    path = run_dir / "run.json"
+    starts = _read(path)
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    write_json(path, {"starts": [*starts, {"time": now, "step": step, **entry}]})
+    if not starts:
+        return None
+    before = starts[-1]
+    changed = [
+        f"{key} {entry[key]} (was {before.get(key)})"
+        for key in DECISIVE
+        if entry[key] != before.get(key)
+    ]
+    return ", ".join(changed) or None
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Return the entries so far; none if the file is not there, or was spoilt by someone."""
+    try:
+        starts = read_json(path)["starts"]
+        return [dict(entry) for entry in starts]
+    except (CheckpointError, KeyError, TypeError, ValueError):
+        return []
