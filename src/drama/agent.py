@@ -33,6 +33,7 @@ from drama.training.checkpoint import (
     open_checkpoint,
 )
 from drama.training.device import pick_device, pick_dtype
+from drama.training.memory import keep_freed_memory
 from drama.training.progress import Progress
 from drama.training.record import facts, record_start
 from drama.training.rundir import RunLock, create_run_dir
@@ -159,6 +160,8 @@ class Agent:
             if self.config.training.threads:
                 stack.callback(torch.set_num_threads, torch.get_num_threads())
                 torch.set_num_threads(self.config.training.threads)
+            if self.config.training.keep_memory and self.device.type == "cpu":
+                stack.enter_context(keep_freed_memory())
             trainer, checkpoint = self._prepare(None if run_dir is None else Path(run_dir), stack)
             target = (trainer.step if checkpoint is None else checkpoint.step) + total_timesteps
             stack.callback(trainer.close)

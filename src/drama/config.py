@@ -285,6 +285,8 @@ class TrainingConfig(_Checked):
     """Matrix work in float32 or bfloat16; ``auto`` asks the device."""
     threads: int = 0
     """CPU threads of PyTorch; 0 leaves its own choice. Sums, and so the last bits, follow it."""
+    keep_memory: bool = True
+    """On a CPU, keep freed memory for the next update: faster, with a higher resident size."""
     log_every: int = 250
     """Environment steps between rows of ``metrics.jsonl``."""
     checkpoint_every: int = 5000
