@@ -34,7 +34,7 @@ class ScriptedWorld:
     """
 
     training = False
-    config = SimpleNamespace(dynamics=SimpleNamespace(width=3))
+    config = SimpleNamespace(stoch_size=CLASSES, dynamics=SimpleNamespace(width=3))
 
     def __init__(self) -> None:
         self.dynamics = SimpleNamespace(
@@ -54,14 +54,18 @@ class ScriptedWorld:
     def sample(self, log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
         return log_probs.exp().flatten(-2)
 
-    def step(self, stoch: Tensor, action: Tensor, state: Count) -> tuple[Tensor, Count]:
+    def step(
+        self, stoch: Tensor, action: Tensor, state: Count, *, inplace: bool = False
+    ) -> tuple[Tensor, Count]:
         steps = state.steps + 1
         return torch.stack([stoch.argmax(-1).float(), action.float(), steps[:, 0]], -1), Count(
             steps
         )
 
-    def observe(self, batch: Batch, generator: torch.Generator | None) -> Any:
-        posterior = self.posterior(batch.obs)
+    def posterior_of(self, batch: Batch) -> Tensor:
+        return self.posterior(batch.obs)
+
+    def observe(self, batch: Batch, generator: torch.Generator | None, posterior: Tensor) -> Any:
         stoch, state, deters = (
             posterior.exp().flatten(-2),
             Count(torch.zeros(len(batch.obs), 1)),

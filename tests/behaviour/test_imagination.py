@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from drama.behaviour import ActorCritic, imagine, policy_input
+from drama.behaviour import ActorCritic, imagination, imagine, policy_input
 from drama.dynamics import map_state
 from drama.types import Batch
 from drama.world_model import WorldModel
@@ -217,6 +217,96 @@ def test_bfloat16_dreams_keep_exact_latents(
     assert rollout.features[..., :12].unique().tolist() == [0.0, 1.0]
     assert rollout.reward.dtype == rollout.termination.dtype == torch.float32
     assert all(torch.isfinite(t).all() for t in rollout)
+
+
+class Greedy:
+    """A policy without luck: the most probable action. Counts the rows it was shown."""
+
+    def __init__(self, policy: ActorCritic) -> None:
+        self.policy, self.rows = policy, []
+
+    def act(
+        self, features: Tensor, generator: torch.Generator | None, greedy: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        self.rows.append(len(features))
+        return self.policy.act(features, generator, greedy=True)
+
+
+@pytest.mark.parametrize("dynamics", ["mamba2", "mamba1", "gru", "transformer"])
+@pytest.mark.parametrize("at_starts", [False, True])
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_a_dream_in_pieces_is_the_dream_as_a_whole(
+    tiny_world: Callable[..., WorldModel],
+    tiny_policy: Callable[..., ActorCritic],
+    frames: Callable[..., Batch],
+    monkeypatch: pytest.MonkeyPatch,
+    dynamics: str,
+    at_starts: bool,
+    size: int,
+) -> None:
+    world = tiny_world(dynamics)
+
+    def mode(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
+        return torch.nn.functional.one_hot(log_probs.argmax(-1), 4).flatten(-2).float()
+
+    monkeypatch.setattr(world, "sample", mode)  # other pieces would be given other draws
+    is_first = torch.zeros(7, 5, dtype=torch.bool)
+    is_first[1, 2] = is_first[3, 4] = is_first[6, 4] = True
+    context = frames(7, is_first=is_first)
+
+    def dream(piece: int) -> tuple[Any, list[int]]:
+        monkeypatch.setattr(imagination, "CPU_PIECE", piece)
+        policy = Greedy(tiny_policy())
+        return imagine(
+            world, policy, context, 6, None, start_at_episode_starts=at_starts
+        ), policy.rows
+
+    whole, rows = dream(100)
+    assert rows == [7] * 6
+    pieces, rows = dream(size)
+    assert rows == {1: [1] * 42, 3: [3] * 12 + [1] * 6, 7: [7] * 6}[size]
+    assert whole.action.unique().numel() > 1
+    assert (whole.features[3, 0, 12:] == 0).all() == at_starts
+    for name, column in whole._asdict().items():
+        torch.testing.assert_close(getattr(pieces, name), column, msg=name)
+
+
+def test_pieces_share_the_frames_that_they_have_in_common(
+    tiny_world: Callable[..., WorldModel],
+    tiny_policy: Callable[..., ActorCritic],
+    frames: Callable[..., Batch],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, rows = tiny_world(), frames(1, 8)
+    index = torch.arange(5) + torch.tensor([[0], [1], [2], [3], [1], [2]])
+    context = Batch(*(t if t is None else t[0][index] for t in rows))._replace(slot=index)
+    encoded = []
+    world.encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(inputs[0].shape[0]))
+    monkeypatch.setattr(imagination, "CPU_PIECE", 2)
+    imagine(world, tiny_policy(), context, 2, g())
+    assert sum(encoded) == 8
+
+
+@pytest.mark.parametrize("dynamics", ["mamba2", "mamba1"])
+def test_every_step_of_a_dream_uses_the_memory_of_the_last_state(
+    tiny_world: Callable[..., WorldModel],
+    tiny_policy: Callable[..., ActorCritic],
+    frames: Callable[..., Batch],
+    monkeypatch: pytest.MonkeyPatch,
+    dynamics: str,
+) -> None:
+    world = tiny_world(dynamics)
+    places: list[list[int]] = []
+    step = world.step
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        deter, state = step(*arguments, **options)
+        places.append([layer.ssm.data_ptr() for layer in state.layers])
+        return deter, state
+
+    monkeypatch.setattr(world, "step", watched)
+    imagine(world, tiny_policy(), frames(4), 6, g())
+    assert places == [places[0]] * 6
 
 
 def test_carried_state_does_not_grow(

@@ -16,7 +16,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from drama.dynamics import DynamicsConfig, make_dynamics, map_state, registered, where_state
+from drama.dynamics import (
+    DynamicsConfig,
+    make_dynamics,
+    map_state,
+    registered,
+    step_inplace,
+    where_state,
+)
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_dynamics.py"
 runpy.run_path(str(EXAMPLE))  # registers "leaky", so that the laws are checked for it as well
@@ -171,3 +178,23 @@ def test_the_example_runs(
     monkeypatch.setattr("drama.dynamics.base._REGISTRY", {})
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     assert "equals its steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", registered())
+@torch.no_grad()
+def test_a_step_over_the_given_state_is_the_same_step(name: str) -> None:
+    p = Problem(name, **CASES["long"])
+    expected, carried = p.steps(None, p.state)
+    outputs, state = [], map_state(torch.clone, p.state)
+    for t in range(p.length):
+        y, state = step_inplace(p.model, p.x[:, t], state)
+        outputs.append(y)
+    for a, b in zip(
+        flatten((torch.stack(outputs, dim=1), state)), flatten((expected, carried)), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+    if not hasattr(p.model, "step_"):  # then it is a step like any other
+        given = map_state(torch.clone, p.state)
+        step_inplace(p.model, p.x[:, 0], given)
+        for a, b in zip(flatten((p.x, given)), flatten((p.x, p.state)), strict=True):
+            assert torch.equal(a, b)

@@ -228,6 +228,11 @@ def test_single_steps(device: str, skip: bool, dtype: torch.dtype) -> None:
             assert (a - b).norm() <= tolerance(device, dtype) * b.norm()
         # What was given, the state above all, is as it was.
         assert all(torch.equal(a, b) for a, b in zip(arguments, before, strict=True))
+        if kernel is not KERNELS.conv_step:
+            y, state = kernel(*arguments, **options, inplace=True)
+            assert torch.equal(y, results[0][0])
+            assert state is arguments[-1]
+            assert torch.equal(state, results[0][1])
 
 
 # -- the layers on the kernels -----------------------------------------------------------------

@@ -53,6 +53,25 @@ def test_step_leaves_the_given_state_alone(name: str, grad: bool) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("autocast", [False, True])
+@torch.no_grad()
+def test_a_step_in_place_is_the_same_step_in_the_memory_of_the_state(
+    name: str, autocast: bool
+) -> None:
+    layer = LAYERS[name]()
+    x = torch.randn(2, 32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        _, state = layer(torch.randn(2, 5, 32))
+        expected, carried = layer.step(x, state)
+        place = state.ssm.data_ptr()
+        y, state = layer.step(x, state, inplace=True)
+    assert state.ssm.data_ptr() == place
+    for a, b in zip((y, *state), (expected, *carried), strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", LAYERS)
 def test_a_state_has_one_shape_whatever_was_read(name: str) -> None:
     layer = LAYERS[name]()
     shapes = [t.shape for t in layer.init_state(2)]
@@ -137,6 +156,19 @@ def test_convolution_by_hand() -> None:
     one = causal_conv1d_silu(x[:, :1], weight, bias, history)
     check([1.73], [2.0, 3.0], one)
     check([1.73], [2.0, 3.0], causal_conv1d_silu_step(x[:, 0], weight, bias, history))
+
+
+def test_a_step_of_the_convolution_sums_as_precisely_as_a_window() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 4, 24, generator=g).bfloat16()
+    weight, bias = torch.randn(24, 1, 4, generator=g), torch.randn(24, generator=g)
+    window, recent = causal_conv1d_silu(x, weight, bias)
+    step, history = causal_conv1d_silu_step(x[:, 3], weight, bias, x[:, :3])
+    assert step.dtype == torch.bfloat16
+    assert torch.equal(history, recent)
+    exact, _ = causal_conv1d_silu(x.double(), weight.double(), bias.double())
+    for y in (step, window[:, 3]):  # one rounding to eight digits, of the result
+        assert ((y.double() - exact[:, 3]).abs() <= 2.0**-8 * exact[:, 3].abs() + 1e-6).all()
 
 
 def test_convolution_equals_that_of_torch() -> None:

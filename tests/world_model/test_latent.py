@@ -89,6 +89,63 @@ def test_a_class_of_probability_zero_is_never_drawn() -> None:
     assert set(index.tolist()) == {1, 3}
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+def test_frequencies_of_many_unequal_classes(precision: torch.dtype) -> None:
+    # As the latents have them: 32 classes, the rarest with 1 % / 32, a distribution per variable.
+    draws = 200_000
+    logits = 2.5 * torch.randn(3, 32, generator=generator(), dtype=precision)
+    log_probs = mix_uniform(logits, 0.01)
+    index = sample_categorical(log_probs.expand(draws, 3, 32), generator(1))
+    assert index.shape == (draws, 3)
+    counts = torch.stack([torch.bincount(column, minlength=32) for column in index.unbind(1)])
+    expected = draws * log_probs.exp()
+    assert expected.min() < 100
+    chi_square = ((counts - expected).square() / expected).sum(1)
+    assert (chi_square < 61.1).all()  # the 99.9 % quantile at 31 degrees of freedom
+    # Variables are drawn independently of each other.
+    both = torch.bincount(32 * index[:, 0] + index[:, 1], minlength=1024).reshape(32, 32)
+    product = counts[0, :, None] * counts[1] / draws
+    often = product > 20
+    assert often.sum() > 50
+    assert ((both - product).abs() < 6 * product.sqrt())[often].all()
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0 - 2.0**-24])
+def test_the_ends_of_the_uniform_numbers_give_possible_classes(
+    uniform: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0 must not fall to an impossible first class, the largest below 1 not behind the last."""
+
+    def rand(size: tuple[int, ...], **options: object) -> torch.Tensor:
+        return torch.full(size, uniform)
+
+    # Sums of float32 probabilities end a little below or above 1.
+    probs = torch.rand(20_000, 9, generator=generator())
+    probs[:, 0] = probs[:, -1] = 0.0
+    probs /= probs.sum(1, keepdim=True)
+    assert (probs.cumsum(1)[:, -1] < 1).any()
+    assert (probs.cumsum(1)[:, -1] > 1).any()
+    monkeypatch.setattr(torch, "rand", rand)
+    index = sample_categorical(probs.log(), None)
+    assert (index == (1 if uniform == 0.0 else 7)).all()
+    sure = torch.tensor([[-torch.inf, 0.0, -torch.inf]])
+    assert sample_categorical(sure, None).item() == 1
+
+
+def test_one_random_number_is_drawn_per_variable() -> None:
+    used, plain = generator(), generator()
+    sample_categorical(mix_uniform(torch.zeros(5, 3, 32), 0.01), used)
+    torch.rand(5, 3, generator=plain)
+    assert torch.equal(used.get_state(), plain.get_state())
+
+
+def test_a_distribution_of_nan_still_gives_an_index() -> None:
+    # The NaN is to be found by the check of the loss, which can name it.
+    log_probs = torch.full((4, 3), torch.nan)
+    assert sample_categorical(log_probs, generator()).max() <= 2
+    assert sample_one_hot(log_probs, generator()).shape == (4, 3)
+
+
 def test_the_draw_follows_from_the_generator_alone() -> None:
     log_probs = mix_uniform(torch.randn(64, 4, generator=generator()), 0.0)
     first = sample_categorical(log_probs, generator(3))

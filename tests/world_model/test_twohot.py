@@ -135,3 +135,17 @@ def test_a_head_that_starts_at_zero_predicts_zero() -> None:
     assert torch.equal(head(x), torch.zeros(16, 255))
     assert TwoHot().decode(head(x)).abs().max() < 1e-5
     assert MLP(6, 255, layers=1, units=8)(x).abs().max() > 0
+
+
+def test_several_targets_at_once_are_the_targets_one_by_one() -> None:
+    twohot = TwoHot(21, 5.0)
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 3, 21, generator=g, requires_grad=True)
+    targets = 30 * torch.randn(4, 3, 2, generator=g)
+    weight = torch.rand(4, 3, 2, generator=g)
+    together = twohot.losses(logits, targets)
+    alone = torch.stack([twohot.loss(logits, t) for t in targets.unbind(-1)], dim=-1)
+    torch.testing.assert_close(together, alone, rtol=0, atol=0)
+    found = torch.autograd.grad((weight * together).sum(), logits)
+    expected = torch.autograd.grad((weight * alone).sum(), logits)
+    torch.testing.assert_close(found, expected)

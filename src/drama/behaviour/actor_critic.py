@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from drama.behaviour.returns import ReturnScale, lambda_return, survival
 from drama.config import BehaviourConfig
+from drama.ssm._numeric import matmul_dtype
 from drama.types import Rollout
 from drama.world_model.heads import MLP
 from drama.world_model.latent import mix_uniform, sample_categorical
@@ -68,10 +69,12 @@ class ActorCritic(nn.Module):
             The scalar loss, and detached scalars for the log.
         """
         config = self.config
-        critic_logits = self.critic(rollout.features)  # (B, H + 1, bins)
+        # Three networks read them: under autocast each would round them anew.
+        features = rollout.features.to(matmul_dtype(rollout.features))  # (B, H + 1, F)
+        critic_logits = self.critic(features)  # (B, H + 1, bins)
         with torch.no_grad():
             value = self.twohot.decode(critic_logits)  # (B, H + 1)
-            slow_value = self.twohot.decode(self.slow_critic(rollout.features))
+            slow_value = self.twohot.decode(self.slow_critic(features))
             returns, slow_returns = (
                 lambda_return(
                     rollout.reward,
@@ -87,14 +90,15 @@ class ActorCritic(nn.Module):
                 self.return_scale.update(returns)
             advantage = (returns - value[:, :-1]) / self.return_scale.scale()
 
-        log_probs = self.policy(rollout.features[:, :-1])  # (B, H, A)
+        # One row too many, which is less work than copying the others would be.
+        log_probs = self.policy(features)[:, :-1]  # (B, H, A)
         log_prob = log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1)
         entropy = -(log_probs.exp() * log_probs).sum(dim=-1)  # (B, H)
         actor_loss = -(weight * (advantage * log_prob + config.entropy * entropy)).mean()
 
-        current = critic_logits[:, :-1]
-        critic_loss = (weight * self.twohot.loss(current, returns)).mean()
-        slow_loss = (weight * self.twohot.loss(current, slow_returns)).mean()
+        targets = torch.stack([returns, slow_returns], dim=-1)
+        losses = self.twohot.losses(critic_logits[:, :-1], targets)  # (B, H, 2)
+        critic_loss, slow_loss = (weight.unsqueeze(-1) * losses).mean(dim=(0, 1))
 
         loss = actor_loss + critic_loss + slow_loss
         return loss, {

@@ -7,6 +7,7 @@ from drama.dynamics.base import (
     map_state,
     register,
     registered,
+    step_inplace,
     where_state,
 )
 from drama.dynamics.config import DynamicsConfig
@@ -26,5 +27,6 @@ __all__ = [
     "map_state",
     "register",
     "registered",
+    "step_inplace",
     "where_state",
 ]

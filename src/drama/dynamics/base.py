@@ -121,6 +121,16 @@ def make_dynamics(config: DynamicsConfig) -> SequenceModel[Any]:
     return cast("SequenceModel[Any]", model)
 
 
+def step_inplace(model: SequenceModel[State], x: Tensor, state: State) -> tuple[Tensor, State]:
+    """Take a step whose given state is not needed any more.
+
+    A model may offer ``step_``, with the arguments of ``step``, which reuses the memory of the
+    state; otherwise ``step`` is taken. Not with gradients.
+    """
+    step: Callable[[Tensor, State], tuple[Tensor, State]] = getattr(model, "step_", model.step)
+    return step(x, state)
+
+
 def map_state(fn: Callable[[Tensor], Tensor], state: State) -> State:
     """Apply ``fn`` to every tensor of a state, nested tuples included."""
     if isinstance(state, Tensor):
@@ -129,7 +139,7 @@ def map_state(fn: Callable[[Tensor], Tensor], state: State) -> State:
 
 
 def where_state(mask: Tensor, a: State, b: State) -> State:
-    """Choose between two states of one shape, row by row.
+    """Choose between two states, row by row; one of a single row stands for as many as it takes.
 
     Args:
         mask: bool ``(B,)``.

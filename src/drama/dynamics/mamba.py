@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from drama.dynamics.base import SequenceModel, register
+from drama.dynamics.base import register
 from drama.dynamics.config import DynamicsConfig
 from drama.norm import RMSNorm
 from drama.ssm import Mamba1, Mamba1State, Mamba2, Mamba2State
@@ -22,7 +22,7 @@ class MambaState(NamedTuple):
 class MambaBlock(nn.Module):
     """Pre-norm residual block: ``x + mixer(RMSNorm(x))``."""
 
-    mixer: SequenceModel[Any]
+    mixer: Any
 
     def __init__(self, width: int, mixer: Mamba1 | Mamba2) -> None:
         super().__init__()
@@ -37,10 +37,10 @@ class MambaBlock(nn.Module):
         return x + y, state
 
     def step(
-        self, x: Tensor, state: Mamba1State | Mamba2State
+        self, x: Tensor, state: Mamba1State | Mamba2State, *, inplace: bool
     ) -> tuple[Tensor, Mamba1State | Mamba2State]:
-        """Mix one step ``(B, D)``."""
-        y, state = self.mixer.step(self.norm(x), state)
+        """Mix one step ``(B, D)``, over ``state`` if ``inplace``."""
+        y, state = self.mixer.step(self.norm(x), state, inplace=inplace)
         return x + y, state
 
 
@@ -67,12 +67,18 @@ class MambaStack(nn.Module):
             states.append(new)
         return self.norm(x), MambaState(tuple(states))
 
-    def step(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
+    def step_(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
+        """Read one step ``(B, D)`` and overwrite ``state``: it is what most of the time goes to."""
+        return self.step(x, state, inplace=True)
+
+    def step(
+        self, x: Tensor, state: MambaState, *, inplace: bool = False
+    ) -> tuple[Tensor, MambaState]:
         """Read one step ``(B, D)``."""
         states = []
         blocks = cast("list[MambaBlock]", self.blocks)
         for block, layer in zip(blocks, state.layers, strict=True):
-            x, new = block.step(x, layer)
+            x, new = block.step(x, layer, inplace=inplace)
             states.append(new)
         return self.norm(x), MambaState(tuple(states))
 

@@ -63,25 +63,29 @@ class TransformerBlock(nn.Module):
         return AttentionState(past, past, torch.zeros_like(past[..., 0], dtype=torch.bool))
 
     def forward(
-        self, x: Tensor, is_first: Tensor, state: AttentionState
+        self, x: Tensor, is_first: Tensor | None, state: AttentionState
     ) -> tuple[Tensor, AttentionState]:
         """Mix a window ``(B, T, D)``; one step is a window with T = 1."""
         length, past = x.shape[1], self.context - 1
         query, key, value = self.qkv(self.norm(x)).chunk(3, dim=-1)
         key = torch.cat([state.key.to(key.dtype), key], dim=1)  # (B, W+T, D)
         value = torch.cat([state.value.to(value.dtype), value], dim=1)
-        valid = torch.cat([state.valid, torch.ones_like(is_first)], dim=1)
+        valid = F.pad(state.valid, (0, length), value=True)
 
-        # A step sees what has the same count of resets; what came before the window counts 0.
-        episode = F.pad(is_first.long().cumsum(1), (past, 0))  # (B, W+T)
-        visible = valid[:, None] & (episode[:, past:, None] == episode[:, None])  # (B, T, W+T)
+        visible = valid[:, None].expand(-1, length, -1)  # (B, T, W+T)
+        if is_first is not None:
+            # A step sees what has the same count of resets; what came before the window counts 0.
+            episode = F.pad(is_first.long().cumsum(1), (past, 0))  # (B, W+T)
+            visible = visible & (episode[:, past:, None] == episode[:, None])
         attended = F.scaled_dot_product_attention(
             self._heads(query), self._heads(key), self._heads(value), self._bias(visible, query)
         )
         x = x + self.out(attended.transpose(1, 2).flatten(-2))
-        # Slots of another episode are emptied, so that equal situations have equal states.
-        valid = visible[:, -1, length:]
-        key, value = (t[:, length:].masked_fill(~valid[..., None], 0) for t in (key, value))
+        valid, key, value = visible[:, -1, length:], key[:, length:], value[:, length:]
+        if is_first is not None or torch.is_grad_enabled():
+            # Slots of another episode are emptied, so that equal situations have equal states. With
+            # no reset they are empty already, and only pass on no gradient.
+            key, value = (t.masked_fill(~valid[..., None], 0) for t in (key, value))
         return x + self.mlp(x), AttentionState(key, value, valid)
 
     def _bias(self, visible: Tensor, query: Tensor) -> Tensor:
@@ -122,8 +126,6 @@ class TransformerDynamics(nn.Module):
         self, x: Tensor, is_first: Tensor | None = None, state: TransformerState | None = None
     ) -> tuple[Tensor, TransformerState]:
         """Read a window ``(B, T, D)``; see :class:`drama.dynamics.SequenceModel`."""
-        if is_first is None:
-            is_first = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         if state is None:
             state = self.init_state(x.shape[0])
         states = []

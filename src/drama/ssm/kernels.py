@@ -181,6 +181,7 @@ def ssd_step(
     state: Tensor,
     *,
     D: Tensor | None = None,
+    inplace: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run :func:`drama.ssm.ssd.ssd_step` on the Triton kernel of ``mamba_ssm``."""
     heads, headdim, d_state = state.shape[1:]
@@ -194,6 +195,7 @@ def ssd_step(
         state,
         D=None if D is None else D[:, None].expand(heads, headdim),
         dt_bias=A.new_zeros(heads, 1).expand(heads, headdim),
+        inplace=inplace,
     )
 
 
@@ -247,9 +249,11 @@ def selective_scan_step(
     state: Tensor,
     *,
     D: Tensor | None = None,
+    inplace: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run :func:`drama.ssm.scan.selective_scan_step` on the Triton kernel of ``mamba_ssm``."""
-    return _state_update(x, dt, A, B, C, state, D=D, dt_bias=A.new_zeros(A.shape[0]))
+    dt_bias = A.new_zeros(A.shape[0])
+    return _state_update(x, dt, A, B, C, state, D=D, dt_bias=dt_bias, inplace=inplace)
 
 
 class _FinalState(torch.autograd.Function):
@@ -292,10 +296,11 @@ def _state_update(
     *,
     D: Tensor | None,
     dt_bias: Tensor,
+    inplace: bool,
 ) -> tuple[Tensor, Tensor]:
     from mamba_ssm.ops.triton.selective_state_update import selective_state_update
 
-    state = state.clone()  # the kernel overwrites it
+    state = state if inplace else state.clone()  # the kernel overwrites it
     # The kernel's launcher fails without D or dt_bias, so where there is none it gets zeros.
     D = torch.zeros_like(dt_bias) if D is None else D
     y = selective_state_update(state, x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_softplus=False)

@@ -133,12 +133,15 @@ class Mamba1(nn.Module):
         )
         return self.out_proj(y * F.silu(z)), Mamba1State(conv, ssm)
 
-    def step(self, x: Tensor, state: Mamba1State) -> tuple[Tensor, Mamba1State]:
+    def step(
+        self, x: Tensor, state: Mamba1State, *, inplace: bool = False
+    ) -> tuple[Tensor, Mamba1State]:
         """Mix one step, at a cost that does not depend on the history.
 
         Args:
             x: ``(B, d_model)``.
-            state: State before the step; not changed.
+            state: State before the step.
+            inplace: Overwrite ``state``, which is otherwise left as it was; not with gradients.
 
         Returns:
             ``y`` ``(B, d_model)`` and the state after the step.
@@ -148,7 +151,7 @@ class Mamba1(nn.Module):
         inner, conv = run.conv_step(inner, self.conv1d.weight, self.conv1d.bias, state.conv)
         dt, B, C = self._selection(inner)
         A = -torch.exp(self.A_log)
-        y, ssm = run.scan_step(inner, dt, A, B, C, state.ssm, D=self.D)
+        y, ssm = run.scan_step(inner, dt, A, B, C, state.ssm, D=self.D, inplace=inplace)
         return self.out_proj(y * F.silu(z)), Mamba1State(conv, ssm)
 
     def _selection(self, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -148,12 +148,15 @@ class Mamba2(nn.Module):
         )
         return self.out_proj(self.norm(y.flatten(-2), z)), Mamba2State(conv, ssm)
 
-    def step(self, x: Tensor, state: Mamba2State) -> tuple[Tensor, Mamba2State]:
+    def step(
+        self, x: Tensor, state: Mamba2State, *, inplace: bool = False
+    ) -> tuple[Tensor, Mamba2State]:
         """Mix one step, at a cost that does not depend on the history.
 
         Args:
             x: ``(B, d_model)``.
-            state: State before the step; not changed.
+            state: State before the step.
+            inplace: Overwrite ``state``, which is otherwise left as it was; not with gradients.
 
         Returns:
             ``y`` ``(B, d_model)`` and the state after the step.
@@ -163,7 +166,7 @@ class Mamba2(nn.Module):
         xBC, conv = run.conv_step(xBC, self.conv1d.weight, self.conv1d.bias, state.conv)
         inner, B, C = self._heads(xBC)
         A = -torch.exp(self.A_log)
-        y, ssm = run.ssd_step(inner, self._dt(dt), A, B, C, state.ssm, D=self.D)
+        y, ssm = run.ssd_step(inner, self._dt(dt), A, B, C, state.ssm, D=self.D, inplace=inplace)
         return self.out_proj(self.norm(y.flatten(-2), z)), Mamba2State(conv, ssm)
 
     def _split(self, projection: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:

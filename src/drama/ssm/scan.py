@@ -11,6 +11,7 @@ chunk is kept, and the backward pass recomputes the others, chunk by chunk from 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -85,8 +86,9 @@ def selective_scan_step(
     state: Tensor,
     *,
     D: Tensor | None = None,
+    inplace: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Take one step of the recurrence; ``state`` itself is left as it was.
+    """Take one step of the recurrence.
 
     Args:
         x: Input ``(B, D)``.
@@ -96,6 +98,7 @@ def selective_scan_step(
         C: ``(B, N)``.
         state: ``(B, D, N)``.
         D: ``(D,)``.
+        inplace: Overwrite ``state``, which is otherwise left as it was; not with gradients.
 
     Returns:
         ``y`` ``(B, D)`` in the type of ``x``, and the next state ``(B, D, N)``.
@@ -103,9 +106,13 @@ def selective_scan_step(
     dtype = state.dtype
     with torch.autocast(x.device.type, enabled=False):
         dt = dt.to(dtype)
-        # The state and its decay are by far the largest tensors here, hence the work in place.
-        decay = (dt[..., None] * A.to(dtype)).exp_()
-        next_state = state * decay if torch.is_grad_enabled() else decay.mul_(state)
+        # The state and its decay are by far the largest tensors here, hence the work in place. To
+        # base 2, because exp takes many times as long on a CPU where its result underflows.
+        decay = (dt[..., None] * (A.to(dtype) / math.log(2))).exp2_()
+        if inplace:
+            next_state = state.mul_(decay)
+        else:
+            next_state = state * decay if torch.is_grad_enabled() else decay.mul_(state)
         next_state = next_state.addcmul_((x.to(dtype) * dt)[..., None], B.to(dtype)[:, None])
         # Row times matrix: on a CPU several times faster than matrix times column.
         y = torch.bmm(C.to(dtype)[:, None], next_state.transpose(1, 2)).squeeze(1)

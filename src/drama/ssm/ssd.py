@@ -102,8 +102,9 @@ def ssd_step(
     state: Tensor,
     *,
     D: Tensor | None = None,
+    inplace: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Take one step of the recurrence; ``state`` itself is left as it was.
+    """Take one step of the recurrence.
 
     Args:
         x: Input ``(B, H, P)``.
@@ -113,6 +114,7 @@ def ssd_step(
         C: ``(B, G, N)``.
         state: ``(B, H, P, N)``.
         D: ``(H,)``.
+        inplace: Overwrite ``state``, which is otherwise left as it was; not with gradients.
 
     Returns:
         ``y`` ``(B, H, P)`` in the type of ``x``, and the next state ``(B, H, P, N)``.
@@ -122,17 +124,19 @@ def ssd_step(
     dtype = state.dtype
     with torch.autocast(x.device.type, enabled=False):
         dt = dt.to(dtype)
-        decay = torch.exp(dt * A.to(dtype))
+        values = x.to(dtype)
+        decay = torch.exp(dt * A.to(dtype))[..., None, None]
         grouped = (batch, groups, heads // groups * headdim)
-        scaled = (x.to(dtype) * dt[..., None]).view(*grouped, 1)
-        # The state is by far the largest tensor here: one new one is written, and changed in place.
-        next_state = (state * decay[..., None, None]).view(*grouped, d_state)
-        next_state = next_state.addcmul_(scaled, B.to(dtype)[:, :, None])
+        scaled = (values * dt[..., None]).view(*grouped, 1)
+        # The state is by far the largest tensor here: what time a step takes is mostly the time to
+        # read and write it.
+        next_state = state.mul_(decay) if inplace else state * decay
+        next_state = next_state.view(*grouped, d_state).addcmul_(scaled, B.to(dtype)[:, :, None])
         # Row times matrix: on a CPU several times faster than matrix times column.
         y = torch.matmul(C.to(dtype)[:, :, None], next_state.transpose(-1, -2))
         y = y.view(batch, heads, headdim)
         if D is not None:
-            y = torch.addcmul(y, D.to(dtype)[:, None], x.to(dtype))
+            y = torch.addcmul(y, D.to(dtype)[:, None], values)
     return y.to(x.dtype), next_state.view(batch, heads, headdim, d_state)
 
 
@@ -189,8 +193,8 @@ class _Chunked(torch.autograd.Function):
         inputs = right[..., :chunk, :].flatten(0, 2)
 
         written = _per_head(B, to_end * dt)  # (B·chunks·H, K, N)
-        added = torch.bmm(written.transpose(1, 2), inputs).view(*per_head, d_state, headdim)
         if reads_state:
+            added = torch.bmm(written.transpose(1, 2), inputs).view(*per_head, d_state, headdim)
             left[..., chunk:] = _per_head(C, from_start).view(*per_head, chunk, d_state)
             state = logs.new_zeros(1) if initial_state is None else initial_state.transpose(2, 3)
             state = state.expand(batch, heads, d_state, headdim)
@@ -198,12 +202,15 @@ class _Chunked(torch.autograd.Function):
             for index in range(chunks):
                 right[:, index, :, chunk:] = state
                 state = torch.addcmul(added[:, index], carried[:, index], state)
+            state = state.transpose(2, 3).contiguous()
         else:
-            state = added[:, 0].to(dtype)
+            # No other chunk reads it: it comes in the layout in which it is handed on.
+            state = torch.bmm(inputs.transpose(1, 2), written).to(dtype)
+            state = state.view(batch, heads, headdim, d_state)
         y = torch.bmm(left.flatten(0, 2), right.flatten(0, 2))
         ctx.save_for_backward(dt, B, C, decay, scores, to_end, from_start, left, right, written)
         ctx.has_skip, ctx.has_initial = D is not None, initial_state is not None
-        return _by_step(y.view(*per_head, chunk, headdim)), state.transpose(2, 3).contiguous()
+        return _by_step(y.view(*per_head, chunk, headdim)), state
 
     @staticmethod
     @once_differentiable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from drama.norm import RMSNorm
+from drama.norm import RMSNormSiLU
 
 
 class MLP(nn.Module):
@@ -25,7 +25,7 @@ class MLP(nn.Module):
         hidden: list[nn.Module] = []
         for _ in range(layers):
             linear = nn.Linear(inputs, units, bias=False)
-            hidden += [linear, RMSNorm(units), nn.SiLU()]
+            hidden += [linear, RMSNormSiLU(units)]
             inputs = units
         self.hidden = nn.Sequential(*hidden)
         self.out = nn.Linear(inputs, outputs)

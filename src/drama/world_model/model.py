@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drama.config import WorldModelConfig
-from drama.dynamics import make_dynamics
-from drama.norm import RMSNorm
+from drama.dynamics import make_dynamics, step_inplace
+from drama.norm import RMSNormSiLU
 from drama.types import Batch
 from drama.world_model.decoder import ImageDecoder, VectorDecoder
 from drama.world_model.encoder import ImageEncoder, VectorEncoder
@@ -53,8 +53,7 @@ class WorldModel(nn.Module):
         self.decoder = (ImageDecoder if image else VectorDecoder)(obs_shape, config)
         self.embed = nn.Sequential(
             nn.Linear(config.stoch_size + num_actions, width, bias=False),
-            RMSNorm(width),
-            nn.SiLU(),
+            RMSNormSiLU(width),
         )
         self.dynamics = make_dynamics(config.dynamics)
         self.prior_head = nn.Linear(width, config.stoch_size)
@@ -85,10 +84,15 @@ class WorldModel(nn.Module):
         x: Tensor = self.embed(torch.cat([stoch, one_hot], dim=-1))
         return x
 
-    def step(self, stoch: Tensor, action: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Read ``(z_t, a_t)``: returns ``d_t`` ``(B, D)`` and the new state, at constant cost."""
-        deter, state = self.dynamics.step(self.sequence_input(stoch, action), state)
-        return deter, state
+    def step(
+        self, stoch: Tensor, action: Tensor, state: Any, *, inplace: bool = False
+    ) -> tuple[Tensor, Any]:
+        """Read ``(z_t, a_t)``: returns ``d_t`` ``(B, D)`` and the new state, at constant cost.
+
+        With ``inplace`` the given state may be overwritten; that is not for gradients.
+        """
+        x = self.sequence_input(stoch, action)
+        return step_inplace(self.dynamics, x, state) if inplace else self.dynamics.step(x, state)
 
     def reward(self, deter: Tensor) -> Tensor:
         """Expected reward of transition t from ``d_t``: ``(..., D)`` to ``(...)``."""

@@ -35,21 +35,24 @@ class TwoHot(nn.Module):
         self.register_buffer("bins", grid.float(), persistent=False)
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy of ``logits`` ``(..., bins)`` to the two-hot code of ``target`` ``(...)``.
+        """Cross-entropy of ``logits`` ``(..., bins)`` to the code of ``target`` ``(...)``."""
+        return self.losses(logits, target.unsqueeze(-1)).squeeze(-1)
+
+    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy to each of several targets: ``(..., bins)``, ``(..., K)`` to ``(..., K)``.
 
         Only two bins carry weight, so their log-probabilities are gathered: no dense target.
         """
         log_probs = torch.log_softmax(logits.float(), dim=-1)
         last = self.bins.shape[0] - 1
-        position = (symlog(target.float()).clamp(-self.limit, self.limit) + self.limit) * (
+        position = (symlog(targets.float()).clamp(-self.limit, self.limit) + self.limit) * (
             last / (2 * self.limit)
         )
         lower = position.floor().clamp(0, last - 1)
         upper_weight = position - lower  # in [0, 1]
         # A NaN target must come out as a NaN loss, which training reports by name, not as an index.
-        index = lower.nan_to_num(0.0).long().unsqueeze(-1)
-        log_lower = log_probs.gather(-1, index).squeeze(-1)
-        log_upper = log_probs.gather(-1, index + 1).squeeze(-1)
+        index = lower.nan_to_num(0.0).long()
+        log_lower, log_upper = log_probs.gather(-1, torch.cat([index, index + 1], -1)).chunk(2, -1)
         return -((1.0 - upper_weight) * log_lower + upper_weight * log_upper)
 
     def decode(self, logits: Tensor) -> Tensor:
