@@ -156,12 +156,18 @@ def _trim_heap() -> None:
         trim(0)
 
 
-def in_child(function: str, threads: int, **arguments: Any) -> Any:
+# Has glibc return what is freed at once. Kept, it would be there before a pass, and hide its use.
+_RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+def in_child(function: str, threads: int, *, for_memory: bool = False, **arguments: Any) -> Any:
     """Call a function in a fresh process and return what it returned.
 
     Args:
         function: ``"package.module:name"``.
         threads: Threads that torch gets there.
+        for_memory: Have the process return freed memory at once, so that its peak is that of what
+            was alive. Slower: not for times.
         arguments: Keyword arguments of the function; they and the result travel as JSON.
 
     Raises:
@@ -174,7 +180,12 @@ def in_child(function: str, threads: int, **arguments: Any) -> Any:
         input=json.dumps(request),
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)},
+        env={
+            **os.environ,
+            "PYTHONPATH": path,
+            "OMP_NUM_THREADS": str(threads),
+            **(_RETURN_MEMORY if for_memory else {}),
+        },
         check=False,
     )
     if done.returncode != 0:

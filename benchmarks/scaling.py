@@ -167,7 +167,7 @@ def series(
         if mode == "imagination":
             points.append(child("imagination_full", length=length))
         else:
-            points.append(child("training_once", length=length, full=full))
+            points.append(child("training_once", for_memory=True, length=length, full=full))
     if mode == "training":
         done = _run(points)
         used = [point["length"] for point in done]

@@ -355,6 +355,7 @@ class Bench:
             kind: measure.in_child(
                 "benchmarks.ssm:training_memory",
                 self.threads,
+                for_memory=True,
                 kind=kind,
                 layer=layer,
                 width=self.plan.width,
