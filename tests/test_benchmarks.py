@@ -83,7 +83,7 @@ def test_scaling_runs(docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("label", list(scaling.SERIES))
 def test_every_series_is_measured(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def here(function: str, threads: int, **arguments: Any) -> Any:
+    def here(function: str, threads: int, for_memory: bool = False, **arguments: Any) -> Any:
         return getattr(scaling, function.partition(":")[2])(**arguments)
 
     monkeypatch.setattr(measure, "in_child", here)
@@ -182,7 +182,8 @@ def test_a_block_is_replaced_and_nothing_else(docs: Path) -> None:
         "no marks",
         "<!-- begin x -->",
         "<!-- end x --> <!-- begin x -->",
-        "<!-- begin x --> <!-- end x --> <!-- begin x --> <!-- end x -->",
+        "<!-- begin x --> <!-- begin x --> <!-- end x -->",
+        "<!-- begin x --> <!-- end x --> <!-- end x -->",
     ],
 )
 def test_a_page_without_its_marks_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
@@ -224,12 +225,9 @@ def test_a_sample_of_a_short_call_is_the_mean_of_many(monkeypatch: pytest.Monkey
 def test_quartiles_and_ratios_within_rounds() -> None:
     assert measure.spread([4.0, 1.0, 3.0, 2.0, 5.0]) == {"median": 3.0, "lower": 2.0, "upper": 4.0}
     assert measure.spread([7.0]) == {"median": 7.0, "lower": 7.0, "upper": 7.0}
-    # Paired by round: 2, 2 and 1. The medians alone, 3 and 3, would say that they are equal.
-    assert measure.quotients([2.0, 20.0, 3.0], [1.0, 10.0, 3.0]) == {
-        "median": 2.0,
-        "lower": 1.5,
-        "upper": 2.0,
-    }
+    # Paired by round: 2, 2 and 1/10. The quotient of the medians would be 3/10.
+    found = measure.quotients([2.0, 20.0, 3.0], [1.0, 10.0, 30.0])
+    assert found == pytest.approx({"median": 2.0, "lower": 1.05, "upper": 2.0})
 
 
 def allocate(mebibytes: int) -> int:

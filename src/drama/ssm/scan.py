@@ -138,24 +138,24 @@ class _Scan(torch.autograd.Function):
         """Walk the chunks forward, keeping the state at the start of each."""
         y = torch.empty_like(x)
         state = initial_state
-        starts: list[Tensor] = []
-        for begin in range(0, x.shape[1], _CHUNK):
+        starts = state.new_empty(-(-x.shape[1] // _CHUNK), *state.shape)
+        for index, begin in enumerate(range(0, x.shape[1], _CHUNK)):
             part = slice(begin, begin + _CHUNK)
-            starts.append(state)
+            starts[index] = state
             _, states = _advance(x, dt, A, B, keep, state, part)
             # (K, B, 1, N) · (K, B, N, D) -> (K, B, D)
             maps = C[:, part].transpose(0, 1)[:, :, None]
             read = torch.matmul(maps, states.transpose(-1, -2)).squeeze(2)
             y[:, part] = read.transpose(0, 1)
-            state = states[-1].clone()
-        ctx.save_for_backward(x, dt, A, B, C, keep, *starts)
-        return y, state
+            state = states[-1]
+        ctx.save_for_backward(x, dt, A, B, C, keep, starts)
+        return y, state.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, dstate: Tensor) -> tuple[Tensor | None, ...]:
         """Walk the chunks backward, recomputing the states of each."""
-        x, dt, A, B, C, keep, *starts = ctx.saved_tensors
+        x, dt, A, B, C, keep, starts = ctx.saved_tensors
         dx, ddt, dA = torch.empty_like(x), torch.empty_like(dt), torch.zeros_like(A)
         dB, dC = torch.empty_like(B), torch.empty_like(C)
         adjoint = dstate
