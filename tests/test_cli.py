@@ -171,13 +171,17 @@ def test_every_setting_is_offered_with_its_meaning(capfd: Capture) -> None:
     assert "Environment steps with random actions before the first update" in " ".join(out.split())
 
 
-def test_doctor(capfd: Capture) -> None:
-    assert main(["doctor"]) == 0
-    out = capfd.readouterr().out
-    assert "device     cpu" in out
-    assert "backend    torch: tensors are on the CPU" in out
-    assert main(["doctor", "--env", WALK, "--steps", "20"]) == 0
-    assert "Walk-v0" in capfd.readouterr().out
+def test_a_run_says_where_its_time_went(capfd: Capture) -> None:
+    assert train("--run-dir", "run") == 0
+    *_, told, where = capfd.readouterr().out.splitlines()
+    assert where == "run: run"
+    assert told.startswith("time: ")
+    assert told.endswith(" env steps/s")
+    (entry,) = json.loads(Path("run/run.json").read_text())["starts"]
+    split = entry["time_split"]
+    assert f"; {split['steps_per_second']:.3g} env steps/s" in told
+    largest = max(split["fractions"], key=split["fractions"].get)
+    assert told.startswith(f"time: {largest.replace('_', ' ')} ")
 
 
 @pytest.mark.parametrize("name", ["mamba1", "mamba2", "gru", "transformer", "elsewhere"])
@@ -275,6 +279,10 @@ TYPOS: dict[str, tuple[list[str], list[str]]] = {
     "eval episodes": (["eval", ".", "--episodes", "0"], ["--episodes", "at least 1"]),
     "eval mode": (["eval", ".", "--mode", "best"], ["best", "greedy"]),
     "doctor steps": (["doctor", "--steps", "0"], ["--steps"]),
+    "doctor preset": (["doctor", "--preset", "quik"], ["'quik'", "did you mean quick"]),
+    "doctor device": (["doctor", "--device", "tpu"], ["'tpu'", "cpu, cuda or mps"]),
+    "doctor seconds": (["doctor", "--seconds", "0"], ["--seconds", "positive"]),
+    "doctor no seconds": (["doctor", "--seconds", "nan"], ["--seconds", "positive"]),
     "doctor environment": (["doctor", "--env", "drama/Cacth-v0"], ["drama/Catch-v0"]),
 }
 

@@ -32,10 +32,10 @@ from drama.training.checkpoint import (
     copy_checkpoint,
     open_checkpoint,
 )
-from drama.training.device import pick_device, pick_dtype
-from drama.training.memory import keep_freed_memory
+from drama.training.device import pick_device, pick_dtype, process_settings
+from drama.training.metrics import TimeSplit
 from drama.training.progress import Progress
-from drama.training.record import facts, record_start
+from drama.training.record import facts, record_start, record_stop
 from drama.training.rundir import RunLock, create_run_dir
 from drama.training.trainer import Event, Listener, Trainer
 from drama.types import PolicyState
@@ -120,6 +120,11 @@ class Agent:
         """Directory of the run, if it has one."""
         return self._trainer.run_dir if self._trainer is not None else self._loaded_dir
 
+    @property
+    def time_split(self) -> TimeSplit | None:
+        """Where the wall time of this process's learning went; None if it has not learnt."""
+        return None if self._trainer is None else self._trainer.time_split()
+
     def learn(
         self,
         total_timesteps: int,
@@ -157,11 +162,7 @@ class Agent:
             return callbacks.step() if event == "step" else True
 
         with contextlib.ExitStack() as stack:
-            if self.config.training.threads:
-                stack.callback(torch.set_num_threads, torch.get_num_threads())
-                torch.set_num_threads(self.config.training.threads)
-            if self.config.training.keep_memory and self.device.type == "cpu":
-                stack.enter_context(keep_freed_memory())
+            stack.enter_context(process_settings(self.config.training, self.device))
             trainer, checkpoint = self._prepare(None if run_dir is None else Path(run_dir), stack)
             target = (trainer.step if checkpoint is None else checkpoint.step) + total_timesteps
             stack.callback(trainer.close)
@@ -183,6 +184,8 @@ class Agent:
             # Only now: a failure above leaves the agent as it was, to fail again alike.
             self._trainer, self._checkpoint = trainer, None
             callbacks.start()
+            if (directory := trainer.run_dir) is not None:
+                stack.callback(lambda: record_stop(directory, trainer.step, trainer.time_split()))
             trainer.run(target)
             callbacks.end()
         return self

@@ -16,7 +16,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -91,7 +91,8 @@ def _usage() -> str:
               [--section.field VALUE ...]
   drama train --resume DIR       continue a run from its last checkpoint
   drama eval DIR [--episodes N]  play whole episodes with a trained agent
-  drama doctor [--env ID]        what this machine would use; check an environment
+  drama doctor [--env ID]        what this machine would use, what each preset costs here;
+                                 check an environment
 
 Presets: {", ".join(presets.PRESETS)}. `drama COMMAND --help` lists every option."""
 
@@ -263,12 +264,14 @@ def _learn(agent: Agent, run_dir: Path, steps: int) -> int:
             err.print(f"given up; the last checkpoint stands: drama train --resume {run_dir}")
             return 130
     if interrupted:
+        err.print(str(agent.time_split))
         err.print(
             f"saved at step {agent.num_timesteps:,}; continue with: drama train --resume {run_dir}"
         )
         return 130
     if config.evaluation.episodes:
         _evaluate_and_report(agent, run_dir, ("greedy",))
+    out.print(str(agent.time_split))
     out.print(f"run: {run_dir}")
     return 0
 
@@ -361,28 +364,78 @@ def _summary(result: EvaluationResult) -> str:
 
 
 def doctor(args: list[str]) -> int:
-    """``drama doctor``: say what would be used here; check an environment."""
-    from drama.doctor import machine_report
+    """``drama doctor``: say what would be used here, and its cost; check an environment."""
+    from drama.calibration import ATARI, SECONDS, calibrate
+    from drama.doctor import inspect_machine, render_calibration
     from drama.envs import check_env
 
     parser = _Parser(
         prog="drama doctor",
         allow_abbrev=False,
-        description="Say which device and precision would be used and why; with --env, run an "
-        "environment for some hundred steps and report what the agent would see.",
+        description="Say which device, precision and backend would be used and why; measure what "
+        "each preset would cost here in time and memory; with --env, run an environment for some "
+        "hundred steps and report what the agent would see.",
     )
-    parser.add_argument("--env", help="environment id to check")
+    parser.add_argument(
+        "--env", help=f"environment id to check and to measure with (measured without it: {ATARI})"
+    )
     parser.add_argument("--steps", type=int, default=300, help="steps of the check")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the check")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--preset", help="measure this preset only (default: all of them)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=SECONDS,
+        help="about how long to measure; what takes longer is measured on smaller batches and "
+        f"marked as estimated (default: {SECONDS:g})",
+    )
+    parser.add_argument("--no-calibration", action="store_true", help="measure nothing")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options = parser.parse_args(args)
     if options.steps < 1:
         raise ConfigError(f"--steps must be at least 1, got {options.steps}")
-    out.print(machine_report())
+    if not 0 < options.seconds < float("inf"):
+        raise ConfigError(f"--seconds must be positive, got {options.seconds:g}")
+    known = presets.PRESETS
+    if options.preset is not None:
+        presets.preset(options.preset)  # one that there is
+        known = {options.preset: known[options.preset]}
+
+    machine = inspect_machine(options.device)
+    found: dict[str, Any] = {"drama": __version__, "machine": machine.to_dict()}
+    if not options.json:
+        out.print(machine.render())
     if options.env is not None:
         report = check_env(options.env, steps=options.steps, seed=options.seed)
-        out.print()
-        out.print(report.render())
+        found["environment"] = dataclasses.asdict(report)
+        if not options.json:
+            out.print(f"\n{report.render()}")
+    if not options.no_calibration:
+        with _status() as say:
+            calibration = calibrate(
+                known,
+                env=options.env,
+                device=options.device,
+                seconds=options.seconds,
+                progress=say,
+            )
+        found["calibration"] = calibration.to_dict()
+        if not options.json:
+            out.print(f"\n{render_calibration(calibration)}")
+    if options.json:
+        print(json.dumps(found, allow_nan=False))
     return 0
+
+
+@contextlib.contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """Say on standard error what is being done: in one place of a terminal, else line by line."""
+    if not err.is_terminal:
+        yield err.print
+        return
+    with err.status("") as status:
+        yield status.update
 
 
 if __name__ == "__main__":

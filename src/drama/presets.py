@@ -40,7 +40,8 @@ def laptop() -> Config:
     away (most of an update's time); a world-model batch holds 512 rows instead of 2048, an
     imagination batch 128 trajectories of 12 steps instead of 1024 of 16; one update of each kind is
     made every five environment steps instead of one. Five times fewer updates take larger steps.
-    The sequence model, the latent, the heads and the policy are those of `xs`.
+    The sequence model, the latent, the heads and the policy are those of `xs`. The sizes follow
+    measured cost; what is learnt with them has not been measured yet.
     """
     return Config(
         preset="laptop",

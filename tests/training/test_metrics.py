@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from drama.training import metrics
-from drama.training.metrics import Clock, JsonLines, Meter, RunLog
+from drama.training.metrics import PHASES, Clock, JsonLines, Meter, RunLog, TimeSplit
 
 
 def test_means_by_hand() -> None:
@@ -57,6 +57,125 @@ def test_phases_add_up_and_a_raise_still_counts(monkeypatch: pytest.MonkeyPatch)
         raise ValueError("x")
     assert clock.flush() == {"env": 3.5, "model": 0.25}
     assert clock.flush() == {}
+
+
+def test_an_inner_phase_stops_the_outer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = [0.0, 1.0, 3.0, 3.5, 7.5, 8.0]
+    now = iter(times)
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(now))
+    clock = Clock()
+    with clock.phase("other"), clock.phase("env"), clock.phase("other"):
+        pass
+    assert clock.flush() == {"other": 1.0 + 0.5 + 0.5, "env": 2.0 + 4.0}
+    assert sum(clock.totals().values()) == times[-1] - times[0]
+
+
+def test_a_row_may_end_inside_a_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now)
+    clock = Clock()
+    with clock.phase("other"):
+        now = 102.0
+        with clock.phase("logging"):
+            now = 105.0
+            assert clock.flush() == {"other": 2.0, "logging": 3.0}
+            now = 106.0
+            assert clock.totals() == {"other": 2.0, "logging": 4.0}
+        now = 110.0
+    assert clock.flush() == {"logging": 1.0, "other": 4.0}
+    now = 200.0  # nothing is open: nobody's time
+    assert clock.totals() == {"other": 6.0, "logging": 4.0}
+    assert clock.flush() == {}
+
+
+def test_a_synchronised_clock_waits_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, queued = 0.0, 0.0
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now)
+
+    def wait() -> None:
+        nonlocal now, queued
+        now, queued = now + queued, 0.0
+
+    def launch(seconds: float) -> None:
+        nonlocal now, queued
+        now, queued = now + 0.25, queued + seconds
+
+    for synchronize, expected in (
+        (None, {"dream": 0.25, "learn": 0.25, "act": 7.0}),
+        (wait, {"dream": 5.25, "learn": 2.25, "act": 0.0}),
+    ):
+        now = queued = 0.0
+        clock = Clock(synchronize)
+        with clock.phase("dream"):
+            launch(5.0)
+        with clock.phase("learn"):
+            launch(2.0)
+        with clock.phase("act"):
+            wait()  # its result has to come back
+        assert clock.flush() == expected
+
+
+def test_fractions_by_hand() -> None:
+    split = TimeSplit({"world_model": 6.0, "env": 1.0, "other": 1.0}, steps=20)
+    assert split.wall_seconds == 8.0
+    assert split.steps_per_second == 2.5
+    expected = dict.fromkeys(PHASES, 0.0) | {"world_model": 0.75, "env": 0.125, "other": 0.125}
+    assert split.fractions() == expected
+    row = {f"time/{name}": share for name, share in expected.items()}
+    assert split.row() == {**row, "time/wall_seconds": 8.0, "time/steps_per_second": 2.5}
+    assert split.to_dict() == {
+        "steps": 20,
+        "wall_seconds": 8.0,
+        "steps_per_second": 2.5,
+        "fractions": expected,
+    }
+
+
+def test_no_time_has_no_shares() -> None:
+    split = TimeSplit({}, steps=0)
+    assert set(split.fractions().values()) == {0.0}
+    assert split.row()["time/steps_per_second"] == 0.0
+    assert str(split) == "time: ; 0 env steps/s"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "line"),
+    [
+        (
+            {
+                "world_model": 52,
+                "imagination": 31,
+                "behaviour": 9,
+                "env": 5,
+                "replay": 2,
+                "other": 1,
+            },
+            "time: world model 52 %, imagination 31 %, behaviour 9 %, env 5 %, replay 2 %, "
+            "other 1 %; 0.5 env steps/s",
+        ),
+        (
+            {"world_model": 99, "env": 1},
+            "time: world model 99 %, env 1 %; 0.5 env steps/s",
+        ),
+        # Below one percent each, together two.
+        (
+            {"world_model": 98, "logging": 0.9, "callbacks": 0.9, "other": 0.2},
+            "time: world model 98 %, other 2 %; 0.5 env steps/s",
+        ),
+        # 33.3 three times: one of them is rounded up, and the whole stays 100.
+        (
+            {"env": 1, "world_model": 1, "behaviour": 1},
+            "time: env 34 %, world model 33 %, behaviour 33 %; 16.7 env steps/s",
+        ),
+        # 49.6 + 49.6 + 0.8: rounded each alone they would be 101.
+        (
+            {"world_model": 49.6, "imagination": 49.6, "acting": 0.8},
+            "time: world model 50 %, imagination 49 %, other 1 %; 0.5 env steps/s",
+        ),
+    ],
+)
+def test_the_line_of_a_run(seconds: dict[str, float], line: str) -> None:
+    assert str(TimeSplit(seconds, steps=50)) == line
 
 
 def test_rows_are_there_as_soon_as_written(tmp_path: Path) -> None:

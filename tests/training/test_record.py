@@ -56,6 +56,7 @@ def test_one_entry_for_each_start(tmp_path: Path) -> None:
     (entry,) = starts(run)
     assert entry.pop("device_name")
     assert entry.pop("system")
+    assert entry.pop("time_split")["until_step"] == 10
     then = datetime.datetime.fromisoformat(entry.pop("time"))
     now = datetime.datetime.now(datetime.timezone.utc)
     assert datetime.timedelta(0) <= now - then < datetime.timedelta(minutes=5)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from drama.config import Precision
+from drama.config import Precision, TrainingConfig
 from drama.errors import ConfigError
+from drama.training.memory import keep_freed_memory
 
 
 def pick_device(name: str) -> torch.device:
@@ -18,12 +20,17 @@ def pick_device(name: str) -> torch.device:
     Raises:
         ConfigError: The name is unknown or the device is not there.
     """
+    return choose_device(name)[0]
+
+
+def choose_device(name: str) -> tuple[torch.device, str]:
+    """Resolve as :func:`pick_device` does; returns the device and why it is that one."""
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda"), "PyTorch finds a CUDA device"
         if torch.backends.mps.is_available():
-            return torch.device("mps")
-        return torch.device("cpu")
+            return torch.device("mps"), "PyTorch finds no CUDA device, but Apple's GPU"
+        return torch.device("cpu"), "PyTorch finds no GPU"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -37,7 +44,7 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError(f"unknown device {name!r}: use auto, cpu, cuda or mps")
     if not there[device.type]:
         raise ConfigError(f"device {name!r} is not available here: use cpu")
-    return device
+    return device, "asked for"
 
 
 def device_name(device: torch.device) -> str:
@@ -52,28 +59,50 @@ def device_name(device: torch.device) -> str:
     return next(models, "") or platform.processor() or platform.machine()
 
 
-def _cpu_has_bf16_units() -> bool:
-    """Whether this CPU multiplies bfloat16 natively (AVX512-BF16, AMX or Arm's BF16)."""
+def _cpu_bf16_units() -> str | None:
+    """Name of what multiplies bfloat16 natively in this CPU: AMX, AVX512-BF16 or Arm's BF16."""
     try:
-        flags = Path("/proc/cpuinfo").read_text()
+        flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
-        return False
-    if platform.machine() in ("aarch64", "arm64"):
-        return " bf16" in flags
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        return None
+    known = ("bf16",) if platform.machine() in ("aarch64", "arm64") else ("amx_bf16", "avx512_bf16")
+    return next((name for name in known if name in flags), None)
 
 
 def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """Type of the matrix work. ``auto`` takes bfloat16 only where the hardware multiplies it."""
+    return choose_dtype(precision, device)[0]
+
+
+def choose_dtype(precision: Precision, device: torch.device) -> tuple[torch.dtype, str]:
+    """Pick as :func:`pick_dtype` does; returns the type and why it is that one."""
     if precision == "float32":
-        return torch.float32
+        return torch.float32, "asked for"
     if precision == "bfloat16":
-        return torch.bfloat16
+        return torch.bfloat16, "asked for"
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu" and _cpu_has_bf16_units():
-        return torch.bfloat16
-    return torch.float32
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "this GPU multiplies bfloat16"
+        return torch.float32, "this GPU has no units for bfloat16"
+    if device.type == "cpu":
+        units = _cpu_bf16_units()
+        if units is not None:
+            return torch.bfloat16, f"this CPU has {units}"
+        return torch.float32, "this CPU names no units for bfloat16"
+    return torch.float32, f"bfloat16 is not used on {device.type}"
+
+
+@contextlib.contextmanager
+def process_settings(config: TrainingConfig, device: torch.device) -> Iterator[None]:
+    """Give the process the threads and the memory management of a run; both are put back."""
+    threads = torch.get_num_threads()
+    with contextlib.ExitStack() as stack:
+        if config.threads:
+            stack.callback(torch.set_num_threads, threads)
+            torch.set_num_threads(config.threads)
+        if config.keep_memory and device.type == "cpu":
+            stack.enter_context(keep_freed_memory())
+        yield
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:

@@ -1,11 +1,18 @@
-"""What happens to memory that an update has freed."""
+"""What happens to memory that an update has freed; how much is used, and how much there is."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
+import os
 import platform
+import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+
+import torch
 
 # Parameters of mallopt(3) and what they are by default.
 _TRIM_THRESHOLD, _DEFAULT_TRIM_THRESHOLD = -1, 128 * 1024
@@ -45,3 +52,127 @@ def _mallopt() -> ctypes._NamedFuncPointer | None:
     mallopt = ctypes.CDLL(None).mallopt
     mallopt.argtypes = [ctypes.c_int, ctypes.c_int]
     return mallopt
+
+
+# -- how much is used, and how much there is -------------------------------------------------------
+
+
+class PeakMemory:
+    """The most memory taken between :meth:`start` and :meth:`read`, over what was held before.
+
+    On the CPU that is the process's resident memory: on Linux by the kernel's own high-water mark,
+    elsewhere by the largest size the process ever had, so that only a new maximum is seen. On CUDA
+    it is what PyTorch's allocator reserved, on MPS what the driver had given by the end.
+
+    Args:
+        device: Whose memory.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._held = 0
+        self._resettable = False
+
+    def start(self) -> None:
+        """Begin with what is held now, freed memory given back first."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._held = torch.cuda.memory_reserved(self.device)
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
+            self._held = torch.mps.driver_allocated_memory()
+        else:
+            if _mallopt() is not None:
+                ctypes.CDLL(None).malloc_trim(0)
+            try:
+                # Lowers VmHWM to VmRSS: "clear_refs" in proc(5).
+                Path("/proc/self/clear_refs").write_text("5")
+                self._resettable = True
+                self._held = _status("VmRSS")
+            except OSError:
+                self._resettable = False
+                self._held = _largest_resident()
+
+    def read(self) -> int | None:
+        """Return the bytes taken since :meth:`start`; None where that cannot be seen."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            return torch.cuda.max_memory_reserved(self.device) - self._held
+        if self.device.type == "mps":
+            return max(0, torch.mps.driver_allocated_memory() - self._held)
+        if self._resettable:
+            return _status("VmHWM") - self._held
+        return (_largest_resident() - self._held) or None
+
+
+def resident_bytes() -> int | None:
+    """Return the process's resident memory; None where the system does not tell (not Linux)."""
+    try:
+        return _status("VmRSS")
+    except OSError:
+        return None
+
+
+def available_bytes(device: torch.device, root: Path = Path("/")) -> int | None:
+    """Return the memory that a further process could take on ``device``; None if unknown.
+
+    On the CPU the limit of a container counts too, and on systems other than Linux all of the
+    machine's memory has to do.
+
+    Args:
+        device: Whose memory; on MPS it is the machine's.
+        root: Where ``proc`` and ``sys`` are.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        text = (root / "proc/meminfo").read_text()
+    except OSError:
+        return _physical_bytes()
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", text, re.MULTILINE)
+    free = [1024 * int(found[1])] if found else []
+    group = root / "sys/fs/cgroup"
+    for limit, used, stat, cache in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),  # version 2, then 1
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
+    ):
+        try:
+            room = int((group / limit).read_text()) - int((group / used).read_text())
+            lines = dict(line.split() for line in (group / stat).read_text().splitlines())
+            # Cached files leave when memory is asked for.
+            free.append(max(0, room + int(lines.get(cache, 0))))
+        except (OSError, ValueError):  # not there, or without a limit
+            continue
+    return min(free, default=None)
+
+
+def _physical_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+
+
+def _status(field: str) -> int:
+    text = Path("/proc/self/status").read_text()
+    found = re.search(rf"^{field}:\s+(\d+) kB$", text, re.MULTILINE)
+    if found is None:
+        raise OSError(f"/proc/self/status does not tell {field}")
+    return 1024 * int(found[1])
+
+
+def _largest_resident() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

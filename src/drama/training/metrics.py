@@ -1,11 +1,12 @@
-"""Numbers on their way to disk: running sums on the device, one host sync per row."""
+"""Numbers on their way to disk: running sums on the device, one host sync per row; wall time."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,25 +54,139 @@ class Meter:
         self._counts = {k: int(v[1]) for k, v in state.items()}
 
 
-class Clock:
-    """Wall seconds spent in named phases. On a GPU they are seconds of launching, not of work."""
+PHASES = (
+    "env",
+    "acting",
+    "replay",
+    "world_model",
+    "imagination",
+    "behaviour",
+    "logging",
+    "callbacks",
+    "checkpoint",
+    "other",
+)
+"""What the wall time of training is split into: stepping and resetting the environment, choosing
+actions, writing and drawing experience, the gradient steps of the world model, dreaming, the
+gradient steps of actor and critic, rows of logs, what listens (live progress, callbacks of the
+user), checkpoints; ``other`` is what the loop spends outside of all these."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+
+@dataclass(frozen=True)
+class TimeSplit:
+    """Where the wall time of some environment steps went."""
+
+    seconds: Mapping[str, float]
+    """Wall seconds per phase, those of :data:`PHASES`; together the wall time."""
+    steps: int
+    """Environment steps made in that time."""
+
+    @property
+    def wall_seconds(self) -> float:
+        """Wall seconds altogether."""
+        return sum(self.seconds.values())
+
+    @property
+    def steps_per_second(self) -> float:
+        """Environment steps per second of wall time, all training included."""
+        return self.steps / self.wall_seconds if self.wall_seconds else 0.0
+
+    def fractions(self) -> dict[str, float]:
+        """Return the share of each phase in the wall time: they add up to 1, all 0 if it is 0."""
+        whole = self.wall_seconds or 1.0
+        return {name: self.seconds.get(name, 0.0) / whole for name in PHASES}
+
+    def row(self) -> dict[str, float]:
+        """Return the columns of ``metrics.jsonl``: ``time/<phase>`` are fractions."""
+        return {
+            **{f"time/{name}": round(share, 5) for name, share in self.fractions().items()},
+            "time/wall_seconds": round(self.wall_seconds, 4),
+            "time/steps_per_second": float(f"{self.steps_per_second:.6g}"),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the same as a tree for JSON."""
+        return {
+            "steps": self.steps,
+            "wall_seconds": round(self.wall_seconds, 3),
+            "steps_per_second": float(f"{self.steps_per_second:.6g}"),
+            "fractions": {name: round(share, 5) for name, share in self.fractions().items()},
+        }
+
+    def __str__(self) -> str:
+        """Return one line: phases from 1 % up, the largest first, the rest under ``other``."""
+        shares = {name: 100 * share for name, share in self.fractions().items()}
+        shown = {k: v for k, v in shares.items() if v >= 1 and k != "other"}
+        shown = dict(sorted(shown.items(), key=lambda item: -item[1]))
+        shown["other"] = sum(shares.values()) - sum(shown.values())
+        whole = {name: int(share) for name, share in shown.items()}
+        # Rounded so that they still add up: those that lost most by rounding down go up.
+        lost = sorted(shown, key=lambda name: whole[name] - shown[name])
+        for name in lost[: round(sum(shown.values())) - sum(whole.values())]:
+            whole[name] += 1
+        parts = (f"{k.replace('_', ' ')} {v} %" for k, v in whole.items() if v)
+        return f"time: {', '.join(parts)}; {self.steps_per_second:.3g} env steps/s"
+
+
+class Clock:
+    """Wall seconds spent in named phases, every second counted once.
+
+    Phases nest: while an inner one is open, the outer one stands still. So the seconds of all
+    phases add up to the time during which any was open.
+
+    These are seconds of the host. On a GPU the host only queues the work, and runs ahead until it
+    needs a number back, or the queue is full: that phase is then charged with the waiting. In
+    training it is mostly ``acting``, whose action has to come back before the environment can
+    take it. A phase's own work on the GPU is only seen with ``synchronize``.
+
+    Args:
+        synchronize: Called at both ends of each phase: waits for the work queued on a GPU. It
+            costs the overlap of host and GPU, so training goes without.
+    """
+
+    def __init__(self, synchronize: Callable[[], object] | None = None) -> None:
+        self.synchronize = synchronize
+        self._seconds: dict[str, float] = {}
+        self._flushed: dict[str, float] = {}
+        self._open: list[str] = []
+        self._mark = 0.0
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to ``name``."""
-        start = time.perf_counter()
+        """Add the time spent inside, less that of phases within, to ``name``."""
+        self._charge()
+        self._open.append(name)
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self._charge()
+            self._open.pop()
+
+    def _charge(self) -> None:
+        """Give the time since the last call to the innermost open phase."""
+        if self.synchronize is not None:
+            self.synchronize()
+        now = time.perf_counter()
+        if self._open:
+            name = self._open[-1]
+            self._seconds[name] = self._seconds.get(name, 0.0) + now - self._mark
+        self._mark = now
 
     def flush(self) -> dict[str, float]:
-        """Return the seconds per phase and start again."""
-        seconds, self.seconds = self.seconds, {}
+        """Return the seconds per phase since the last flush and start again."""
+        if self._open:
+            self._charge()
+        seconds, self._seconds = self._seconds, {}
+        for name, value in seconds.items():
+            self._flushed[name] = self._flushed.get(name, 0.0) + value
         return seconds
+
+    def totals(self) -> dict[str, float]:
+        """Return the seconds per phase since the clock was made."""
+        if self._open:
+            self._charge()
+        names = dict.fromkeys((*self._flushed, *self._seconds))
+        return {k: self._flushed.get(k, 0.0) + self._seconds.get(k, 0.0) for k in names}
 
 
 class JsonLines:

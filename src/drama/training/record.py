@@ -1,7 +1,8 @@
 """What a run was made with: ``run.json``, one entry for each time it was started or continued.
 
 ``config.json`` says what was asked for. This says what that came to on the machine at hand: device,
-precision, backend, threads, versions. Nothing reads it to decide anything.
+precision, backend, threads, versions; and, once it stopped, where its time went. Nothing reads it
+to decide anything.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from drama.errors import CheckpointError
 from drama.files import read_json, write_json
 from drama.ssm.backend import Backend
 from drama.training.device import device_name
+from drama.training.metrics import TimeSplit
 
 DECISIVE = ("device", "device_name", "precision", "backend", "torch", "drama")
 """Entries whose change may change the last bits of a result. Another number of threads is told of
@@ -65,6 +67,23 @@ def record_start(run_dir: Path, step: int, entry: dict[str, Any]) -> str | None:
         if entry[key] != before.get(key)
     ]
     return ", ".join(changed) or None
+
+
+def record_stop(run_dir: Path, step: int, split: TimeSplit) -> None:
+    """Add to the last entry of ``run.json`` where the time went since that start.
+
+    A process that is killed adds nothing; the rows of ``metrics.jsonl`` tell its part.
+
+    Args:
+        run_dir: Directory of the run.
+        step: Environment steps made so far.
+        split: Of the steps made since that start.
+    """
+    path = run_dir / "run.json"
+    starts = _read(path)
+    if starts:
+        starts[-1]["time_split"] = {"until_step": step, **split.to_dict()}
+        write_json(path, {"starts": starts})
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

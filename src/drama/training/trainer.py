@@ -21,7 +21,7 @@ from drama.replay.storage import ReplayStore
 from drama.training import snapshot
 from drama.training.checkpoint import Checkpoint, CheckpointDir, write_checkpoint
 from drama.training.device import autocast, pick_dtype
-from drama.training.metrics import Clock, Meter, RunLog
+from drama.training.metrics import Clock, Meter, RunLog, TimeSplit
 from drama.training.optim import Optimiser
 from drama.training.stream import EnvStream, EpisodeEnd
 from drama.types import Batch, PolicyState
@@ -102,6 +102,8 @@ class Trainer:
         """Whole episodes finished."""
         self.meter = Meter()
         self.clock = Clock()
+        self._clocked_from = 0  # step at which this process began
+        self._row_from = 0  # step after the last row of metrics
         self.log: RunLog | None = None
         self.store = ReplayStore(run_dir / "replay") if run_dir else None
         self.checkpoints = (
@@ -119,11 +121,14 @@ class Trainer:
             EnvFaultError: The environment broke its contract. Whatever an environment raises,
                 what was learnt until then is saved first.
         """
+        with self.clock.phase("other"):  # what no phase within accounts for
+            self._loop(until)
+
+    def _loop(self, until: int) -> None:
         self._open_log()
         keep_going = True
         while keep_going and self.step < until:
-            with self.clock.phase("env"):
-                self.collect()
+            self.collect()
             while self._due(self.world_model_optimiser, self.config.training.world_model_ratio):
                 self.update_world_model()
             while self._due(self.behaviour_optimiser, self.config.training.behaviour_ratio):
@@ -143,15 +148,20 @@ class Trainer:
         """Take one environment step and keep what it yields."""
         before = self.player_state
         try:
-            unseen = self.stream.start()
-            rows, end = self.stream.step(self._choose_action())
+            with self.clock.phase("env"):
+                unseen = self.stream.start()
+            with self.clock.phase("acting"):
+                action = self._choose_action()
+            with self.clock.phase("env"):
+                rows, end = self.stream.step(action)
         except Exception:
             # The action was not taken, so the acting state must not have read it.
             self.player_state = before
             self.save()
             raise
-        for row in rows:
-            self.replay.append(row)
+        with self.clock.phase("replay"):
+            for row in rows:
+                self.replay.append(row)
         self.step += 1
         for finished in (unseen, end):
             if finished is not None:
@@ -171,14 +181,14 @@ class Trainer:
     def _finish_episode(self, end: EpisodeEnd) -> None:
         self.episodes += 1
         if self.log is not None:
-            self.log.write_episode(
-                {
-                    "step": self.step,
-                    "return": end.ret,
-                    "length": end.length,
-                    "seconds": round(end.seconds, 3),
-                }
-            )
+            row = {
+                "step": self.step,
+                "return": end.ret,
+                "length": end.length,
+                "seconds": round(end.seconds, 3),
+            }
+            with self.clock.phase("logging"):
+                self.log.write_episode(row)
         self._tell("episode", end)
 
     def update_world_model(self) -> None:
@@ -253,12 +263,13 @@ class Trainer:
 
     def _open_log(self, first_step: int | None = None) -> None:
         if self.run_dir is not None and self.log is None:
-            self.log = RunLog(
-                self.run_dir,
-                tensorboard=self.config.training.tensorboard,
-                wandb_config=asdict(self.config) if self.config.training.wandb else None,
-                first_step=self.step if first_step is None else first_step,
-            )
+            with self.clock.phase("logging"):
+                self.log = RunLog(
+                    self.run_dir,
+                    tensorboard=self.config.training.tensorboard,
+                    wandb_config=asdict(self.config) if self.config.training.wandb else None,
+                    first_step=self.step if first_step is None else first_step,
+                )
 
     def flush_metrics(self) -> None:
         """Write one row of means and start new ones.
@@ -266,19 +277,24 @@ class Trainer:
         Raises:
             NonFiniteError: One of them is NaN or Inf.
         """
-        means = self._checked_means()
-        self.meter.clear()
-        row: dict[str, float] = {
-            "step": self.step,
-            "episodes": self.episodes,
-            "updates": self.world_model_optimiser.updates,
-            **means,
-            **{f"time/{k}": round(v, 4) for k, v in self.clock.flush().items()},
-        }
-        if self.log is not None:
-            with self.clock.phase("logging"):
+        with self.clock.phase("logging"):
+            means = self._checked_means()
+            self.meter.clear()
+            row: dict[str, float] = {
+                "step": self.step,
+                "episodes": self.episodes,
+                "updates": self.world_model_optimiser.updates,
+                **means,
+                **TimeSplit(self.clock.flush(), self.step - self._row_from).row(),
+            }
+            self._row_from = self.step
+            if self.log is not None:
                 self.log.write_metrics(row)
         self._tell("metrics", row)
+
+    def time_split(self) -> TimeSplit:
+        """Return where the time of the steps made in this process went."""
+        return TimeSplit(self.clock.totals(), self.step - self._clocked_from)
 
     def _checked_means(self) -> dict[str, float]:
         means = self.meter.means()
@@ -299,7 +315,8 @@ class Trainer:
 
     def _tell(self, event: Event, payload: Any) -> bool:
         # Every listener hears every event, also after one has asked to stop.
-        answers = [listener(event, payload) for listener in self.listeners]
+        with self.clock.phase("callbacks"):
+            answers = [listener(event, payload) for listener in self.listeners]
         return all(answer is None or bool(answer) for answer in answers)
 
     # -- saving and resuming ------------------------------------------------------------------
@@ -312,11 +329,11 @@ class Trainer:
         """
         if self.checkpoints is None or self.store is None or self._saved_at == self.step:
             return
-        self._checked_means()
-        self._check_weights()
-        self._open_log()
-        assert self.log is not None
         with self.clock.phase("checkpoint"):
+            self._checked_means()
+            self._check_weights()
+            self._open_log()
+            assert self.log is not None
             logs = {"metrics": self.log.metrics.size(), "episodes": self.log.episodes.size()}
             self._write(self.checkpoints, self.store, logs)
         self._saved_at = self.step
@@ -366,6 +383,7 @@ class Trainer:
         self.store.load(self.replay, checkpoint.segments, state["replay_total"])
         snapshot.restore_counters(self, loop)
         self._saved_at = self.step
+        self._clocked_from = self._row_from = self.step
         # If the run goes back to an older checkpoint, that is the last one from now on.
         self.checkpoints.publish(self.step)
         self.store.prune(self.checkpoints.prune(newest=self.step))

@@ -1,0 +1,492 @@
+"""How fast each preset would train on this machine, and in how much memory.
+
+Nothing here trains by itself: a real :class:`~drama.training.trainer.Trainer` of each preset is
+given a replay full of random frames, and its own methods are timed by its own clock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib.util
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from drama.agent import Agent
+from drama.config import Config
+from drama.errors import ConfigError, DramaError
+from drama.replay import ReplayBuffer
+from drama.training.device import pick_device, process_settings
+from drama.training.memory import PeakMemory, available_bytes, resident_bytes
+from drama.training.metrics import Clock
+from drama.training.trainer import Trainer
+
+Section = Literal["world_model", "behaviour"]
+
+ATARI = "ALE/Pong-v5"
+"""Environment whose stepping is measured, unless the user names one."""
+SECONDS = 30.0
+"""About how long all presets together may take."""
+STEPS = 100_000
+"""Environment steps that the expected time is told for: Atari100k's."""
+ENV_SECONDS = 0.4
+"""Seconds of stepping and acting for each preset."""
+MOST_REPEATS = 5
+"""Updates of full size after which the median is good enough."""
+
+
+class RandomFrames(gym.Env[Any, Any]):
+    """Stands in where there are no Atari games: random frames of their size, six actions."""
+
+    observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    action_space = spaces.Discrete(6)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return a frame."""
+        super().reset(seed=seed)
+        return self._frame(), {}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Return another; episodes do not end."""
+        return self._frame(), 0.0, False, False, {}
+
+    def _frame(self) -> Any:
+        return self.np_random.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class UpdateCost:
+    """What one update costs."""
+
+    seconds: Mapping[str, float]
+    """Seconds in each phase of the trainer's clock, at the full size of the batch."""
+    peak_bytes: int | None
+    """Memory taken and freed again, beyond weights, moments and gradients; None if not seen."""
+    measured: int
+    """Windows or trajectories in the batches that were measured."""
+    full: int
+    """Those in the preset's own."""
+
+    @property
+    def estimate(self) -> str | None:
+        """How the numbers were scaled; None if they were measured at full size."""
+        if self.measured == self.full:
+            return None
+        return f"batches of {self.measured:,} instead of {self.full:,}, scaled by frames"
+
+    @classmethod
+    def scaled(
+        cls, samples: Sequence[Mapping[str, float]], peak: int | None, measured: int, full: int
+    ) -> UpdateCost:
+        """Take the sample with the median total; multiply it by frames up to the full size."""
+        times = full / measured
+        total = statistics.median_low(sum(sample.values()) for sample in samples)
+        sample = next(s for s in samples if sum(s.values()) == total)
+        return cls(
+            {phase: value * times for phase, value in sample.items()},
+            None if peak is None else round(peak * times),
+            measured,
+            full,
+        )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that training takes; None is what could not be seen."""
+
+    replay: int
+    """The full ring."""
+    model: int
+    """Weights, gradients and moments, computed."""
+    updates: int | None
+    """Peak of an update beyond those."""
+    host: int | None
+    """Process, and of the above what is in host memory."""
+    host_available: int | None
+    device: int | None
+    """What is in the memory of a GPU; None without one."""
+    device_available: int | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room for it, as far as that is known."""
+        pairs = ((self.host, self.host_available), (self.device, self.device_available))
+        return all(need is None or room is None or need <= room for need, room in pairs)
+
+
+@dataclass(frozen=True)
+class PresetCost:
+    """What a preset would cost on this machine."""
+
+    preset: str
+    precision: str
+    backend: str
+    threads: int
+    env_seconds: float
+    """Of one environment step, resets and the write into the replay included."""
+    acting_seconds: float
+    """Of choosing one action."""
+    world_model: UpdateCost
+    behaviour: UpdateCost
+    """Of an update of actor and critic, with the imagination before it."""
+    ratios: tuple[float, float]
+    """Updates of the world model, and of the behaviour, per environment step."""
+    warmup_steps: int
+    """Steps without acting and updates."""
+    memory: Memory
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds per environment step with all that training adds to it."""
+        world_model, behaviour = (
+            ratio * sum(cost.seconds.values())
+            for ratio, cost in zip(self.ratios, (self.world_model, self.behaviour), strict=True)
+        )
+        return self.env_seconds + self.acting_seconds + world_model + behaviour
+
+    def hours(self, steps: int = STEPS) -> float:
+        """Expected hours of a run, without evaluation and checkpoints."""
+        warm = min(self.warmup_steps, steps)
+        return (warm * self.env_seconds + (steps - warm) * self.step_seconds) / 3600
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as a tree for JSON."""
+        imagination = self.behaviour.seconds["imagination"]
+        behaviour = sum(self.behaviour.seconds.values()) - imagination
+        model, memory = self.world_model, self.memory
+        return {
+            "preset": self.preset,
+            "precision": self.precision,
+            "backend": self.backend,
+            "threads": self.threads,
+            "seconds": {
+                "env_step": self.env_seconds,
+                "acting": self.acting_seconds,
+                "world_model_update": sum(model.seconds.values()),
+                "imagination": imagination,
+                "behaviour_update": behaviour,
+            },
+            "estimated": {
+                "world_model_update": model.estimate,
+                "imagination": self.behaviour.estimate,
+                "behaviour_update": self.behaviour.estimate,
+            },
+            "updates_per_step": {
+                "world_model": self.ratios[0],
+                "behaviour": self.ratios[1],
+            },
+            "env_steps_per_second": 1 / self.step_seconds,
+            "steps": STEPS,
+            "hours": self.hours(),
+            "memory_bytes": {**dataclasses.asdict(memory), "fits": memory.fits},
+            "error": None,
+        }
+
+
+@dataclass(frozen=True)
+class Unmeasured:
+    """A preset that could not be measured."""
+
+    preset: str
+    error: str
+    """Why."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the same as a tree for JSON."""
+        return {"preset": self.preset, "error": self.error}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """All that was measured."""
+
+    env: str | None
+    """Environment that was stepped; None for random frames in its stead."""
+    obs_shape: tuple[int, ...]
+    num_actions: int
+    seconds: float
+    """How long the calibration took."""
+    presets: tuple[PresetCost | Unmeasured, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as a tree for JSON."""
+        return {
+            "env": self.env,
+            "obs_shape": list(self.obs_shape),
+            "num_actions": self.num_actions,
+            "seconds": self.seconds,
+            "presets": [preset.to_dict() for preset in self.presets],
+        }
+
+
+def calibrate(
+    presets: Mapping[str, Callable[[], Config]],
+    *,
+    env: str | None = None,
+    device: str = "auto",
+    seconds: float = SECONDS,
+    progress: Callable[[str], object] = lambda text: None,
+) -> Calibration:
+    """Measure what each preset's training would cost here.
+
+    What is too slow for the time given is measured on smaller batches, and marked. Threads,
+    memory management and random states of the process are left as they were; no file is written.
+
+    Args:
+        presets: Functions that make the configurations, by name.
+        env: Environment to step. None is an Atari game, or random frames without ``ale-py``.
+        device: As ``config.device``.
+        seconds: About how long it may take. Every preset gets the same share, and is measured
+            once even if that takes longer.
+        progress: Told what is measured next.
+
+    Raises:
+        ConfigError: No preset is named, ``seconds`` is not positive, or there is no such device.
+        EnvError: The environment cannot be used.
+    """
+    if not presets:
+        raise ConfigError("there is no preset to measure")
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"the seconds of a calibration must be positive, got {seconds:g}")
+    pick_device(device)
+    name = env if env is not None else ATARI if importlib.util.find_spec("ale_py") else None
+    began = time.perf_counter()
+    found: list[PresetCost | Unmeasured] = []
+    shape: tuple[int, ...] = ()
+    actions = 0
+    for index, (preset, make) in enumerate(presets.items()):
+        left = began + seconds - time.perf_counter()
+        progress(f"measuring preset {preset}")
+        try:
+            agent = Agent(RandomFrames() if name is None else name, make(), device=device)
+        except ConfigError as error:  # sizes that do not go with this environment
+            found.append(Unmeasured(preset, _first_line(error)))
+            continue
+        try:
+            shape = tuple(agent.observation_space.shape or ())
+            actions = agent.world_model.num_actions
+            with process_settings(agent.config.training, agent.device):
+                found.append(_measure(preset, agent, left / (len(presets) - index)))
+                gc.collect()  # before memory management is put back, which trims the heap
+        finally:
+            agent.env.close()
+    return Calibration(name, shape, actions, time.perf_counter() - began, tuple(found))
+
+
+def _measure(preset: str, agent: Agent, seconds: float) -> PresetCost | Unmeasured:
+    """Measure one preset, or say why that cannot be done."""
+    room = _row_bytes(agent) * agent.config.replay.capacity
+    place = agent.device if agent.config.replay.device == "model" else torch.device("cpu")
+    free = available_bytes(place)
+    if free is not None and room > free:
+        # Asked for all the same, Linux would grant it now and kill the process later.
+        return Unmeasured(
+            preset,
+            f"does not fit: its replay needs {_gb(room)} and {_gb(free)} are free on {place}; "
+            "lower replay.capacity",
+        )
+    try:
+        return Measurement(preset, agent).run(time.perf_counter() + seconds)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return Unmeasured(preset, f"does not fit: {_first_line(error)}")
+    except DramaError as error:
+        return Unmeasured(preset, _first_line(error))
+    except RuntimeError as error:
+        # PyTorch's allocator of host memory raises nothing more particular.
+        if "memory" not in str(error):
+            raise
+        return Unmeasured(preset, f"does not fit: {_first_line(error)}")
+
+
+def _row_bytes(agent: Agent) -> int:
+    """Bytes of one row of the replay that ``agent`` would have."""
+    space = agent.observation_space
+    dtype = torch.uint8 if space.dtype == np.uint8 else torch.float32
+    config = dataclasses.replace(agent.config.replay, capacity=1)
+    return ReplayBuffer(config, tuple(space.shape or ()), dtype).nbytes
+
+
+class Measurement:
+    """One preset's trainer under measurement.
+
+    Args:
+        preset: Name of the preset.
+        agent: Made from it. The process should have its settings, see
+            :func:`~drama.training.device.process_settings`.
+    """
+
+    def __init__(self, preset: str, agent: Agent) -> None:
+        self.preset = preset
+        self.agent = agent
+        self.config = agent.config
+        self.process = resident_bytes()
+        self.host_free = available_bytes(torch.device("cpu"))
+        self.device_free = None if _on_host(agent) else available_bytes(agent.device)
+        self.trainer = Trainer(agent.config, agent.env, agent.world_model, agent.behaviour)
+        self.trainer.clock = Clock(_synchronizer(agent.device))
+        self.peak = PeakMemory(agent.device)
+        fill(self.trainer.replay, agent.world_model.num_actions)
+
+    def run(self, until: float) -> PresetCost:
+        """Measure everything, if possible until ``until`` on the clock of ``perf_counter``."""
+        env_seconds, acting_seconds = self._steps()
+        # An update of the world model is the costlier one in the paper's sizes.
+        now = time.perf_counter()
+        world_model = self._update("world_model", now + 0.5 * (until - now))
+        behaviour = self._update("behaviour", until)
+        config = self.config.training
+        return PresetCost(
+            preset=self.preset,
+            precision=str(self.trainer.dtype).removeprefix("torch."),
+            backend=str(self.agent.backend),
+            threads=torch.get_num_threads(),
+            env_seconds=env_seconds,
+            acting_seconds=acting_seconds,
+            world_model=world_model,
+            behaviour=behaviour,
+            ratios=(config.world_model_ratio, config.behaviour_ratio),
+            warmup_steps=config.warmup_steps,
+            memory=self._memory(world_model, behaviour),
+        )
+
+    def _steps(self) -> tuple[float, float]:
+        """Seconds per environment step, and of choosing its action."""
+        trainer = self.trainer
+        trainer.step = self.config.training.warmup_steps  # from here on it acts
+        trainer.collect()  # resets, which is rare
+        trainer.clock.flush()
+        began, count = time.perf_counter(), 0
+        while count < 10 or time.perf_counter() - began < ENV_SECONDS:
+            trainer.collect()
+            count += 1
+        seconds = trainer.clock.flush()
+        acting = seconds.pop("acting")
+        return sum(seconds.values()) / count, acting / count
+
+    def _update(self, section: Section, until: float) -> UpdateCost:
+        """Cost of an update, at full size if that can be had in time."""
+        full = getattr(self.config, section).batch_size
+        size = math.ceil(full / 8)
+        self.once(section, size)  # makes moments, starts threads, picks kernels
+        self.peak.start()
+        samples = [self.once(section, size)]
+        one = sum(samples[0].values()) / size
+        peak, free = self.peak.read(), available_bytes(self.agent.device)
+        for larger in (full, math.ceil(full / 2), math.ceil(full / 4)):
+            room = free is None or peak is None or peak * larger / size < free
+            # Three times, because the first of a size is slower: it has to get its memory.
+            if larger > size and room and 3.2 * larger * one < until - time.perf_counter():
+                size = larger
+                self.peak.start()
+                self.once(section, size)
+                samples = [self.once(section, size) for _ in range(2)]
+                break
+        each = sum(samples[0].values())
+        while len(samples) < MOST_REPEATS and time.perf_counter() + each < until:
+            samples.append(self.once(section, size))
+        # Of all of them: kept memory comes apart, so that the process grows for a few updates.
+        return UpdateCost.scaled(samples, self.peak.read(), size, full)
+
+    def once(self, section: Section, size: int) -> dict[str, float]:
+        """Seconds per phase of one update on a batch of ``size``."""
+        trainer, config = self.trainer, self.config
+        part = dataclasses.replace(getattr(config, section), batch_size=size)
+        trainer.config = dataclasses.replace(config, **{section: part})
+        trainer.clock.flush()
+        if section == "world_model":
+            trainer.update_world_model()
+        else:
+            trainer.update_behaviour()
+        return trainer.clock.flush()
+
+    def _memory(self, *updates: UpdateCost) -> Memory:
+        modules = (self.agent.world_model, self.agent.behaviour)
+        weights = sum(t.nbytes for module in modules for t in module.state_dict().values())
+        trained = sum(
+            p.numel() * p.element_size() for o in self.trainer.optimisers.values() for p in o.params
+        )
+        model = weights + 3 * trained  # gradients, and LaProp's two moments
+        peaks = [update.peak_bytes for update in updates]
+        peak = None if None in peaks else max(p for p in peaks if p is not None)
+        replay = self.trainer.replay.nbytes
+        work = None if peak is None else model + peak
+        ring_on_host = self.trainer.replay.device.type == "cpu"
+        host, device = [self.process], [work]
+        (host if ring_on_host else device).append(replay)
+        if _on_host(self.agent):
+            host, device = [*host, *device], []
+        return Memory(
+            replay=replay,
+            model=model,
+            updates=peak,
+            host=_total(host),
+            # What this process holds will be the other one's.
+            host_available=_total([self.host_free, self.process]),
+            device=_total(device) if device else None,
+            device_available=self.device_free,
+        )
+
+
+def fill(replay: ReplayBuffer, num_actions: int) -> None:
+    """Fill a replay with random rows: frames that repeat themselves, episodes of 500 steps."""
+    generator = torch.Generator().manual_seed(0)
+    obs = replay.rows["obs"]
+    shape = (min(1024, replay.capacity), *obs.shape[1:])
+    if obs.dtype == torch.uint8:
+        frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    else:
+        frames = torch.randn(shape, generator=generator)
+    for start in range(0, replay.capacity, shape[0]):
+        index = torch.arange(start, min(start + shape[0], replay.capacity))
+        count = index.numel()
+        no = torch.zeros(count, dtype=torch.bool)
+        replay.write_rows(
+            start,
+            {
+                "obs": frames[:count],
+                "is_first": index % 501 == 0,
+                "action": torch.randint(num_actions, (count,), generator=generator),
+                "reward": torch.zeros(count),
+                "terminated": no,
+                "truncated": index % 501 == 499,
+                "is_last": index % 501 == 500,
+            },
+        )
+    replay.total = replay.capacity
+
+
+def _on_host(agent: Agent) -> bool:
+    return agent.device.type == "cpu"
+
+
+def _synchronizer(device: torch.device) -> Callable[[], object] | None:
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    if device.type == "mps":
+        return torch.mps.synchronize
+    return None
+
+
+def _total(parts: Sequence[int | None]) -> int | None:
+    """Sum of the parts; None if one is unknown."""
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

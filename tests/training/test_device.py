@@ -1,0 +1,133 @@
+"""Why a device and a precision are picked, and what a process is given for a run."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+from tests.training.runs import tiny
+
+from drama.errors import ConfigError
+from drama.training import device
+from drama.training.device import (
+    choose_device,
+    choose_dtype,
+    pick_device,
+    pick_dtype,
+    process_settings,
+)
+
+CPU = torch.device("cpu")
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(cuda))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "name", "reason"),
+    [
+        (True, False, "cuda", "PyTorch finds a CUDA device"),
+        (True, True, "cuda", "PyTorch finds a CUDA device"),
+        (False, True, "mps", "PyTorch finds no CUDA device, but Apple's GPU"),
+        (False, False, "cpu", "PyTorch finds no GPU"),
+    ],
+)
+def test_the_device_and_why(
+    cuda: bool, mps: bool, name: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, cuda=cuda, mps=mps)
+    assert choose_device("auto") == (torch.device(name), reason)
+    assert pick_device("auto") == torch.device(name)
+    assert choose_device(name) == (torch.device(name), "asked for")
+    assert choose_device("cpu") == (CPU, "asked for")
+
+
+def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, cuda=True, mps=False)
+    for name in ("cuda:1", "mps"):
+        with pytest.raises(ConfigError, match="not available here: use cpu"):
+            choose_device(name)
+    with pytest.raises(ConfigError, match="unknown device 'tpu'"):
+        choose_device("tpu")
+
+
+@pytest.mark.parametrize(
+    ("machine", "line", "expected"),
+    [
+        ("x86_64", "flags : fpu avx512_bf16 amx_bf16 amx_tile", "this CPU has amx_bf16"),
+        ("x86_64", "flags : fpu avx512_bf16 avx512f", "this CPU has avx512_bf16"),
+        ("x86_64", "flags : fpu avx2 bf16 noavx512_bf16x", None),
+        ("aarch64", "Features : fp asimd i8mm bf16 dgh", "this CPU has bf16"),
+        ("aarch64", "Features : fp asimd svebf16", None),
+        ("arm64", None, None),
+    ],
+)
+def test_bfloat16_where_the_processor_has_units_for_it(
+    machine: str, line: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path) -> str:
+        if line is None:
+            raise FileNotFoundError(path)
+        return f"processor : 0\n{line}\n"
+
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(device.Path, "read_text", read)
+    if expected is None:
+        none = (torch.float32, "this CPU names no units for bfloat16")
+        assert choose_dtype("auto", CPU) == none
+    else:
+        assert choose_dtype("auto", CPU) == (torch.bfloat16, expected)
+    assert choose_dtype("float32", CPU) == (torch.float32, "asked for")
+    assert choose_dtype("bfloat16", CPU) == (torch.bfloat16, "asked for")
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_on_a_gpu_emulation_does_not_count(
+    native: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert pick_dtype("auto", torch.device("cuda")) == dtype
+    assert pick_dtype("auto", torch.device("mps")) == torch.float32
+
+
+def test_threads_are_the_runs_own_and_put_back() -> None:
+    before = torch.get_num_threads()
+    config = tiny({"training.threads": before + 1}).training
+
+    def fail() -> None:
+        with process_settings(config, CPU):
+            assert torch.get_num_threads() == before + 1
+            raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        fail()
+    assert torch.get_num_threads() == before
+    with process_settings(tiny({"training.threads": 0}).training, CPU):
+        assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("keep", "where", "kept"), [(True, "cpu", 1), (False, "cpu", 0), (True, "cuda", 0)]
+)
+def test_memory_is_kept_where_it_is_wanted(
+    keep: bool, where: str, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    original = device.keep_freed_memory
+
+    def counted() -> object:
+        calls.append(1)
+        return original()
+
+    monkeypatch.setattr(device, "keep_freed_memory", counted)
+    config = tiny({"training.keep_memory": keep}).training
+    with process_settings(config, torch.device(where)):
+        assert len(calls) == kept
