@@ -7,8 +7,6 @@ A benchmark measures into one dictionary, which :func:`publish` writes to
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 import math
 import os
@@ -28,6 +26,8 @@ from typing import Any
 
 import torch
 from torch.utils.benchmark import Timer
+
+from drama.training import memory
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -106,54 +106,19 @@ def quotients(above: Sequence[float], below: Sequence[float]) -> dict[str, float
 
 
 class PeakMemory:
-    """The process's peak of resident memory over what was resident at the last :meth:`reset`.
+    """The process's peak of resident memory since it was made, over what was resident then.
 
-    On Linux the kernel's own high-water mark is used, which can be reset. Elsewhere it cannot, and
-    only memory beyond all that the process ever used is seen. Either way the libraries should have
-    been used once before (threads started, buffers made), in a process that did nothing larger.
+    The libraries should have been used once before (threads started, buffers made), in a process
+    that did nothing larger.
     """
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Start again from what is resident now, garbage not counted."""
-        gc.collect()
-        _trim_heap()
-        try:
-            # Makes VmHWM equal to VmRSS; see "clear_refs" in the kernel's documentation of /proc.
-            Path("/proc/self/clear_refs").write_text("5")
-            self._peak: Callable[[], int] = lambda: _status("VmHWM")
-            self._start = _status("VmRSS")
-        except OSError:
-            self._peak = _max_rss
-            self._start = _max_rss()
+        self._meter = memory.PeakMemory(torch.device("cpu"))
+        self._meter.start()
 
     def read(self) -> int:
-        """Bytes of the peak since :meth:`reset`; the kernel counts in batches of some pages."""
-        return max(0, self._peak() - self._start)
-
-
-def _status(field: str) -> int:
-    text = Path("/proc/self/status").read_text()
-    found = re.search(rf"^{field}:\s+(\d+) kB$", text, re.MULTILINE)
-    if found is None:
-        raise OSError(f"/proc/self/status does not tell {field}")
-    return 1024 * int(found[1])
-
-
-def _max_rss() -> int:
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _trim_heap() -> None:
-    """Give memory that was freed back to the system, where the C library can (glibc)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
+        """Bytes of the peak; where the mark cannot be reset, those beyond all ever used."""
+        return self._meter.read() or 0
 
 
 # Has glibc return what is freed at once. Kept, it would be there before a pass, and hide its use.

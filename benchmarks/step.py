@@ -39,6 +39,18 @@ NAMES = {
 }
 
 
+def small(config: Config, env: str) -> Config:
+    """The preset on a CPU, its replay no larger than full batches of windows need."""
+    rows = max(4 * config.world_model.batch_size * config.world_model.batch_length, 1000)
+    return replace(
+        config,
+        device="cpu",
+        env=replace(config.env, id=env),
+        replay=replace(config.replay, capacity=rows),
+        training=replace(config.training, warmup_steps=10**9),
+    )
+
+
 def build(config: Config, rows: int) -> Trainer:
     """A trainer whose replay holds rows of random play of its environment."""
     agent = Agent(config=config)
@@ -171,15 +183,8 @@ def run(preset: str, env: str, threads: int, rounds: int, command: str) -> dict[
     """Measure a preset; the result is what the published file holds."""
     torch.set_num_threads(threads)
     config = presets.preset(preset)
-    # Only as many rows as a full batch of windows needs: the rest of the ring costs memory alone.
-    rows = 4 * config.world_model.batch_size * config.world_model.batch_length
-    config = replace(
-        config,
-        device="cpu",
-        env=replace(config.env, id=env),
-        replay=replace(config.replay, capacity=max(rows, 1000)),
-        training=replace(config.training, warmup_steps=10**9),
-    )
+    config = small(config, env)
+    rows = config.replay.capacity
     plain = replace(config, training=replace(config.training, precision="float32"))
     as_run, plainly = build(config, rows), build(plain, rows)
     in_plain_layout(plainly)

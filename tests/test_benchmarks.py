@@ -13,7 +13,9 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # benchmarks/ is part of a checkout, not of the package
 
-from benchmarks import measure, scaling, ssm  # noqa: E402
+from benchmarks import measure, scaling, ssm, step  # noqa: E402
+
+from drama import presets  # noqa: E402
 
 DOCS = ROOT / "docs"
 
@@ -245,25 +247,6 @@ def test_peak_memory_of_a_known_allocation() -> None:
     assert 98 <= found / 2**20 < 108  # the kernel counts pages in batches
 
 
-def test_peak_memory_is_never_less_than_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    meter = measure.PeakMemory()
-    monkeypatch.setattr(meter, "_peak", lambda: 0)
-    assert meter.read() == 0
-
-
-def test_peak_memory_where_the_mark_cannot_be_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, text: str) -> None:
-        raise PermissionError(path)
-
-    monkeypatch.setattr(Path, "write_text", refuse)
-    meter = measure.PeakMemory()
-    assert meter.read() < 2**20
-    used = measure._max_rss()
-    block = torch.ones((used + 100 * 2**20) // 4)  # more than this process ever held
-    assert meter.read() > 50 * 2**20
-    del block
-
-
 def test_a_child_gets_arguments_and_threads_and_its_failure_is_told(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -299,3 +282,43 @@ def test_different_work_is_not_compared() -> None:
         other.D += 1e-2
     with pytest.raises(ValueError, match="not the same work"):
         ssm.difference(mine, ssm.training_pass(other, x, dy), bf16=False)
+
+
+def test_step_runs(docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--preset", "quick", "--env", "drama/Catch-v0", "--threads", "1", "--rounds", "1"]
+    with (docs / "performance.md").open("a") as page:
+        page.write("\n<!-- begin step-quick -->\n<!-- end step-quick -->\n")
+    step.main([*arguments, "--docs", str(docs)])
+    found = result(docs, "step-quick")
+    for case in ("as run", "plain"):
+        seconds = {phase: value["median"] for phase, value in found["seconds"][case].items()}
+        assert seconds.pop("step") == pytest.approx(sum(seconds.values()))
+        assert set(seconds) == set(step.PHASES)
+    update = found["seconds"]["as run"]["world_model"]["median"]
+    assert 0 < sum(found["floor"].values()) < update
+    assert found["update over floor"] == pytest.approx(update / sum(found["floor"].values()))
+    assert "world-model update" in (docs / "performance.md").read_text()
+    capsys.readouterr()
+
+
+def test_the_floor_of_a_step_counts_every_product() -> None:
+    trainer = step.build(step.small(presets.quick(), "drama/Catch-v0"), 2048)
+    c = trainer.config.world_model
+    found = step.products(trainer)
+    images = [p for p in found if len(p.shape) == 4]
+    assert len(images) == 2 * len(c.filters)
+    assert [p.needs_input_grad for p in images].count(False) == 1, "frames need no gradient"
+    linear = [m for m in trainer.world_model.modules() if isinstance(m, torch.nn.Linear)]
+    assert {id(p.module) for p in found if len(p.shape) != 4} == {id(m) for m in linear}
+
+
+def test_the_plain_layout_is_plain() -> None:
+    trainer = step.build(step.small(presets.quick(), "drama/Catch-v0"), 2048)
+    step.in_plain_layout(trainer)
+    seen: list[bool] = []
+    for module in trainer.world_model.encoder.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda _m, _x, y: seen.append(y.is_contiguous()))
+    trainer.update_world_model()
+    assert len(seen) == len(trainer.config.world_model.filters)
+    assert all(seen)

@@ -16,8 +16,9 @@ from tests.training.faulty_envs import Walk, env_id
 from tests.training.runs import global_random_state, tiny
 
 from drama import Agent, calibration
-from drama.calibration import Memory, PresetCost, Unmeasured, UpdateCost, calibrate, fill
+from drama.calibration import calibrate, fill
 from drama.config import Config
+from drama.costs import Memory, PresetCost, Unmeasured, UpdateCost
 from drama.errors import ConfigError, EnvError, NonFiniteError
 from drama.replay import ReplayBuffer
 from drama.training.trainer import Trainer

@@ -15,8 +15,8 @@ from tests.training.runs import tiny
 
 import drama
 from drama import calibration, doctor, presets
-from drama.calibration import Calibration, Unmeasured, UpdateCost
 from drama.cli import main
+from drama.costs import Calibration, Unmeasured, UpdateCost
 from drama.doctor import Machine, inspect_machine, render_calibration
 from drama.errors import ConfigError
 from drama.training.trainer import Trainer

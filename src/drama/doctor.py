@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from drama.calibration import Calibration, PresetCost
+from drama.costs import Calibration, PresetCost
 from drama.dynamics import DynamicsConfig, Mamba2Dynamics
 from drama.ssm.backend import Backend, backend_of
 from drama.training.device import choose_device, choose_dtype, device_name

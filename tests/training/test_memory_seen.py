@@ -36,6 +36,14 @@ def test_the_peak_is_what_came_and_went() -> None:
 
 
 @needs_proc
+def test_the_peak_is_never_less_than_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    peak = PeakMemory(CPU)
+    peak.start()
+    monkeypatch.setattr(memory, "_status", lambda field: 0)
+    assert peak.read() == 0
+
+
+@needs_proc
 def test_where_the_mark_cannot_be_lowered_only_a_new_maximum_is_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

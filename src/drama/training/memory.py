@@ -104,7 +104,7 @@ class PeakMemory:
         if self.device.type == "mps":
             return max(0, torch.mps.driver_allocated_memory() - self._held)
         if self._resettable:
-            return _status("VmHWM") - self._held
+            return max(0, _status("VmHWM") - self._held)  # the kernel counts in batches of pages
         return (_largest_resident() - self._held) or None
 
 
