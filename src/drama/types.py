@@ -62,8 +62,9 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``."""
+        # Safe from pageable memory on CUDA, which stages it first; other devices do not promise it.
         columns = {
-            name: column.to(device, non_blocking=True)
+            name: column.to(device, non_blocking=device.type == "cuda")
             for name, column in self._asdict().items()
             if column is not None
         }

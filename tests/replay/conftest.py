@@ -37,12 +37,18 @@ def numbered() -> Callable[..., Transition]:
 def make_buffer() -> Callable[..., ReplayBuffer]:
     """Build an empty buffer; keywords are fields of its configuration."""
 
-    def build(capacity: int = 10, behaviour_scale: float = 4.0, **config: Any) -> ReplayBuffer:
+    def build(
+        capacity: int = 10,
+        behaviour_scale: float = 4.0,
+        static_shapes: bool | None = None,
+        **config: Any,
+    ) -> ReplayBuffer:
         return ReplayBuffer(
             ReplayConfig(capacity=capacity, **config),
             (2, 2, 1),
             torch.uint8,
             behaviour_scale=behaviour_scale,
+            static_shapes=static_shapes,
         )
 
     return build

@@ -313,3 +313,34 @@ def test_the_device_is_used() -> None:
 def test_memory_is_what_the_rows_need(make_buffer: Build) -> None:
     # 4 pixels, action, reward, four flags; two counters and the slot number.
     assert make_buffer(capacity=100).nbytes == 100 * (4 + 8 + 4 + 4 + 3 * 8)
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "dfs", "dfs-learnt"])
+@given(capacity=st.integers(6, 30), total=st.integers(3, 90), episode=st.integers(2, 9))
+def test_static_shapes_keep_the_law_of_the_draws(
+    make_buffer: Build, fill: Build, sampler: str, capacity: int, total: int, episode: int
+) -> None:
+    plain, static = (
+        fill(make_buffer(capacity=capacity, sampler=sampler, static_shapes=fixed), total, episode)
+        for fixed in (False, True)
+    )
+    for buffer in (plain, static):
+        buffer.trained += torch.arange(capacity) % 5
+        buffer.dreamt += torch.arange(capacity) % 3
+    held = len(plain)
+    for purpose in ("world_model", "behaviour"):
+        scores = static.scores(purpose, 2)  # type: ignore[arg-type]
+        assert scores.shape == (capacity,)
+        assert torch.equal(scores[:held], plain.scores(purpose, 2))  # type: ignore[arg-type]
+        assert torch.isinf(scores[held:]).all()
+
+
+def test_static_shapes_draw_no_empty_slot(make_buffer: Build, fill: Build) -> None:
+    buffer = fill(make_buffer(capacity=1000, static_shapes=True), 7)
+    batch = buffer.sample("world_model", 5, 3, g())
+    assert batch.slot is not None
+    assert sorted(batch.slot[:, -1].tolist()) == [2, 3, 4, 5, 6]  # no repeats: there are five
+    assert buffer.trained.sum() == 5
+    batch = buffer.sample("world_model", 50, 3, g())  # more than there are: with repeats
+    assert batch.slot is not None
+    assert set(batch.slot[:, -1].tolist()) == {2, 3, 4, 5, 6}

@@ -39,6 +39,9 @@ class ReplayBuffer:
         device: Where the ring lives.
         behaviour_scale: Imagination batch over training batch, the ratio of the two counters.
         starts_at_first: Whether a dream that is given an episode's first row begins at it.
+        static_shapes: Draw over the whole ring from the first row on, empty slots barred, so that
+            the tensors of a draw keep their shapes, as a CUDA graph needs. None: not on a CPU,
+            where it would only be more work. The law of the draws is the same, the draws are not.
     """
 
     def __init__(
@@ -50,14 +53,17 @@ class ReplayBuffer:
         device: torch.device | str = "cpu",
         behaviour_scale: float = 64.0,
         starts_at_first: bool = True,
+        static_shapes: bool | None = None,
     ) -> None:
         self.config = config
         self.capacity = config.capacity
         self.device = torch.device(device)
         self.behaviour_scale = behaviour_scale
         self.starts_at_first = starts_at_first
-        self.total = 0
-        """Rows ever written."""
+        self.static_shapes = self.device.type != "cpu" if static_shapes is None else static_shapes
+        self._total = 0
+        # The same number where the scores are computed.
+        self._total_there = torch.zeros((), dtype=torch.int64, device=self.device)
 
         def column(dtype: torch.dtype, shape: tuple[int, ...] = ()) -> Tensor:
             # Filled, not just reserved: memory that is missing should be missed at the start.
@@ -86,6 +92,16 @@ class ReplayBuffer:
         self.dreamt = column(torch.int64)
         """How often each row was drawn to start an imagination, before scaling."""
         self._slots = torch.arange(self.capacity, device=self.device)
+
+    @property
+    def total(self) -> int:
+        """Rows ever written."""
+        return self._total
+
+    @total.setter
+    def total(self, value: int) -> None:
+        self._total = value
+        self._total_there.fill_(value)
 
     def __len__(self) -> int:
         """Return the number of rows held."""
@@ -121,7 +137,8 @@ class ReplayBuffer:
                 f"replay of {tuple(ring.shape[1:])} {ring.dtype}"
             )
         slot = self.total % self.capacity
-        ring[slot] = obs
+        # Small copies from pageable memory are staged before the call returns: nothing to wait for.
+        ring[slot].copy_(obs, non_blocking=self.device.type == "cuda")
         for name in COLUMNS[1:]:
             self.rows[name][slot] = getattr(row, name)
         self.trained[slot] = 0
@@ -134,16 +151,17 @@ class ReplayBuffer:
             self.rows["truncated"][(self.total - 1) % self.capacity] = True
 
     def scores(self, purpose: Purpose, length: int) -> Tensor:
-        """Log-weights of the slots held, as ends of windows of ``length`` rows: ``(len(self),)``.
+        """Log-weights of the slots, as ends of windows of ``length`` rows: ``(len(self),)``.
 
-        -inf bars ends whose window would leave the ring and, for behaviour, rows that have no
-        future (an episode's final observation, or a transition that terminated it).
+        With static shapes it is ``(capacity,)``. -inf bars empty slots, ends whose window would
+        leave the ring and, for behaviour, rows that have no future (an episode's final
+        observation, or a transition that terminated it).
         """
-        held = len(self)
+        count = self.capacity if self.static_shapes else len(self)
         # MPS has no float64; there, counters beyond 2**24 lose their last digits.
         kind = torch.float32 if self.device.type == "mps" else torch.float64
-        v = self.trained[:held].to(kind)
-        b = self.dreamt[:held].to(kind) / self.behaviour_scale
+        v = self.trained[:count].to(kind)
+        b = self.dreamt[:count].to(kind) / self.behaviour_scale
         c = self.config
         if purpose == "world_model":
             scores = uniform_scores(v)
@@ -155,15 +173,15 @@ class ReplayBuffer:
                 scores = dfs_behaviour_scores(v, b, c.imagination_tau, c.alpha, c.beta)
             elif c.sampler == "dfs-learnt":
                 scores = learnt_first_scores(v, b, c.imagination_tau, c.alpha, c.beta)
-        oldest = self.total % self.capacity if self.total > self.capacity else 0
-        age = (self._slots[:held] - oldest) % self.capacity
-        barred = age < length - 1
+        slots, total = self._slots[:count], self._total_there
+        oldest = torch.where(total > self.capacity, total % self.capacity, 0)
+        barred = ((slots - oldest) % self.capacity < length - 1) | (slots >= total)
         if purpose == "behaviour":
-            ended = self.rows["terminated"][:held]
+            ended = self.rows["terminated"][:count]
             if self.starts_at_first:
                 # There the dream begins at the row itself, not after it.
-                ended = ended & ~self.rows["is_first"][:held]
-            barred |= self.rows["is_last"][:held] | ended
+                ended = ended & ~self.rows["is_first"][:count]
+            barred |= self.rows["is_last"][:count] | ended
         return scores.masked_fill(barred, -torch.inf)
 
     def sample(

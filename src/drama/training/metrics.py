@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,40 +18,52 @@ class Meter:
     """Running means of detached scalar tensors; nothing leaves the device until a flush."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        # One vector of sums for all that is added together: two kernels an update, not one a name.
+        self._sums: dict[tuple[str, ...], Tensor] = {}
+        self._counts: dict[tuple[str, ...], int] = {}
 
     def add(self, values: Mapping[str, Tensor], prefix: str) -> None:
         """Add one observation of each ``prefix/name``."""
-        for name, value in values.items():
-            key = f"{prefix}/{name}"
-            previous = self._sums.get(key)
-            # float64 on the host; devices without it (MPS) keep float32 sums.
-            value = value.double() if value.device.type == "cpu" else value.float()
-            self._sums[key] = value if previous is None else previous + value
-            self._counts[key] = self._counts.get(key, 0) + 1
+        keys = tuple(f"{prefix}/{name}" for name in values)
+        new = torch.stack(list(values.values()))
+        # float64 on the host; devices without it (MPS) keep float32 sums.
+        new = new.to(torch.float64 if new.device.type == "cpu" else torch.float32)
+        self._sums[keys] = self._sums[keys] + new if keys in self._sums else new
+        self._counts[keys] = self._counts.get(keys, 0) + 1
 
     def means(self) -> dict[str, float]:
         """Return the means so far with a single transfer; keeps counting."""
         if not self._sums:
             return {}
-        sums = torch.stack(list(self._sums.values())).tolist()
-        return {key: total / self._counts[key] for key, total in zip(self._sums, sums, strict=True)}
+        sums = iter(torch.cat(list(self._sums.values())).tolist())
+        totals: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for keys, count in self._counts.items():
+            for key in keys:
+                totals[key] = totals.get(key, 0.0) + next(sums)
+                counts[key] = counts.get(key, 0) + count
+        return {key: total / counts[key] for key, total in totals.items()}
 
     def clear(self) -> None:
         """Start again from nothing."""
         self._sums.clear()
         self._counts.clear()
 
-    def state(self) -> dict[str, list[float]]:
+    def state(self) -> list[dict[str, Any]]:
         """Return sums and counts as JSON-able numbers (exact: floats survive JSON)."""
-        return {key: [float(v), self._counts[key]] for key, v in self._sums.items()}
+        return [
+            {"keys": list(keys), "sums": sums.tolist(), "count": self._counts[keys]}
+            for keys, sums in self._sums.items()
+        ]
 
-    def load_state(self, state: Mapping[str, list[float]], device: torch.device) -> None:
+    def load_state(self, state: Sequence[Mapping[str, Any]], device: torch.device) -> None:
         """Put back what [state][drama.training.metrics.Meter.state] returned."""
         kind = torch.float64 if device.type == "cpu" else torch.float32
-        self._sums = {k: torch.tensor(v[0], dtype=kind, device=device) for k, v in state.items()}
-        self._counts = {k: int(v[1]) for k, v in state.items()}
+        self.clear()
+        for group in state:
+            keys = tuple(group["keys"])
+            self._sums[keys] = torch.tensor(group["sums"], dtype=kind, device=device)
+            self._counts[keys] = int(group["count"])
 
 
 PHASES = (
