@@ -86,8 +86,8 @@ def in_turn(preset: str, env: str, rounds: int) -> dict[str, dict[str, float]]:
                 for _ in range(5):
                     trainer.collect()
                 seconds = {phase: value / 5 for phase, value in trainer.clock.flush().items()}
-                trainer.update_world_model()
-                trainer.update_behaviour()
+                trainer.update("world_model")
+                trainer.update("behaviour")
                 seconds |= {
                     phase: value
                     for phase, value in trainer.clock.flush().items()

@@ -83,8 +83,8 @@ class Case:
         """Seconds of each phase of one step."""
         trainer, clock = self.trainer, self.trainer.clock
         clock.flush()
-        trainer.update_world_model()
-        trainer.update_behaviour()
+        trainer.update("world_model")
+        trainer.update("behaviour")
         seconds = clock.flush()
         return {phase: seconds[phase] for phase in PHASES}
 
@@ -127,7 +127,7 @@ def products(trainer: Trainer) -> list[Product]:
         for module in trainer.world_model.modules()
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
     ]
-    trainer.update_world_model()
+    trainer.update("world_model")
     for hook in hooks:
         hook.remove()
     # The layers of Mamba hand their projections' weights to the product directly.

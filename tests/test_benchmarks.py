@@ -319,6 +319,6 @@ def test_the_plain_layout_is_plain() -> None:
     for module in trainer.world_model.encoder.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(lambda _m, _x, y: seen.append(y.is_contiguous()))
-    trainer.update_world_model()
+    trainer.update("world_model")
     assert len(seen) == len(trainer.config.world_model.filters)
     assert all(seen)

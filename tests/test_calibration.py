@@ -63,13 +63,14 @@ class Spy:
         monkeypatch.setattr(Trainer, "collect", counted)
 
     def watch(self, monkeypatch: pytest.MonkeyPatch, section: str) -> None:
-        original = getattr(Trainer, f"update_{section}")
+        original = getattr(Trainer, f"_learn_{section}")
 
-        def noted(trainer: Trainer) -> None:
+        def noted(trainer: Trainer) -> dict[str, torch.Tensor]:
             self.sizes[section].append(getattr(trainer.config, section).batch_size)
-            original(trainer)
+            metrics: dict[str, torch.Tensor] = original(trainer)
+            return metrics
 
-        monkeypatch.setattr(Trainer, f"update_{section}", noted)
+        monkeypatch.setattr(Trainer, f"_learn_{section}", noted)
 
 
 # -- arithmetic ----------------------------------------------------------------------------------
@@ -327,7 +328,7 @@ def test_interrupted_it_leaves_the_process_as_before(monkeypatch: pytest.MonkeyP
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "update_behaviour", interrupt)
+    monkeypatch.setattr(Trainer, "_learn_behaviour", interrupt)
     threads = torch.get_num_threads()
     with pytest.raises(KeyboardInterrupt):
         measured(changes={"training.threads": threads + 1})
@@ -371,14 +372,14 @@ def test_a_replay_that_does_not_fit_is_not_asked_for(monkeypatch: pytest.MonkeyP
 def test_a_preset_that_fails_does_not_keep_the_next_from_being_measured(
     error: Exception, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Trainer.update_world_model
+    original = Trainer._learn_world_model
 
-    def fail(trainer: Trainer) -> None:
+    def fail(trainer: Trainer) -> dict[str, torch.Tensor]:
         if trainer.config.seed == 1:
             raise error
-        original(trainer)
+        return original(trainer)
 
-    monkeypatch.setattr(Trainer, "update_world_model", fail)
+    monkeypatch.setattr(Trainer, "_learn_world_model", fail)
     presets = {"bad": lambda: tiny({"seed": 1}), "good": tiny}
     bad, good = calibrate(presets, env=WALK, device="cpu", seconds=1.0).presets
     assert bad == Unmeasured("bad", text)
@@ -397,7 +398,7 @@ def test_an_error_of_ours_is_not_taken_for_missing_memory(monkeypatch: pytest.Mo
     def fail(_: object) -> None:
         raise RuntimeError("shapes cannot be multiplied")
 
-    monkeypatch.setattr(Trainer, "update_world_model", fail)
+    monkeypatch.setattr(Trainer, "_learn_world_model", fail)
     with pytest.raises(RuntimeError, match="shapes"):
         measured()
 

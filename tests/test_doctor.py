@@ -224,6 +224,6 @@ def test_interrupted_it_ends_with_one_line(capfd: Capture, monkeypatch: pytest.M
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "update_world_model", interrupt)
+    monkeypatch.setattr(Trainer, "_learn_world_model", interrupt)
     assert main(["doctor", *CPU, "--seconds", "0.1"]) == 130
     assert capfd.readouterr().err.splitlines() == ["measuring preset small", "drama: interrupted"]

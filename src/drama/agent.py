@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 
-from drama.behaviour import ActorCritic, Player
+from drama.behaviour import Player, make_behaviour
 from drama.config import Config
 from drama.envs import AdaptedEnv, describe
 from drama.envs.source import EnvSource, build_env, source_name
@@ -87,7 +87,7 @@ class Agent:
         with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
             torch.manual_seed(config.seed)
             world_model = WorldModel(config.world_model, shape, actions)
-            behaviour = ActorCritic(config.behaviour, features, actions)
+            behaviour = make_behaviour(config.behaviour, features, actions)
         self.world_model = world_model.to(self.device).eval()
         self.behaviour = behaviour.to(self.device).eval()
         self._dtype = pick_dtype(config.training.precision, self.device)
@@ -269,7 +269,13 @@ class Agent:
                 observation or action space.
         """
         checkpoint, run_dir = find_checkpoint(Path(path))
-        config = config or Config.from_json(checkpoint.text("config.json"))
+        saved = Config.from_json(checkpoint.text("config.json"))
+        config = config or saved
+        if config.behaviour.algorithm != saved.behaviour.algorithm:
+            raise CheckpointError(
+                f"{checkpoint.path} holds a behaviour of {saved.behaviour.algorithm}, which cannot "
+                f"become one of {config.behaviour.algorithm}"
+            )
         if device is not None and config.world_model.dynamics.backend == "kernels":
             dynamics = dataclasses.replace(config.world_model.dynamics, backend="auto")
             model = dataclasses.replace(config.world_model, dynamics=dynamics)

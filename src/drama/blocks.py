@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from drama.place import on_cpu
+
 # 512 KiB of float32: a few of them fit a second-level cache.
 _BLOCK_ELEMENTS = 2**17
 
@@ -25,7 +27,7 @@ def row_blocks(rows: int, row_elements: int, device: torch.device) -> list[slice
         Slices that cover ``range(rows)`` in order, all of one length but the last.
     """
     blocks = 1
-    if device.type == "cpu":
+    if on_cpu(device):
         blocks = min(rows, max(1, round(rows * row_elements / _BLOCK_ELEMENTS)))
     size = math.ceil(rows / blocks)
     return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]

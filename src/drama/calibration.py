@@ -24,7 +24,7 @@ from drama.config import Config
 from drama.costs import Calibration, Memory, PresetCost, Unmeasured, UpdateCost
 from drama.errors import ConfigError, DramaError
 from drama.replay import ReplayBuffer
-from drama.training.device import pick_device, process_settings
+from drama.training.device import pick_device, pick_replay_device, process_settings
 from drama.training.memory import PeakMemory, available_bytes, resident_bytes
 from drama.training.metrics import Clock
 from drama.training.trainer import Trainer
@@ -119,7 +119,7 @@ def calibrate(
 def _measure(preset: str, agent: Agent, seconds: float) -> PresetCost | Unmeasured:
     """Measure one preset, or say why that cannot be done."""
     room = _row_bytes(agent) * agent.config.replay.capacity
-    place = agent.device if agent.config.replay.device == "model" else torch.device("cpu")
+    place = pick_replay_device(agent.config.replay.device, agent.device)
     free = available_bytes(place)
     if free is not None and room > free:
         # Asked for all the same, Linux would grant it now and kill the process later.
@@ -237,9 +237,9 @@ class Measurement:
         trainer.config = dataclasses.replace(config, **{section: part})
         trainer.clock.flush()
         if section == "world_model":
-            trainer.update_world_model()
+            trainer.update("world_model")
         else:
-            trainer.update_behaviour()
+            trainer.update("behaviour")
         return trainer.clock.flush()
 
     def _memory(self, *updates: UpdateCost) -> Memory:

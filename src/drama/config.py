@@ -8,62 +8,31 @@ The defaults are the paper's (size XS); [drama.presets][] holds the other starti
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import math
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
+from drama.checked import Checked, fraction, positive, require
+from drama.checked import from_dict as from_dict
 from drama.dynamics.config import DynamicsConfig
 from drama.errors import ConfigError
 
 SamplerName = Literal["uniform", "dfs", "dfs-learnt"]
+AlgorithmName = Literal["actor-critic", "ppo"]
+AdvantageScale = Literal["returns", "deviation"]
 PolicyLatent = Literal["prior", "posterior"]
 Precision = Literal["auto", "float32", "bfloat16"]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-class _Checked:
-    """Base of every section: fields are checked and made exact however it is built."""
-
-    def __post_init__(self) -> None:
-        name = type(self).__name__
-        for field_name, hint in typing.get_type_hints(type(self)).items():
-            value = getattr(self, field_name)
-            exact = _convert(hint, value, f"{name}.{field_name}")
-            if exact is not value:
-                object.__setattr__(self, field_name, exact)
-        self._check()
-
-    def _check(self) -> None:
-        """Check ranges; the types are right by now."""
-
-
-def _positive(section: str, **values: float) -> None:
-    for name, value in values.items():
-        _require(value > 0, f"{section}.{name} must be positive, got {value}")
-
-
-def _fraction(section: str, **values: float) -> None:
-    for name, value in values.items():
-        _require(0 <= value <= 1, f"{section}.{name} must lie in [0, 1], got {value}")
+ReplayDevice = Literal["auto", "cpu", "model"]
 
 
 @dataclass(frozen=True)
-class EnvConfig(_Checked):
+class EnvConfig(Checked):
     """The environment and how it is adapted. The Atari fields are the Atari100k protocol's."""
 
     id: str = "drama/Catch-v0"
     """Gymnasium id, for instance ``ALE/Pong-v5`` or ``drama/Catch-v0``."""
     image_size: int | None = None
-    """Side in pixels to which frames are resized. None: 64, or a built-in game's own size."""
+    """Side in pixels of the frames. None: 64, or their own for built-in games and MinAtar."""
     max_episode_steps: int | None = None
     """Agent steps after which an episode is truncated. None: the environment's own limit."""
     life_loss: bool = True
@@ -78,17 +47,17 @@ class EnvConfig(_Checked):
     """Atari: all 18 actions rather than the game's minimal set."""
 
     def _check(self) -> None:
-        _fraction("env", sticky_actions=self.sticky_actions)
-        _positive("env", frame_skip=self.frame_skip)
-        _require(self.noop_max >= 0, f"env.noop_max must not be negative, got {self.noop_max}")
+        fraction("env", sticky_actions=self.sticky_actions)
+        positive("env", frame_skip=self.frame_skip)
+        require(self.noop_max >= 0, f"env.noop_max must not be negative, got {self.noop_max}")
         if self.image_size is not None:
-            _positive("env", image_size=self.image_size)
+            positive("env", image_size=self.image_size)
         if self.max_episode_steps is not None:
-            _positive("env", max_episode_steps=self.max_episode_steps)
+            positive("env", max_episode_steps=self.max_episode_steps)
 
 
 @dataclass(frozen=True)
-class ReplayConfig(_Checked):
+class ReplayConfig(Checked):
     """The ring of past experience and the rule by which windows are drawn from it."""
 
     capacity: int = 100_000
@@ -105,16 +74,16 @@ class ReplayConfig(_Checked):
     """Weight of the surplus of training over imagination in the same draw."""
     replacement: bool = False
     """Whether one batch may hold the same window twice."""
-    device: Literal["cpu", "model"] = "cpu"
-    """Where the ring lives: host memory, or beside the model."""
+    device: ReplayDevice = "auto"
+    """Where the ring lives: ``cpu``, beside the ``model``, or ``auto``: beside it on CUDA only."""
 
     def _check(self) -> None:
-        _positive("replay", capacity=self.capacity, tau=self.tau)
-        _positive("replay", imagination_tau=self.imagination_tau)
+        positive("replay", capacity=self.capacity, tau=self.tau)
+        positive("replay", imagination_tau=self.imagination_tau)
 
 
 @dataclass(frozen=True)
-class OptimConfig(_Checked):
+class OptimConfig(Checked):
     """LaProp with a linear warm-up and a clip on the global gradient norm."""
 
     lr: float = 4e-5
@@ -131,14 +100,14 @@ class OptimConfig(_Checked):
     """Largest global gradient norm."""
 
     def _check(self) -> None:
-        _positive("optim", lr=self.lr, eps=self.eps, grad_clip=self.grad_clip)
-        _fraction("optim", beta1=self.beta1, beta2=self.beta2)
-        _require(self.beta1 < 1 and self.beta2 < 1, "optim.beta1 and beta2 must be below 1")
-        _require(self.warmup >= 0, f"optim.warmup must not be negative, got {self.warmup}")
+        positive("optim", lr=self.lr, eps=self.eps, grad_clip=self.grad_clip)
+        fraction("optim", beta1=self.beta1, beta2=self.beta2)
+        require(self.beta1 < 1 and self.beta2 < 1, "optim.beta1 and beta2 must be below 1")
+        require(self.warmup >= 0, f"optim.warmup must not be negative, got {self.warmup}")
 
 
 @dataclass(frozen=True)
-class WorldModelConfig(_Checked):
+class WorldModelConfig(Checked):
     """Discrete VAE, sequence model and heads, with the weights of their losses."""
 
     filters: tuple[int, ...] = (16, 32, 48, 64, 64)
@@ -182,11 +151,11 @@ class WorldModelConfig(_Checked):
 
     def _check(self) -> None:
         section = "world_model"
-        _require(len(self.filters) > 0, f"{section}.filters must name at least one layer")
-        _positive(section, **{f"filters[{i}]": n for i, n in enumerate(self.filters)})
-        _require(self.kernel % 2 == 1, f"{section}.kernel must be odd, got {self.kernel}")
-        _fraction(section, unimix=self.unimix)
-        _positive(
+        require(len(self.filters) > 0, f"{section}.filters must name at least one layer")
+        positive(section, **{f"filters[{i}]": n for i, n in enumerate(self.filters)})
+        require(self.kernel % 2 == 1, f"{section}.kernel must be odd, got {self.kernel}")
+        fraction(section, unimix=self.unimix)
+        positive(
             section,
             kernel=self.kernel,
             vector_units=self.vector_units,
@@ -196,10 +165,10 @@ class WorldModelConfig(_Checked):
             batch_size=self.batch_size,
         )
         for name in ("free_bits", "beta_dyn", "beta_rep"):
-            _require(getattr(self, name) >= 0, f"{section}.{name} must not be negative")
-        _require(self.latent_classes >= 2, f"{section}.latent_classes must be at least 2")
-        _require(self.bins >= 3 and self.bins % 2 == 1, f"{section}.bins must be odd, at least 3")
-        _require(self.batch_length >= 2, f"{section}.batch_length must be at least 2")
+            require(getattr(self, name) >= 0, f"{section}.{name} must not be negative")
+        require(self.latent_classes >= 2, f"{section}.latent_classes must be at least 2")
+        require(self.bins >= 3 and self.bins % 2 == 1, f"{section}.bins must be odd, at least 3")
+        require(self.batch_length >= 2, f"{section}.batch_length must be at least 2")
 
     @property
     def stoch_size(self) -> int:
@@ -208,9 +177,31 @@ class WorldModelConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class BehaviourConfig(_Checked):
+class PPOConfig(Checked):
+    """What PPO alone needs; discount, lambda and entropy bonus are the behaviour's."""
+
+    clip: float = 0.2
+    """A ratio of action probabilities further from 1 earns nothing more."""
+    epochs: int = 4
+    """Times each imagined action is learnt from."""
+    minibatches: int = 4
+    """Gradient steps per epoch."""
+    advantage_scale: AdvantageScale = "returns"
+    """What centred advantages are divided by: ``returns``, as in actor-critic the running range of
+    returns, at least 1; ``deviation``, their own standard deviation in each rollout."""
+
+    def _check(self) -> None:
+        section = "behaviour.ppo"
+        require(0 < self.clip < 1, f"{section}.clip must lie in (0, 1), got {self.clip}")
+        positive(section, epochs=self.epochs, minibatches=self.minibatches)
+
+
+@dataclass(frozen=True)
+class BehaviourConfig(Checked):
     """The policy and how it is trained in imagination."""
 
+    algorithm: AlgorithmName = "actor-critic"
+    """``actor-critic`` (after DreamerV3, the paper's) or ``ppo``."""
     layers: int = 2
     """Hidden layers of actor and critic."""
     actor_units: int = 256
@@ -247,10 +238,12 @@ class BehaviourConfig(_Checked):
     """Begin at an episode's first frame, with no past, where a context window ends on one."""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(grad_clip=100.0))
     """Optimiser of actor and critic together."""
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """What only ``ppo`` reads."""
 
     def _check(self) -> None:
         section = "behaviour"
-        _positive(
+        positive(
             section,
             layers=self.layers,
             actor_units=self.actor_units,
@@ -260,7 +253,7 @@ class BehaviourConfig(_Checked):
             horizon=self.horizon,
             bin_limit=self.bin_limit,
         )
-        _fraction(
+        fraction(
             section,
             gamma=self.gamma,
             lambda_=self.lambda_,
@@ -268,11 +261,16 @@ class BehaviourConfig(_Checked):
             return_decay=self.return_decay,
             slow_decay=self.slow_decay,
         )
-        _require(self.bins >= 3 and self.bins % 2 == 1, f"{section}.bins must be odd, at least 3")
+        require(
+            self.algorithm != "ppo" or self.ppo.minibatches <= self.batch_size * self.horizon,
+            f"{section}.ppo.minibatches must not exceed the imagined actions, batch_size * horizon "
+            f"= {self.batch_size * self.horizon}, got {self.ppo.minibatches}",
+        )
+        require(self.bins >= 3 and self.bins % 2 == 1, f"{section}.bins must be odd, at least 3")
 
 
 @dataclass(frozen=True)
-class TrainingConfig(_Checked):
+class TrainingConfig(Checked):
     """The loop: when to update, log and save."""
 
     warmup_steps: int = 1024
@@ -287,6 +285,11 @@ class TrainingConfig(_Checked):
     """CPU threads of PyTorch; 0 leaves its own choice. Sums, and so the last bits, follow it."""
     keep_memory: bool = True
     """On a CPU, keep freed memory for the next update: faster, with a higher resident size."""
+    cuda_graphs: bool = True
+    """On CUDA, record whole updates once and replay them; the replay has to be there too."""
+    overlap: bool = False
+    """Begin the updates of a step before the environment makes it, so that a GPU works meanwhile.
+    They then draw from all rows but this step's own. The paper does not."""
     log_every: int = 250
     """Environment steps between rows of ``metrics.jsonl``."""
     checkpoint_every: int = 5000
@@ -300,20 +303,20 @@ class TrainingConfig(_Checked):
 
     def _check(self) -> None:
         section = "training"
-        _positive(
+        positive(
             section,
             log_every=self.log_every,
             checkpoint_every=self.checkpoint_every,
             keep_checkpoints=self.keep_checkpoints,
         )
-        _require(self.threads >= 0, f"{section}.threads must not be negative")
-        _require(self.warmup_steps >= 0, f"{section}.warmup_steps must not be negative")
-        _require(self.world_model_ratio >= 0, f"{section}.world_model_ratio must not be negative")
-        _require(self.behaviour_ratio >= 0, f"{section}.behaviour_ratio must not be negative")
+        require(self.threads >= 0, f"{section}.threads must not be negative")
+        require(self.warmup_steps >= 0, f"{section}.warmup_steps must not be negative")
+        require(self.world_model_ratio >= 0, f"{section}.world_model_ratio must not be negative")
+        require(self.behaviour_ratio >= 0, f"{section}.behaviour_ratio must not be negative")
 
 
 @dataclass(frozen=True)
-class EvaluationConfig(_Checked):
+class EvaluationConfig(Checked):
     """The evaluation at the end of ``drama train``, and the defaults of ``drama eval``."""
 
     episodes: int = 20
@@ -324,13 +327,13 @@ class EvaluationConfig(_Checked):
     """Seed of the first evaluation environment; kept apart from training seeds."""
 
     def _check(self) -> None:
-        _positive("evaluation", num_envs=self.num_envs)
-        _require(self.episodes >= 0, "evaluation.episodes must not be negative")
-        _require(0 <= self.seed < 2**62, f"evaluation.seed must not be negative, got {self.seed}")
+        positive("evaluation", num_envs=self.num_envs)
+        require(self.episodes >= 0, "evaluation.episodes must not be negative")
+        require(0 <= self.seed < 2**62, f"evaluation.seed must not be negative, got {self.seed}")
 
 
 @dataclass(frozen=True)
-class Config(_Checked):
+class Config(Checked):
     """Everything that decides a run besides the code and the machine."""
 
     preset: str = "xs"
@@ -349,14 +352,14 @@ class Config(_Checked):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def _check(self) -> None:
-        _positive("config", steps=self.steps)
-        _require(0 <= self.seed < 2**63, f"seed must lie in [0, 2**63), got {self.seed}")
+        positive("config", steps=self.steps)
+        require(0 <= self.seed < 2**63, f"seed must lie in [0, 2**63), got {self.seed}")
         longest = max(self.world_model.batch_length, self.behaviour.context)
-        _require(
+        require(
             self.replay.capacity > longest,
             f"replay.capacity ({self.replay.capacity}) must exceed the longest window ({longest})",
         )
-        _require(
+        require(
             self.training.warmup_steps > longest,
             f"training.warmup_steps ({self.training.warmup_steps}) must exceed the longest "
             f"window ({longest}), or the first update has nothing to read",
@@ -378,50 +381,3 @@ class Config(_Checked):
         except (ValueError, RecursionError) as error:  # bad syntax, endless digits or nesting
             raise ConfigError(f"not a JSON configuration: {error}") from error
         return from_dict(cls, tree)
-
-
-T = TypeVar("T")
-
-
-def from_dict(cls: type[T], tree: object, path: str = "config") -> T:
-    """Build dataclass ``cls`` from nested dictionaries, checking names and types.
-
-    Raises:
-        ConfigError: Naming the field, with the nearest known name where there is one.
-    """
-    if not isinstance(tree, Mapping):
-        raise ConfigError(f"{path} must be an object, got {type(tree).__name__}")
-    hints = typing.get_type_hints(cls)
-    for name in tree:
-        if name not in hints:
-            near = difflib.get_close_matches(str(name), hints, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{path} has no field {name!r}{hint}")
-    values = {name: _convert(hints[name], value, f"{path}.{name}") for name, value in tree.items()}
-    return cls(**values)
-
-
-def _convert(hint: Any, value: object, path: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return value if isinstance(value, hint) else from_dict(hint, value, path)
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        (inner,) = [arg for arg in args if arg is not type(None)]
-        return _convert(inner, value, path)
-    if origin is Literal:
-        fits = any(value == arg and type(value) is type(arg) for arg in args)
-        _require(fits, f"{path} must be one of {', '.join(map(str, args))}, got {value!r}")
-        return value
-    if origin is tuple:
-        _require(isinstance(value, (list, tuple)), f"{path} must be a list, got {value!r}")
-        return tuple(_convert(args[0], item, path) for item in typing.cast("list[object]", value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        _require(abs(value) < 2**1000, f"{path} is too large")
-        value = float(value)
-    if isinstance(value, float):
-        _require(math.isfinite(value), f"{path} must be finite, got {value}")
-    fits = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-    _require(fits, f"{path} must be of type {hint.__name__}, got {value!r}")
-    return value

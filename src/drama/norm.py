@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from drama.blocks import row_blocks
+from drama.place import on_cpu
 
 # Up to here the calls cost more than the work, and PyTorch's own are made in C++.
 _FEW_ELEMENTS = 2**15
@@ -30,7 +31,7 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``(..., size)``."""
-        if x.device.type == "cpu" and x.numel() > _FEW_ELEMENTS:
+        if on_cpu(x) and x.numel() > _FEW_ELEMENTS:
             y: Tensor = _RMSNorm.apply(x, self.weight, self.eps, self.silu)  # type: ignore[no-untyped-call]
             return y
         y = F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)

@@ -33,9 +33,9 @@ PLACES: dict[str, tuple[type, str]] = {
     "collect": (Trainer, "collect"),
     "sample": (ReplayBuffer, "sample"),
     "env": (EnvStream, "step"),
-    "world model": (Trainer, "update_world_model"),
+    "world model": (Trainer, "_learn_world_model"),
     "optimiser": (Optimiser, "step"),
-    "behaviour": (Trainer, "update_behaviour"),
+    "behaviour": (Trainer, "_learn_behaviour"),
     "flush": (Trainer, "flush_metrics"),
     "log": (JsonLines, "write"),
 }

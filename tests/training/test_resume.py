@@ -130,8 +130,20 @@ def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> No
         ),
         ("CartPole-v1", {"world_model.dynamics.name": "gru"}, ("optimiser", 21, True)),
         ("CartPole-v1", {"replay.sampler": "dfs-learnt"}, ("optimiser", 21, True)),
+        # Between two minibatches of one rollout.
+        ("CartPole-v1", {"behaviour.algorithm": "ppo"}, ("optimiser", 17 * 10 + 7, True)),
     ],
-    ids=["endless", "cartpole", "recall", "pong", "breakout", "transformer", "gru", "dfs-learnt"],
+    ids=[
+        "endless",
+        "cartpole",
+        "recall",
+        "pong",
+        "breakout",
+        "transformer",
+        "gru",
+        "dfs-learnt",
+        "ppo",
+    ],
 )
 def test_other_environments_and_parts(
     env: str, config: dict[str, Any], kill: tuple[str, int, bool], forks: Forks, tmp_path: Path

@@ -1,16 +1,22 @@
-"""What is learnt in the dream: imagination, returns, actor-critic, and acting with them."""
+"""What is learnt in the dream: imagination, returns, two behaviours, and acting with them."""
 
 from drama.behaviour.acting import Player
 from drama.behaviour.actor_critic import ActorCritic
+from drama.behaviour.base import Behaviour
 from drama.behaviour.imagination import imagine, policy_input
+from drama.behaviour.ppo import PPO
+from drama.behaviour.registry import make_behaviour
 from drama.behaviour.returns import ReturnScale, lambda_return, survival
 
 __all__ = [
+    "PPO",
     "ActorCritic",
+    "Behaviour",
     "Player",
     "ReturnScale",
     "imagine",
     "lambda_return",
+    "make_behaviour",
     "policy_input",
     "survival",
 ]

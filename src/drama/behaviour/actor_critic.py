@@ -5,19 +5,17 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from drama.behaviour.base import Behaviour
 from drama.behaviour.returns import ReturnScale, lambda_return, survival
 from drama.config import BehaviourConfig
 from drama.ssm._numeric import matmul_dtype
 from drama.types import Rollout
-from drama.world_model.heads import MLP
-from drama.world_model.latent import mix_uniform, sample_categorical
-from drama.world_model.twohot import TwoHot
 
 
-class ActorCritic(nn.Module):
-    """Actor, critic over two-hot bins, slow copy of the critic and scale of the returns.
+class ActorCritic(Behaviour):
+    """Adds a slow copy of the critic and the scale of the returns; one step on each rollout.
 
     Args:
         config: Sizes and coefficients.
@@ -26,49 +24,23 @@ class ActorCritic(nn.Module):
     """
 
     def __init__(self, config: BehaviourConfig, features: int, num_actions: int) -> None:
-        super().__init__()
-        self.config = config
-        layers, zero = config.layers, config.zero_init_heads
-        self.actor = MLP(
-            features, num_actions, layers=layers, units=config.actor_units, zero_init=zero
-        )
-        self.critic = MLP(
-            features, config.bins, layers=layers, units=config.critic_units, zero_init=zero
-        )
+        super().__init__(config, features, num_actions)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.twohot = TwoHot(config.bins, config.bin_limit)
         self.return_scale = ReturnScale(config.return_decay)
 
-    def policy(self, features: Tensor) -> Tensor:
-        """Log-probabilities of the actions, ``(..., F)`` to ``(..., A)``."""
-        return mix_uniform(self.actor(features), self.config.unimix)
-
-    def act(
-        self, features: Tensor, generator: torch.Generator | None, greedy: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Choose actions, drawn or most probable.
-
-        Returns:
-            Actions ``(...)`` int64 and their log-probabilities ``(...)``.
-        """
-        log_probs = self.policy(features)
-        action = log_probs.argmax(-1) if greedy else sample_categorical(log_probs, generator)
-        return action, log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
-
-    def value(self, features: Tensor) -> Tensor:
-        """Expected return, ``(..., F)`` to ``(...)``."""
-        return self.twohot.decode(self.critic(features))
-
-    def loss(self, rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
         """Score-function loss of the actor plus the critic's two regressions.
 
         The critic learns the lambda-return and is held near the lambda-return that its slow
         copy gives. In training mode the running return scale moves.
 
+        Args:
+            batch: A whole rollout.
+
         Returns:
             The scalar loss, and detached scalars for the log.
         """
-        config = self.config
+        config, rollout = self.config, batch
         # Three networks read them: under autocast each would round them anew.
         features = rollout.features.to(matmul_dtype(rollout.features))  # (B, H + 1, F)
         critic_logits = self.critic(features)  # (B, H + 1, bins)
@@ -112,6 +84,10 @@ class ActorCritic(nn.Module):
             "survival": weight[:, -1].mean(),
             "return_scale": self.return_scale.scale(),
         }
+
+    def after_step(self) -> None:
+        """Let the slow critic follow."""
+        self.update_slow_critic()
 
     @torch.no_grad()
     def update_slow_critic(self) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from drama.dynamics import where_state
+from drama.place import on_cpu
 from drama.types import Batch, Rollout
 from drama.world_model import WorldModel
 from drama.world_model.model import Observed
@@ -73,7 +74,7 @@ def imagine(
         dtype=posterior.dtype,
         device=posterior.device,
     )
-    size = CPU_PIECE if posterior.device.type == "cpu" else batch
+    size = CPU_PIECE if on_cpu(posterior) else batch
     pieces = []
     for begin in range(0, batch, size):
         rows = slice(begin, begin + size)
@@ -100,7 +101,7 @@ def _dream(
     deter, state = seen.deter[:, -1].float(), seen.state
     stoch = world_model.sample(world_model.prior(deter), generator)  # (B, Z)
     # On a CPU a look costs nothing and may save two copies of the state; elsewhere it would wait.
-    if fresh is not None and (fresh.device.type != "cpu" or bool(fresh.any())):
+    if fresh is not None and (not on_cpu(fresh) or bool(fresh.any())):
         stoch = torch.where(fresh.unsqueeze(-1), seen.stoch[:, -1], stoch)
         deter = deter.masked_fill(fresh.unsqueeze(-1), 0.0)
         state = where_state(fresh, world_model.dynamics.init_state(1), state)

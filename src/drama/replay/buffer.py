@@ -11,6 +11,7 @@ from torch import Tensor
 
 from drama.config import ReplayConfig
 from drama.errors import ReplayError
+from drama.place import on_cpu, widest_float
 from drama.replay.sampling import (
     dfs_behaviour_scores,
     dfs_world_model_scores,
@@ -60,7 +61,7 @@ class ReplayBuffer:
         self.device = torch.device(device)
         self.behaviour_scale = behaviour_scale
         self.starts_at_first = starts_at_first
-        self.static_shapes = self.device.type != "cpu" if static_shapes is None else static_shapes
+        self.static_shapes = not on_cpu(self.device) if static_shapes is None else static_shapes
         self._total = 0
         # The same number where the scores are computed.
         self._total_there = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -76,6 +77,7 @@ class ReplayBuffer:
                 raise ReplayError(
                     f"{self.capacity:,} rows need {size:,.1f} GB, which {self.device} cannot give; "
                     "lower replay.capacity"
+                    + ("" if self.device.type == "cpu" else " or set replay.device to cpu")
                 ) from error
 
         self.rows: dict[str, Tensor] = {
@@ -158,8 +160,7 @@ class ReplayBuffer:
         observation, or a transition that terminated it).
         """
         count = self.capacity if self.static_shapes else len(self)
-        # MPS has no float64; there, counters beyond 2**24 lose their last digits.
-        kind = torch.float32 if self.device.type == "mps" else torch.float64
+        kind = widest_float(self.device)  # in float32, counters beyond 2**24 lose their last digits
         v = self.trained[:count].to(kind)
         b = self.dreamt[:count].to(kind) / self.behaviour_scale
         c = self.config

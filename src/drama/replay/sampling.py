@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from drama.errors import ReplayError
+from drama.place import on_cpu
 
 
 def uniform_scores(v: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ def draw(
         ReplayError: No row has any weight (checked on the CPU only: it would be a sync).
     """
     top_score = scores.max()
-    if scores.device.type == "cpu" and not torch.isfinite(top_score):
+    if on_cpu(scores) and not torch.isfinite(top_score):
         raise ReplayError("no row may be drawn yet: the sampling rule gives every one weight 0")
     scores = scores - top_score
     probs = scores.exp()

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from drama.errors import ConfigError
+from drama.place import on_cpu
 from drama.ssm._numeric import accumulation_dtype, log_decay, matmul_dtype, split_cumsum
 
 
@@ -88,7 +89,7 @@ def _preferred_chunk(headdim: int, d_state: int, device: torch.device) -> int:
     P N / K: least near the square root of P N, times a measured factor. A GPU would rather have
     few, large products.
     """
-    if device.type != "cpu":
+    if not on_cpu(device):
         return 256
     return int(2 ** round(math.log2(max(16.0, 0.6 * math.sqrt(headdim * d_state)))))
 

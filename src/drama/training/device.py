@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from drama.config import Precision, TrainingConfig
+from drama.config import Precision, ReplayDevice, TrainingConfig
 from drama.errors import ConfigError
 from drama.training.memory import keep_freed_memory
 
@@ -45,6 +45,16 @@ def choose_device(name: str) -> tuple[torch.device, str]:
     if not there[device.type]:
         raise ConfigError(f"device {name!r} is not available here: use cpu")
     return device, "asked for"
+
+
+def pick_replay_device(name: ReplayDevice, device: torch.device) -> torch.device:
+    """Resolve where the replay lives: ``cpu``, ``model`` (its device), ``auto``.
+
+    ``auto`` puts it beside the model on CUDA, where draws and updates then never wait for the
+    host, and into host memory elsewhere.
+    """
+    beside = name == "model" or (name == "auto" and device.type == "cuda")
+    return device if beside else torch.device("cpu")
 
 
 def device_name(device: torch.device) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drama.place import widest_float
+
 
 class Meter:
     """Running means of detached scalar tensors; nothing leaves the device until a flush."""
@@ -26,8 +28,7 @@ class Meter:
         """Add one observation of each ``prefix/name``."""
         keys = tuple(f"{prefix}/{name}" for name in values)
         new = torch.stack(list(values.values()))
-        # float64 on the host; devices without it (MPS) keep float32 sums.
-        new = new.to(torch.float64 if new.device.type == "cpu" else torch.float32)
+        new = new.to(widest_float(new))
         self._sums[keys] = self._sums[keys] + new if keys in self._sums else new
         self._counts[keys] = self._counts.get(keys, 0) + 1
 
@@ -58,7 +59,7 @@ class Meter:
 
     def load_state(self, state: Sequence[Mapping[str, Any]], device: torch.device) -> None:
         """Put back what [state][drama.training.metrics.Meter.state] returned."""
-        kind = torch.float64 if device.type == "cpu" else torch.float32
+        kind = widest_float(device)
         self.clear()
         for group in state:
             keys = tuple(group["keys"])

@@ -23,9 +23,9 @@ class Optimiser:
         m = beta1 m + (1 - beta1) a_t g sqrt(1 - beta2^t) / (sqrt(v) + eps)
         p = p - m a_t / b_t          with b = beta1 b + (1 - beta1) a_t
 
-    All that changes from one update to the next beside the tensors lies in three one-element
-    tensors on the device, so that :meth:`apply` can be recorded once as a CUDA graph and replayed,
-    which `pytorch-optimizer`'s LaProp does not allow; the tests hold the two together.
+    All that changes from one update to the next is in tensors on the device, the count of updates
+    included, so that an update can be recorded once as a CUDA graph and replayed. The LaProp of
+    `pytorch-optimizer` does not allow that; the tests hold the two together.
 
     Args:
         named_parameters: Trained parameters with their names (names key the saved state).
@@ -39,20 +39,21 @@ class Optimiser:
         self.names = [name for name, _ in named]
         self.params = [p for _, p in named]
         self.config = config
-        self.updates = 0
-        """Updates made, those of an earlier process included."""
-        self._mean_lr = 0.0  # b_t above, which is a sum of beta1's powers, not a tensor
         self._momentum = [torch.zeros_like(p) for p in self.params]
         self._second_moment = [torch.zeros_like(p) for p in self.params]
         device = self.params[0].device if self.params else None
-        self._gain = torch.zeros((), device=device)  # (1 - beta1) a_t sqrt(1 - beta2^t)
-        self._rate = torch.zeros((), device=device)  # -a_t / b_t
+        self._count = torch.zeros((), dtype=torch.int64, device=device)  # t - 1
+        self._mean_lr = torch.zeros((), device=device)  # b
 
-    def learning_rate(self) -> float:
-        """Step size of the next update."""
-        if self.updates >= self.config.warmup:
-            return self.config.lr
-        return self.config.lr * (self.updates + 1) / self.config.warmup
+    @property
+    def updates(self) -> int:
+        """Updates made, those of an earlier process included. Looking waits for the device."""
+        return int(self._count)
+
+    def learning_rate(self) -> Tensor:
+        """Step size ``a_t`` of the next update, a scalar on the device."""
+        risen = (self._count + 1).float() / max(self.config.warmup, 1)
+        return self.config.lr * risen.clamp_max(1.0)
 
     def backward(self, loss: Tensor) -> Tensor:
         """Compute fresh gradients of ``loss`` and clip them; returns their norm before."""
@@ -61,23 +62,19 @@ class Optimiser:
         loss.backward()  # type: ignore[no-untyped-call]
         return nn.utils.clip_grad_norm_(self.params, self.config.grad_clip, foreach=True)
 
-    def step(self) -> None:
-        """Apply the clipped gradients; they hold the preconditioned ones afterwards."""
-        self.advance()
-        self.apply()
-
-    def advance(self) -> None:
-        """Count one update and put its step size on the device, without waiting for it."""
-        c, lr = self.config, self.learning_rate()
-        self.updates += 1
-        self._mean_lr = c.beta1 * self._mean_lr + (1.0 - c.beta1) * lr
-        self._gain.fill_((1.0 - c.beta1) * lr * math.sqrt(1.0 - c.beta2**self.updates))
-        self._rate.fill_(-lr / self._mean_lr)
-
     @torch.no_grad()
-    def apply(self) -> None:
-        """Do the tensor work of the update last counted. A parameter without gradient rests."""
-        c = self.config
+    def step(self) -> None:
+        """Apply the clipped gradients, which hold preconditioned ones afterwards.
+
+        A parameter without gradient rests.
+        """
+        c, lr = self.config, self.learning_rate()
+        self._count += 1
+        self._mean_lr.mul_(c.beta1).add_(lr, alpha=1.0 - c.beta1)
+        # 1 - beta2^t, without the cancellation that float32 would suffer while t is small
+        unbias = -torch.expm1(self._count * (math.log(c.beta2) if c.beta2 else -math.inf))
+        gain = lr * unbias.sqrt() * (1.0 - c.beta1)
+        rate = -lr / self._mean_lr
         rows = [
             (p, p.grad, m, v)
             for p, m, v in zip(self.params, self._momentum, self._second_moment, strict=True)
@@ -89,10 +86,10 @@ class Optimiser:
         root = torch._foreach_sqrt(second)
         torch._foreach_add_(root, c.eps)
         torch._foreach_div_(grads, root)
-        torch._foreach_mul_(grads, self._gain)
+        torch._foreach_mul_(grads, gain)
         torch._foreach_mul_(momentum, c.beta1)
         torch._foreach_add_(momentum, grads)
-        torch._foreach_addcmul_(params, momentum, [self._rate] * len(params))
+        torch._foreach_addcmul_(params, momentum, [rate] * len(params))
 
     def non_finite_gradient(self) -> str | None:
         """Name of the first parameter whose gradient is not finite."""
@@ -110,12 +107,12 @@ class Optimiser:
             for name, m, v in zip(self.names, self._momentum, self._second_moment, strict=True)
             for key, moment in (("exp_avg", m), ("exp_avg_sq", v))
         }
-        return tensors, {"updates": self.updates, "mean_lr": self._mean_lr}
+        return tensors, {"updates": self.updates, "mean_lr": float(self._mean_lr)}
 
     def load_state(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
         """Put back what [state][drama.training.optim.Optimiser.state] returned."""
-        self.updates = scalars["updates"]
-        self._mean_lr = scalars["mean_lr"]
+        self._count.fill_(scalars["updates"])
+        self._mean_lr.fill_(scalars["mean_lr"])
         for name, m, v in zip(self.names, self._momentum, self._second_moment, strict=True):
             m.copy_(tensors[f"{name}.exp_avg"])
             v.copy_(tensors[f"{name}.exp_avg_sq"])

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drama.behaviour import ActorCritic
+from drama.behaviour import Behaviour
 from drama.config import Config
 from drama.dynamics import map_state
 from drama.training.checkpoint import CheckpointDir, write_checkpoint
@@ -46,6 +46,7 @@ def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
     state = {
         "step": trainer.step,
         "episodes": trainer.episodes,
+        "updates": dict(trainer.updates),
         "stream": trainer.stream.position(),
         "replay_total": trainer.replay.total,
         "num_actions": trainer.world_model.num_actions,
@@ -59,7 +60,7 @@ def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
     return {"model": model, "optimiser": optimiser, "loop": loop}, state
 
 
-def model_tensors(world_model: WorldModel, behaviour: ActorCritic) -> dict[str, Tensor]:
+def model_tensors(world_model: WorldModel, behaviour: Behaviour) -> dict[str, Tensor]:
     """Weights and buffers of world model and behaviour under prefixed names."""
     parts = (("world_model", world_model), ("behaviour", behaviour))
     return {f"{name}.{key}": t for name, part in parts for key, t in part.state_dict().items()}
@@ -69,7 +70,7 @@ def write_untrained(
     run_dir: Path,
     config: Config,
     world_model: WorldModel,
-    behaviour: ActorCritic,
+    behaviour: Behaviour,
     env: gym.Env[Any, Any],
 ) -> None:
     """Write a checkpoint of an agent that has not learnt yet: its weights alone."""
@@ -109,6 +110,7 @@ def restore(
     )
     trainer.meter.load_state(state["meter"], trainer.device)
     trainer.step, trainer.episodes = state["step"], state["episodes"]
+    trainer.updates = dict(state["updates"])
 
 
 def restore_counters(trainer: Trainer, loop: dict[str, Tensor]) -> None:

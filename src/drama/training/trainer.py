@@ -13,14 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drama.behaviour import ActorCritic, Player, imagine
+from drama.behaviour import Behaviour, Player, imagine
 from drama.config import Config
 from drama.errors import CheckpointError, NonFiniteError
-from drama.replay import ReplayBuffer
+from drama.place import on_cpu
+from drama.replay import Purpose, ReplayBuffer
 from drama.replay.storage import ReplayStore
 from drama.training import snapshot
 from drama.training.checkpoint import Checkpoint, CheckpointDir, write_checkpoint
-from drama.training.device import autocast, pick_dtype
+from drama.training.device import autocast, pick_dtype, pick_replay_device
+from drama.training.graphs import Recorded, Update, shared_pool
 from drama.training.metrics import Clock, Meter, RunLog, TimeSplit
 from drama.training.optim import Optimiser
 from drama.training.stream import EnvStream, EpisodeEnd
@@ -52,7 +54,7 @@ class Trainer:
         config: Config,
         env: gym.Env[Any, Any],
         world_model: WorldModel,
-        behaviour: ActorCritic,
+        behaviour: Behaviour,
         *,
         run_dir: Path | None = None,
         listeners: tuple[Listener, ...] = (),
@@ -71,7 +73,7 @@ class Trainer:
             config.replay,
             tuple(space.shape or ()),
             torch.uint8 if image else torch.float32,
-            device="cpu" if config.replay.device == "cpu" else self.device,
+            device=pick_replay_device(config.replay.device, self.device),
             behaviour_scale=config.behaviour.batch_size / config.world_model.batch_size,
             starts_at_first=config.behaviour.start_at_episode_starts,
         )
@@ -95,9 +97,12 @@ class Trainer:
             "learning": torch.Generator(self.device).manual_seed(int(seeds[2] >> 1)),
             "replay": torch.Generator(self.replay.device).manual_seed(int(seeds[3] >> 1)),
         }
+        self._learn = self._programs()
 
         self.step = 0
         """Environment steps made."""
+        self.updates: dict[Purpose, int] = {"world_model": 0, "behaviour": 0}
+        """Updates of each kind."""
         self.episodes = 0
         """Whole episodes finished."""
         self.meter = Meter()
@@ -129,10 +134,7 @@ class Trainer:
         keep_going = True
         while keep_going and self.step < until:
             self.collect()
-            while self._due(self.world_model_optimiser, self.config.training.world_model_ratio):
-                self.update_world_model()
-            while self._due(self.behaviour_optimiser, self.config.training.behaviour_ratio):
-                self.update_behaviour()
+            self._learn_by(self.step)
             if self.step % self.config.training.log_every == 0:
                 self.flush_metrics()
             if self.step % self.config.training.checkpoint_every == 0:
@@ -140,9 +142,16 @@ class Trainer:
             keep_going = self._tell("step", self.step)
         self.save()
 
-    def _due(self, optimiser: Optimiser, ratio: float) -> bool:
-        since = self.step - self.config.training.warmup_steps
-        return optimiser.updates < int(since * ratio)
+    def _learn_by(self, step: int) -> None:
+        """Make the updates that are due once ``step`` environment steps have been made."""
+        c = self.config.training
+        ratios: dict[Purpose, float] = {
+            "world_model": c.world_model_ratio,
+            "behaviour": c.behaviour_ratio,
+        }
+        for purpose, ratio in ratios.items():
+            while self.updates[purpose] < int((step - c.warmup_steps) * ratio):
+                self.update(purpose)
 
     def collect(self) -> None:
         """Take one environment step and keep what it yields."""
@@ -152,6 +161,8 @@ class Trainer:
                 unseen = self.stream.start()
             with self.clock.phase("acting"):
                 action = self._choose_action()
+            if self.config.training.overlap:
+                self._learn_by(self.step + 1)  # a GPU works on it while the environment steps
             with self.clock.phase("env"):
                 rows, end = self.stream.step(action)
         except Exception:
@@ -171,8 +182,10 @@ class Trainer:
         if self.step < self.config.training.warmup_steps:
             return int(self.rng.integers(self.world_model.num_actions))
         assert self.stream.obs is not None
-        obs = torch.from_numpy(self.stream.obs).unsqueeze(0).to(self.device)
-        is_first = torch.tensor([self.stream.is_first], device=self.device)
+        # Neither waits for the updates that a GPU is still busy with; the action does.
+        obs = torch.from_numpy(self.stream.obs).unsqueeze(0)
+        obs = obs.to(self.device, non_blocking=self.device.type == "cuda")
+        is_first = torch.full((1,), self.stream.is_first, device=self.device)
         action, self.player_state = self.player.act(
             obs, self.player_state, is_first, self.generators["acting"]
         )
@@ -191,20 +204,40 @@ class Trainer:
                 self.log.write_episode(row)
         self._tell("episode", end)
 
-    def update_world_model(self) -> None:
+    def update(self, purpose: Purpose) -> None:
+        """Make one update of the world model or of the behaviour."""
+        with self.clock.phase(purpose):
+            metrics = self._learn[purpose]()
+            self.updates[purpose] += 1
+            self.meter.add(metrics, purpose)
+
+    def _programs(self) -> dict[Purpose, Update]:
+        """Both kinds of update, to be recorded as CUDA graphs where that is possible."""
+        learn: dict[Purpose, Update] = {
+            "world_model": self._learn_world_model,
+            "behaviour": self._learn_behaviour,
+        }
+        on_cuda = self.device.type == "cuda" and self.replay.device == self.device
+        if not (on_cuda and self.config.training.cuda_graphs):
+            return learn
+        pool = shared_pool()
+        drawn = (self.generators["learning"], self.generators["replay"])
+        return {k: Recorded(update, drawn, self.device, pool) for k, update in learn.items()}
+
+    def _learn_world_model(self) -> dict[str, Tensor]:
         """One gradient step of the world model on replayed windows."""
         c = self.config.world_model
         with self.clock.phase("replay"):
             batch = self._sample("world_model", c.batch_size, c.batch_length)
-        with self.clock.phase("world_model"):
-            self.world_model.train()
-            with autocast(self.device, self.dtype):
-                loss, metrics = self.world_model.loss(batch, self.generators["learning"])
-            self._apply(self.world_model_optimiser, loss, metrics, "world_model")
-            self.world_model.eval()
+        self.world_model.train()
+        with autocast(self.device, self.dtype):
+            loss, metrics = self.world_model.loss(batch, self.generators["learning"])
+        norm = self._apply(self.world_model_optimiser, loss, metrics, "world_model")
+        self.world_model.eval()
+        return {**metrics, "grad_norm": norm}
 
-    def update_behaviour(self) -> None:
-        """One gradient step of actor and critic on imagined trajectories."""
+    def _learn_behaviour(self) -> dict[str, Tensor]:
+        """One update of actor and critic on imagined trajectories."""
         c = self.config.behaviour
         with self.clock.phase("replay"):
             context = self._sample("behaviour", c.batch_size, c.context)
@@ -217,17 +250,20 @@ class Trainer:
                 self.generators["learning"],
                 start_at_episode_starts=c.start_at_episode_starts,
             )
-        with self.clock.phase("behaviour"):
-            self.behaviour.train()
+        self.behaviour.train()
+        with autocast(self.device, self.dtype):
+            batches = self.behaviour.batches(rollout, self.generators["learning"])
+        steps = []
+        for batch in batches:
             with autocast(self.device, self.dtype):
-                loss, metrics = self.behaviour.loss(rollout)
-            self._apply(self.behaviour_optimiser, loss, metrics, "behaviour")
-            self.behaviour.update_slow_critic()
-            self.behaviour.eval()
+                loss, metrics = self.behaviour.loss(batch)
+            norm = self._apply(self.behaviour_optimiser, loss, metrics, "behaviour")
+            self.behaviour.after_step()
+            steps.append({**metrics, "grad_norm": norm})
+        self.behaviour.eval()
+        return {name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]}
 
-    def _sample(
-        self, purpose: Literal["world_model", "behaviour"], batch_size: int, length: int
-    ) -> Batch:
+    def _sample(self, purpose: Purpose, batch_size: int, length: int) -> Batch:
         batch = self.replay.sample(purpose, batch_size, length, self.generators["replay"])
         if self.replay.device == self.device:
             return batch
@@ -235,14 +271,14 @@ class Trainer:
 
     def _apply(
         self, optimiser: Optimiser, loss: Tensor, metrics: dict[str, Tensor], name: str
-    ) -> None:
+    ) -> Tensor:
         norm = optimiser.backward(loss)
         # On the CPU looking costs nothing, and stops a bad step before it is taken. Elsewhere
         # it would be a host sync, so the running means are looked at when they are flushed.
-        if self.device.type == "cpu" and not bool(torch.isfinite(norm) & torch.isfinite(loss)):
+        if on_cpu(self.device) and not bool(torch.isfinite(norm) & torch.isfinite(loss)):
             raise NonFiniteError(self._blame(optimiser, metrics, name))
         optimiser.step()
-        self.meter.add({**metrics, "grad_norm": norm.detach()}, name)
+        return norm.detach()
 
     def _blame(self, optimiser: Optimiser, metrics: dict[str, Tensor], name: str) -> str:
         bad = next((k for k, v in metrics.items() if not bool(torch.isfinite(v))), None)
@@ -283,7 +319,7 @@ class Trainer:
             row: dict[str, float] = {
                 "step": self.step,
                 "episodes": self.episodes,
-                "updates": self.world_model_optimiser.updates,
+                "updates": self.updates["world_model"],
                 **means,
                 **TimeSplit(self.clock.flush(), self.step - self._row_from).row(),
             }

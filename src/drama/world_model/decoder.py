@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from drama.blocks import row_blocks
 from drama.config import WorldModelConfig
 from drama.norm import RMSNorm
+from drama.place import on_cpu
 from drama.world_model.encoder import channels_last, feature_side
 from drama.world_model.twohot import symexp, symlog
 
@@ -76,7 +77,7 @@ def frame_error(logits: Tensor, obs: Tensor) -> Tensor:
     Returns:
         ``(...)``. On a CPU it can be differentiated once.
     """
-    if logits.device.type != "cpu":
+    if not on_cpu(logits):
         error = torch.sigmoid(logits.float()) - obs.float() / 255.0
         return error.square().sum(dim=(-3, -2, -1))
     lead = logits.shape[:-3]

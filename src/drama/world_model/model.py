@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from drama.config import WorldModelConfig
 from drama.dynamics import make_dynamics, step_inplace
 from drama.norm import RMSNormSiLU
+from drama.place import on_cpu
 from drama.types import Batch
 from drama.world_model.decoder import ImageDecoder, VectorDecoder
 from drama.world_model.encoder import ImageEncoder, VectorEncoder
@@ -80,7 +81,9 @@ class WorldModel(nn.Module):
 
         The one place that knows how an action is encoded.
         """
-        one_hot = F.one_hot(action, self.num_actions).to(stoch.dtype)
+        # Not F.one_hot, which looks at the numbers on a CPU and makes int64 of them.
+        one_hot = action.unsqueeze(-1) == torch.arange(self.num_actions, device=action.device)
+        one_hot = one_hot.to(stoch.dtype)
         x: Tensor = self.embed(torch.cat([stoch, one_hot], dim=-1))
         return x
 
@@ -133,7 +136,7 @@ class WorldModel(nn.Module):
         Only in evaluation mode, where a frame's latent does not depend on its neighbours, and on
         the CPU: elsewhere the number of distinct frames would be a host sync.
         """
-        if batch.slot is None or self.training or batch.obs.device.type != "cpu":
+        if batch.slot is None or self.training or not on_cpu(batch.obs):
             return self.posterior(batch.obs)
         slots, inverse = torch.unique(batch.slot, return_inverse=True)
         count = batch.slot.numel()

@@ -1,0 +1,166 @@
+"""Proximal policy optimisation (Schulman et al., 2017) on imagined trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from drama.behaviour.base import Behaviour
+from drama.behaviour.returns import ReturnScale, lambda_return, survival
+from drama.config import BehaviourConfig
+from drama.ssm._numeric import matmul_dtype
+from drama.types import Rollout
+
+
+class Minibatch(NamedTuple):
+    """``N`` imagined actions, out of the order in which they were taken."""
+
+    features: Tensor
+    """What the policy saw, ``(N, F)``."""
+    action: Tensor
+    """``(N,)`` int64."""
+    log_prob: Tensor
+    """Log-probability of each action under the policy that drew it, ``(N,)``."""
+    advantage: Tensor
+    """Normalised advantage of each action, ``(N,)``."""
+    target: Tensor
+    """Lambda-return that the critic learns, ``(N,)``."""
+    weight: Tensor
+    """Probability that the episode still ran, ``(N,)``."""
+    report: dict[str, Tensor]
+    """Scalars of the whole rollout, for the log."""
+
+
+class PPO(Behaviour):
+    """Several epochs of minibatches on each rollout, with the clipped objective.
+
+    With the rollout's own critic ``V`` the advantages are ``R_t - V(s_t)``, ``R`` the
+    lambda-return: generalised advantage estimation with a soft end. They and the critic's targets
+    stay what they were at the start while the rollout is learnt from. Every loss is weighted by
+    the probability that the episode still ran, and so is the mean at which advantages are centred.
+
+    They are then divided by the running range of returns, at least 1, unless the configuration asks
+    for their deviation. PPO's usual division by the deviation turns the noise of a world model
+    that has not seen a reward yet into advantages of full size, and the policy walks off.
+
+    The critic learns the two-hot code of its target, without a clip on its change. Actor and critic
+    share no weights and the optimiser divides by the gradient's size, so their losses carry no
+    relative weight.
+    """
+
+    def __init__(self, config: BehaviourConfig, features: int, num_actions: int) -> None:
+        super().__init__(config, features, num_actions)
+        self.return_scale = ReturnScale(config.return_decay)
+
+    @property
+    def steps_per_update(self) -> int:
+        """Epochs times minibatches."""
+        return self.config.ppo.epochs * self.config.ppo.minibatches
+
+    def batches(self, rollout: Rollout, generator: torch.Generator | None) -> Iterator[Minibatch]:
+        """Yield minibatches: in each epoch every imagined action once, in a new random order.
+
+        Args:
+            rollout: Trajectories dreamt under the present policy.
+            generator: Source of the orders.
+        """
+        # Computed here and now, not when the first minibatch is asked for.
+        return self._shuffled(self._prepare(rollout), generator)
+
+    @torch.no_grad()
+    def _prepare(self, rollout: Rollout) -> Minibatch:
+        """The whole rollout as one minibatch ``(B H, ...)``, in its order."""
+        config = self.config
+        features = rollout.features.to(matmul_dtype(rollout.features))  # (B, H + 1, F)
+        value = self.value(features)  # (B, H + 1)
+        returns = lambda_return(
+            rollout.reward,
+            rollout.termination,
+            value,
+            gamma=config.gamma,
+            lambda_=config.lambda_,
+        )
+        weight = survival(rollout.termination)  # (B, H)
+        value = value[:, :-1]
+        advantage = returns - value
+        mean, spread = weighted_moments(advantage, weight)
+        if self.training:
+            self.return_scale.update(returns)
+        scale = self.return_scale.scale()
+        if config.ppo.advantage_scale == "deviation":
+            scale = spread.sqrt() + 1e-5  # more than rounding, which is all there may be
+        _, spread_of_returns = weighted_moments(returns, weight)
+        explained = 1.0 - spread / spread_of_returns.clamp_min(_TINY)
+        report = {
+            "return": _mean(returns, weight),
+            "value": _mean(value, weight),
+            "reward": _mean(rollout.reward, weight),
+            "survival": weight[:, -1].mean(),
+            "advantage_scale": scale,
+            # Nothing to explain where returns do not differ.
+            "explained_variance": explained.where(spread_of_returns > _TINY, 0.0),
+        }
+        return Minibatch(
+            features[:, :-1].flatten(0, 1),
+            rollout.action.flatten(),
+            rollout.log_prob.flatten(),
+            ((advantage - mean) / scale).flatten(),
+            returns.flatten(),
+            weight.flatten(),
+            report,
+        )
+
+    def _shuffled(self, whole: Minibatch, generator: torch.Generator | None) -> Iterator[Minibatch]:
+        columns = {name: x for name, x in whole._asdict().items() if name != "report"}
+        count, device = whole.action.shape[0], whole.action.device
+        for _ in range(self.config.ppo.epochs):
+            order = torch.randperm(count, generator=generator, device=device)
+            for index in order.tensor_split(self.config.ppo.minibatches):
+                yield whole._replace(**{name: x[index] for name, x in columns.items()})
+
+    def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Clipped objective of the actor with the entropy bonus, plus the critic's regression.
+
+        Returns:
+            The scalar loss, and detached scalars for the log. ``approx_kl`` estimates the
+            divergence of the policy that drew the actions from the present one by
+            ``E[(ratio - 1) - log ratio]``; ``clip_fraction`` is the share of
+            ratios beyond the clip.
+        """
+        clip, weight = self.config.ppo.clip, batch.weight
+        log_probs = self.policy(batch.features)  # (N, A)
+        log_prob = log_probs.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
+        entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
+        log_ratio = log_prob - batch.log_prob
+        ratio = log_ratio.exp()
+        gain = torch.minimum(
+            ratio * batch.advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * batch.advantage
+        )
+        actor_loss = -(weight * (gain + self.config.entropy * entropy)).mean()
+        critic_loss = (weight * self.twohot.loss(self.critic(batch.features), batch.target)).mean()
+        with torch.no_grad():
+            metrics = {
+                "actor": actor_loss.detach(),
+                "critic": critic_loss.detach(),
+                "entropy": _mean(entropy, weight),
+                "approx_kl": _mean(ratio - 1.0 - log_ratio, weight),
+                "clip_fraction": _mean(((ratio - 1.0).abs() > clip).float(), weight),
+            }
+        return actor_loss + critic_loss, metrics | batch.report
+
+
+_TINY = 1e-12
+
+
+def weighted_moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of ``x`` where each entry counts ``weight`` times; both scalars."""
+    mean = _mean(x, weight)
+    return mean, _mean((x - mean).square(), weight)
+
+
+def _mean(x: Tensor, weight: Tensor) -> Tensor:
+    # A minibatch may lie behind imagined ends altogether; it weighs nothing then, and is not NaN.
+    return (weight * x).sum() / weight.sum().clamp_min(_TINY)

@@ -1,0 +1,25 @@
+"""The behaviours by the names that the configuration knows."""
+
+from __future__ import annotations
+
+import typing
+
+from drama.behaviour.actor_critic import ActorCritic
+from drama.behaviour.base import Behaviour
+from drama.behaviour.ppo import PPO
+from drama.config import AlgorithmName, BehaviourConfig
+
+BEHAVIOURS: dict[AlgorithmName, type[Behaviour]] = {"actor-critic": ActorCritic, "ppo": PPO}
+"""Every behaviour by its name."""
+assert set(BEHAVIOURS) == set(typing.get_args(AlgorithmName))
+
+
+def make_behaviour(config: BehaviourConfig, features: int, num_actions: int) -> Behaviour:
+    """Build the behaviour that ``config.algorithm`` names.
+
+    Args:
+        config: Which one, sizes and coefficients.
+        features: Size of the policy's input ``concat(latent_t, d_{t-1})``.
+        num_actions: Number of discrete actions.
+    """
+    return BEHAVIOURS[config.algorithm](config, features, num_actions)

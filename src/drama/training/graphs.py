@@ -1,0 +1,88 @@
+"""Whole updates recorded once as CUDA graphs and replayed.
+
+An update of this model is a few thousand small kernels: launched one by one from Python they keep
+a GPU waiting. A CUDA graph holds them all and is launched as one. It needs nothing beside PyTorch
+(no Triton, no compiler), replays the very kernels of the eager update, and leaves modules,
+parameters and their names as they are.
+
+What is recorded must do all its work on the device, on tensors that stay where they are, with
+shapes that do not change, and must not look at a number: see :mod:`drama.place`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+EAGER_CALLS = 3
+"""Calls before the recording: libraries pick their kernels and reserve their memory in these."""
+
+Update = Callable[[], dict[str, Tensor]]
+
+
+class Recorded:
+    """Runs an update eagerly a few times, records it, and replays it from then on.
+
+    Every call is one update, the first ones and the one that records included. The tensors that
+    a replay returns are the same at each call and are overwritten by the next.
+
+    Args:
+        update: Takes nothing, returns scalars for the log. All its state is in tensors, and random
+            numbers come from ``generators``.
+        generators: Sources of randomness that it draws from.
+        device: The CUDA device.
+        pool: Memory pool shared with other recordings that are replayed in a fixed order with
+            this one, from :func:`shared_pool`.
+    """
+
+    def __init__(
+        self,
+        update: Update,
+        generators: Iterable[torch.Generator],
+        device: torch.device,
+        pool: Any = None,
+    ) -> None:
+        self.update = update
+        self.generators = tuple(generators)
+        self.device = device
+        self.pool = pool
+        self.calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._returned: dict[str, Tensor] = {}
+
+    def __call__(self) -> dict[str, Tensor]:
+        """Make one update."""
+        self.calls += 1
+        if self._graph is None and self.calls <= EAGER_CALLS:
+            return self._eagerly()
+        if self._graph is None:
+            self._graph = self._record()
+        self._graph.replay()
+        return self._returned
+
+    def _eagerly(self) -> dict[str, Tensor]:
+        # On a stream of its own, as recording will be: libraries keep workspaces for each stream.
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        current = torch.cuda.current_stream(self.device)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            metrics = self.update()
+        current.wait_stream(stream)
+        return metrics
+
+    def _record(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        for generator in self.generators:
+            graph.register_generator_state(generator)
+        # Nothing is computed here, so the replay that follows is the first run of what is recorded.
+        with torch.cuda.device(self.device), torch.cuda.graph(graph, pool=self.pool):
+            self._returned = self.update()
+        return graph
+
+
+def shared_pool() -> Any:
+    """Return a memory pool for several recordings, which then reuse each other's scratch memory."""
+    return torch.cuda.graph_pool_handle()
