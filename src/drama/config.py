@@ -287,6 +287,9 @@ class TrainingConfig(Checked):
     """On a CPU, keep freed memory for the next update: faster, with a higher resident size."""
     cuda_graphs: bool = True
     """On CUDA, record whole updates once and replay them; the replay has to be there too."""
+    compile: bool = False
+    """Compile losses and the imagined step with `torch.compile`: a minute before the first update.
+    Needs a C++ compiler, on CUDA Triton too."""
     overlap: bool = False
     """Begin the updates of a step before the environment makes it, so that a GPU works meanwhile.
     They then draw from all rows but this step's own. The paper does not."""

@@ -257,3 +257,13 @@ def test_a_run_killed_before_its_first_checkpoint_says_so(forks: Forks, tmp_path
     answer = forks("resume", run, until=STEPS)
     assert answer["error"].startswith("CheckpointError: ")
     assert "no checkpoint" in answer["error"]
+
+
+def test_overlapped_updates_resume_too(forks: Forks, tmp_path: Path) -> None:
+    """They are made before the environment's step; a kill between the two loses neither."""
+    run = {**CATCH, "config": {**ODD, "training.overlap": True}}
+    assert forks("train", tmp_path / "whole", **run) == {"killed": False, "error": ""}
+    killed = forks("train", tmp_path / "cut", **run, kill=("env", 47, False))
+    assert killed["killed"]
+    assert forks("resume", tmp_path / "cut", until=STEPS) == {"killed": False, "error": ""}
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")

@@ -198,3 +198,44 @@ def test_works_without_the_types_that_mps_lacks(
         made.player.act(obs, made.player_state, torch.tensor([True]), made.generators["acting"])
         assert np.isfinite(list(made.meter.means().values())).all()
     assert watch.dtypes <= {torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool}
+
+
+def test_overlap_draws_from_all_rows_but_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The updates of a step are the same in number, and made before the step's row arrives."""
+    drawn: dict[bool, list[int]] = {}
+    for overlap in (False, True):
+        config = tiny({"training.overlap": overlap, "env.id": "drama/Catch-v0"})
+        agent = Agent(config=config)
+        made = Trainer(agent.config, agent.env, agent.world_model, agent.behaviour)
+        held: list[int] = []
+        monkeypatch.setattr(
+            made.replay,
+            "sample",
+            lambda *args, made=made, held=held: (
+                held.append(made.replay.total),
+                type(made.replay).sample(made.replay, *args),
+            )[1],
+        )
+        made.run(60)
+        assert made.updates == {"world_model": 18, "behaviour": 18}
+        drawn[overlap] = held
+    rows = np.array([drawn[True], drawn[False]])
+    assert (rows[1] - rows[0] >= 1).all()  # two where an episode ended: its final observation
+    assert (rows[1] - rows[0] <= 2).all()
+
+
+def test_a_random_state_of_another_device_begins_anew() -> None:
+    notes: list[str] = []
+    first, other = trainer(), trainer()
+    other.listeners = (lambda event, payload: notes.append(payload) if event == "note" else None,)
+    groups, state_ = snapshot.take(first)
+    loop = {**groups["loop"], "generator.replay": torch.zeros(16, dtype=torch.uint8)}
+    snapshot.restore(other, state_, loop, groups["optimiser"])
+    assert len(notes) == 1
+    assert "random state of replay" in notes[0]
+    acting, replay = other.generators["acting"], other.generators["replay"]
+    assert torch.equal(acting.get_state(), first.generators["acting"].get_state())
+    once = replay.get_state()
+    snapshot.restore(other, state_, loop, groups["optimiser"])
+    assert torch.equal(replay.get_state(), once)  # anew, yet the same at each attempt
+    assert not torch.equal(once, first.generators["replay"].get_state())

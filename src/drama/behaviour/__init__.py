@@ -3,7 +3,7 @@
 from drama.behaviour.acting import Player
 from drama.behaviour.actor_critic import ActorCritic
 from drama.behaviour.base import Behaviour
-from drama.behaviour.imagination import imagine, policy_input
+from drama.behaviour.imagination import DreamStep, dream_step, imagine, policy_input
 from drama.behaviour.ppo import PPO
 from drama.behaviour.registry import make_behaviour
 from drama.behaviour.returns import ReturnScale, lambda_return, survival
@@ -12,8 +12,10 @@ __all__ = [
     "PPO",
     "ActorCritic",
     "Behaviour",
+    "DreamStep",
     "Player",
     "ReturnScale",
+    "dream_step",
     "imagine",
     "lambda_return",
     "make_behaviour",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from drama.config import BehaviourConfig
 from drama.types import Rollout
 from drama.world_model.heads import MLP
-from drama.world_model.latent import mix_uniform, sample_categorical
+from drama.world_model.latent import Randomness, mix_uniform, sample_categorical
 from drama.world_model.twohot import TwoHot
 
 
@@ -52,7 +52,7 @@ class Behaviour(nn.Module):
         return mix_uniform(self.actor(features), self.config.unimix)
 
     def act(
-        self, features: Tensor, generator: torch.Generator | None, greedy: bool = False
+        self, features: Tensor, random: Randomness, greedy: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Choose actions, drawn or most probable.
 
@@ -60,7 +60,7 @@ class Behaviour(nn.Module):
             Actions ``(...)`` int64 and their log-probabilities ``(...)``.
         """
         log_probs = self.policy(features)
-        action = log_probs.argmax(-1) if greedy else sample_categorical(log_probs, generator)
+        action = log_probs.argmax(-1) if greedy else sample_categorical(log_probs, random)
         return action, log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
     def value(self, features: Tensor) -> Tensor:

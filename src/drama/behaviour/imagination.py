@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from drama.dynamics import where_state
 from drama.place import on_cpu
 from drama.types import Batch, Rollout
 from drama.world_model import WorldModel
+from drama.world_model.latent import Randomness, uniform_numbers
 from drama.world_model.model import Observed
 
 CPU_PIECE = 256
@@ -23,7 +25,7 @@ class Policy(Protocol):
     """What imagination and acting need of a behaviour."""
 
     def act(
-        self, features: Tensor, generator: torch.Generator | None, greedy: bool = False
+        self, features: Tensor, random: Randomness, greedy: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Choose actions ``(B,)`` and their log-probabilities for features ``(B, F)``."""
         ...
@@ -32,6 +34,51 @@ class Policy(Protocol):
 def policy_input(stoch: Tensor, deter: Tensor) -> Tensor:
     """``concat(latent_t, d_{t-1})``: what the policy sees, real or dreamt."""
     return torch.cat([stoch, deter], dim=-1)
+
+
+class Dreamt(NamedTuple):
+    """One imagined step of ``B`` trajectories."""
+
+    action: Tensor
+    """``(B,)`` int64."""
+    log_prob: Tensor
+    """Of that action, ``(B,)``."""
+    stoch: Tensor
+    """Latent that follows it, a prior sample: ``(B, Z)``."""
+    deter: Tensor
+    """``d_t`` after the action, float32: ``(B, D)``."""
+    state: Any
+    """State of the sequence model; what was given may have been overwritten."""
+
+
+def dream_step(
+    world_model: WorldModel,
+    policy: Policy,
+    observed: Tensor,
+    state: Any,
+    random: tuple[Randomness, Randomness],
+) -> Dreamt:
+    """Act on ``observed`` = ``concat(z_t, d_{t-1})`` and predict what comes of it.
+
+    Args:
+        world_model: In evaluation mode.
+        policy: Chooses actions.
+        observed: ``(B, Z + D)``.
+        state: Of the sequence model; may be overwritten.
+        random: Sources of randomness for action and latent.
+    """
+    action, log_prob = policy.act(observed, random[0])
+    stoch = observed[:, : world_model.config.stoch_size]
+    deter, state = world_model.step(stoch, action, state, inplace=True)
+    deter = deter.float()
+    stoch = world_model.sample(world_model.prior(deter), random[1])
+    return Dreamt(action, log_prob, stoch, deter, state)
+
+
+DreamStep = Callable[
+    [WorldModel, Policy, Tensor, Any, tuple[Randomness, Randomness]],
+    Dreamt,
+]
 
 
 @torch.no_grad()
@@ -43,6 +90,7 @@ def imagine(
     generator: torch.Generator | None,
     *,
     start_at_episode_starts: bool = True,
+    compiled_step: DreamStep | None = None,
 ) -> Rollout:
     """Read ``context`` in parallel, then act for ``horizon`` steps on predicted latents.
 
@@ -65,6 +113,8 @@ def imagine(
         horizon: Number ``H`` of imagined actions.
         generator: Source of randomness.
         start_at_episode_starts: See above.
+        compiled_step: Stands in for :func:`dream_step`; it is given numbers, not the generator,
+            and those are the ones that the generator would have given.
     """
     posterior = world_model.posterior_of(context)  # of all pieces, so that frames are shared
     batch = context.action.shape[0]
@@ -81,7 +131,8 @@ def imagine(
         windows = _rows(context, rows)
         seen = world_model.observe(windows, generator, posterior[rows])
         fresh = windows.is_first[:, -1] if start_at_episode_starts else None
-        pieces.append(_dream(world_model, policy, seen, fresh, features[rows], generator))
+        dreamt = _dream(world_model, policy, seen, fresh, features[rows], generator, compiled_step)
+        pieces.append(dreamt)
     columns = (torch.cat(column) for column in zip(*pieces, strict=True))
     return Rollout(features, *columns)
 
@@ -93,6 +144,7 @@ def _dream(
     fresh: Tensor | None,
     features: Tensor,
     generator: torch.Generator | None,
+    compiled_step: DreamStep | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Dream from the end of what was seen, or, where ``fresh``, from its last row on.
 
@@ -109,13 +161,19 @@ def _dream(
     actions, log_probs = [], []
     features[:, 0] = observed = policy_input(stoch, deter)
     for t in range(1, features.shape[1]):
-        action, log_prob = policy.act(observed, generator)
-        deter, state = world_model.step(stoch, action, state, inplace=True)
-        deter = deter.float()
-        stoch = world_model.sample(world_model.prior(deter), generator)
-        features[:, t] = observed = policy_input(stoch, deter)
-        actions.append(action)
-        log_probs.append(log_prob)
+        if compiled_step is None:
+            dreamt = dream_step(world_model, policy, observed, state, (generator, generator))
+        else:
+            batch, variables = len(observed), world_model.config.latent_variables
+            numbers = (
+                uniform_numbers((batch,), observed, generator),
+                uniform_numbers((batch, variables), observed, generator),
+            )
+            dreamt = compiled_step(world_model, policy, observed, state, numbers)
+        state = dreamt.state
+        features[:, t] = observed = policy_input(dreamt.stoch, dreamt.deter)
+        actions.append(dreamt.action)
+        log_probs.append(dreamt.log_prob)
 
     after = features[:, 1:, stoch.shape[-1] :]  # (B, H, D): d_t, after action t
     return (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typing
-
 from drama.behaviour.actor_critic import ActorCritic
 from drama.behaviour.base import Behaviour
 from drama.behaviour.ppo import PPO
@@ -11,7 +9,6 @@ from drama.config import AlgorithmName, BehaviourConfig
 
 BEHAVIOURS: dict[AlgorithmName, type[Behaviour]] = {"actor-critic": ActorCritic, "ppo": PPO}
 """Every behaviour by its name."""
-assert set(BEHAVIOURS) == set(typing.get_args(AlgorithmName))
 
 
 def make_behaviour(config: BehaviourConfig, features: int, num_actions: int) -> Behaviour:

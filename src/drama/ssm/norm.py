@@ -71,12 +71,12 @@ class _GatedRMSNorm(torch.autograd.Function):
             gated = gate * value
             # Both sums over dout·g are products with a vector: d weight = Σ_rows r dout g, and
             # <d n, n> = r Σ_columns weight dout g, with n = r g the normalised g.
-            product = (upstream * gated).view(len(gated), groups, -1).transpose(0, 1)
+            product = (upstream * gated).reshape(len(gated), groups, -1).transpose(0, 1)
             dweight += torch.bmm(r.permute(1, 2, 0), product)
             along = torch.bmm(product, columns).transpose(0, 1)  # (rows, groups, 1)
             # d g = r (weight dout - g r² mean(weight dout g)).
             along *= r.square().mul_(-groups / z.shape[1])
-            dgated = (upstream * weight).view(len(gated), groups, -1)
+            dgated = (upstream * weight).reshape(len(gated), groups, -1)
             dgated.addcmul_(gated.view_as(dgated), along).mul_(r)
             dgated = dgated.view_as(gated)
             torch.mul(dgated, gate, out=dy[rows])

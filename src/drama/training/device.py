@@ -104,9 +104,17 @@ def choose_dtype(precision: Precision, device: torch.device) -> tuple[torch.dtyp
 
 @contextlib.contextmanager
 def process_settings(config: TrainingConfig, device: torch.device) -> Iterator[None]:
-    """Give the process the threads and the memory management of a run; both are put back."""
+    """Give the process what suits a run: threads, memory management; all is put back.
+
+    On CUDA cuDNN tries its convolutions at their first call and keeps the quickest: their shapes
+    never change.
+    """
     threads = torch.get_num_threads()
     with contextlib.ExitStack() as stack:
+        if device.type == "cuda":
+            cudnn = torch.backends.cudnn
+            stack.callback(setattr, cudnn, "benchmark", cudnn.benchmark)
+            cudnn.benchmark = True
         if config.threads:
             stack.callback(torch.set_num_threads, threads)
             torch.set_num_threads(config.threads)

@@ -98,19 +98,35 @@ def restore(
     optimiser: dict[str, Tensor],
 ) -> None:
     """Put back all but the model and the replay."""
+    trainer.step, trainer.episodes = state["step"], state["episodes"]
     for name, part in trainer.optimisers.items():
         prefix = f"{name}."
         moments = {k.removeprefix(prefix): t for k, t in optimiser.items() if k.startswith(prefix)}
         part.load_state(moments, state["optimisers"][name])
     for name, generator in trainer.generators.items():
-        generator.set_state(loop[f"generator.{name}"])
+        _restore_generator(trainer, name, generator, loop[f"generator.{name}"])
     trainer.rng.bit_generator.state = state["numpy"]
     trainer.player_state = map_state(
         _restorer(loop, "player", trainer.device), trainer.player.init_state(1)
     )
     trainer.meter.load_state(state["meter"], trainer.device)
-    trainer.step, trainer.episodes = state["step"], state["episodes"]
     trainer.updates = dict(state["updates"])
+
+
+def _restore_generator(
+    trainer: Trainer, name: str, generator: torch.Generator, saved: Tensor
+) -> None:
+    """Put a random state back, or begin a new one where another kind of device wrote it."""
+    if saved.shape == generator.get_state().shape:
+        generator.set_state(saved)
+        return
+    place = list(trainer.generators).index(name)
+    seeds = np.random.SeedSequence([trainer.config.seed, trainer.step, place])
+    generator.manual_seed(int(seeds.generate_state(1, dtype=np.uint64)[0] >> 1))
+    trainer.note(
+        f"the random state of {name} was saved on another kind of device: it begins anew, so the "
+        "run will not be bit-for-bit the same"
+    )
 
 
 def restore_counters(trainer: Trainer, loop: dict[str, Tensor]) -> None:

@@ -21,6 +21,7 @@ from drama.replay import Purpose, ReplayBuffer
 from drama.replay.storage import ReplayStore
 from drama.training import snapshot
 from drama.training.checkpoint import Checkpoint, CheckpointDir, write_checkpoint
+from drama.training.compiled import compile_functions
 from drama.training.device import autocast, pick_dtype, pick_replay_device
 from drama.training.graphs import Recorded, Update, shared_pool
 from drama.training.metrics import Clock, Meter, RunLog, TimeSplit
@@ -28,6 +29,7 @@ from drama.training.optim import Optimiser
 from drama.training.stream import EnvStream, EpisodeEnd
 from drama.types import Batch, PolicyState
 from drama.world_model import WorldModel
+from drama.world_model.latent import Randomness, uniform_numbers
 
 Event = Literal["step", "episode", "metrics", "checkpoint", "note"]
 Listener = Callable[[Event, Any], "bool | None"]
@@ -97,6 +99,9 @@ class Trainer:
             "learning": torch.Generator(self.device).manual_seed(int(seeds[2] >> 1)),
             "replay": torch.Generator(self.replay.device).manual_seed(int(seeds[3] >> 1)),
         }
+        self._compiled = (
+            compile_functions(world_model, behaviour) if config.training.compile else None
+        )
         self._learn = self._programs()
 
         self.step = 0
@@ -229,9 +234,15 @@ class Trainer:
         c = self.config.world_model
         with self.clock.phase("replay"):
             batch = self._sample("world_model", c.batch_size, c.batch_length)
+        random: Randomness = self.generators["learning"]
+        loss_of = self.world_model.loss
+        if self._compiled is not None:
+            loss_of = self._compiled.world_model_loss
+            shape = (c.batch_size, c.batch_length, c.latent_variables)
+            random = uniform_numbers(shape, batch.reward, self.generators["learning"])
         self.world_model.train()
         with autocast(self.device, self.dtype):
-            loss, metrics = self.world_model.loss(batch, self.generators["learning"])
+            loss, metrics = loss_of(batch, random)
         norm = self._apply(self.world_model_optimiser, loss, metrics, "world_model")
         self.world_model.eval()
         return {**metrics, "grad_norm": norm}
@@ -249,14 +260,16 @@ class Trainer:
                 c.horizon,
                 self.generators["learning"],
                 start_at_episode_starts=c.start_at_episode_starts,
+                compiled_step=self._compiled.dream_step if self._compiled else None,
             )
         self.behaviour.train()
         with autocast(self.device, self.dtype):
             batches = self.behaviour.batches(rollout, self.generators["learning"])
+        loss_of = self._compiled.behaviour_loss if self._compiled else self.behaviour.loss
         steps = []
         for batch in batches:
             with autocast(self.device, self.dtype):
-                loss, metrics = self.behaviour.loss(batch)
+                loss, metrics = loss_of(batch)
             norm = self._apply(self.behaviour_optimiser, loss, metrics, "behaviour")
             self.behaviour.after_step()
             steps.append({**metrics, "grad_norm": norm})

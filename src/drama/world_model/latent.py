@@ -21,7 +21,19 @@ def mix_uniform(logits: Tensor, share: float) -> Tensor:
     return probs.log()
 
 
-def sample_categorical(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
+Randomness = torch.Generator | Tensor | None
+"""Where a draw takes its numbers from: a generator, PyTorch's own (None), or the uniform numbers
+themselves, one for each variable: ``(..., 1)``. Compiled code cannot use a generator."""
+
+
+def uniform_numbers(
+    shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """Draw what :func:`sample_categorical` would for variables of ``shape``, to be handed to it."""
+    return torch.rand((*shape, 1), generator=generator, dtype=torch.float32, device=like.device)
+
+
+def sample_categorical(log_probs: Tensor, random: Randomness) -> Tensor:
     """Draw class indices ``(...)`` from ``(..., classes)`` log-probabilities, float32 or float64.
 
     The cumulative distribution is inverted at one uniform number per variable: no host sync, and
@@ -29,32 +41,33 @@ def sample_categorical(log_probs: Tensor, generator: torch.Generator | None) -> 
     probability to within 2^-23, one of probability 0 never.
     """
     cumulative = log_probs.exp().cumsum(dim=-1)
-    uniform = torch.rand(
-        (*log_probs.shape[:-1], 1),
-        generator=generator,
-        dtype=log_probs.dtype,
-        device=log_probs.device,
-    )
+    if isinstance(random, Tensor):
+        uniform = random
+    else:
+        uniform = torch.rand(
+            (*log_probs.shape[:-1], 1),
+            generator=random,
+            dtype=log_probs.dtype,
+            device=log_probs.device,
+        )
     # The first class whose sum exceeds u times the total. With u < 1 there is one, however the sums
     # were rounded, except among NaN: those must reach the loss, which training reports by name.
     index = torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True)
     return index.squeeze(-1).clamp_max(log_probs.shape[-1] - 1)
 
 
-def sample_one_hot(
-    log_probs: Tensor, generator: torch.Generator | None, straight_through: bool = True
-) -> Tensor:
+def sample_one_hot(log_probs: Tensor, random: Randomness, straight_through: bool = True) -> Tensor:
     """Draw exact one-hot vectors, with the gradient of the probabilities.
 
     Args:
         log_probs: ``(..., classes)``.
-        generator: Source of randomness.
+        random: Source of randomness.
         straight_through: Whether the gradient passes on to the probabilities.
 
     Returns:
         ``(..., classes)`` in the type of ``log_probs``; forward values are exactly 0 and 1.
     """
-    index = sample_categorical(log_probs.detach(), generator)
+    index = sample_categorical(log_probs.detach(), random)
     one_hot = torch.zeros_like(log_probs).scatter_(-1, index.unsqueeze(-1), 1.0)
     if not (straight_through and log_probs.requires_grad):
         return one_hot

@@ -16,7 +16,7 @@ from drama.types import Batch
 from drama.world_model.decoder import ImageDecoder, VectorDecoder
 from drama.world_model.encoder import ImageEncoder, VectorEncoder
 from drama.world_model.heads import MLP
-from drama.world_model.latent import kl_divergence, mix_uniform, sample_one_hot
+from drama.world_model.latent import Randomness, kl_divergence, mix_uniform, sample_one_hot
 from drama.world_model.twohot import TwoHot
 
 
@@ -105,25 +105,25 @@ class WorldModel(nn.Module):
         """Probability that transition t ends the episode: ``(..., D)`` to ``(...)``."""
         return torch.sigmoid(self.termination_head(deter).float()).squeeze(-1)
 
-    def sample(self, log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
+    def sample(self, log_probs: Tensor, random: Randomness) -> Tensor:
         """Draw a flattened one-hot latent ``(..., Z)`` with straight-through gradient."""
-        return sample_one_hot(log_probs, generator).flatten(-2)
+        return sample_one_hot(log_probs, random).flatten(-2)
 
     # -- windows ------------------------------------------------------------------------------
 
     def observe(
-        self, batch: Batch, generator: torch.Generator | None, posterior: Tensor | None = None
+        self, batch: Batch, random: Randomness, posterior: Tensor | None = None
     ) -> Observed:
         """Run a window in one parallel pass: the posterior needs no recurrence.
 
         Args:
             batch: Windows ``(B, T)``.
-            generator: Source of randomness for the latents.
+            random: Source of randomness for the latents.
             posterior: What :meth:`posterior_of` gave for the batch, where that is known already.
         """
         if posterior is None:
             posterior = self.posterior_of(batch)  # (B, T, K, C)
-        stoch = self.sample(posterior, generator)  # (B, T, Z)
+        stoch = self.sample(posterior, random)  # (B, T, Z)
         resets = batch.is_first if self.config.reset_at_episode_start else None
         x = self.sequence_input(stoch, batch.action)  # (B, T, D)
         deter, state = self.dynamics(x, resets)
@@ -147,9 +147,7 @@ class WorldModel(nn.Module):
         found.scatter_(0, inverse.flatten(), torch.arange(count))  # any of the equal ones will do
         return self.posterior(frames[found])[inverse]
 
-    def loss(
-        self, batch: Batch, generator: torch.Generator | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch, random: Randomness) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of the paper's equation 4, averaged over batch and time.
 
         Rows that store a final observation have no action of their own, so their reward and
@@ -159,7 +157,7 @@ class WorldModel(nn.Module):
         Returns:
             The scalar loss, and detached scalars for the log.
         """
-        seen = self.observe(batch, generator)
+        seen = self.observe(batch, random)
         reconstruction = self.decoder.loss(seen.stoch, batch.obs).mean()
 
         acted = (~batch.is_last).float()  # (B, T)

@@ -1,0 +1,93 @@
+"""Frozen dataclasses whose fields are checked, and made exact, however they are built."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from drama.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise a ConfigError that says ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+class Checked:
+    """Base of a section of settings, a frozen dataclass that may implement ``_check``."""
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        for field_name, hint in typing.get_type_hints(type(self)).items():
+            value = getattr(self, field_name)
+            exact = _convert(hint, value, f"{name}.{field_name}")
+            if exact is not value:
+                object.__setattr__(self, field_name, exact)
+        self._check()
+
+    def _check(self) -> None:
+        """Check ranges; the types are right by now."""
+
+
+def positive(section: str, **values: float) -> None:
+    """Require that each of a section's named values is above 0."""
+    for name, value in values.items():
+        require(value > 0, f"{section}.{name} must be positive, got {value}")
+
+
+def fraction(section: str, **values: float) -> None:
+    """Require that each of a section's named values lies in [0, 1]."""
+    for name, value in values.items():
+        require(0 <= value <= 1, f"{section}.{name} must lie in [0, 1], got {value}")
+
+
+def from_dict(cls: type[T], tree: object, path: str = "config") -> T:
+    """Build dataclass ``cls`` from nested dictionaries, checking names and types.
+
+    Raises:
+        ConfigError: Naming the field, with the nearest known name where there is one.
+    """
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{path} must be an object, got {type(tree).__name__}")
+    hints = typing.get_type_hints(cls)
+    for name in tree:
+        if name not in hints:
+            near = difflib.get_close_matches(str(name), hints, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{path} has no field {name!r}{hint}")
+    values = {name: _convert(hints[name], value, f"{path}.{name}") for name, value in tree.items()}
+    return cls(**values)
+
+
+def _convert(hint: Any, value: object, path: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return value if isinstance(value, hint) else from_dict(hint, value, path)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        (inner,) = [arg for arg in args if arg is not type(None)]
+        return _convert(inner, value, path)
+    if origin is Literal:
+        fits = any(value == arg and type(value) is type(arg) for arg in args)
+        require(fits, f"{path} must be one of {', '.join(map(str, args))}, got {value!r}")
+        return value
+    if origin is tuple:
+        require(isinstance(value, (list, tuple)), f"{path} must be a list, got {value!r}")
+        return tuple(_convert(args[0], item, path) for item in typing.cast("list[object]", value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        require(abs(value) < 2**1000, f"{path} is too large")
+        value = float(value)
+    if isinstance(value, float):
+        require(math.isfinite(value), f"{path} must be finite, got {value}")
+    fits = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+    require(fits, f"{path} must be of type {hint.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,57 @@
+"""The three functions that training spends its time in, compiled on request.
+
+Functions are compiled, never modules: names of weights, checkpoints and everything that is not
+called from here stay as they are. Each is one graph without a break, called with shapes that do
+not change.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from drama.behaviour import Behaviour, DreamStep, dream_step
+from drama.errors import ConfigError
+from drama.world_model import WorldModel
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Compiled(NamedTuple):
+    """What an update calls instead of the plain functions."""
+
+    world_model_loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
+    """`WorldModel.loss`."""
+    behaviour_loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
+    """`Behaviour.loss`."""
+    dream_step: DreamStep
+    """:func:`drama.behaviour.dream_step`."""
+
+
+def compile_functions(world_model: WorldModel, behaviour: Behaviour) -> Compiled:
+    """Have `torch.compile` make what training spends its time in.
+
+    The work is done at the first call of each, a minute or so altogether. A break in a graph is
+    an error: it would be a slow run that nobody asked for.
+
+    Raises:
+        ConfigError: The machine lacks what `torch.compile` needs.
+    """
+    device = next(world_model.parameters()).device
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise ConfigError("training.compile needs Triton on CUDA, which is not installed")
+    names = (os.environ.get("CXX", "c++"), "c++", "g++", "clang++", "cl")
+    if not any(shutil.which(name) for name in names):
+        raise ConfigError("training.compile needs a C++ compiler, and none was found")
+    return Compiled(_compile(world_model.loss), _compile(behaviour.loss), _compile(dream_step))
+
+
+def _compile(function: F) -> F:
+    compiled: F = torch.compile(function, fullgraph=True, dynamic=False)  # type: ignore[assignment]
+    return compiled
