@@ -43,8 +43,8 @@ class PPO(Behaviour):
     the probability that the episode still ran, and so is the mean at which advantages are centred.
 
     They are then divided by the running range of returns, at least 1, unless the configuration asks
-    for their deviation. PPO's usual division by the deviation turns the noise of a world model
-    that has not seen a reward yet into advantages of full size, and the policy walks off.
+    for their deviation. PPO's usual division by the deviation brings also the noise of a world
+    model that has not learnt a reward yet to full size, against which an entropy bonus is small.
 
     The critic learns the two-hot code of its target, without a clip on its change. Actor and critic
     share no weights and the optimiser divides by the gradient's size, so their losses carry no
@@ -127,8 +127,8 @@ class PPO(Behaviour):
         Returns:
             The scalar loss, and detached scalars for the log. ``approx_kl`` estimates the
             divergence of the policy that drew the actions from the present one by
-            ``E[(ratio - 1) - log ratio]``; ``clip_fraction`` is the share of
-            ratios beyond the clip.
+            ``E[(ratio - 1) - log ratio]``; ``clip_fraction`` is the share of ratios
+            beyond the clip.
         """
         clip, weight = self.config.ppo.clip, batch.weight
         log_probs = self.policy(batch.features)  # (N, A)

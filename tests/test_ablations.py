@@ -1,0 +1,149 @@
+"""Each row of the paper's ablations is one word on the command line, and trains."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.training.runs import TINY, json_rows, options
+
+from drama import Agent, presets
+from drama.behaviour import PPO, ActorCritic
+from drama.cli import main
+from drama.config import Config
+from drama.training.checkpoint import CheckpointDir
+
+Capture = pytest.CaptureFixture[str]
+
+SMALL = {
+    **TINY,
+    "steps": 32,
+    "env.id": "drama/Catch-v0",
+    "env.image_size": 16,
+    "world_model.dynamics.num_heads": 4,
+    "evaluation.episodes": 0,
+    "training.log_every": 4,
+    "training.threads": 1,
+}
+"""Sizes under which a run takes a second; none is a setting that an ablation is about."""
+
+ROWS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
+    "the paper's": ("xs", [], {}),
+    "size S": ("s", [], {"preset": "s", "world_model.dynamics.d_state": 32}),
+    **{
+        f"sampler {name}": ("xs", ["--sampler", name], {"replay.sampler": name})
+        for name in ("uniform", "dfs", "dfs-learnt")
+    },
+    **{
+        f"dynamics {name}": ("xs", ["--dynamics", name], {"world_model.dynamics.name": name})
+        for name in ("mamba2", "mamba1", "transformer", "gru")
+    },
+    **{
+        f"behaviour {name}": ("xs", ["--behaviour", name], {"behaviour.algorithm": name})
+        for name in ("actor-critic", "ppo")
+    },
+    "all at once": (
+        "s",
+        ["--sampler", "uniform", "--dynamics", "mamba1", "--behaviour", "ppo"],
+        {
+            "preset": "s",
+            "world_model.dynamics.d_state": 32,
+            "replay.sampler": "uniform",
+            "world_model.dynamics.name": "mamba1",
+            "behaviour.algorithm": "ppo",
+        },
+    ),
+}
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def train(preset: str, *args: str) -> int:
+    return main(["train", preset, "--run-dir", "run", *options(SMALL), *args])
+
+
+@pytest.mark.parametrize(("preset", "args", "differs"), ROWS.values(), ids=ROWS)
+def test_a_row_trains_and_differs_from_the_paper_in_nothing_else(
+    preset: str, args: list[str], differs: dict[str, Any], capfd: Capture
+) -> None:
+    assert train(preset, *args) == 0, capfd.readouterr().err
+    config = Config.from_json(Path("run/config.json").read_text())
+    paper, found = flat(dataclasses.asdict(presets.xs())), flat(dataclasses.asdict(config))
+    expected = {k: v for k, v in {**SMALL, **differs}.items() if paper[k] != v}
+    assert {k: v for k, v in found.items() if paper[k] != v} == expected
+
+    rows = json_rows(Path("run/metrics.jsonl"))
+    assert rows[-1]["step"] == 32
+    assert rows[-1]["updates"] == 4
+    assert rows[-1]["behaviour/entropy"] > 0
+    agent = Agent.load("run")
+    wanted = PPO if config.behaviour.algorithm == "ppo" else ActorCritic
+    assert type(agent.behaviour) is wanted
+    assert ("behaviour/approx_kl" in rows[-1]) == (wanted is PPO)
+    state = CheckpointDir(Path("run")).last().json("state")
+    ppo = config.behaviour.ppo
+    steps = ppo.epochs * ppo.minibatches if wanted is PPO else 1
+    assert state["optimisers"]["behaviour"]["updates"] == 4 * steps
+
+
+def test_help_names_them_all(capfd: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = capfd.readouterr().out
+    assert "--sampler NAME (uniform, dfs, dfs-learnt)" in said
+    assert "--behaviour NAME (actor-critic, ppo)" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--sampler", "dsf"], ["sampler must be one of uniform, dfs, dfs-learnt", "'dsf'"]),
+        (["--behaviour", "a2c"], ["algorithm must be one of actor-critic, ppo", "'a2c'"]),
+        (["--sampler", ""], ["sampler must be one of"]),
+        (["--behaviour"], ["--behaviour"]),
+        (
+            ["--sampler", "uniform", "--replay.sampler", "dfs-learnt"],
+            ["--sampler uniform and --replay.sampler dfs-learnt: which one?"],
+        ),
+        (
+            ["--behaviour", "ppo", "--behaviour.algorithm", "actor-critic"],
+            ["--behaviour ppo and --behaviour.algorithm actor-critic: which one?"],
+        ),
+        (
+            ["--env", "drama/Catch-v0", "--env.id", "drama/Recall-v0"],
+            ["--env drama/Catch-v0 and --env.id drama/Recall-v0: which one?"],
+        ),
+        (["--behaviour", "ppo", "--behaviour.ppo.minibatches", "99"], ["minibatches", "= 24"]),
+    ],
+)
+def test_a_mistake_costs_one_line(args: list[str], words: list[str], capfd: Capture) -> None:
+    assert train("xs", *args) == 2
+    error = capfd.readouterr().err.strip()
+    assert len(error.splitlines()) == 1
+    assert all(word in error for word in words), error
+    assert not Path("run").exists()
+
+
+def test_a_run_keeps_its_behaviour(capfd: Capture) -> None:
+    assert train("quick", "--behaviour", "ppo") == 0
+    again = ["train", "--resume", "run", "--steps", "34", "--behaviour"]
+    assert main([*again, "actor-critic"]) == 2
+    error = capfd.readouterr().err
+    assert "behaviour.algorithm=actor-critic (the run has ppo)" in error
+    assert main([*again, "ppo"]) == 0
+    assert main(["eval", "run", "--episodes", "2"]) == 0

@@ -1,0 +1,82 @@
+"""When an update is made eagerly, recorded and replayed; CUDA itself is played here.
+
+That replays compute what eager updates do is checked in `test_static_updates.py` with a tape, and
+on a GPU by `tests/test_benchmark_gpu.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from drama.training import graphs
+from drama.training.graphs import EAGER_CALLS, Recorded
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stand-ins for streams and graphs that write down what is asked of them."""
+    events: list[str] = []
+
+    class Graph:
+        def register_generator_state(self, generator: torch.Generator) -> None:
+            events.append(f"register {generator.initial_seed()}")
+
+        def replay(self) -> None:
+            events.append("replay")
+
+    class Stream:
+        def __init__(self, name: Any = "side") -> None:
+            self.name = "side"
+
+        def wait_stream(self, other: Stream) -> None:
+            events.append(f"{self.name} waits for {other.name}")
+
+    main = Stream()
+    main.name = "main"
+
+    @contextlib.contextmanager
+    def capture(graph: Graph, pool: Any) -> Any:
+        events.append(f"record into {pool}")
+        yield
+        events.append("recorded")
+
+    cuda = SimpleNamespace(
+        CUDAGraph=Graph,
+        Stream=Stream,
+        current_stream=lambda device: main,
+        stream=lambda stream: contextlib.nullcontext(),
+        device=lambda device: contextlib.nullcontext(),
+        graph=capture,
+    )
+    monkeypatch.setattr(graphs.torch, "cuda", cuda)
+    return events
+
+
+def test_eager_then_recorded_then_replayed(log: list[str]) -> None:
+    ran: list[int] = []
+
+    def update() -> dict[str, torch.Tensor]:
+        log.append("update")
+        ran.append(1)
+        return {"loss": torch.tensor(float(len(ran)))}
+
+    generator = torch.Generator().manual_seed(7)
+    recorded = Recorded(update, [generator], torch.device("cuda"), pool="pool")
+    for _ in range(EAGER_CALLS):
+        recorded()
+    # Each on a stream of its own, ordered behind and before all else.
+    assert log == ["side waits for main", "update", "main waits for side"] * EAGER_CALLS
+    log.clear()
+    returned = recorded()
+    assert log == ["register 7", "record into pool", "update", "recorded", "replay"]
+    log.clear()
+    assert recorded() is returned
+    assert recorded() is returned
+    assert log == ["replay", "replay"]
+    assert len(ran) == EAGER_CALLS + 1
+    assert recorded.calls == EAGER_CALLS + 3
