@@ -21,6 +21,7 @@ from drama.config import Config
 from drama.costs import Memory, PresetCost, Unmeasured, UpdateCost
 from drama.errors import ConfigError, EnvError, NonFiniteError
 from drama.replay import ReplayBuffer
+from drama.training.graphs import EAGER_CALLS
 from drama.training.trainer import Trainer
 
 WALK = env_id(Walk)
@@ -189,15 +190,15 @@ def test_the_largest_size_that_there_is_time_for(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(calibration.time, "perf_counter", lambda: now)
     spy = Spy(monkeypatch)
     for section in ("world_model", "behaviour"):
-        original = getattr(Trainer, f"update_{section}")
+        original = getattr(Trainer, f"_learn_{section}")
 
-        def slow(trainer: Trainer, section: str = section, original: Any = original) -> None:
+        def slow(trainer: Trainer, section: str = section, original: Any = original) -> Any:
             nonlocal now
             with trainer.clock.phase(section):
                 now += getattr(trainer.config, section).batch_size
-            original(trainer)
+            return original(trainer)
 
-        monkeypatch.setattr(Trainer, f"update_{section}", slow)
+        monkeypatch.setattr(Trainer, f"_learn_{section}", slow)
     monkeypatch.setattr(calibration, "ENV_SECONDS", -1.0)
     # The world model has half of 128: after 4 seconds, three updates of 16 take 51.2 of the 60
     # left with the margin, and one more of 16 does not go into the rest. The behaviour has what
@@ -461,3 +462,27 @@ def test_the_tree_that_tools_read() -> None:
     assert [preset["preset"] for preset in tree["presets"]] == ["tiny", "deep"]
     assert tree["presets"][0]["error"] is None
     assert tree["presets"][1]["error"]
+
+
+def test_recorded_updates_are_measured_once_they_are_replayed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each size is recorded anew, and warmed up for as long as that takes."""
+    monkeypatch.setattr(Trainer, "records", property(lambda _: True))
+    monkeypatch.setattr(
+        Trainer,
+        "_programs",
+        lambda made: {"world_model": made._learn_world_model, "behaviour": made._learn_behaviour},
+    )
+    forgotten = []
+    original = Trainer.forget_recordings
+    monkeypatch.setattr(
+        Trainer, "forget_recordings", lambda made: (forgotten.append(1), original(made))[1]
+    )
+    spy = Spy(monkeypatch)
+    measured(changes=PRECISE, seconds=1e-6)
+    assert spy.sizes == {
+        "world_model": [2] * (EAGER_CALLS + 2),
+        "behaviour": [5] * (EAGER_CALLS + 2),
+    }
+    assert len(forgotten) == 2

@@ -25,6 +25,7 @@ from drama.costs import Calibration, Memory, PresetCost, Unmeasured, UpdateCost
 from drama.errors import ConfigError, DramaError
 from drama.replay import ReplayBuffer
 from drama.training.device import pick_device, pick_replay_device, process_settings
+from drama.training.graphs import EAGER_CALLS
 from drama.training.memory import PeakMemory, available_bytes, resident_bytes
 from drama.training.metrics import Clock
 from drama.training.trainer import Trainer
@@ -210,7 +211,7 @@ class Measurement:
         """Cost of an update, at full size if that can be had in time."""
         full = getattr(self.config, section).batch_size
         size = math.ceil(full / 8)
-        self.once(section, size)  # makes moments, starts threads, picks kernels
+        self._prepare(section, size)
         self.peak.start()
         samples = [self.once(section, size)]
         one = sum(samples[0].values()) / size
@@ -221,7 +222,7 @@ class Measurement:
             if larger > size and room and 3.2 * larger * one < until - time.perf_counter():
                 size = larger
                 self.peak.start()
-                self.once(section, size)
+                self._prepare(section, size)
                 samples = [self.once(section, size) for _ in range(2)]
                 break
         each = sum(samples[0].values())
@@ -230,16 +231,22 @@ class Measurement:
         # Of all of them: kept memory comes apart, so that the process grows for a few updates.
         return UpdateCost.scaled(samples, self.peak.read(), size, full)
 
+    def _prepare(self, section: Section, size: int) -> None:
+        """Make the updates that cost more than those after them.
+
+        They make moments, start threads, pick kernels, and on CUDA end with a recording.
+        """
+        self.trainer.forget_recordings()
+        for _ in range(EAGER_CALLS + 1 if self.trainer.records else 1):
+            self.once(section, size)
+
     def once(self, section: Section, size: int) -> dict[str, float]:
         """Seconds per phase of one update on a batch of ``size``."""
         trainer, config = self.trainer, self.config
         part = dataclasses.replace(getattr(config, section), batch_size=size)
         trainer.config = dataclasses.replace(config, **{section: part})
         trainer.clock.flush()
-        if section == "world_model":
-            trainer.update("world_model")
-        else:
-            trainer.update("behaviour")
+        trainer.update(section)
         return trainer.clock.flush()
 
     def _memory(self, *updates: UpdateCost) -> Memory:
@@ -304,10 +311,15 @@ def _on_host(agent: Agent) -> bool:
 
 def _synchronizer(device: torch.device) -> Callable[[], object] | None:
     if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
+        return lambda: _synchronize_cuda(device)
     if device.type == "mps":
         return torch.mps.synchronize
     return None
+
+
+def _synchronize_cuda(device: torch.device) -> None:
+    if not torch.cuda.is_current_stream_capturing():  # nothing runs yet then
+        torch.cuda.synchronize(device)
 
 
 def _total(parts: Sequence[int | None]) -> int | None:

@@ -216,14 +216,23 @@ class Trainer:
             self.updates[purpose] += 1
             self.meter.add(metrics, purpose)
 
+    @property
+    def records(self) -> bool:
+        """Whether updates are recorded as CUDA graphs, and replayed."""
+        beside = self.device.type == "cuda" and self.replay.device == self.device
+        return beside and self.config.training.cuda_graphs
+
+    def forget_recordings(self) -> None:
+        """Record anew what is recorded: a size has changed."""
+        self._learn = self._programs()
+
     def _programs(self) -> dict[Purpose, Update]:
         """Both kinds of update, to be recorded as CUDA graphs where that is possible."""
         learn: dict[Purpose, Update] = {
             "world_model": self._learn_world_model,
             "behaviour": self._learn_behaviour,
         }
-        on_cuda = self.device.type == "cuda" and self.replay.device == self.device
-        if not (on_cuda and self.config.training.cuda_graphs):
+        if not self.records:
             return learn
         pool = shared_pool()
         drawn = (self.generators["learning"], self.generators["replay"])
