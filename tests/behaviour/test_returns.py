@@ -147,3 +147,13 @@ def test_the_running_percentiles_are_saved() -> None:
         each.update(torch.zeros(10))
     assert other.scale() == scale.scale()
     assert other.scale().item() == pytest.approx(81.0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 1000])
+def test_percentiles_are_those_of_numpy(count: int) -> None:
+    returns = torch.randn(count, generator=torch.Generator().manual_seed(count))
+    scale = ReturnScale()
+    scale.update(returns)
+    low, high = np.percentile(returns.double().numpy(), [5, 95])
+    assert scale.low.item() == pytest.approx(low, rel=1e-5, abs=1e-6)
+    assert scale.high.item() == pytest.approx(high, rel=1e-5, abs=1e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -53,7 +55,6 @@ class ReturnScale(nn.Module):
     low: Tensor
     high: Tensor
     started: Tensor
-    quantiles: Tensor
 
     def __init__(self, decay: float = 0.99) -> None:
         super().__init__()
@@ -61,13 +62,14 @@ class ReturnScale(nn.Module):
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
-        self.register_buffer("quantiles", torch.tensor([0.05, 0.95]), persistent=False)
 
     @torch.no_grad()
     def update(self, returns: Tensor) -> None:
         """Move the running percentiles towards those of ``returns`` (any shape)."""
-        low, high = torch.quantile(returns.float().flatten(), self.quantiles).unbind()
-        for running, new in ((self.low, low), (self.high, high)):
+        # Not torch.quantile, some versions of which look at the numbers.
+        ordered = returns.float().flatten().sort().values
+        for running, share in ((self.low, 0.05), (self.high, 0.95)):
+            new = _between(ordered, share)
             mixed = self.decay * running + (1.0 - self.decay) * new
             running.copy_(torch.where(self.started, mixed, new))
         self.started.fill_(True)
@@ -75,3 +77,10 @@ class ReturnScale(nn.Module):
     def scale(self) -> Tensor:
         """Divisor of the advantages: ``max(1, high - low)``, a scalar."""
         return (self.high - self.low).clamp_min(1.0)
+
+
+def _between(ordered: Tensor, share: float) -> Tensor:
+    """Percentile of sorted values ``(N,)``, interpolated linearly between the two around it."""
+    place = share * (len(ordered) - 1)
+    below = math.floor(place)
+    return torch.lerp(ordered[below], ordered[min(below + 1, len(ordered) - 1)], place - below)

@@ -27,7 +27,8 @@ class Recorded:
     """Runs an update eagerly a few times, records it, and replays it from then on.
 
     Every call is one update, the first ones and the one that records included. The tensors that
-    a replay returns are the same at each call and are overwritten by the next.
+    a replay returns are the same at each call: read them before this or any other recording of the
+    same pool runs again.
 
     Args:
         update: Takes nothing, returns scalars for the log. All its state is in tensors, and random
