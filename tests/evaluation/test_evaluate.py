@@ -14,6 +14,7 @@ import torch
 from tests.training.faulty_envs import Crash, Walk, env_id
 from tests.training.runs import differences, everything, global_random_state, tiny
 
+import drama
 from drama import Agent
 from drama.envs import adapt
 from drama.errors import ConfigError, EnvError
@@ -241,6 +242,8 @@ def test_everything_that_matters_is_written_down() -> None:
     assert protocol["seed"] == 77
     assert (protocol["episodes"], protocol["num_envs"]) == (5, 2)
     assert protocol["policy_latent"] == "prior"
+    assert protocol["mode"] == tree["mode"]
+    assert protocol["drama"] == drama.__version__
     assert protocol["env"]["id"] == "drama/Catch-v0"
     assert [e["env"] for e in tree["episodes"]] == [0, 0, 0, 1, 1]
     assert tree["mean"] == pytest.approx(np.mean([e["return"] for e in tree["episodes"]]))

@@ -1,5 +1,16 @@
-"""What came out: evaluation episodes and published scores to hold them against."""
+"""What came out: evaluation episodes, published scores to hold them against, aggregates of both."""
 
+from drama.evaluation.aggregate import (
+    Aggregate,
+    Estimate,
+    Improvement,
+    Profile,
+    aggregate,
+    has_single_runs,
+    performance_profile,
+    probability_of_improvement,
+    published_runs,
+)
 from drama.evaluation.evaluate import EpisodeResult, EvaluationResult, evaluate
 from drama.evaluation.scores import (
     PublishedScore,
@@ -12,14 +23,23 @@ from drama.evaluation.scores import (
 )
 
 __all__ = [
+    "Aggregate",
     "EpisodeResult",
+    "Estimate",
     "EvaluationResult",
+    "Improvement",
+    "Profile",
     "PublishedScore",
+    "aggregate",
     "evaluate",
     "game_of",
     "games",
+    "has_single_runs",
     "human_score",
     "normalised_score",
+    "performance_profile",
+    "probability_of_improvement",
     "published",
+    "published_runs",
     "random_score",
 ]

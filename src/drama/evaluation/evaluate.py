@@ -91,6 +91,10 @@ def evaluate(
     end: taking whichever finish first would favour short ones. Nothing that the agent owns
     changes: no buffer, no normaliser, no random state.
 
+    The protocol of the result also says how the actions were chosen, the episodes, environments
+    and seed, the policy's latent, and this package's version: results are comparable where these
+    agree.
+
     Args:
         player: The acting agent.
         make_env: Builds the environment of an index, without life-loss ends.
@@ -107,6 +111,8 @@ def evaluate(
     """
     if episodes < 1 or num_envs < 1:
         raise ConfigError(f"episodes and environments must be at least 1: {episodes}, {num_envs}")
+    from drama import __version__  # set after everything else has been imported
+
     num_envs = min(num_envs, episodes)
     shares = [episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)]
     envs: list[gym.Env[Any, Any]] = []
@@ -148,11 +154,14 @@ def evaluate(
         for env in envs:
             env.close()
         player.world_model.train(was_training)
+    mode = "greedy" if greedy else "sampled"
     return EvaluationResult(
-        mode="greedy" if greedy else "sampled",
+        mode=mode,
         episodes=tuple(result for share in results for result in share),
         protocol={
             **protocol,
+            "drama": __version__,
+            "mode": mode,
             "episodes": episodes,
             "num_envs": num_envs,
             "seed": seed,

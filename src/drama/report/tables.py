@@ -1,0 +1,414 @@
+"""Tables as data, and the forms they are written in: Markdown, CSV, LaTeX, HTML."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from drama.evaluation import game_of, human_score, published, random_score
+from drama.evaluation.aggregate import RESAMPLES, Aggregate, Estimate, mean
+from drama.report.runs import game_name, reference_of
+from drama.report.summary import (
+    ATARI100K_STEPS,
+    Block,
+    Summary,
+    Variant,
+    cut_short,
+    differences_from_published,
+)
+
+MISSING = "—"
+"""What stands where nothing was measured."""
+
+LABELS = {
+    "mean": "Mean",
+    "median": "Median",
+    "iqm": "IQM",
+    "optimality_gap": "Optimality gap",
+    "games_above": "Games above human",
+}
+"""Aggregates in the order in which they are shown, and what they are called."""
+DIGITS = {"mean": 3, "median": 3, "iqm": 3, "optimality_gap": 3, "games_above": 0}
+"""Digits behind the point."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table."""
+
+    text: str = MISSING
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: the first column names the row, the others hold numbers."""
+
+    name: str
+    """Stem of its files."""
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+    """Lines below it."""
+    split: int = 0
+    """Rows from here on are aggregates, set apart by a line; 0 for none."""
+    words: bool = False
+    """Whether the cells are words rather than numbers."""
+
+    def markdown(self) -> str:
+        """The table for Markdown, its notes below it."""
+        rule = [":---", *[":---" if self.words else "---:"] * (len(self.header) - 1)]
+        lines = [_pipe([_markdown(h) for h in self.header]), _pipe(rule)]
+        for row in self.rows:
+            lines.append(
+                _pipe([f"**{_markdown(c.text)}**" if c.bold else _markdown(c.text) for c in row])
+            )
+        notes = [f"- {_markdown(note)}" for note in self.notes]
+        return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
+
+    def csv(self) -> str:
+        """The table as comma-separated values: plain numbers, nothing where one is missing."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(self.header)
+        for row in self.rows:
+            writer.writerow("" if c.text == MISSING else c.text for c in row)
+        return file.getvalue()
+
+    def latex(self) -> str:
+        """The table for LaTeX; needs the package ``booktabs``."""
+        columns = "l" + ("l" if self.words else "r") * (len(self.header) - 1)
+        lines = [
+            "% needs \\usepackage{booktabs}",
+            f"\\begin{{tabular}}{{{columns}}}",
+            "\\toprule",
+            " & ".join(_latex(h) for h in self.header) + r" \\",
+            "\\midrule",
+        ]
+        for number, row in enumerate(self.rows):
+            if self.split and number == self.split:
+                lines.append("\\midrule")
+            cells = [rf"\textbf{{{_latex(c.text)}}}" if c.bold else _latex(c.text) for c in row]
+            lines.append(" & ".join(cells) + r" \\")
+        lines += ["\\bottomrule", "\\end{tabular}"]
+        lines += [f"% {note}" for note in self.notes]
+        return "\n".join(lines) + "\n"
+
+    def html(self) -> str:
+        """The table for HTML, in a container that scrolls sideways, its notes below it."""
+        head = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in self.header)
+        body = []
+        for number, row in enumerate(self.rows):
+            kind = ' class="first"' if self.split and number == self.split else ""
+            cells = [_html_cell(cell, first=not i) for i, cell in enumerate(row)]
+            body.append(f"<tr{kind}>{''.join(cells)}</tr>")
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        title = html.escape(self.title)
+        kind = ' class="words"' if self.words else ""
+        return (
+            f'<div class="scroll" role="region" tabindex="0" aria-label="{title}">'
+            f'<table id="{self.name}"{kind}><caption>{title}</caption>'
+            f"<thead><tr>{head}</tr></thead>\n"
+            f"<tbody>{chr(10).join(body)}</tbody></table></div>\n"
+            + (f'<ul class="notes">{notes}</ul>\n' if notes else "")
+        )
+
+
+def score_table(summary: Summary) -> Table:
+    """Scores per game: of the variants and, on Atari, of published methods, with aggregates."""
+    shown = [variant for variant in summary.variants if variant.runs]
+    header = ["Game"]
+    references = {env_id: reference_of(env_id) for env_id in summary.env_ids}
+    known = {reference.name for reference in references.values() if reference is not None}
+    if summary.atari:
+        header += ["Random", "Human"]
+    elif known:
+        header += ["Random", *(name.capitalize() for name in sorted(known))]
+    header += list(summary.published.values())
+    header += [column_name(variant) for variant in shown]
+
+    rows = []
+    for env_id in summary.env_ids:
+        game = game_of(env_id)
+        cells = [Cell(game_name(env_id))]
+        reference = references[env_id]
+        if summary.atari and game is not None:
+            cells += [Cell(number(random_score(game))), Cell(number(human_score(game)))]
+        elif known:
+            cells.append(Cell() if reference is None else Cell(number(reference.floor)))
+            cells += [
+                Cell(number(reference.top))
+                if reference is not None and reference.name == name
+                else Cell()
+                for name in sorted(known)
+            ]
+        found: list[tuple[float, str] | None] = []
+        for method in summary.published:
+            score = published(method, game)[0].score
+            found.append((score, number(score)))
+        for variant in shown:
+            found.append(_score(variant, env_id, intervals=not summary.atari))
+        rows.append((*cells, *_best(found)))
+    split = len(rows)
+    references_shown = len(header) - 1 - len(summary.published) - len(shown)
+    if summary.blocks:
+        rows += _aggregate_rows(summary.blocks[0], summary, shown, references_shown)
+    return Table(
+        name="scores",
+        title="Scores per game" + (f" ({summary.mode} evaluation)" if shown else ""),
+        header=tuple(header),
+        rows=tuple(rows),
+        notes=tuple(_score_notes(summary, shown)),
+        split=split if len(rows) > split else 0,
+    )
+
+
+def aggregate_table(block: Block, number_: int) -> Table:
+    """Aggregates of every method over one set of games, with their intervals.
+
+    Args:
+        block: The methods and the games.
+        number_: Counted from 1, for the name of the files.
+    """
+    names = statistics(block)
+    rows = []
+    for row in block.rows:
+        cells = [Cell(interval(getattr(row.numbers, n), DIGITS[n])) for n in names]
+        rows.append((Cell(row.method), *cells, Cell(_counts(row.numbers))))
+    one = "the human reference" if block.reference == "human" else "the best possible return"
+    notes = [
+        f"Games: {', '.join(game_name(env_id) for env_id in block.env_ids)}.",
+        f"Normalised: 0 is the random policy, 1 is {one}. In brackets: 95 % percentile intervals "
+        f"of {RESAMPLES:,} bootstrap resamples of the runs within each game.",
+    ]
+    if single := [r.method for r in block.rows if r.kind != "means" and r.numbers.single]:
+        notes.append(
+            "Games with a single run add no width to an interval, which is too narrow then: "
+            f"{', '.join(single)}."
+        )
+    if any(row.kind == "means" for row in block.rows):
+        notes.append(
+            "Methods without intervals published only means over runs; their IQM is that of these "
+            "means, which are less spread than runs."
+        )
+    if any(row.kind != "variant" for row in block.rows):
+        notes.append(
+            "Normalised with the random and human scores that the Drama paper prints, which are "
+            "rounded to whole points: aggregates may differ by about a per cent from those printed "
+            "elsewhere."
+        )
+    return Table(
+        name=f"aggregates-{number_}",
+        title=f"Aggregates over {_games(len(block.env_ids))}",
+        header=("Method", *(LABELS[name] for name in names), "Runs per game"),
+        rows=tuple(rows),
+        notes=tuple(notes),
+    )
+
+
+def improvement_table(summary: Summary) -> Table:
+    """Probability of improvement of the first variant over the others."""
+    rows = [
+        (
+            Cell(f"{pair.method} > {pair.other}"),
+            Cell(interval(pair.improvement.probability, 2)),
+            Cell(str(len(pair.improvement.games))),
+        )
+        for pair in summary.pairs
+    ]
+    return Table(
+        name="improvement",
+        title="Probability of improvement",
+        header=("Comparison", "Probability", "Games"),
+        rows=tuple(rows),
+        notes=(
+            "Probability that a run of the first scores above a run of the second on a game drawn "
+            "at random; ties count half. Over the games that both have.",
+        ),
+    )
+
+
+def progress_table(summary: Summary) -> Table:
+    """Finished runs out of those there should be, for each game and variant."""
+    names = [variant.name for variant in summary.variants]
+    rows = []
+    for env_id in summary.env_ids:
+        cells = [Cell(game_name(env_id))]
+        for name in names:
+            runs = [r for r in summary.runs if r.variant == name and r.env_id == env_id]
+            done = sum(run.status == "finished" for run in runs)
+            cells.append(Cell(f"{done} of {len(runs)}") if runs else Cell())
+        rows.append(tuple(cells))
+    return Table("progress", "Finished runs", ("Game", *names), tuple(rows))
+
+
+def runs_csv(summary: Summary) -> str:
+    """Every run with its score: what the tables are made of, for statistics of one's own."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(
+        [
+            *("variant", "env_id", "seed", "status", "used", "steps", "wall_seconds"),
+            *("mode", "score", "normalised", "path", "reason"),
+        ]
+    )
+    used = {id(r) for v in summary.variants for runs in v.runs.values() for r in runs}
+    why = {id(left.run): left.reason for v in summary.variants for left in v.left_out}
+    for run in summary.runs:
+        result = run.evaluation.get(summary.mode)
+        score = None if result is None else float(result["mean"])
+        reference = reference_of(run.env_id)
+        normalised = None if reference is None or score is None else reference.normalise(score)
+        writer.writerow(
+            [
+                *(run.variant, run.env_id, run.seed, run.status, int(id(run) in used), run.steps),
+                *(round(run.seconds, 1), "" if result is None else summary.mode),
+                *("" if score is None else score, "" if normalised is None else normalised),
+                *(run.path, why.get(id(run), run.reason)),
+            ]
+        )
+    return file.getvalue()
+
+
+def statistics(block: Block) -> tuple[str, ...]:
+    """Return the aggregates that mean something in a block: nothing is above an optimum."""
+    return tuple(n for n in LABELS if n != "games_above" or block.reference == "human")
+
+
+def column_name(variant: Variant) -> str:
+    """Name of a variant, with its steps where it stopped before the benchmark's."""
+    return f"{variant.name} ({variant.steps:,} steps)" if cut_short(variant) else variant.name
+
+
+def number(value: float) -> str:
+    """Four significant digits at most, and none behind the point from 1000 on."""
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    text = f"{value:.4g}"
+    return "0" if text == "-0" else text
+
+
+def interval(estimate: Estimate, digits: int) -> str:
+    """``value [low, high]``, or the value alone where there is no interval."""
+    text = f"{estimate.value:.{digits}f}"
+    if estimate.low is None or estimate.high is None:
+        return text
+    return f"{text} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+def _score(variant: Variant, env_id: str, *, intervals: bool) -> tuple[float, str] | None:
+    values = variant.scores(env_id)
+    if not values:
+        return None
+    estimate = mean(values)
+    text = number(estimate.value)
+    if intervals and estimate.low is not None and estimate.high is not None:
+        text += f" [{number(estimate.low)}, {number(estimate.high)}]"
+    return estimate.value, f"{text} ({len(values)})"
+
+
+def _best(found: Sequence[tuple[float, str] | None]) -> list[Cell]:
+    """Cells with the highest values in bold, unless there is nothing to be better than."""
+    values = [entry[0] for entry in found if entry is not None]
+    top = max(values) if len(values) > 1 else None
+    return [Cell() if entry is None else Cell(entry[1], bold=entry[0] == top) for entry in found]
+
+
+def _aggregate_rows(
+    block: Block, summary: Summary, shown: Sequence[Variant], references: int
+) -> list[tuple[Cell, ...]]:
+    part = len(block.env_ids) < len(summary.env_ids)
+    over = f" ({len(block.env_ids)} of {len(summary.env_ids)} games)" if part else ""
+    rows = []
+    for statistic in statistics(block):
+        cells = [Cell(f"{LABELS[statistic]}{over}"), *[Cell("")] * references]
+        found = [block.published(label) for label in summary.published.values()]
+        found += [block.variant(variant.name) for variant in shown]
+        entries = [None if r is None else getattr(r.numbers, statistic).value for r in found]
+        known = [v for v in entries if v is not None]
+        best = None
+        if len(known) > 1:
+            best = min(known) if statistic == "optimality_gap" else max(known)
+        digits = DIGITS[statistic]
+        cells += [Cell() if v is None else Cell(f"{v:.{digits}f}", bold=v == best) for v in entries]
+        rows.append(tuple(cells))
+    return rows
+
+
+def _score_notes(summary: Summary, shown: Sequence[Variant]) -> list[str]:
+    notes = []
+    if shown:
+        what = "mean over seeds of the mean return"
+        brackets = "" if summary.atari else "; in brackets, the 95 % bootstrap interval"
+        notes.append(
+            f"Variants of this suite: {what} of the evaluation, with the number of seeds in "
+            f"parentheses{brackets}. Bold: the highest of the row (of optimality gaps, the lowest)."
+        )
+    if absent := [variant.name for variant in summary.variants if not variant.runs]:
+        notes.append(f"Nothing to show yet of: {', '.join(absent)}.")
+    if any(summary.published):
+        notes.append(
+            "Published columns: Drama paper, Table 1; the random and human scores too, rounded to "
+            "whole points."
+        )
+    for variant in shown:
+        if cut_short(variant):
+            notes.append(
+                f"{variant.name} stopped at {variant.steps:,} environment steps; the published "
+                f"scores are after {ATARI100K_STEPS:,}."
+            )
+    notes += differences_from_published(summary)
+    if summary.blocks:
+        block = summary.blocks[0]
+        lacking = [v.name for v in shown if block.variant(v.name) is None]
+        games = ", ".join(game_name(env_id) for env_id in block.env_ids)
+        if len(block.env_ids) < len(summary.env_ids):
+            notes.append(
+                f"Aggregates are over {_games(len(block.env_ids))} only, in every column: {games}."
+            )
+        if lacking:
+            notes.append(
+                f"No aggregate in this table for {', '.join(lacking)}: not all of the games "
+                "aggregated here are finished."
+            )
+    return notes
+
+
+def _counts(aggregate: Aggregate) -> str:
+    low, high = min(aggregate.runs.values()), max(aggregate.runs.values())
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _games(count: int) -> str:
+    return f"{count} game" + ("" if count == 1 else "s")
+
+
+def _pipe(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text)
+
+
+def _latex(text: str) -> str:
+    special = {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "—": "---",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+    }
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+
+
+def _html_cell(cell: Cell, *, first: bool) -> str:
+    text = html.escape(cell.text)
+    text = f"<b>{text}</b>" if cell.bold else text
+    return f'<th scope="row">{text}</th>' if first else f"<td>{text}</td>"

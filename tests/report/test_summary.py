@@ -1,0 +1,232 @@
+"""What may be averaged: one protocol, the same games, and everything else named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.report.made_up import (
+    ALIEN,
+    BASE,
+    BOXING,
+    CATCH,
+    PONG,
+    SPARSE,
+    UNIFORM,
+    XS,
+    runs,
+)
+
+from drama.evaluation import aggregate, published_runs
+from drama.report.figures import ablations
+from drama.report.summary import Summary, protocol_notes, published_label, summarise
+from drama.suite import Variant
+
+STEPS = {"steps": 100_000}
+
+
+def summary(root: Path, *given: dict[str, Any], mode: Any = "greedy") -> Summary:
+    return summarise(root, "Made up", runs(root, *given), mode=mode)
+
+
+def test_scores_are_grouped_by_variant_and_game(tmp_path: Path) -> None:
+    found = summary(
+        tmp_path,
+        {"seed": 1, "score": 0.5},
+        {"seed": 0, "score": -0.75},
+        {"game": SPARSE, "score": 1.0},
+        {"variant": UNIFORM, "score": 0.0},
+    )
+    base, uniform = found.variants
+    assert (base.name, uniform.name) == ("Base", "Uniform")
+    assert base.scores(CATCH) == [-0.75, 0.5]  # by seed
+    assert base.scores(SPARSE) == [1.0]
+    assert uniform.scores(SPARSE) == []
+    assert base.normalised(found.env_ids)[CATCH] == pytest.approx([0.0, 1.25 / 1.75])
+    assert found.finished == 4
+    assert not found.atari
+    assert not found.published
+
+
+def test_unfinished_runs_are_in_no_average(tmp_path: Path) -> None:
+    found = summary(
+        tmp_path,
+        {"seed": 0, "score": 1.0},
+        {"seed": 1, "status": "interrupted"},
+        {"seed": 2, "status": "missing"},
+        {"seed": 3, "status": "failed", "reason": "out of memory"},
+        {"seed": 4, "status": "foreign", "reason": "another run"},
+    )
+    assert found.variants[0].scores(CATCH) == [1.0]
+    assert found.finished == 1
+    assert len(found.runs) == 5
+
+
+def test_nothing_finished_is_a_summary_too(tmp_path: Path) -> None:
+    found = summary(tmp_path, {"status": "missing"}, {"seed": 1, "status": "interrupted"})
+    assert found.blocks == ()
+    assert found.pairs == ()
+    assert found.variants[0].runs == {}
+    assert protocol_notes(found) == []
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ({"protocol": {"train_steps": 4000}}, "train_steps 4000 (the others 5000)"),
+        ({"protocol": {"episodes": 5}}, "episodes 5 (the others 20)"),
+        (
+            {"protocol": {"policy_latent": "posterior"}},
+            "policy_latent posterior (the others prior)",
+        ),
+        ({"env": {"sticky_actions": 0.25}}, "sticky_actions 0.25 (the others null)"),
+        ({"env": {"max_episode_steps": 9}}, "max_episode_steps 9 (the others null)"),
+        ({"env": {"env_kwargs": {"mode": 1}}}, 'env_kwargs {"mode": 1} (the others null)'),
+    ],
+)
+def test_a_run_under_another_protocol_is_left_out_and_named(
+    odd: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    found = summary(
+        tmp_path,
+        {"seed": 0, "score": 100.0, **odd},
+        {"seed": 1, "score": 1.0},
+        {"seed": 2, "score": 2.0},
+    )
+    assert found.variants[0].scores(CATCH) == [1.0, 2.0]
+    (left,) = found.variants[0].left_out
+    assert left.run.seed == 0
+    assert left.reason.startswith(f"measured under another protocol: {said}")
+
+
+def test_between_two_protocols_the_longer_training_counts(tmp_path: Path) -> None:
+    found = summary(
+        tmp_path,
+        {"seed": 0, "score": 1.0, "protocol": {"train_steps": 10}},
+        {"seed": 1, "score": 2.0, "protocol": {"train_steps": 20}},
+    )
+    assert found.variants[0].scores(CATCH) == [2.0]
+
+
+def test_protocols_must_agree_over_the_games_of_a_variant(tmp_path: Path) -> None:
+    # Two games of the same suite, one with sticky actions: no average may mix them.
+    found = summary(
+        tmp_path,
+        {"variant": XS, "game": PONG, "seed": 0, "score": 1.0, **STEPS},
+        {"variant": XS, "game": PONG, "seed": 1, "score": 1.0, **STEPS},
+        {"variant": XS, "game": BOXING, "score": 1.0, "env": {"sticky_actions": 0.25}, **STEPS},
+    )
+    assert list(found.variants[0].runs) == [PONG]
+    assert [left.run.env_id for left in found.variants[0].left_out] == [BOXING]
+
+
+def test_the_evaluation_asked_for_counts(tmp_path: Path) -> None:
+    found = summary(tmp_path, {"score": 1.0}, mode="sampled")
+    assert found.variants[0].runs == {}
+    (left,) = found.variants[0].left_out
+    assert left.reason.startswith("no sampled evaluation: drama eval ")
+
+
+def test_aggregates_compare_over_the_same_games_only(tmp_path: Path) -> None:
+    found = summary(
+        tmp_path,
+        {"variant": XS, "game": PONG, "score": -3.0, **STEPS},
+        {"variant": XS, "game": BOXING, "score": 12.0, **STEPS},
+        {"variant": XS, "game": ALIEN, "status": "missing", **STEPS},
+        {"variant": UNIFORM, "game": PONG, "score": 15.0, **STEPS},
+        {"variant": UNIFORM, "game": BOXING, "status": "interrupted", **STEPS},
+    )
+    both, pong = found.blocks
+    assert both.env_ids == (PONG, BOXING)
+    assert both.variant("Drama XS").numbers.mean.value == pytest.approx((0.5 + 1.0) / 2)
+    assert both.variant("Uniform") is None
+    assert pong.env_ids == (PONG,)
+    assert pong.variant("Drama XS").numbers.mean.value == pytest.approx(0.5)
+    assert pong.variant("Uniform").numbers.mean.value == pytest.approx(1.0)
+    # Published methods too are aggregated over those games, not over all 26.
+    runs_ = published_runs("DIAMOND")
+    expected = aggregate({g: runs_[g] for g in ("Pong", "Boxing")}, resamples=1)
+    row = both.published("DIAMOND")
+    assert row.kind == "runs"
+    assert row.numbers.mean.value == pytest.approx(expected.mean.value)
+    assert row.numbers.games == (BOXING, PONG)
+
+
+def test_variants_are_compared_with_the_first(tmp_path: Path) -> None:
+    found = summary(
+        tmp_path,
+        {"seed": 0, "score": 1.0},
+        {"seed": 1, "score": 0.0},
+        {"variant": UNIFORM, "score": 0.5},
+        {"variant": Variant("late", "Late", "quick"), "game": SPARSE, "score": 0.5},
+    )
+    (pair,) = found.pairs  # Base has no run of Sparse to compare with
+    assert (pair.method, pair.other) == ("Base", "Uniform")
+    assert pair.improvement.probability.value == 0.5
+    assert pair.improvement.games == (CATCH,)
+
+
+def test_published_runs_are_compared_on_atari_only(tmp_path: Path) -> None:
+    atari = summary(tmp_path / "a", {"variant": XS, "game": PONG, "score": 21.0, **STEPS})
+    against = {pair.other: pair.improvement.probability.value for pair in atari.pairs}
+    # None of DIAMOND's five runs of Pong reaches 21.
+    assert against["DIAMOND"] == 1.0
+    assert "SPR" not in against  # only means were published
+    mixed = summary(
+        tmp_path / "b", {"variant": XS, "game": PONG, "score": 21.0}, {"variant": XS, "score": 1.0}
+    )
+    assert not mixed.published
+    assert mixed.pairs == ()
+    assert [block.reference for block in mixed.blocks] == ["human", "optimum"]
+
+
+def test_a_variant_may_be_called_like_a_published_method(tmp_path: Path) -> None:
+    assert published_label("PPO", ["PPO"]) == "PPO (published)"
+    assert published_label("Drama-XS", ["Drama XS"]) == "Drama-XS (published)"
+    assert published_label("SPR", ["PPO"]) == "SPR"
+    ppo = Variant("ppo", "PPO", "xs", {"behaviour.algorithm": "ppo"})
+    found = summary(tmp_path, {"variant": ppo, "game": PONG, "score": 15.0, **STEPS})
+    (block,) = found.blocks
+    assert block.variant("PPO").numbers.mean.value == 1.0
+    assert block.published("PPO (published)").numbers.mean.value == pytest.approx(1 / 36)
+
+
+def test_departures_from_the_published_protocol_are_told(tmp_path: Path) -> None:
+    def told(name: str, **options: Any) -> str:
+        given = {"variant": XS, "game": PONG, "score": 1.0, **STEPS, **options}
+        return " ".join(protocol_notes(summary(tmp_path / name, given)))
+
+    assert "differs from" not in told("plain")
+    assert "under the protocol of the published scores" in told("plain-2")
+    assert "20,000 environment steps instead of 100,000" in told("steps", steps=20_000)
+    assert "sticky actions 0.25 instead of 0.0" in told("sticky", env={"sticky_actions": 0.25})
+    assert "frame skip 2 instead of 4" in told("skip", env={"frame_skip": 2})
+    assert "image size [84, 84] instead of [64, 64]" in told("size", env={"image_size": [84, 84]})
+    laptop = Variant("laptop", "Laptop", "laptop")
+    assert "preset laptop instead of the paper's configuration" in told("p", variant=laptop)
+    uniform = Variant("u", "U", "xs", {"replay.sampler": "uniform"})
+    assert "replay.sampler uniform (not dfs)" in told("uniform", variant=uniform)
+
+
+def test_variants_are_grouped_by_what_they_change(tmp_path: Path) -> None:
+    changes = {
+        "uniform": {"replay.sampler": "uniform"},
+        "gru": {"world_model.dynamics.name": "gru"},
+        "mamba1": {"world_model.dynamics.name": "mamba1"},
+        "ppo": {"behaviour.algorithm": "ppo"},
+    }
+    variants = [Variant(name, name, "quick", change) for name, change in changes.items()]
+    variants.append(Variant("laptop", "laptop", "laptop", {"training.warmup_steps": 1000}))
+    variants.append(Variant("precise", "precise", "quick", {"training.precision": "float32"}))
+    given = [{"variant": v, "status": "missing"} for v in (BASE, *variants)]
+    found = summary(tmp_path, *given)
+    assert found.differences["gru"] == ("world_model.dynamics.name gru (not mamba2)",)
+    assert found.differences["precise"] == ()  # changes the speed, not what is learnt
+    assert ablations(found) == {
+        "Replay sampling": ["Base", "uniform"],
+        "Sequence model": ["Base", "gru", "mamba1"],
+        "Behaviour": ["Base", "ppo"],
+        "Model size": ["Base", "laptop"],
+        "Other variants": ["Base", "precise"],
+    }
