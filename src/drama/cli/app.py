@@ -1,0 +1,96 @@
+"""The table of commands, and what all of them answer alike.
+
+A user's mistake costs one line on stderr and exit code 2. Exit code 1 means that training
+itself failed (NaN, or a run of a suite), 130 that it was interrupted and saved.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from drama import __version__, presets
+from drama.cli.common import complain, out
+from drama.cli.doctor import doctor
+from drama.cli.evaluate import evaluate
+from drama.cli.report import report
+from drama.cli.suite import suite
+from drama.cli.train import train
+from drama.errors import ConfigError, DramaError, NonFiniteError
+
+
+class Command(NamedTuple):
+    """One command of ``drama``."""
+
+    run: Callable[[list[str]], int]
+    """Takes the arguments after the command's name, returns the exit code."""
+    usage: str
+    """Its lines in the overview, without indentation of their own."""
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        train,
+        """drama train [PRESET] --env ID [--steps N] [--seed S] [--run-dir DIR] [--dynamics NAME]
+            [--sampler NAME] [--behaviour NAME] [--section.field VALUE ...]
+drama train --resume DIR       continue a run from its last checkpoint""",
+    ),
+    "eval": Command(
+        evaluate, "drama eval DIR [--episodes N]  play whole episodes with a trained agent"
+    ),
+    "suite": Command(
+        suite, "drama suite run SPEC           train many agents; skip, resume, retry as needed"
+    ),
+    "report": Command(
+        report,
+        "drama report DIR               tables, figures and a page of what a suite has come to",
+    ),
+    "doctor": Command(
+        doctor,
+        """drama doctor [--env ID]        what this machine would use, what each preset costs here;
+                               check an environment""",
+    ),
+}
+"""Every command by its name."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not args or args[0] in ("-h", "--help"):
+            out.print(_usage())
+            return 0 if args else 2
+        if args[0] == "--version":
+            out.print(f"drama {__version__}")
+            return 0
+        if args[0] not in COMMANDS:
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"unknown command {args[0]!r}; did you mean {near}?")
+        return COMMANDS[args[0]].run(args[1:])
+    except NonFiniteError as error:
+        complain(error)
+        return 1
+    except DramaError as error:
+        complain(error)
+        return 2
+    except KeyboardInterrupt:
+        print("drama: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone (`drama ... | head`): nothing left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _usage() -> str:
+    lines = "\n".join(command.usage for command in COMMANDS.values()).splitlines()
+    overview = "\n".join(f"  {line}" for line in lines)
+    return f"""drama {__version__}: world-model reinforcement learning with Mamba dynamics
+
+{overview}
+
+Presets: {", ".join(presets.PRESETS)}. `drama COMMAND --help` lists every option."""

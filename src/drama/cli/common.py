@@ -1,0 +1,94 @@
+"""What several commands need: consoles, the parser, signals, the options of a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import itertools
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import tyro
+from rich.console import Console
+
+from drama.config import Config
+from drama.errors import ConfigError
+
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+out = Console(highlight=False, soft_wrap=True, markup=False)
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a mistake with one line instead of the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what the command line answers with one line.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(message)
+
+
+def complain(error: Exception) -> None:
+    """Print the one line that a mistake costs."""
+    print("drama: error: " + " ".join(str(error).split()), file=sys.stderr)
+
+
+def parse_fields(default: Config, args: list[str], prog: str) -> Config:
+    """Apply ``--section.field VALUE`` options to ``default``.
+
+    Args:
+        default: The configuration without them.
+        args: The options.
+        prog: Command, for the help text.
+
+    Raises:
+        ConfigError: One line about the first thing that is wrong.
+    """
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            config: Config = tyro.cli(Config, default=default, args=args, prog=prog)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ConfigError(_tyro_message(captured.getvalue())) from None
+    return config
+
+
+def _tyro_message(text: str) -> str:
+    """Boil tyro's boxed report down to its first paragraph and its first suggestion."""
+    lines = [line.strip("╭╮╰╯│─ \t") for line in text.splitlines()]
+    lines = lines[1:]  # the title in the frame
+    first = lines[: lines.index("")] if "" in lines else lines  # a rule strips to nothing
+    message = " ".join(first) or "invalid options"
+    for line, following in itertools.pairwise(lines):
+        if line.startswith("Perhaps you meant"):
+            message += f"; did you mean {following.split()[0]}?"
+            break
+    return message
+
+
+@contextlib.contextmanager
+def signals(handler: Any) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM with ``handler`` for a while."""
+    previous = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, old in previous.items():
+            signal.signal(signum, old)
+
+
+@contextlib.contextmanager
+def status() -> Iterator[Callable[[str], None]]:
+    """Say on standard error what is being done: in one place of a terminal, else line by line."""
+    if not err.is_terminal:
+        yield err.print
+        return
+    with err.status("") as shown:
+        yield shown.update

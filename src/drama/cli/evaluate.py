@@ -1,0 +1,93 @@
+"""``drama eval``: play whole episodes with a trained agent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from drama.agent import Agent, find_checkpoint
+from drama.cli.common import Parser, err, out
+from drama.errors import ConfigError
+from drama.evaluation import EvaluationResult
+from drama.files import write_json
+
+
+def evaluate(args: list[str]) -> int:
+    """``drama eval``: play whole episodes with a trained agent."""
+    parser = Parser(
+        prog="drama eval",
+        allow_abbrev=False,
+        description="Play whole episodes (no life-loss ends), greedily and with drawn actions. "
+        "Writes eval.json into the run directory.",
+    )
+    parser.add_argument("run", metavar="DIR", help="run directory or checkpoint")
+    parser.add_argument("--episodes", type=int, help="episodes of each kind (default: the run's)")
+    parser.add_argument("--num-envs", type=int, help="environments side by side")
+    parser.add_argument("--seed", type=int, help="seed of the first environment")
+    parser.add_argument("--mode", choices=("both", "greedy", "sampled"), default="both")
+    parser.add_argument("--device", help="auto, cpu, cuda or mps (default: the run's)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    options = parser.parse_args(args)
+    for name in ("episodes", "num_envs"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    _, run_dir = find_checkpoint(Path(options.run))
+    agent = Agent.load(options.run, device=options.device)
+    modes = ("greedy", "sampled") if options.mode == "both" else (options.mode,)
+    evaluate_and_report(
+        agent,
+        run_dir,
+        modes,
+        as_json=options.json,
+        episodes=options.episodes,
+        num_envs=options.num_envs,
+        seed=options.seed,
+    )
+    return 0
+
+
+def evaluate_and_report(
+    agent: Agent,
+    run_dir: Path | None,
+    modes: Sequence[str],
+    *,
+    as_json: bool = False,
+    **options: Any,
+) -> None:
+    """Evaluate in each mode, write ``eval.json`` into the run directory, print the result.
+
+    Args:
+        agent: Who plays.
+        run_dir: Where to write; None writes nothing.
+        modes: ``greedy`` and ``sampled``, in the order wanted.
+        as_json: Print one line of JSON instead of words.
+        **options: Passed on to `drama.Agent.evaluate`.
+    """
+    results = {}
+    for mode in modes:
+        with err.status(f"evaluating ({mode})"):
+            result = agent.evaluate(greedy=mode == "greedy", **options)
+        results[mode] = result.to_dict()
+        if not as_json:
+            out.print(_summary(result))
+    if run_dir is not None:
+        write_json(run_dir / "eval.json", results)
+        if not as_json:
+            out.print(f"written to {run_dir / 'eval.json'}")
+    if as_json:
+        print(json.dumps(results))
+
+
+def _summary(result: EvaluationResult) -> str:
+    text = (
+        f"{result.mode}: mean return {result.mean:.3f} over {len(result.episodes)} episodes "
+        f"(standard deviation {result.std:.3f})"
+    )
+    if result.optimum is not None:
+        text += f", optimum {result.optimum:g}"
+    if result.normalised is not None:
+        text += f", human-normalised {result.normalised:.3f}"
+    return text

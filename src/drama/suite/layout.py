@@ -1,0 +1,339 @@
+"""The directory of a suite, and what state each of its runs is in.
+
+```
+SUITE/
+  suite.json                              the spec, resolved, and the version of this package
+  <variant>/<game>/seed-<n>/              an ordinary run directory
+  <variant>/<game>/seed-<n>.log           what its processes printed, one attempt after the other
+  <variant>/<game>/seed-<n>.failure.json  why the last attempt failed; gone once it succeeds
+```
+
+`read_suite` is the only place that decides which runs count as finished.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from drama.config import Config
+from drama.errors import CheckpointError, ConfigError, RunDirError
+from drama.files import read_json, write_json
+from drama.suite.spec import SuiteSpec, Variant, differences, slug
+from drama.training.checkpoint import Checkpoint, CheckpointDir
+from drama.training.resume import compare
+
+Status = Literal["missing", "interrupted", "finished", "failed", "foreign"]
+
+DEBRIS = {".lock", ".config.json.tmp"}
+"""What a run that was killed while its directory was made may leave there."""
+MOST = 5
+"""Differences that a refusal tells."""
+MODE = "greedy"
+"""Evaluation that a run ends with, and that a suite is scored by."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a suite, as it is found on disk."""
+
+    variant: Variant
+    game: str
+    """Gymnasium id."""
+    seed: int
+    path: Path
+    """Its run directory, whether there is one or not."""
+    status: Status
+    """``missing``: not begun. ``interrupted``: sound, to be continued. ``finished``: trained and
+    evaluated. ``failed``: its last attempt ended with an error, or a file of it is damaged.
+    ``foreign``: something else lies there; it is never touched."""
+    reason: str
+    """Why, in a few words; empty for a finished run and one not begun."""
+    config: Config
+    """What it is, or would be, made with."""
+    step: int
+    """Environment steps that its last checkpoint has made; 0 without one."""
+    sound: bool
+    """Whether a call of the suite may begin or continue it."""
+
+    @property
+    def name(self) -> str:
+        """How messages call it: ``variant/game/seed-0``."""
+        return f"{self.variant.name}/{slug(self.game)}/seed-{self.seed}"
+
+    @property
+    def log(self) -> Path:
+        """What its processes printed."""
+        return self.path.with_name(f"{self.path.name}.log")
+
+    @property
+    def failure(self) -> Path:
+        """Why its last attempt failed."""
+        return self.path.with_name(f"{self.path.name}.failure.json")
+
+    def evaluation(self) -> dict[str, Any]:
+        """Return the greedy evaluation of a finished run, as ``eval.json`` has it.
+
+        Raises:
+            CheckpointError: The run is not finished.
+        """
+        if self.status != "finished":
+            raise CheckpointError(f"{self.path} is not finished: {self.reason or self.status}")
+        result: dict[str, Any] = read_json(self.path / "eval.json")[MODE]
+        return result
+
+
+@dataclass(frozen=True)
+class SuiteState:
+    """A suite and every run of it."""
+
+    directory: Path
+    spec: SuiteSpec
+    version: str
+    """Version of this package that began it."""
+    cells: tuple[Cell, ...]
+    """Variant by variant, game by game, seed by seed."""
+
+    def of(self, *statuses: Status) -> tuple[Cell, ...]:
+        """Return the runs in these states."""
+        return tuple(cell for cell in self.cells if cell.status in statuses)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of runs in each state that occurs."""
+        return dict(collections.Counter(cell.status for cell in self.cells))
+
+    def cell(self, variant: str, game: str, seed: int) -> Cell:
+        """Return one run.
+
+        Raises:
+            KeyError: The suite has none like it.
+        """
+        for cell in self.cells:
+            if (cell.variant.name, cell.game, cell.seed) == (variant, game, seed):
+                return cell
+        raise KeyError((variant, game, seed))
+
+
+def run_path(directory: Path, variant: str, game: str, seed: int) -> Path:
+    """Return the directory of one run of a suite."""
+    return directory / variant / slug(game) / f"seed-{seed}"
+
+
+def is_suite(directory: Path) -> bool:
+    """Whether a suite was begun in ``directory``."""
+    return (directory / "suite.json").is_file()
+
+
+def begin_suite(directory: Path, spec: SuiteSpec) -> str | None:
+    """Write ``suite.json``, or check the one that is there.
+
+    Args:
+        directory: Made if it does not exist.
+        spec: What is to be run there.
+
+    Returns:
+        The version that began the suite, if it is another one than this.
+
+    Raises:
+        RunDirError: The directory holds another suite, or something else.
+        ConfigError: Its ``suite.json`` cannot be read.
+    """
+    from drama import __version__
+
+    if is_suite(directory):
+        found, version = read_spec(directory)
+        if changed := differences(found, spec):
+            more = f" and {len(changed) - MOST} more" if len(changed) > MOST else ""
+            raise RunDirError(
+                f"{directory} holds another suite; asked for now: {'; '.join(changed[:MOST])}{more}"
+            )
+        return None if version == __version__ else version
+    try:
+        if directory.exists() and {p.name for p in directory.iterdir()} - {".lock"}:
+            raise RunDirError(f"{directory} is not empty and holds no suite; choose another")
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / "suite.json", {"drama": __version__, "spec": spec.to_dict()})
+    except RunDirError:
+        raise
+    except OSError as error:
+        raise RunDirError(f"cannot make suite {directory}: {error.strerror}") from error
+    return None
+
+
+def read_spec(directory: Path) -> tuple[SuiteSpec, str]:
+    """Return the spec of the suite in ``directory``, and the version that began it.
+
+    Raises:
+        RunDirError: It is not the directory of a suite.
+        ConfigError: Its ``suite.json`` cannot be read.
+    """
+    path = directory / "suite.json"
+    if not path.is_file():
+        raise RunDirError(f"{directory} is not the directory of a suite: it has no suite.json")
+    try:
+        tree = read_json(path)
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
+    if not isinstance(tree, Mapping) or not {"drama", "spec"} <= tree.keys():
+        raise ConfigError(f"{path} is damaged: it lacks its fields")
+    try:
+        return SuiteSpec.from_dict(tree["spec"]), str(tree["drama"])
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def read_suite(directory: str | Path) -> SuiteState:
+    """Look at every run of a suite. Nothing is written, nothing is locked.
+
+    Args:
+        directory: Of the suite.
+
+    Raises:
+        RunDirError: It is not the directory of a suite.
+        ConfigError: Its ``suite.json`` cannot be read.
+    """
+    directory = Path(directory)
+    spec, version = read_spec(directory)
+    return SuiteState(directory, spec, version, tuple(look(directory, spec)))
+
+
+def look(directory: Path, spec: SuiteSpec) -> list[Cell]:
+    """Return every run that ``spec`` has in ``directory``, which need not exist."""
+    return [
+        read_cell(directory, spec, variant, game, seed)
+        for variant in spec.variants
+        for game in spec.games
+        for seed in spec.seeds
+    ]
+
+
+def read_cell(directory: Path, spec: SuiteSpec, variant: Variant, game: str, seed: int) -> Cell:
+    """Look at one run."""
+    path = run_path(directory, variant.name, game, seed)
+    config = spec.config(variant, game, seed)
+    status, reason, step, sound = _judge(path, config)
+    cell = Cell(variant, game, seed, path, status, reason, config, step, sound)
+    if sound and status != "finished" and (why := _failure(cell.failure)) is not None:
+        return Cell(variant, game, seed, path, "failed", why, config, step, sound)
+    return cell
+
+
+def record_failure(cell: Cell, reason: str, code: int | None) -> None:
+    """Write down why an attempt failed.
+
+    Args:
+        cell: The run.
+        reason: In one line.
+        code: Exit code of its process; negative for a signal, None if there was none.
+    """
+    cell.failure.parent.mkdir(parents=True, exist_ok=True)
+    write_json(cell.failure, {"reason": reason, "exit_code": code})
+
+
+def _failure(path: Path) -> str | None:
+    try:
+        return str(read_json(path)["reason"])
+    except (CheckpointError, KeyError, TypeError, OSError):
+        return None
+
+
+Verdict = tuple[Status, str, int, bool]
+"""Status, reason, steps made, and whether the suite may begin or continue the run."""
+
+
+def _judge(path: Path, wanted: Config) -> Verdict:
+    """Judge a run directory by its own files."""
+    if not os.path.lexists(path):
+        return "missing", "", 0, True
+    if not path.is_dir():
+        return "foreign", f"{path} is not a directory", 0, False
+    try:
+        if not {p.name for p in path.iterdir()} - DEBRIS:
+            return "missing", "", 0, True
+        if not (path / "config.json").is_file():
+            return "foreign", f"{path} has no config.json", 0, False
+        saved = Config.from_json((path / "config.json").read_text(encoding="utf-8"))
+    except (ConfigError, UnicodeDecodeError) as error:
+        return "foreign", f"{path / 'config.json'} cannot be read: {error}", 0, False
+    except OSError as error:
+        return "foreign", f"{path} cannot be read: {error.strerror}", 0, False
+    if refused := compare(saved, wanted)[1]:
+        return "foreign", f"{path} is another run: {', '.join(refused)}", 0, False
+    checkpoints = CheckpointDir(path)
+    try:
+        # The first one is complete a moment before `last` names it.
+        if not (checkpoints.path / "last").exists() and len(checkpoints.all()) <= 1:
+            return "interrupted", "stopped before its first checkpoint", 0, True
+        checkpoint = checkpoints.last()
+        _check(checkpoint, path)
+        made = Config.from_json(checkpoint.text("config.json"))
+        evaluations = _evaluations(path / "eval.json")
+    except (CheckpointError, ConfigError) as error:
+        return "failed", str(error), 0, False
+    except OSError as error:
+        return "failed", f"{path} cannot be read: {error}", 0, False
+    step = checkpoint.step
+    if refused := compare(made, wanted)[1]:
+        return "foreign", f"{checkpoint.path} is of another run: {', '.join(refused)}", step, False
+    if step > wanted.steps:
+        reason = f"{path} has made {step:,} steps; the suite asks for {wanted.steps:,}"
+        return "foreign", reason, step, False
+    if step < wanted.steps:
+        return "interrupted", f"at step {step:,} of {wanted.steps:,}", step, True
+    if lacking := _lacking(evaluations, wanted):
+        return "interrupted", lacking, step, True
+    return "finished", "", step, True
+
+
+def _check(checkpoint: Checkpoint, run_dir: Path) -> None:
+    """Check that all files of a checkpoint are there; their hashes are checked when loaded."""
+    files = [checkpoint.path / name for name in checkpoint.manifest["files"]]
+    files += [run_dir / "replay" / segment["file"] for segment in checkpoint.segments]
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing")
+    if not checkpoint.has("loop"):
+        raise CheckpointError(f"{run_dir} holds what plays but not the run it came from")
+
+
+def _evaluations(path: Path) -> dict[str, Any] | None:
+    """Read ``eval.json``; None if there is none."""
+    if not path.exists():
+        return None
+    tree = read_json(path)
+    try:
+        for result in tree.values():
+            returns = [float(episode["return"]) for episode in result["episodes"]]
+            fine = bool(returns) and all(map(math.isfinite, [*returns, float(result["mean"])]))
+            if not fine or not isinstance(result["protocol"], dict):
+                raise ValueError
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: it is not an evaluation") from error
+    evaluations: dict[str, Any] = tree
+    return evaluations
+
+
+def _lacking(evaluations: Mapping[str, Any] | None, wanted: Config) -> str:
+    """Say what keeps ``eval.json`` from being the evaluation that the suite asks for."""
+    if evaluations is None or MODE not in evaluations:
+        return "trained, not evaluated yet"
+    asked = wanted.evaluation
+    protocol = {
+        "train_steps": wanted.steps,
+        "train_seed": wanted.seed,
+        "episodes": asked.episodes,
+        "num_envs": min(asked.num_envs, asked.episodes),
+        "seed": asked.seed,
+    }
+    found = evaluations[MODE]["protocol"]
+    for name, value in protocol.items():
+        if found.get(name) != value:
+            had = json.dumps(found.get(name))
+            return f"evaluated with {name.replace('_', ' ')} {had}, the suite asks for {value}"
+    return ""

@@ -1,0 +1,575 @@
+"""What a suite consists of: games, seeds, and variants of a configuration.
+
+A [SuiteSpec][drama.suite.spec.SuiteSpec] is plain data. It comes from a built-in name, from a TOML
+or JSON file, or from the ``suite.json`` of a suite that was begun; every cell of it, a variant on
+a game with a seed, has exactly one [Config][drama.config.Config].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from drama import presets
+from drama.config import Config, from_dict
+from drama.errors import ConfigError
+from drama.evaluation import game_of, games
+from drama.training.resume import flat
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T")
+
+OWN = ("preset", "seed", "steps", "env.id")
+"""Settings that the spec itself decides, so that no variant may."""
+RESERVED = ("report", "logs")
+"""Directories of a suite that are not a variant's."""
+
+
+def slug(game: str) -> str:
+    """Return a game's id as the name of a directory: ``ALE/Pong-v5`` is ``ALE-Pong-v5``."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", game.split(":")[-1]).strip("-")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of configuring the agent."""
+
+    name: str
+    """Name of its directory: letters, digits, ``.``, ``_`` and ``-``."""
+    label: str
+    """What tables and plots call it."""
+    preset: str
+    """Name of the preset it starts from."""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted ``section.field`` to value, as ``--section.field VALUE`` of ``drama train``."""
+
+    def __post_init__(self) -> None:
+        """Check the name, and make the overrides exact.
+
+        Raises:
+            ConfigError: One line about the first thing that is wrong.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) or self.name in RESERVED:
+            raise ConfigError(
+                f"variant name {self.name!r} is no directory name: letters, digits, '.', '_' and "
+                f"'-', and not {' or '.join(RESERVED)}"
+            )
+        object.__setattr__(self, "overrides", _dotted(self.overrides))
+        self.config  # noqa: B018 - raises where preset or overrides are wrong
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """The configuration with everything but game, seed and steps.
+
+        Raises:
+            ConfigError: No such preset or field, or a value that does not fit.
+        """
+        try:
+            return override(presets.preset(self.preset), self.overrides)
+        except ConfigError as error:
+            raise ConfigError(f"variant {self.name}: {error}") from error
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> Variant:
+        """Return the same with further overrides, which prevail."""
+        return dataclasses.replace(self, overrides={**self.overrides, **_dotted(overrides)})
+
+
+@dataclass(frozen=True)
+class SuiteSpec:
+    """Every variant on every game with every seed."""
+
+    name: str
+    """One word; the default name of the suite's directory."""
+    title: str
+    """What a report is headed with."""
+    games: tuple[str, ...]
+    """Gymnasium ids."""
+    seeds: tuple[int, ...]
+    """Training seeds."""
+    variants: tuple[Variant, ...]
+    """What is compared; the first is what the others are held against."""
+    steps: int | None = None
+    """Environment steps of each run. None: what the variant's preset says."""
+
+    def __post_init__(self) -> None:
+        """Check that there is something to do, and nothing twice.
+
+        Raises:
+            ConfigError: One line about the first thing that is wrong.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ConfigError(f"suite name {self.name!r} is no directory name")
+        _distinct("game", self.games, lambda game: slug(game).casefold())
+        _distinct("seed", self.seeds, lambda seed: seed)
+        _distinct("variant", self.variants, lambda variant: variant.name.casefold())
+        if any(not slug(game) for game in self.games):
+            raise ConfigError("a game's id is empty")
+        for variant in self.variants:
+            self.config(variant, self.games[0], self.seeds[0])
+            for seed in self.seeds:
+                if not 0 <= seed < 2**63:
+                    raise ConfigError(f"seeds must lie in [0, 2**63), got {seed}")
+
+    @property
+    def size(self) -> int:
+        """Number of runs."""
+        return len(self.variants) * len(self.games) * len(self.seeds)
+
+    def variant(self, name: str) -> Variant:
+        """Return the variant called ``name``.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        by_name = {variant.name: variant for variant in self.variants}
+        return by_name[_nearest("variant", name, by_name)]
+
+    def config(self, variant: Variant, game: str, seed: int) -> Config:
+        """Return the configuration of one run.
+
+        Raises:
+            ConfigError: A value is out of range.
+        """
+        config = variant.config
+        return dataclasses.replace(
+            config,
+            seed=seed,
+            steps=config.steps if self.steps is None else self.steps,
+            env=dataclasses.replace(config.env, id=game),
+        )
+
+    # -- narrowing ----------------------------------------------------------------------------
+
+    def narrowed(
+        self,
+        *,
+        games: Sequence[str] | None = None,
+        seeds: Sequence[int] | None = None,
+        steps: int | None = None,
+        variants: Sequence[str] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> SuiteSpec:
+        """Return a part of this suite.
+
+        Args:
+            games: Those to keep, by id, directory name or title: ``ALE/Pong-v5``, ``Pong``.
+            seeds: Those to keep.
+            steps: Replaces the steps of every run.
+            variants: Those to keep, by name.
+            overrides: Further overrides for every variant.
+
+        Raises:
+            ConfigError: Something named is not in this suite, or is out of range.
+        """
+        spec = self
+        if games is not None:
+            wanted = {self._game(name) for name in games}
+            spec = dataclasses.replace(spec, games=tuple(g for g in self.games if g in wanted))
+        if seeds is not None:
+            for seed in seeds:
+                if seed not in self.seeds:
+                    raise ConfigError(
+                        f"suite {self.name} has no seed {seed}; it has {_listed(self.seeds)}"
+                    )
+            spec = dataclasses.replace(spec, seeds=tuple(s for s in self.seeds if s in seeds))
+        if variants is not None:
+            wanted = {self.variant(name).name for name in variants}
+            kept = tuple(v for v in self.variants if v.name in wanted)
+            spec = dataclasses.replace(spec, variants=kept)
+        if overrides:
+            changed = tuple(v.with_overrides(overrides) for v in spec.variants)
+            spec = dataclasses.replace(spec, variants=changed)
+        if steps is not None:
+            spec = dataclasses.replace(spec, steps=steps)
+        return spec
+
+    def _game(self, name: str) -> str:
+        known = {game: game for game in self.games}
+        for game in self.games:
+            known.setdefault(slug(game), game)
+            if (title := game_of(game)) is not None:
+                known.setdefault(title, game)
+            known.setdefault(re.sub(r"-v\d+$", "", game.split("/")[-1]), game)
+        by_key = {key.casefold(): game for key, game in known.items()}
+        if name.casefold() in by_key:
+            return by_key[name.casefold()]
+        title = game_of(name)
+        if title in known:
+            return known[title]
+        return known[_nearest("game", name, known)]
+
+    # -- as text ------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spec as a tree for JSON."""
+        tree: dict[str, Any] = {"name": self.name, "title": self.title}
+        tree |= {"games": list(self.games), "seeds": list(self.seeds), "steps": self.steps}
+        tree["variants"] = [
+            {
+                "name": variant.name,
+                "label": variant.label,
+                "preset": variant.preset,
+                "overrides": {
+                    key: list(value) if isinstance(value, tuple) else value
+                    for key, value in variant.overrides.items()
+                },
+            }
+            for variant in self.variants
+        ]
+        return tree
+
+    def to_json(self) -> str:
+        """Return the spec as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def to_toml(self) -> str:
+        """Return the spec as TOML, to be edited by hand.
+
+        Raises:
+            ConfigError: An override is None, for which TOML has no word.
+        """
+        tree = self.to_dict()
+        variants = tree.pop("variants")
+        lines = [f"{key} = {_toml(value)}" for key, value in tree.items() if value is not None]
+        for variant in variants:
+            overrides = variant.pop("overrides")
+            lines += ["", "[[variants]]"]
+            lines += [f"{key} = {_toml(value)}" for key, value in variant.items()]
+            if overrides:
+                lines += ["", "[variants.overrides]"]
+                lines += [f"{_toml(key)} = {_toml(value)}" for key, value in overrides.items()]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_dict(cls, tree: object) -> SuiteSpec:
+        """Build a spec from nested dictionaries, checking names and types.
+
+        Raises:
+            ConfigError: Naming the field, with the nearest known name where there is one.
+        """
+        values = _fields(cls, tree, "suite")
+        variants = _items(values["variants"], "suite.variants")
+        built = []
+        for index, branch in enumerate(variants):
+            path = f"suite.variants[{index}]"
+            found = _fields(Variant, branch, path, optional=("label", "overrides"))
+            name = _typed(str, found["name"], f"{path}.name")
+            built.append(
+                Variant(
+                    name,
+                    _typed(str, found.get("label", name), f"{path}.label"),
+                    _typed(str, found["preset"], f"{path}.preset"),
+                    _table(found.get("overrides", {}), f"{path}.overrides"),
+                )
+            )
+        name = _typed(str, values["name"], "suite.name")
+        steps = values.get("steps")
+        return cls(
+            name=name,
+            title=_typed(str, values.get("title", name), "suite.title"),
+            games=tuple(
+                _typed(str, game, "suite.games") for game in _items(values["games"], "suite.games")
+            ),
+            seeds=tuple(
+                _typed(int, seed, "suite.seeds") for seed in _items(values["seeds"], "suite.seeds")
+            ),
+            variants=tuple(built),
+            steps=None if steps is None else _typed(int, steps, "suite.steps"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> SuiteSpec:
+        """Read what [to_json][drama.suite.spec.SuiteSpec.to_json] wrote.
+
+        Raises:
+            ConfigError: It is not JSON, or a field is unknown or has the wrong type.
+        """
+        try:
+            tree = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"not a suite in JSON: {error}") from error
+        return cls.from_dict(tree)
+
+    @classmethod
+    def from_toml(cls, text: str) -> SuiteSpec:
+        """Read a spec in TOML.
+
+        Raises:
+            ConfigError: It is not TOML, or a field is unknown or has the wrong type.
+        """
+        try:
+            tree = tomllib.loads(text)
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise ConfigError(f"not a suite in TOML: {error}") from error
+        return cls.from_dict(tree)
+
+
+def differences(before: SuiteSpec, after: SuiteSpec) -> list[str]:
+    """Say in words how ``after`` differs from ``before``; empty if they ask for the same runs."""
+    found = []
+    for name in ("name", "title", "steps"):
+        old, new = getattr(before, name), getattr(after, name)
+        if old != new:
+            found.append(f"{name} {new} (there: {old})")
+    for name in ("games", "seeds"):
+        found += _sets(name, getattr(before, name), getattr(after, name))
+    old_variants = {variant.name: variant for variant in before.variants}
+    new_variants = {variant.name: variant for variant in after.variants}
+    found += _sets("variants", tuple(old_variants), tuple(new_variants))
+    for name in old_variants.keys() & new_variants.keys():
+        one, other = old_variants[name], new_variants[name]
+        for key in ("label", "preset"):
+            if getattr(one, key) != getattr(other, key):
+                found.append(f"{name}: {key} {getattr(other, key)} (there: {getattr(one, key)})")
+        for key in sorted(one.overrides.keys() | other.overrides.keys()):
+            old, new = (side.overrides.get(key, "unset") for side in (one, other))
+            if old != new:
+                found.append(f"{name}: {key}={new} (there: {old})")
+    return found
+
+
+def _sets(name: str, before: tuple[Any, ...], after: tuple[Any, ...]) -> list[str]:
+    if before == after:
+        return []
+    added = [item for item in after if item not in before]
+    missing = [item for item in before if item not in after]
+    parts = [f"more: {_listed(added)}"] if added else []
+    parts += [f"without: {_listed(missing)}"] if missing else []
+    return [f"{name} {', '.join(parts) or 'in another order'}"]
+
+
+def override(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """Return ``config`` with settings replaced.
+
+    Args:
+        config: To start from.
+        overrides: Dotted ``section.field`` to value, as in ``config.json``.
+
+    Raises:
+        ConfigError: There is no such setting (the nearest is named), the suite itself decides
+            it, or the value does not fit.
+    """
+    tree = dataclasses.asdict(config)
+    known = flat(tree)
+    for key, value in overrides.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise ConfigError(f"there is no setting {key!r}; did you mean {near[0]}?")
+        if key in OWN:
+            raise ConfigError(f"{key} is for the suite to say, not for an override")
+        *sections, name = key.split(".")
+        branch = tree
+        for section in sections:
+            branch = branch[section]
+        branch[name] = value
+    changed = from_dict(Config, tree)
+    if not changed.evaluation.episodes:
+        raise ConfigError("evaluation.episodes must be at least 1: a suite is made of evaluations")
+    return changed
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Read ``section.field=value``; the value is JSON, or else a string.
+
+    Raises:
+        ConfigError: There is no ``=``.
+    """
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise ConfigError(f"--set takes section.field=value, got {text!r}")
+    try:
+        return key.strip(), json.loads(value)
+    except ValueError:
+        return key.strip(), value.strip()
+
+
+# -- built-in suites ------------------------------------------------------------------------------
+
+
+def atari100k() -> SuiteSpec:
+    """Drama XS on the 26 games of the Atari100k benchmark, five seeds each."""
+    return SuiteSpec(
+        name="atari100k",
+        title="Atari100k",
+        games=tuple(f"ALE/{game}-v5" for game in games()),
+        seeds=(0, 1, 2, 3, 4),
+        variants=(Variant("xs", "Drama XS", "xs"),),
+    )
+
+
+def atari100k_ablations() -> SuiteSpec:
+    """One change at a time, on four games: sampler, sequence model, size, behaviour."""
+    dynamics = "world_model.dynamics.name"
+    return SuiteSpec(
+        name="atari100k-ablations",
+        title="Atari100k, one change at a time",
+        games=tuple(f"ALE/{game}-v5" for game in ("Boxing", "Freeway", "Kangaroo", "Krull")),
+        seeds=(0, 1, 2, 3, 4),
+        variants=(
+            Variant("xs", "Drama XS", "xs"),
+            Variant("uniform", "Uniform sampler", "xs", {"replay.sampler": "uniform"}),
+            Variant("dfs-learnt", "DFS, learnt first", "xs", {"replay.sampler": "dfs-learnt"}),
+            Variant("mamba1", "Mamba-1", "xs", {dynamics: "mamba1"}),
+            Variant("transformer", "Transformer", "xs", {dynamics: "transformer"}),
+            Variant("gru", "GRU", "xs", {dynamics: "gru"}),
+            Variant("s", "Drama S", "s"),
+            Variant("ppo", "PPO", "xs", {"behaviour.algorithm": "ppo"}),
+        ),
+    )
+
+
+def toy() -> SuiteSpec:
+    """Three built-in games, three seeds, two samplers: minutes on two cores."""
+    # Half the batches and less than half the steps of preset quick, updates a little more often.
+    sizes = {
+        "world_model.batch_size": 8,
+        "behaviour.batch_size": 64,
+        "training.warmup_steps": 400,
+        "training.world_model_ratio": 0.3,
+        "training.behaviour_ratio": 0.3,
+    }
+    return SuiteSpec(
+        name="toy",
+        title="Built-in games, two samplers",
+        games=("drama/Catch-v0", "drama/Recall8-v0", "drama/Sparse-v0"),
+        seeds=(0, 1, 2),
+        variants=(
+            Variant("dfs", "DFS sampler", "quick", sizes),
+            Variant("uniform", "Uniform sampler", "quick", {**sizes, "replay.sampler": "uniform"}),
+        ),
+        steps=2000,
+    )
+
+
+BUILT_IN: dict[str, Callable[[], SuiteSpec]] = {
+    "atari100k": atari100k,
+    "atari100k-ablations": atari100k_ablations,
+    "toy": toy,
+}
+"""Every built-in suite by the name that the command line knows."""
+
+
+def load_spec(source: str) -> SuiteSpec:
+    """Return a built-in suite, or read one from a file.
+
+    Args:
+        source: A name out of `BUILT_IN`, or the path of a ``.toml`` or ``.json`` file.
+
+    Raises:
+        ConfigError: There is no such suite or file, or it is not a suite.
+    """
+    if source in BUILT_IN:
+        return BUILT_IN[source]()
+    path = Path(source)
+    if path.suffix not in (".toml", ".json") and not path.is_file():
+        near = difflib.get_close_matches(source, BUILT_IN, n=1, cutoff=0.0)
+        raise ConfigError(
+            f"unknown suite {source!r}; did you mean {near[0]}? (there are {', '.join(BUILT_IN)}; "
+            "or name a .toml file)"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read suite {source}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read suite {source}: it is not UTF-8") from error
+    try:
+        read = SuiteSpec.from_json if path.suffix == ".json" else SuiteSpec.from_toml
+        return read(text)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+# -- checking -------------------------------------------------------------------------------------
+
+
+def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten sections, so that ``replay.sampler = ...`` may be bare in TOML; lists to tuples."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = prefix + str(key).replace("-", "_")
+        if isinstance(value, Mapping):
+            found |= _dotted(value, f"{name}.")
+        else:
+            found[name] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def _fields(
+    cls: type, tree: object, path: str, optional: tuple[str, ...] = ("title", "steps")
+) -> Mapping[str, Any]:
+    """Check that ``tree`` has the fields of ``cls`` and no others."""
+    tree = _table(tree, path)
+    known = [f.name for f in dataclasses.fields(cls)]
+    for name in tree:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"{path} has no field {name!r}; did you mean {near}?")
+    for name in known:
+        if name not in tree and name not in optional:
+            raise ConfigError(f"{path} lacks {name!r}")
+    return tree
+
+
+def _table(value: object, path: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path} must be a table, got {value!r}")
+    return value
+
+
+def _items(value: object, path: str) -> Sequence[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{path} must be a list, got {value!r}")
+    return value
+
+
+def _typed(kind: type[T], value: object, path: str) -> T:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        word = "a string" if kind is str else "an integer"
+        raise ConfigError(f"{path} must be {word}, got {value!r}")
+    return value
+
+
+def _distinct(word: str, items: Sequence[T], key: Callable[[T], object]) -> None:
+    if not items:
+        raise ConfigError(f"a suite needs at least one {word}")
+    seen: dict[object, T] = {}
+    for item in items:
+        if key(item) in seen:
+            one, two = (getattr(x, "name", x) for x in (seen[key(item)], item))
+            raise ConfigError(f"{word} {two!r} would share its directory with {one!r}")
+        seen[key(item)] = item
+
+
+def _nearest(word: str, name: str, known: Iterable[str]) -> str:
+    if name in (known := list(known)):
+        return name
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    raise ConfigError(f"the suite has no {word} {name!r}; did you mean {near}?")
+
+
+def _listed(items: Iterable[Any]) -> str:
+    return ", ".join(map(str, items))
+
+
+def _toml(value: Any) -> str:
+    """Return a scalar or a list of scalars in TOML, whose strings and numbers are JSON's."""
+    if value is None:
+        raise ConfigError("TOML has no null; keep this suite as JSON")
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    # JSON writes 1e-05, which TOML reads; it writes no integer for a float, nor the reverse.
+    return text

@@ -1,0 +1,103 @@
+"""Suites that are over in a moment, and a pool that runs them in this process."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from tests.training.faulty_envs import Walk, env_id
+from tests.training.runs import TINY
+
+from drama.cli import main
+from drama.suite.layout import Cell, begin_suite
+from drama.suite.process import arguments, prepare
+from drama.suite.runner import Outcome, Runner
+from drama.suite.spec import SuiteSpec, Variant
+from drama.suite.view import View
+
+WALK = env_id(Walk)
+STEPS = 40
+
+
+def tiny_variant(name: str = "one", changes: Mapping[str, Any] | None = None) -> Variant:
+    overrides = {key: value for key, value in TINY.items() if key != "steps"}
+    return Variant(name, name.title(), "quick", {**overrides, **(changes or {})})
+
+
+def tiny_spec(
+    games: Sequence[str] = (WALK,),
+    seeds: Sequence[int] = (0,),
+    variants: Sequence[Variant] | None = None,
+    steps: int = STEPS,
+) -> SuiteSpec:
+    variants = (tiny_variant(),) if variants is None else variants
+    return SuiteSpec("tiny", "Tiny", tuple(games), tuple(seeds), tuple(variants), steps)
+
+
+class Here:
+    """The handle of a run that is over as soon as it was started."""
+
+    where = "here"
+
+    def __init__(self, code: int, said: str) -> None:
+        self.code = code
+        self.said = said
+        self.asked: list[str] = []
+
+    def poll(self) -> int:
+        return self.code
+
+    def stop(self) -> None:
+        self.asked.append("stop")
+
+    def kill(self) -> None:
+        self.asked.append("kill")
+
+    def reason(self) -> str:
+        return self.said
+
+
+class HerePool:
+    """Runs one after the other in this process, or pretends to with ``instead``."""
+
+    def __init__(self, instead: Callable[[Cell], Here | None] = lambda cell: None) -> None:
+        self.instead = instead
+        self.started: list[str] = []
+
+    def room(self) -> bool:
+        return True
+
+    def start(self, cell: Cell) -> Here:
+        prepare(cell)
+        self.started.append(f"{cell.name} from {cell.step}")
+        if (handle := self.instead(cell)) is not None:
+            return handle
+        try:
+            return Here(main(arguments(cell)), "what it said")
+        except ZeroDivisionError as error:
+            return Here(1, f"ZeroDivisionError: {error}")
+
+    def close(self) -> None:
+        pass
+
+
+def run_suite(
+    directory: Path, spec: SuiteSpec, pool: HerePool | None = None
+) -> tuple[Outcome, list[str], str]:
+    """Run a suite here; returns the outcome, what was started, and what was said."""
+    begin_suite(directory, spec)
+    pool = HerePool() if pool is None else pool
+    said = io.StringIO()
+    runner = Runner(directory, spec, pool, View(Console(file=said, width=200)))
+    outcome = runner.run()
+    return outcome, pool.started, said.getvalue()
+
+
+def edit_json(path: Path, change: Callable[[Any], object]) -> None:
+    tree = json.loads(path.read_text())
+    change(tree)
+    path.write_text(json.dumps(tree))

@@ -1,0 +1,325 @@
+"""Which state a run is in: every way a directory can be whole, half done, damaged or foreign."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.suite.suites import STEPS, edit_json, run_suite, tiny_spec, tiny_variant
+from tests.training.runs import contents
+
+import drama
+from drama.errors import CheckpointError, ConfigError, RunDirError
+from drama.suite import SuiteState, read_suite
+from drama.suite.layout import begin_suite, record_failure, run_path
+from drama.training.checkpoint import CheckpointDir
+
+SPEC = tiny_spec()
+RUN = Path("one/tests-Walk-v0/seed-0")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("layout") / "suite"
+    outcome, _, _ = run_suite(directory, SPEC)
+    assert outcome.exit_code == 0
+    return directory
+
+
+@pytest.fixture
+def suite(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "suite"))
+
+
+def test_a_finished_run(suite: Path) -> None:
+    state = read_suite(suite)
+    assert isinstance(state, SuiteState)
+    assert (state.spec, state.version) == (SPEC, drama.__version__)
+    assert state.counts() == {"finished": 1}
+    (cell,) = state.cells
+    assert (cell.path, cell.name) == (suite / RUN, RUN.as_posix())
+    assert (cell.reason, cell.step, cell.sound) == ("", STEPS, True)
+    assert cell.config == SPEC.config(SPEC.variants[0], SPEC.games[0], 0)
+    assert len(cell.evaluation()["episodes"]) == 4
+    assert state.cell("one", SPEC.games[0], 0) is cell
+    assert state.of("missing", "failed") == ()
+    with pytest.raises(KeyError):
+        state.cell("one", SPEC.games[0], 1)
+
+
+def last(run: Path) -> Path:
+    return CheckpointDir(run).last().path
+
+
+def rewrite(path: Path, text: str) -> None:
+    assert path.exists()
+    path.write_text(text)
+
+
+def other_log_interval(run: Path) -> None:
+    edit_json(run / "config.json", lambda tree: tree["training"].update(log_every=7))
+
+
+def earlier(run: Path) -> None:
+    """As if killed right after its first checkpoint: `last` goes back, so does the evaluation."""
+    (run / "eval.json").unlink()
+    rewrite(run / "checkpoints" / "last", "000000020\n")
+
+
+def before_the_first_last(run: Path) -> None:
+    (run / "checkpoints" / "last").unlink()
+    shutil.rmtree(run / "checkpoints" / "000000040")
+    (run / "eval.json").unlink()
+
+
+def replaced(run: Path) -> None:
+    shutil.rmtree(run)
+    run.write_text("something else")
+
+
+def emptied(run: Path, *left: str) -> None:
+    shutil.rmtree(run)
+    run.mkdir()
+    for name in left:
+        (run / name).touch()
+
+
+SOUND: dict[str, tuple[Callable[[Path], object], str, str, int]] = {
+    "nothing there": (shutil.rmtree, "missing", "", 0),
+    "an empty directory": (emptied, "missing", "", 0),
+    "killed while it was made": (
+        lambda run: emptied(run, ".lock", ".config.json.tmp"),
+        "missing",
+        "",
+        0,
+    ),
+    "no checkpoint": (
+        lambda run: shutil.rmtree(run / "checkpoints"),
+        "interrupted",
+        "first checkpoint",
+        0,
+    ),
+    "no last yet": (before_the_first_last, "interrupted", "first checkpoint", 0),
+    "half way": (earlier, "interrupted", "at step 20 of 40", 20),
+    "not evaluated": (lambda run: (run / "eval.json").unlink(), "interrupted", "not eval", 40),
+    "evaluated otherwise": (
+        lambda run: edit_json(run / "eval.json", lambda t: t.update(sampled=t.pop("greedy"))),
+        "interrupted",
+        "not eval",
+        40,
+    ),
+    "evaluated too early": (
+        lambda run: edit_json(
+            run / "eval.json", lambda t: t["greedy"]["protocol"].update(train_steps=20)
+        ),
+        "interrupted",
+        "train steps 20, the suite asks for 40",
+        40,
+    ),
+    "fewer episodes": (
+        lambda run: edit_json(
+            run / "eval.json", lambda t: t["greedy"]["protocol"].update(episodes=2)
+        ),
+        "interrupted",
+        "episodes 2, the suite asks for 4",
+        40,
+    ),
+    "what may change": (other_log_interval, "finished", "", 40),
+}
+
+DAMAGED: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "a file in the way": (replaced, "foreign", "not a directory"),
+    "no config": (lambda run: (run / "config.json").unlink(), "foreign", "no config.json"),
+    "config is no JSON": (lambda run: rewrite(run / "config.json", "{"), "foreign", "config.json"),
+    "config is binary": (
+        lambda run: (run / "config.json").write_bytes(b"\xff\xfe\x00"),
+        "foreign",
+        "config.json",
+    ),
+    "config of another seed": (
+        lambda run: edit_json(run / "config.json", lambda tree: tree.update(seed=5)),
+        "foreign",
+        "seed=0 (the run has 5)",
+    ),
+    "config of another game": (
+        lambda run: edit_json(run / "config.json", lambda tree: tree["env"].update(id="X-v0")),
+        "foreign",
+        "X-v0",
+    ),
+    "config of another learner": (
+        lambda run: edit_json(run / "config.json", lambda tree: tree["behaviour"].update(gamma=0)),
+        "foreign",
+        "behaviour.gamma",
+    ),
+    "strange file": (lambda run: emptied(run, "thesis.txt"), "foreign", "no config.json"),
+    "last is gone": (
+        lambda run: (run / "checkpoints" / "last").unlink(),
+        "failed",
+        "holds no checkpoint",
+    ),
+    "last is nonsense": (
+        lambda run: rewrite(run / "checkpoints" / "last", "tomorrow"),
+        "failed",
+        "last is damaged",
+    ),
+    "last leads nowhere": (
+        lambda run: rewrite(run / "checkpoints" / "last", "000000041"),
+        "failed",
+        "000000041",
+    ),
+    "manifest": (
+        lambda run: edit_json(last(run) / "manifest.json", lambda tree: tree.update(step=20)),
+        "failed",
+        "manifest.json is damaged",
+    ),
+    "no weights": (
+        lambda run: (last(run) / "model.safetensors").unlink(),
+        "failed",
+        "model.safetensors is missing",
+    ),
+    "checkpoint's config": (
+        lambda run: edit_json(last(run) / "config.json", lambda tree: tree.update(seed=5)),
+        "failed",
+        "config.json is damaged",
+    ),
+    "no replay": (lambda run: shutil.rmtree(run / "replay"), "failed", "is missing"),
+    "eval is no JSON": (lambda run: rewrite(run / "eval.json", "{"), "failed", "eval.json is dam"),
+    "eval is a list": (lambda run: rewrite(run / "eval.json", "[]"), "failed", "eval.json is dam"),
+    "eval is empty": (
+        lambda run: edit_json(run / "eval.json", lambda tree: tree["greedy"].update(episodes=[])),
+        "failed",
+        "eval.json is damaged",
+    ),
+    "eval is not a number": (
+        lambda run: edit_json(
+            run / "eval.json", lambda tree: tree["greedy"].update(mean=float("nan"))
+        ),
+        "failed",
+        "eval.json is damaged",
+    ),
+}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("case", SOUND)
+def test_sound_runs_are_begun_or_continued(case: str, suite: Path) -> None:
+    change, status, reason, step = SOUND[case]
+    change(suite / RUN)
+    (cell,) = read_suite(suite).cells
+    assert (cell.status, cell.step, cell.sound) == (status, step, True)
+    assert reason in cell.reason
+    if status == "finished":
+        return
+    with pytest.raises(CheckpointError, match="not finished"):
+        cell.evaluation()
+    outcome, started, _ = run_suite(suite, SPEC)
+    assert outcome.exit_code == 0
+    assert started == [f"{cell.name} from {step}"]
+    (cell,) = read_suite(suite).cells
+    assert (cell.status, cell.step) == ("finished", STEPS)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_and_foreign_runs_are_named_and_left_alone(case: str, suite: Path) -> None:
+    change, status, reason = DAMAGED[case]
+    change(suite / RUN)
+    (cell,) = read_suite(suite).cells
+    assert (cell.status, cell.sound) == (status, False)
+    assert str(suite / RUN) in cell.reason
+    assert reason in cell.reason
+    before = contents(suite)
+    outcome, started, said = run_suite(suite, SPEC)
+    assert contents(suite) == before
+    assert started == []
+    assert outcome.exit_code == 1
+    assert outcome.failed == [(cell, cell.reason)]
+    assert reason in said
+
+
+def test_a_run_that_went_too_far_is_another_run(suite: Path, tmp_path: Path) -> None:
+    shorter = tiny_spec(steps=STEPS - 20)
+    begin_suite(tmp_path / "shorter", shorter)
+    shutil.copytree(suite / RUN, tmp_path / "shorter" / RUN)
+    (cell,) = read_suite(tmp_path / "shorter").cells
+    assert (cell.status, cell.sound) == ("foreign", False)
+    assert "has made 40 steps; the suite asks for 20" in cell.reason
+
+
+def test_a_failure_is_remembered_until_the_next_attempt(suite: Path) -> None:
+    (cell,) = read_suite(suite).cells
+    record_failure(cell, "it burnt", 1)
+    assert read_suite(suite).counts() == {"finished": 1}  # its files say better
+    earlier(suite / RUN)
+    (cell,) = read_suite(suite).cells
+    assert (cell.status, cell.reason, cell.sound) == ("failed", "it burnt", True)
+    run_suite(suite, SPEC)
+    assert read_suite(suite).counts() == {"finished": 1}
+    assert not cell.failure.exists()
+
+
+def test_a_dry_look_needs_no_directory(tmp_path: Path) -> None:
+    from drama.suite.layout import look
+
+    spec = tiny_spec(seeds=(3, 1), variants=(tiny_variant("a"), tiny_variant("b")))
+    cells = look(tmp_path / "nowhere", spec)
+    assert [c.name for c in cells] == [
+        "a/tests-Walk-v0/seed-3",
+        "a/tests-Walk-v0/seed-1",
+        "b/tests-Walk-v0/seed-3",
+        "b/tests-Walk-v0/seed-1",
+    ]
+    assert {c.status for c in cells} == {"missing"}
+    assert cells[0].path == run_path(tmp_path / "nowhere", "a", spec.games[0], 3)
+
+
+# -- suite.json --------------------------------------------------------------------------------
+
+
+def test_another_suite_is_refused_with_what_differs(suite: Path) -> None:
+    before = contents(suite)
+    with pytest.raises(RunDirError, match=r"seeds more: 1"):
+        begin_suite(suite, tiny_spec(seeds=(0, 1)))
+    assert contents(suite) == before
+    assert begin_suite(suite, SPEC) is None
+
+
+def test_many_differences_are_counted(suite: Path) -> None:
+    changed = tiny_spec(variants=(tiny_variant("one", dict.fromkeys(NINE, 9)),))
+    with pytest.raises(RunDirError, match="and 1 more"):
+        begin_suite(suite, changed)
+
+
+NINE = (
+    "training.log_every",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "behaviour.horizon",
+    "evaluation.seed",
+    "world_model.optim.warmup",
+)
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(RunDirError, match="not empty"):
+        begin_suite(tmp_path, SPEC)
+    with pytest.raises(RunDirError, match="cannot make suite"):
+        begin_suite(tmp_path / "thesis.txt" / "suite", SPEC)
+
+
+def test_the_version_that_began_it_is_told(suite: Path) -> None:
+    edit_json(suite / "suite.json", lambda tree: tree.update(drama="0.0.1"))
+    assert begin_suite(suite, SPEC) == "0.0.1"
+    assert read_suite(suite).version == "0.0.1"
+
+
+def test_no_suite_or_a_damaged_one(suite: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match=r"no suite\.json"):
+        read_suite(tmp_path)
+    for text in ("{", "[]", '{"drama": "1"}', '{"drama": "1", "spec": {"nam": 1}}'):
+        (suite / "suite.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"suite\.json"):
+            read_suite(suite)

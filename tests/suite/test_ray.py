@@ -1,0 +1,232 @@
+"""A suite on a real Ray of this machine: a worker is killed, the whole is interrupted."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.suite.suites import WALK, run_suite, tiny_spec, tiny_variant
+from tests.suite.test_suite_command import episodes, in_use, start, wait_for
+from tests.training.faulty_envs import Endless, env_id
+from tests.training.runs import json_rows
+
+from drama.cli import main
+from drama.errors import ConfigError
+from drama.suite import ray as ray_module
+from drama.suite import read_suite
+from drama.suite.layout import begin_suite, look
+from drama.suite.ray import PENDING, RayPool, RayRun, Worker
+from drama.training.checkpoint import CheckpointDir
+
+real = [
+    pytest.mark.slow,
+    pytest.mark.faults,
+    pytest.mark.skipif(os.name == "nt", reason="signals work otherwise there"),
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra suite"),
+]
+
+
+def test_without_ray_one_line_says_what_to_install(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr(ray_module.importlib, "import_module", refuse)
+    directory = tmp_path / "suite"
+    assert main(["suite", "run", "toy", "--dir", str(directory), "--ray"]) == 2
+    err = capfd.readouterr().err
+    assert err == "drama: error: --ray needs Ray: pip install 'drama-rl[suite]'\n"
+    assert not directory.exists()
+
+
+def test_ray_is_imported_only_where_it_is_asked_for() -> None:
+    code = "import sys, drama.cli, drama.suite.ray; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_worker_begins_continues_and_leaves_alone(tmp_path: Path) -> None:
+    """What it does depends on the files alone."""
+    spec = tiny_spec()
+    directory = tmp_path / "suite"
+    key = ("one", WALK, 0)
+    code, why = Worker().run(str(directory), spec.to_dict(), key, 1)
+    assert code == 1
+    assert "all nodes must share its storage" in why
+    run_suite(directory, spec)
+    before = (cell := read_suite(directory).cells[0]).log.exists()
+    assert Worker().run(str(directory), spec.to_dict(), key, 1) == (0, "")
+    (cell.path / "config.json").unlink()
+    code, why = Worker().run(str(directory), spec.to_dict(), key, 1)
+    assert code == 1
+    assert "no config.json" in why
+    assert cell.log.exists() == before  # no process was started
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:x"])
+def test_no_such_cluster(
+    address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_module, "import_ray", lambda: None)
+    directory = tmp_path / "suite"
+    assert main(["suite", "run", "toy", "--dir", str(directory), "--ray", address]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"drama: error: cannot reach the Ray cluster {address}: ")
+    assert err.count("\n") == 1
+    assert not directory.exists()
+
+
+class FakeRay:
+    """As much of Ray as a handle needs."""
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+        class RayTaskError(RayError):
+            cause = ValueError("no drama there")
+
+    def __init__(self, outcome: Any) -> None:
+        self.outcome = outcome
+        self.killed: list[object] = []
+
+    def wait(self, references: list[object], timeout: float) -> tuple[list[object], list[object]]:
+        return (references, []) if references[0] == "there" else ([], references)
+
+    def get(self, reference: object) -> Any:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+    def kill(self, actor: object) -> None:
+        self.killed.append(actor)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "why"),
+    [
+        ((0, ""), 0, ""),
+        ((2, "it said so"), 2, "it said so"),
+        (FakeRay.exceptions.RayTaskError(), 1, "no drama there"),
+        (FakeRay.exceptions.RayError("The actor died\nlong story"), -9, "The actor died"),
+    ],
+)
+def test_what_came_of_a_run_on_the_cluster(outcome: Any, code: int, why: str) -> None:
+    ray = FakeRay(outcome)
+    run = RayRun(ray, "actor", "there", "there")
+    assert run.poll() == code
+    assert why in run.reason()
+    assert ray.killed == ["actor"]  # its resources are free again
+    assert run.poll() == code
+
+
+def test_what_waits_for_a_place_is_stopped_by_being_dropped() -> None:
+    ray = FakeRay((0, ""))
+    run = RayRun(ray, "actor", "pending", "pending")
+    assert run.poll() is None
+    assert not run.begun
+    run.stop()
+    assert ray.killed == ["actor"]
+    assert run.poll() == 130
+
+
+def pool(jobs: int | None = None, **resources: float) -> RayPool:
+    """A pool on a cluster that is not there."""
+    made = object.__new__(RayPool)
+    made._ray = FakeRay((0, ""))
+    made._ray.cluster_resources = lambda: resources
+    made._runs = []
+    made.jobs = jobs
+    return made
+
+
+def test_each_run_gets_its_share_of_a_gpu() -> None:
+    auto = tiny_spec(variants=(tiny_variant("one", {"device": "auto"}),))
+    assert pool(GPU=2)._gpus(auto, None) == 1
+    assert pool(GPU=2)._gpus(auto, 4) == 0.25
+    assert pool(CPU=8)._gpus(auto, None) == 0
+    assert pool(GPU=2)._gpus(tiny_spec(), None) == 0  # it asks for the CPU
+    for cluster, spec in ((pool(CPU=8), auto), (pool(GPU=2), tiny_spec())):
+        with pytest.raises(ConfigError, match="--per-gpu"):
+            cluster._gpus(spec, 2)
+
+
+def test_few_runs_wait_for_a_place() -> None:
+    cluster = pool()
+    ray = cluster._ray
+    waiting = [RayRun(ray, "actor", "pending", "pending") for _ in range(PENDING)]
+    cluster._runs = waiting[:-1]
+    assert cluster.room()
+    cluster._runs = waiting
+    assert not cluster.room()
+    cluster._runs = [RayRun(ray, "actor", "pending", "there") for _ in range(5)]
+    assert cluster.room()  # they have their places
+    cluster.jobs = 5
+    assert not cluster.room()
+    cluster._runs[0] = RayRun(ray, "actor", "there", "there")
+    assert cluster.room()  # it is over
+    assert len(cluster._runs) == 4
+
+
+class TestRay:
+    pytestmark = real
+
+    def test_a_killed_worker_s_run_goes_on_from_its_checkpoint(self, tmp_path: Path) -> None:
+        changes = {"training.checkpoint_every": 30, "evaluation.episodes": 2}
+        spec = tiny_spec(seeds=(0, 1, 2), variants=(tiny_variant("one", changes),), steps=400)
+        (tmp_path / "spec.json").write_text(spec.to_json())
+        directory, errors = tmp_path / "suite", tmp_path / "stderr"
+        args = ["run", str(tmp_path / "spec.json"), "--dir", str(directory)]
+        victim = look(directory, spec)[0]
+        with start(*args, "--ray", "--jobs", "2", errors=errors) as process:
+            wait_for("the run", lambda: episodes(victim.path) >= 8, process)
+            child = int((victim.path / ".lock").read_text())
+            worker = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+            made = 7 * episodes(victim.path)
+            os.kill(worker, signal.SIGKILL)
+            assert process.wait(240) == 0, errors.read_text()
+        state = read_suite(directory)
+        assert state.counts() == {"finished": 3}
+        attempts = [line for line in victim.log.read_text().splitlines() if line.startswith("--- ")]
+        assert len(attempts) == 2
+        assert "--resume" in attempts[1]
+        resumed = [
+            line for line in victim.log.read_text().splitlines() if line.startswith("continuing")
+        ]
+        assert int(resumed[0].rpartition(" ")[2]) >= made
+        steps = [row["step"] for row in json_rows(victim.path / "episodes.jsonl")]
+        assert steps == list(range(7, 400, 7))
+        # The others were not disturbed.
+        for cell in state.cells[1:]:
+            assert cell.log.read_text().count("--- 2") == 1
+
+    def test_interrupted_it_leaves_runs_that_go_on(self, tmp_path: Path) -> None:
+        spec = tiny_spec(games=(env_id(Endless),), seeds=(0, 1), steps=10**6)
+        (tmp_path / "endless.json").write_text(spec.to_json())
+        directory, errors = tmp_path / "suite", tmp_path / "stderr"
+        first = look(directory, spec)[0]
+        args = ["run", str(tmp_path / "endless.json"), "--dir", str(directory), "--jobs", "1"]
+        with start(*args, "--ray", errors=errors) as process:
+            wait_for("it", lambda: (first.path / "checkpoints" / "last").exists(), process)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(120) == 130, errors.read_text()
+        assert f"go on with: drama suite run {directory}" in errors.read_text()
+        wait_for("its end", lambda: not in_use(first.path))
+        one, other = read_suite(directory).cells
+        assert (one.status, one.sound) == ("interrupted", True)
+        assert one.step == CheckpointDir(first.path).last().step > 0
+        assert "saved at step" in one.log.read_text()
+        assert other.status == "missing"
+
+    def test_more_cores_than_any_node_has(self, tmp_path: Path) -> None:
+        begin_suite(tmp_path / "suite", tiny_spec())
+        args = ["run", str(tmp_path / "suite"), "--ray", "--cpus", "4096"]
+        with start(*args, errors=tmp_path / "stderr") as process:
+            assert process.wait(120) == 2
+        assert "--cpus 4096: no node" in (tmp_path / "stderr").read_text().splitlines()[-1]

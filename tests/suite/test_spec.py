@@ -1,0 +1,270 @@
+"""What a suite consists of, as data: built in, as text, narrowed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.suite.suites import tiny_spec, tiny_variant
+
+from drama import evaluation, presets
+from drama.cli.common import parse_fields
+from drama.errors import ConfigError
+from drama.suite import BUILT_IN, SuiteSpec, Variant, load_spec
+from drama.suite.process import options
+from drama.suite.spec import differences, override, parse_override, slug
+from drama.training.resume import flat
+
+TEXT = """
+name = "mine"
+games = ["ALE/Pong-v5"]
+seeds = [0, 1]
+
+[[variants]]
+name = "xs"
+preset = "xs"
+"""
+
+
+def test_atari100k_is_the_published_table_with_five_seeds() -> None:
+    spec = load_spec("atari100k")
+    assert [evaluation.game_of(game) for game in spec.games] == list(evaluation.games())
+    assert spec.size == 26 * 5
+    config = spec.config(spec.variants[0], "ALE/Pong-v5", 3)
+    expected = presets.xs()
+    env = dataclasses.replace(expected.env, id="ALE/Pong-v5")
+    assert config == dataclasses.replace(expected, seed=3, env=env)
+
+
+def test_the_ablations_change_one_thing_each() -> None:
+    spec = load_spec("atari100k-ablations")
+    assert spec.games == ("ALE/Boxing-v5", "ALE/Freeway-v5", "ALE/Kangaroo-v5", "ALE/Krull-v5")
+    base = flat(dataclasses.asdict(spec.variant("xs").config))
+    assert base == flat(dataclasses.asdict(presets.xs()))
+    changed = {}
+    for variant in spec.variants[1:]:
+        tree = flat(dataclasses.asdict(variant.config))
+        changed[variant.name] = {k: v for k, v in tree.items() if v != base[k]}
+    assert changed == {
+        "uniform": {"replay.sampler": "uniform"},
+        "dfs-learnt": {"replay.sampler": "dfs-learnt"},
+        "mamba1": {"world_model.dynamics.name": "mamba1"},
+        "transformer": {"world_model.dynamics.name": "transformer"},
+        "gru": {"world_model.dynamics.name": "gru"},
+        "s": {
+            "preset": "s",
+            "world_model.filters": (32, 64, 96, 128, 128),
+            "world_model.dynamics.d_state": 32,
+        },
+        "ppo": {"behaviour.algorithm": "ppo"},
+    }
+
+
+def test_the_toy_suite_compares_two_samplers() -> None:
+    spec = load_spec("toy")
+    assert (len(spec.games), len(spec.seeds)) == (3, 3)
+    one, other = (flat(dataclasses.asdict(v.config)) for v in spec.variants)
+    assert {k for k in one if one[k] != other[k]} == {"replay.sampler"}
+
+
+ODD = tiny_spec(
+    variants=(
+        tiny_variant("a", {"world_model.filters": (8, 16), "training.tensorboard": True}),
+        Variant('b.2_x"'[:5], 'Quotes " and \\ and é\x7f\n', "xs", {"world_model.optim.lr": 1e-5}),
+    )
+)
+
+
+@pytest.mark.parametrize("spec", [*(make() for make in BUILT_IN.values()), ODD])
+def test_as_text_and_back(spec: SuiteSpec) -> None:
+    assert SuiteSpec.from_json(spec.to_json()) == spec
+    assert SuiteSpec.from_toml(spec.to_toml()) == spec
+
+
+def test_a_file_may_say_little(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(TEXT + "[variants.overrides]\nreplay.sampler = 'uniform'\n")
+    spec = load_spec(str(path))
+    assert spec.title == "mine"
+    assert spec.steps is None
+    (variant,) = spec.variants
+    assert variant.label == "xs"
+    assert variant.overrides == {"replay.sampler": "uniform"}
+    (tmp_path / "mine.json").write_text(spec.to_json())
+    assert load_spec(str(tmp_path / "mine.json")) == spec
+
+
+MISTAKES: dict[str, tuple[str, list[str]]] = {
+    "not TOML": ("name = ", ["TOML"]),
+    "field": (TEXT.replace("seeds", "seed"), ["'seed'", "did you mean seeds"]),
+    "variant field": (TEXT.replace("preset", "prest"), ["variants[0]", "did you mean preset"]),
+    "lacks": (TEXT.replace('games = ["ALE/Pong-v5"]', ""), ["lacks 'games'"]),
+    "no variants": (TEXT.partition("[[")[0], ["lacks 'variants'"]),
+    "preset": (TEXT.replace('"xs"\n', '"laptp"\n'), ["variant laptp", "did you mean laptop"]),
+    "type": (TEXT.replace("[0, 1]", "['0']"), ["suite.seeds", "an integer"]),
+    "a yes for a seed": (TEXT.replace("[0, 1]", "[true]"), ["suite.seeds", "an integer"]),
+    "list": (TEXT.replace("[0, 1]", "3"), ["suite.seeds", "a list"]),
+    "no seeds": (TEXT.replace("[0, 1]", "[]"), ["at least one seed"]),
+    "twice": (TEXT.replace("[0, 1]", "[1, 1]"), ["seed 1", "share"]),
+    "game twice": (
+        TEXT.replace('"ALE/Pong-v5"', '"ALE/Pong-v5", "ALE_Pong-v5"'),
+        ["'ALE_Pong-v5'", "share", "'ALE/Pong-v5'"],
+    ),
+    "negative seed": (TEXT.replace("[0, 1]", "[0, -1]"), ["seeds", "-1"]),
+    "steps": ("steps = 0\n" + TEXT, ["steps", "positive"]),
+    "name": (TEXT.replace('"mine"', '"my/suite"'), ["'my/suite'", "directory"]),
+    "variant name": (TEXT.replace('name = "xs"', 'name = ".."'), ["'..'", "directory"]),
+    "reserved": (TEXT.replace('name = "xs"', 'name = "report"'), ["report"]),
+    "override": (
+        TEXT + "[variants.overrides]\n'replay.smapler' = 'dfs'",
+        ["variant xs", "'replay.smapler'", "did you mean replay.sampler"],
+    ),
+    "override's value": (
+        TEXT + "[variants.overrides]\n'replay.sampler' = 'best'",
+        ["variant xs", "replay.sampler", "uniform, dfs"],
+    ),
+    "the suite's own": (TEXT + "[variants.overrides]\nseed = 3", ["seed", "suite"]),
+    "no evaluation": (
+        TEXT + "[variants.overrides]\n'evaluation.episodes' = 0",
+        ["evaluation.episodes", "at least 1"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_in_a_file_costs_one_line(case: str, tmp_path: Path) -> None:
+    text, words = MISTAKES[case]
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_spec(str(path))
+    for word in [str(path), *words]:
+        assert word in str(caught.value)
+
+
+def test_no_such_suite_or_file() -> None:
+    with pytest.raises(ConfigError, match="did you mean atari100k"):
+        load_spec("atari10k")
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: No such file"):
+        load_spec("nowhere.toml")
+
+
+def test_slugs() -> None:
+    assert slug("ALE/BankHeist-v5") == "ALE-BankHeist-v5"
+    assert slug("some.module:ns/Game-v0") == "ns-Game-v0"
+
+
+# -- narrowing ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["ALE/BankHeist-v5", "BankHeist", "bank_heist", "ALE-BankHeist-v5", "bankheist-v5"]
+)
+def test_a_game_goes_by_many_names(name: str) -> None:
+    spec = load_spec("atari100k").narrowed(games=[name, "Pong"])
+    assert spec.games == ("ALE/BankHeist-v5", "ALE/Pong-v5")
+
+
+def test_narrowed_it_keeps_its_order_and_the_rest() -> None:
+    full = load_spec("atari100k-ablations")
+    spec = full.narrowed(
+        seeds=[4, 0],
+        steps=500,
+        variants=["gru", "xs"],
+        overrides={"training.log-every": 5, "world_model": {"filters": [8]}},
+    )
+    assert (spec.seeds, spec.steps, spec.games) == ((0, 4), 500, full.games)
+    assert [v.name for v in spec.variants] == ["xs", "gru"]
+    assert spec.variants[1].overrides == {
+        "world_model.dynamics.name": "gru",
+        "training.log_every": 5,
+        "world_model.filters": (8,),
+    }
+    assert spec.config(spec.variants[1], full.games[0], 4).training.log_every == 5
+    assert full.narrowed() == full
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"games": ["Pogn"]}, ["'Pogn'", "did you mean Pong"]),
+        ({"seeds": [7]}, ["no seed 7", "0, 1, 2, 3, 4"]),
+        ({"variants": ["x"]}, ["'x'", "did you mean xs"]),
+        ({"games": []}, ["at least one game"]),
+        ({"steps": -1}, ["steps", "positive"]),
+        ({"overrides": {"replay.capacty": 5}}, ["did you mean replay.capacity"]),
+    ],
+)
+def test_what_is_not_in_a_suite_cannot_be_kept(how: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_spec("atari100k").narrowed(**how)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.b=3", ("a.b", 3)),
+        ("a.b=1e-5", ("a.b", 1e-5)),
+        ("a.b=false", ("a.b", False)),
+        ("a.b=null", ("a.b", None)),
+        ("a.b=[1, 2]", ("a.b", [1, 2])),
+        ("a.b=uniform", ("a.b", "uniform")),
+        ("a.b=x=y", ("a.b", "x=y")),
+        ('a.b="3"', ("a.b", "3")),
+    ],
+)
+def test_settings_on_the_command_line(text: str, expected: tuple[str, Any]) -> None:
+    assert parse_override(text) == expected
+
+
+def test_a_setting_needs_its_value() -> None:
+    for text in ("a.b", "=3"):
+        with pytest.raises(ConfigError, match=r"section\.field=value"):
+            parse_override(text)
+
+
+def test_overrides_reach_the_processes_as_they_are() -> None:
+    """What `override` makes of settings, the options of ``drama train`` make as well."""
+    settings: dict[str, Any] = {
+        "device": "cpu",
+        "env.image_size": None,
+        "env.max_episode_steps": 7,
+        "env.life_loss": False,
+        "env.sticky_actions": 0.25,
+        "replay.sampler": "uniform",
+        "replay.alpha": -1.5,
+        "replay.replacement": True,
+        "world_model.filters": (8, 16),
+        "world_model.dynamics.d_state": 8,
+        "world_model.optim.eps": 1e-20,
+        "behaviour.lambda_": 0.5,
+        "behaviour.ppo.clip": 0.1,
+        "training.tensorboard": False,
+        "evaluation.seed": 2**40,
+    }
+    start = presets.quick()
+    expected = override(start, settings)
+    assert expected != start
+    assert parse_fields(start, options(settings), "test") == expected
+
+
+# -- comparing ---------------------------------------------------------------------------------
+
+
+def test_differences_are_named() -> None:
+    full = load_spec("toy")
+    assert differences(full, full) == []
+    assert differences(full, full.narrowed(steps=7)) == [f"steps 7 (there: {full.steps})"]
+    assert differences(full, full.narrowed(seeds=[1])) == ["seeds without: 0, 2"]
+    assert differences(full.narrowed(games=["Catch"]), full.narrowed(games=["Sparse"])) == [
+        "games more: drama/Sparse-v0, without: drama/Catch-v0"
+    ]
+    changed = full.narrowed(variants=["dfs"], overrides={"replay.tau": 3.0})
+    assert differences(full, changed) == [
+        "variants without: uniform",
+        "dfs: replay.tau=3.0 (there: unset)",
+    ]

@@ -1,0 +1,400 @@
+"""``drama suite`` at the command line: mistakes, dry runs, and real processes that are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.suite.suites import WALK, edit_json, run_suite, tiny_spec, tiny_variant
+from tests.training.faulty_envs import Crash, Endless, env_id
+from tests.training.runs import TINY, contents, json_rows
+
+import drama
+from drama.cli import main
+from drama.suite import SuiteSpec, load_spec, read_suite
+from drama.suite.local import SuiteLock
+from drama.training.checkpoint import CheckpointDir
+
+Capture = pytest.CaptureFixture[str]
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    word
+    for key, value in TINY.items()
+    if key != "steps"
+    for word in ("--set", f"{key}={json.dumps(value)}")
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def complaint(capfd: Capture, code: int) -> str:
+    captured = capfd.readouterr()
+    assert code == 2, captured.err
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("drama: error: ")
+    return lines[0]
+
+
+TYPOS: dict[str, tuple[list[str], list[str]]] = {
+    "action": (["rnu"], ["'rnu'", "suite run"]),
+    "suite": (["run", "atari10k"], ["'atari10k'", "atari100k"]),
+    "no suite": (["run"], ["SPEC"]),
+    "file": (["run", "nowhere.toml"], ["nowhere.toml"]),
+    "option": (["run", "toy", "--gmaes", "x"], ["--gmaes"]),
+    "game": (["run", "toy", "--games", "Cacth"], ["'Cacth'", "Catch"]),
+    "seed": (["run", "toy", "--seeds", "9"], ["no seed 9"]),
+    "seed word": (["run", "toy", "--seeds", "one"], ["--seeds", "'one'"]),
+    "seed range": (["run", "toy", "--seeds", "0-x"], ["--seeds", "'0-x'"]),
+    "variant": (["run", "toy", "--variants", "unform"], ["'unform'", "uniform"]),
+    "steps": (["run", "toy", "--steps", "0"], ["steps", "positive"]),
+    "warm-up": (["run", "toy", "--set", "training.warmup_steps=3"], ["warmup_steps"]),
+    "setting": (["run", "toy", "--set", "replay.smapler=dfs"], ["replay.sampler"]),
+    "setting without value": (["run", "toy", "--set", "replay.sampler"], ["section.field=value"]),
+    "jobs": (["run", "toy", "--jobs", "0", "--set", "device=cpu"], ["--jobs"]),
+    "no GPU": (["run", "toy", "--per-gpu", "2", "--set", "device=cpu"], ["--per-gpu", "CUDA"]),
+    "device": (["run", "toy", "--set", "device=tpu"], ["'tpu'"]),
+    "directory": (["run", "toy", "--dir", ""], ["--dir"]),
+    "seconds": (["run", "toy", "--dry-run", "--seconds", "0"], ["--seconds", "positive"]),
+    "json": (["run", "toy", "--json"], ["--json", "--dry-run"]),
+    "cpus": (["run", "toy", "--cpus", "2"], ["--cpus", "--ray"]),
+    "status": (["status", "nowhere"], ["nowhere", "suite.json"]),
+    "show": (["show", "tyo"], ["'tyo'", "toy"]),
+}
+
+
+@pytest.mark.parametrize("case", TYPOS)
+def test_a_mistake_costs_one_line(case: str, capfd: Capture) -> None:
+    args, words = TYPOS[case]
+    line = complaint(capfd, main(["suite", *args]))
+    for word in words:
+        assert word in line
+    assert not list(Path().iterdir()), "something was left behind"
+
+
+def test_an_unknown_game_in_a_file_is_told_before_anything_runs(capfd: Capture) -> None:
+    Path("mine.json").write_text(tiny_spec(games=("drama/Cacth-v0",)).to_json())
+    assert "drama/Catch-v0" in complaint(capfd, main(["suite", "run", "mine.json"]))
+    assert [path.name for path in Path().iterdir()] == ["mine.json"]
+
+
+def test_help(capfd: Capture) -> None:
+    assert main(["suite"]) == 2
+    assert main(["suite", "--help"]) == 0
+    assert "atari100k-ablations" in capfd.readouterr().out
+    for action in ("run", "status", "show"):
+        with pytest.raises(SystemExit) as stop:
+            main(["suite", action, "--help"])
+        assert stop.value.code == 0
+        assert f"drama suite {action}" in capfd.readouterr().out
+
+
+def test_show_prints_what_can_be_run(capfd: Capture) -> None:
+    assert main(["suite", "show", "atari100k-ablations"]) == 0
+    text = capfd.readouterr().out
+    assert SuiteSpec.from_toml(text) == load_spec("atari100k-ablations")
+
+
+def test_status(tmp_path: Path, capfd: Capture) -> None:
+    run_suite(tmp_path / "suite", tiny_spec())
+    capfd.readouterr()
+    assert main(["suite", "status", str(tmp_path / "suite")]) == 0
+    first, last = capfd.readouterr().out.splitlines()
+    assert first.startswith("finished    one/tests-Walk-v0/seed-0: mean return ")
+    assert last.endswith("suite: 1 finished")
+    edit_json(tmp_path / "suite/one/tests-Walk-v0/seed-0/config.json", lambda t: t.update(seed=1))
+    assert main(["suite", "status", str(tmp_path / "suite")]) == 0
+    assert "foreign     one/tests-Walk-v0/seed-0: " in capfd.readouterr().out
+    assert main(["suite", "show", str(tmp_path / "suite")]) == 0
+    assert SuiteSpec.from_toml(capfd.readouterr().out) == tiny_spec()
+
+
+def test_a_finished_suite_is_over_at_once(tmp_path: Path, capfd: Capture) -> None:
+    """And goes by its directory, its name and its options alike."""
+    variant = (
+        load_spec("toy")
+        .variants[0]
+        .with_overrides({key: value for key, value in TINY.items() if key != "steps"})
+    )
+    spec = load_spec("toy").narrowed(games=["Catch"], seeds=[1], variants=["dfs"], steps=30)
+    spec = spec.narrowed(overrides=variant.overrides)
+    run_suite(tmp_path / "suite", spec)
+    before = contents(tmp_path / "suite")
+    directory = str(tmp_path / "suite")
+    assert main(["suite", "run", directory]) == 0
+    assert capfd.readouterr().out.splitlines()[-1] == f"suite: {directory}: 1 finished"
+    args = ["--games", "Catch", "--seeds", "1", "--variants", "dfs", "--dir", directory]
+    assert main(["suite", "run", "toy", *args, "--steps", "30", *SMALL]) == 0
+    capfd.readouterr()
+    line = complaint(capfd, main(["suite", "run", "toy", *args, "--steps", "40", *SMALL]))
+    assert f"{directory} holds another suite; asked for now: steps 40 (there: 30)" in line
+    line = complaint(capfd, main(["suite", "run", directory, "--set", "replay.tau=3"]))
+    assert "replay.tau" in line
+    assert "--dir" in complaint(capfd, main(["suite", "run", directory, "--dir", "other"]))
+    with SuiteLock(tmp_path / "suite"):
+        line = complaint(capfd, main(["suite", "run", directory]))
+    assert f"is being run by process {os.getpid()} already" in line
+    assert contents(tmp_path / "suite") == before
+
+
+def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path, capfd: Capture) -> None:
+    spec = tiny_spec(
+        games=(WALK, "drama/Catch-v0"), seeds=(0, 1), variants=(tiny_variant(), tiny_variant("b"))
+    )
+    directory = tmp_path / "suite"
+    run_suite(directory, spec.narrowed(games=[WALK], seeds=[0], variants=["one"]))
+    (directory / "suite.json").unlink()
+    Path("mine.toml").write_text(spec.to_toml())
+    before = contents(directory)
+    capfd.readouterr()
+    args = ["mine.toml", "--dir", str(directory), "--dry-run", "--seconds", "0.5", "--jobs", "2"]
+    assert main(["suite", "run", *args]) == 0
+    said = capfd.readouterr().out
+    rows = [line.split() for line in said.splitlines() if line.startswith(("one ", "b "))]
+    # Two kinds of observations, so two rows for each variant; one run is finished already.
+    assert [row[:4] for row in rows] == [
+        ["one", "1", "1", "40"],
+        ["one", "1", "2", "80"],
+        ["b", "1", "2", "80"],
+        ["b", "1", "2", "80"],
+    ]
+    assert "8 runs: 1 finished, 7 to do; " in said
+    assert " of work, evaluation and checkpoints left out" in said
+    assert "here: 2 runs at a time" in said
+    assert main(["suite", "run", *args, "--json"]) == 0
+    tree = json.loads(capfd.readouterr().out)
+    assert (tree["runs"], tree["finished"], tree["jobs"]) == (8, 1, 2)
+    assert tree["hours"] == pytest.approx(sum(share["hours"] for share in tree["shares"]))
+    assert tree["hours"] > 0
+    # A run that is left alone costs nothing.
+    (directory / "one/tests-Walk-v0/seed-0/config.json").unlink()
+    before.pop("one/tests-Walk-v0/seed-0/config.json")
+    assert main(["suite", "run", *args]) == 0
+    assert "8 runs: 0 finished, 7 to do, 1 left alone; " in capfd.readouterr().out
+    assert contents(directory) == before
+    assert [path.name for path in Path().iterdir()] == ["mine.toml"]
+
+
+def test_the_disk_that_a_dry_run_tells_is_about_what_a_run_takes(tmp_path: Path) -> None:
+    from drama.suite.forecast import forecast
+    from drama.suite.layout import look
+    from drama.suite.local import Plan
+
+    # Wide enough for the tensors to outweigh what surrounds them.
+    changes = {"world_model.head_units": 512, "world_model.dynamics.width": 256}
+    spec = tiny_spec(games=("drama/Catch-v0",), variants=(tiny_variant("one", changes),))
+    found = forecast(look(tmp_path / "suite", spec), Plan((), 1, 1), seconds=0.2)
+    run_suite(tmp_path / "suite", spec)
+    (cell,) = read_suite(tmp_path / "suite").cells
+    real = sum(path.stat().st_size for path in cell.path.rglob("*") if path.is_file())
+    assert found.disk is not None
+    assert 0.7 < found.disk / real < 1.3
+    assert found.to_dict()["disk_bytes"] == found.disk
+
+
+# -- real processes ----------------------------------------------------------------------------
+
+
+class Process(subprocess.Popen[bytes]):
+    """A process that does not outlive the test that fails."""
+
+    def __exit__(self, *exc: Any) -> None:
+        self.kill()
+        super().__exit__(*exc)
+
+
+def start(*args: str, errors: Path) -> Process:
+    source = str(Path(drama.__file__).parents[1])
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([source, str(ROOT)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    with errors.open("wb") as file:
+        return Process(
+            [sys.executable, "-m", "drama", "suite", *args],
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+            env=env,
+            cwd=errors.parent,
+        )
+
+
+def wait_for(what: str, condition: object, process: subprocess.Popen[bytes] | None = None) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process is None or process.poll() is None, "it ended by itself"
+        assert time.monotonic() < deadline, f"{what} does not come"
+        time.sleep(0.05)
+
+
+def episodes(run: Path) -> int:
+    path = run / "episodes.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def in_use(run: Path) -> bool:
+    import fcntl
+
+    if not (run / ".lock").exists():
+        return False
+    with (run / ".lock").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+processes = [
+    pytest.mark.faults,
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name == "nt", reason="signals work otherwise there"),
+]
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Path:
+    """A suite of two seeds, of which each takes some seconds; one game fails at once."""
+    changes = {"training.checkpoint_every": 30, "evaluation.episodes": 2}
+    spec = tiny_spec(
+        games=(WALK, env_id(Crash)), seeds=(0,), variants=(tiny_variant("one", changes),), steps=400
+    )
+    path = tmp_path / "long.json"
+    path.write_text(spec.to_json())
+    return path
+
+
+class TestProcesses:
+    pytestmark = processes
+
+    def test_killed_in_the_middle_and_called_again(
+        self, long: Path, tmp_path: Path, request: pytest.FixtureRequest
+    ) -> None:
+        directory, errors = tmp_path / "suite", tmp_path / "stderr"
+        walk = directory / "one" / "tests-Walk-v0" / "seed-0"
+        args = ["run", str(long), "--dir", str(directory), "--jobs", "2"]
+        first = start(*args, errors=errors)
+        request.addfinalizer(first.kill)
+        wait_for("the run", lambda: episodes(walk) >= 20, first)
+        # A second process is refused while the first is there.
+        with start(*args, errors=tmp_path / "second") as second:
+            assert second.wait(60) == 2
+        said = (tmp_path / "second").read_text()
+        assert f"is being run by process {first.pid} already" in said
+        assert said.count("\n") == 1
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        made = 7 * episodes(walk)
+        # The run notices, saves and ends, without anybody telling it.
+        wait_for("the run's end", lambda: not in_use(walk))
+        saved = CheckpointDir(walk).last().step
+        assert made <= saved < 400
+        state = read_suite(directory)
+        assert state.cells[0].status == "interrupted"
+        with start(*args, errors=errors) as again:
+            assert again.wait(120) == 1
+        said = errors.read_text()
+        assert f"one/tests-Walk-v0/seed-0 goes on from step {saved}" in said
+        assert "failed: one/tests-Crash-v0/seed-0: ZeroDivisionError: the physics engine" in said
+        assert "Traceback" not in said
+        state = read_suite(directory)
+        assert [cell.status for cell in state.cells] == ["finished", "failed"]
+        assert "Traceback" in state.cells[1].log.read_text()
+        before = contents(walk)
+        with start(*args, errors=errors) as third:
+            assert third.wait(120) == 1
+        assert contents(walk) == before
+
+    def test_called_again_at_once_it_waits_for_the_orphan(
+        self, long: Path, tmp_path: Path, request: pytest.FixtureRequest
+    ) -> None:
+        """Two processes never write to one run directory."""
+        directory, errors = tmp_path / "suite", tmp_path / "stderr"
+        walk = directory / "one" / "tests-Walk-v0" / "seed-0"
+        args = ["run", str(long), "--dir", str(directory), "--jobs", "1"]
+        first = start(*args, errors=errors)
+        request.addfinalizer(first.kill)
+        wait_for("the run", lambda: episodes(walk) >= 10, first)
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        with start(*args, errors=errors) as again:
+            assert again.wait(120) == 1
+        steps = [row["step"] for row in json_rows(walk / "episodes.jsonl")]
+        assert steps == list(range(7, 400, 7))
+        assert read_suite(directory).cells[0].status == "finished"
+
+    def test_ctrl_c_saves_and_says_how_to_go_on(self, tmp_path: Path) -> None:
+        spec = tiny_spec(games=(env_id(Endless),), seeds=(0, 1), steps=10**6)
+        (tmp_path / "endless.json").write_text(spec.to_json())
+        directory, errors = tmp_path / "suite", tmp_path / "stderr"
+        runs = [directory / "one" / "tests-Endless-v0" / f"seed-{seed}" for seed in (0, 1)]
+        args = ["run", str(tmp_path / "endless.json"), "--dir", str(directory), "--jobs", "2"]
+        with start(*args, errors=errors) as process:
+            wait_for(
+                "the runs",
+                lambda: all((run / "checkpoints" / "last").exists() for run in runs),
+                process,
+            )
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+        said = errors.read_text()
+        assert "stopping 2 runs after their step" in said
+        assert f"go on with: drama suite run {directory}" in said
+        assert "Traceback" not in said
+        for cell in read_suite(directory).cells:
+            assert (cell.status, cell.sound) == ("interrupted", True)
+            assert cell.step > 0
+            assert "saved at step" in cell.log.read_text()
+            assert not in_use(cell.path)
+
+    def test_a_killed_run_is_tried_once_more(self, long: Path, tmp_path: Path) -> None:
+        directory, errors = tmp_path / "suite", tmp_path / "stderr"
+        walk = directory / "one" / "tests-Walk-v0" / "seed-0"
+        args = ["run", str(long), "--dir", str(directory), "--games", WALK]
+        with start(*args, errors=errors) as process:
+            wait_for("the run", lambda: episodes(walk) >= 10, process)
+            child = int((walk / ".lock").read_text())
+            os.kill(child, signal.SIGKILL)
+            assert process.wait(120) == 0
+        said = errors.read_text()
+        assert "killed by SIGKILL (perhaps for want of memory); once more from step" in said
+        assert read_suite(directory).counts() == {"finished": 1}
+
+    def test_two_games_of_atari_with_two_seeds(self, tmp_path: Path) -> None:
+        directory, errors = tmp_path / "suite", tmp_path / "stderr"
+        sizes = {
+            "world_model.filters": [4, 4, 4],
+            "world_model.stem_stride": 2,
+            "env.image_size": 32,
+            "env.max_episode_steps": 40,
+            "evaluation.episodes": 2,
+        }
+        small = [w for k, v in sizes.items() for w in ("--set", f"{k}={json.dumps(v)}")]
+        args = ["run", "atari100k", "--games", "Pong", "boxing", "--seeds", "0-1", "--steps", "40"]
+        args += [*SMALL, *small, "--dir", str(directory), "--jobs", "2"]
+        with start(*args, errors=errors) as process:
+            assert process.wait(240) == 0, errors.read_text()
+        state = read_suite(directory)
+        assert state.counts() == {"finished": 4}
+        assert [(c.game, c.seed) for c in state.cells] == [
+            ("ALE/Boxing-v5", 0),
+            ("ALE/Boxing-v5", 1),
+            ("ALE/Pong-v5", 0),
+            ("ALE/Pong-v5", 1),
+        ]
+        for cell in state.cells:
+            assert cell.evaluation()["normalised"] is not None
+            assert cell.evaluation()["protocol"]["env"]["id"] == cell.game
