@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import drama
+from drama.envs import as_rgb
 from drama.types import ObsArray
 
 
@@ -54,10 +55,8 @@ def strips(agent: drama.Agent, *, seed: int, seen: int, length: int, skip: int) 
             latent = model.sample(model.prior(deter), generator)
         dreamt.append(model.decoder.to_obs(model.decoder(latent))[0])
         deter, dynamics = model.step(latent, torch.tensor([action]), dynamics)
-    rows = [real[skip:], rebuilt[skip:], torch.stack(dreamt)[skip:]]
-    picture: ObsArray = np.concatenate(
-        [np.concatenate(list(row.numpy()), axis=1) for row in rows], axis=0
-    )
+    rows = [as_rgb(each[skip:].numpy()) for each in (real, rebuilt, torch.stack(dreamt))]
+    picture: ObsArray = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
     return picture
 
 

@@ -9,6 +9,7 @@ from drama.envs.check import EnvReport, check_env
 from drama.envs.guard import FaultGuard
 from drama.envs.make import default_image_size, describe, make_env
 from drama.envs.mapping import ActionAdapter, ObservationAdapter
+from drama.envs.picture import as_rgb
 from drama.envs.toy import Catch, PixelGame, Recall, Sparse, register_games
 
 register_games()
@@ -25,6 +26,7 @@ __all__ = [
     "Recall",
     "Sparse",
     "adapt",
+    "as_rgb",
     "check_env",
     "default_image_size",
     "describe",

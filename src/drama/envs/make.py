@@ -17,6 +17,7 @@ from gymnasium.wrappers import TimeLimit
 from drama.envs.adapt import AdaptedEnv, adapt
 from drama.envs.atari import is_atari, make_atari, register_atari
 from drama.envs.guard import env_name
+from drama.envs.minatar import PREFIX, is_minatar, minatar_protocol, register_minatar
 from drama.envs.toy import PixelGame, register_games
 from drama.errors import EnvError, UnknownEnvError
 
@@ -39,7 +40,8 @@ def make_env(
     """Make an environment that the agent can learn in.
 
     Atari games (``ALE/Pong-v5``) follow the Atari100k protocol of :mod:`drama.envs.atari`. Any
-    other id is made by Gymnasium and adapted by :func:`drama.envs.adapt`. ``info["episode"]``
+    other id is made by Gymnasium and adapted by :func:`drama.envs.adapt`; the games of MinAtar
+    (``MinAtar/Breakout-v1``, extra ``minatar``) need no import of their own. ``info["episode"]``
     holds ``{"r": return, "l": length, "t": seconds}`` at the end of each episode, for Atari at
     the end of each whole game.
 
@@ -48,7 +50,7 @@ def make_env(
         seed: Seed of the first ``reset`` only: later ones go on from there, so that episodes
             differ. None draws a fresh one.
         image_size: Side of the picture in pixels. None is 64, or the native size for the
-            built-in ``drama/`` games. Ignored for vector observations.
+            built-in ``drama/`` games and MinAtar. Ignored for vector observations.
         max_episode_steps: Truncate episodes (Atari: games) after so many agent steps. None keeps
             the limit registered with the id; for Atari 108 000 frames.
         life_loss: Atari only. Whether losing a life ends the episode; False for evaluation.
@@ -92,7 +94,7 @@ def make_env(
             limit = None
         else:
             env = gym.make(spec, disable_env_checker=True, **dict(env_kwargs or {}))
-            protocol = {}
+            protocol = minatar_protocol(env) if is_minatar(env) else {}
             if image_size is None:
                 image_size = default_image_size(env)
     except EnvError:
@@ -126,11 +128,11 @@ def make_env(
 def default_image_size(env: gym.Env[Any, Any]) -> int | None:
     """Return the side of the adapted picture in pixels where the user names none.
 
-    None, which keeps the size, for the built-in games and for what is adapted already; 64 for
-    any other environment.
+    None, which keeps the size, for the built-in games, for MinAtar (a cell is a pixel there) and
+    for what is adapted already; 64 for any other environment.
     """
     own = isinstance(env, AdaptedEnv) or isinstance(env.unwrapped, PixelGame)
-    return None if own else FOREIGN_IMAGE_SIZE
+    return None if own or is_minatar(env) else FOREIGN_IMAGE_SIZE
 
 
 def describe(env: gym.Env[Any, Any]) -> dict[str, Any]:
@@ -141,9 +143,10 @@ def describe(env: gym.Env[Any, Any]) -> dict[str, Any]:
 
     Returns:
         ``id``, ``env_kwargs``, ``frame_skip``, ``noop_max``, ``sticky_actions``,
-        ``full_action_space``, ``life_loss`` (these five None unless Atari), ``image_size``
-        (``[H, W]`` or None for vectors), ``observation_shape``, ``max_episode_steps``,
-        ``num_actions``, and the versions of ``gymnasium`` and, for Atari, ``ale_py``.
+        ``full_action_space``, ``life_loss`` (these five None unless Atari; MinAtar has sticky
+        actions too), ``image_size`` (``[H, W]`` or None for vectors), ``observation_shape``,
+        ``max_episode_steps``, ``num_actions``, and the versions of ``gymnasium`` and, where the
+        game is theirs, of ``ale_py`` and ``minatar``.
     """
     protocol: dict[str, Any] = {}
     limit: int | None = None
@@ -179,6 +182,7 @@ def describe(env: gym.Env[Any, Any]) -> dict[str, Any]:
         "num_actions": None if count is None else int(count),
         "gymnasium": importlib.metadata.version("gymnasium"),
         "ale_py": importlib.metadata.version("ale-py") if atari else None,
+        "minatar": importlib.metadata.version("minatar") if is_minatar(env) else None,
     }
     return stamp
 
@@ -191,6 +195,8 @@ def _find(env_id: str) -> EnvSpec:
             f"an environment id is a string such as 'ALE/Pong-v5', got {env_id!r}"
         )
     register_atari()
+    if PREFIX in env_id:
+        register_minatar()  # only on demand: it is not ours, and imports matplotlib
     module, _, name = env_id.rpartition(":")
     try:
         if module:
@@ -206,6 +212,8 @@ def _unknown(env_id: str, name: str) -> str:
     """Return the one line that answers an unknown id."""
     if name.startswith("ALE/") and "ALE/Pong-v5" not in gym.registry:
         return f"{env_id!r} needs the Atari games: pip install ale-py"
+    if name.startswith(PREFIX) and not register_minatar():
+        return f"{env_id!r} needs the MinAtar games: pip install 'drama-rl[minatar]' (GPL-3.0)"
     by_lower: dict[str, str] = {}
     for known in gym.registry:
         by_lower.setdefault(known.lower(), known)

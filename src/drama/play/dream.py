@@ -8,6 +8,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
+from drama.envs.picture import as_rgb
 from drama.errors import ConfigError, EnvError
 from drama.types import ObsArray
 
@@ -95,8 +96,9 @@ class DreamEnv(gym.Env[ObsArray, int]):
         return self._frame, reward, end > threshold, truncated, {"termination": end}
 
     def render(self) -> Any:
-        """Return the dreamt frame."""
-        return self._frame
+        """Return the dreamt frame, in colour if it is a picture."""
+        frame = self._frame
+        return as_rgb(frame) if frame is not None and frame.ndim == 3 else frame
 
     def close(self) -> None:
         """Close the environment that gives first frames."""

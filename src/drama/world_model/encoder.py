@@ -27,7 +27,8 @@ def feature_side(image_side: int, config: WorldModelConfig) -> int:
     if rest or side < 1:
         raise ConfigError(
             f"{len(config.filters)} convolution layers halve a frame {halvings} times, which "
-            f"{image_side} pixels do not allow; set env.image_size to a multiple of {factor}"
+            f"{image_side} pixels do not allow; set env.image_size to a multiple of {factor}, or "
+            "world_model.filters to fewer layers"
         )
     return side
 

@@ -1,0 +1,47 @@
+"""The experiments' specifications say what can be run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from drama import dynamics
+from drama.envs import make_env
+from drama.suite import load_spec
+from drama.world_model.encoder import feature_side
+
+SPECS = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
+
+
+def test_there_are_experiments():
+    assert {path.stem for path in SPECS} >= {
+        *("catch-samplers", "memory-backbones", "memory-backbones-long", "minatar"),
+        "sparse-samplers",
+    }
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_a_spec_fits_its_games(path):
+    spec = load_spec(str(path))
+    assert spec.name == path.stem
+    for game in spec.games:
+        if game.startswith("MinAtar/"):
+            pytest.importorskip("minatar", reason="the extra 'minatar' is not installed")
+        for variant in spec.variants:
+            config = spec.config(variant, game, spec.seeds[0])
+            assert config.steps <= config.replay.capacity
+            assert config.world_model.dynamics.name in dynamics.registered()
+            env = make_env(game, image_size=config.env.image_size)
+            assert feature_side(env.observation_space.shape[0], config.world_model) >= 1
+
+
+@pytest.mark.parametrize("path", [p for p in SPECS if p.stem.startswith("memory")])
+def test_the_windows_of_the_memory_game_hold_what_must_be_remembered(path):
+    spec = load_spec(str(path))
+    for game in spec.games:
+        rows = make_env(game).unwrapped.gap + 4  # gap + 3 actions and the final observation
+        for variant in spec.variants:
+            config = variant.config
+            assert config.world_model.batch_length >= 2 * rows  # so that one episode is whole
+            assert config.behaviour.context >= rows
