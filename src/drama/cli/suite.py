@@ -12,12 +12,13 @@ from pathlib import Path
 from drama.calibration import SECONDS
 from drama.cli.common import Parser, err, out, signals, status
 from drama.errors import ConfigError
+from drama.suite.built_in import BUILT_IN, load_spec
 from drama.suite.forecast import forecast
 from drama.suite.layout import Cell, begin_suite, is_suite, look, read_spec, read_suite
 from drama.suite.local import LocalPool, Plan, SuiteLock, plan
 from drama.suite.ray import RayPool
 from drama.suite.runner import Outcome, Pool, Runner
-from drama.suite.spec import BUILT_IN, SuiteSpec, load_spec, parse_override
+from drama.suite.spec import SuiteSpec, parse_override
 from drama.suite.view import View, report_failures
 
 

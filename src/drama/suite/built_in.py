@@ -1,0 +1,105 @@
+"""Suites that have a name, and the reading of those that lie in a file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from drama.errors import ConfigError
+from drama.evaluation import games
+from drama.suite.spec import SuiteSpec, Variant
+
+
+def atari100k() -> SuiteSpec:
+    """Drama XS on the 26 games of the Atari100k benchmark, five seeds each."""
+    return SuiteSpec(
+        name="atari100k",
+        title="Atari100k",
+        games=tuple(f"ALE/{game}-v5" for game in games()),
+        seeds=(0, 1, 2, 3, 4),
+        variants=(Variant("xs", "Drama XS", "xs"),),
+    )
+
+
+def atari100k_ablations() -> SuiteSpec:
+    """One change at a time, on four games: sampler, sequence model, size, behaviour."""
+    dynamics = "world_model.dynamics.name"
+    return SuiteSpec(
+        name="atari100k-ablations",
+        title="Atari100k, one change at a time",
+        games=tuple(f"ALE/{game}-v5" for game in ("Boxing", "Freeway", "Kangaroo", "Krull")),
+        seeds=(0, 1, 2, 3, 4),
+        variants=(
+            Variant("xs", "Drama XS", "xs"),
+            Variant("uniform", "Uniform sampler", "xs", {"replay.sampler": "uniform"}),
+            Variant("dfs-learnt", "DFS, learnt first", "xs", {"replay.sampler": "dfs-learnt"}),
+            Variant("mamba1", "Mamba-1", "xs", {dynamics: "mamba1"}),
+            Variant("transformer", "Transformer", "xs", {dynamics: "transformer"}),
+            Variant("gru", "GRU", "xs", {dynamics: "gru"}),
+            Variant("s", "Drama S", "s"),
+            Variant("ppo", "PPO", "xs", {"behaviour.algorithm": "ppo"}),
+        ),
+    )
+
+
+def toy() -> SuiteSpec:
+    """Three built-in games, three seeds, two samplers: minutes on two cores."""
+    # Half the batches and less than half the steps of preset quick, updates a little more often.
+    sizes = {
+        "world_model.batch_size": 8,
+        "behaviour.batch_size": 64,
+        "training.warmup_steps": 400,
+        "training.world_model_ratio": 0.3,
+        "training.behaviour_ratio": 0.3,
+    }
+    return SuiteSpec(
+        name="toy",
+        title="Built-in games, two samplers",
+        games=("drama/Catch-v0", "drama/Recall8-v0", "drama/Sparse-v0"),
+        seeds=(0, 1, 2),
+        variants=(
+            Variant("dfs", "DFS sampler", "quick", sizes),
+            Variant("uniform", "Uniform sampler", "quick", {**sizes, "replay.sampler": "uniform"}),
+        ),
+        steps=2000,
+    )
+
+
+BUILT_IN: dict[str, Callable[[], SuiteSpec]] = {
+    "atari100k": atari100k,
+    "atari100k-ablations": atari100k_ablations,
+    "toy": toy,
+}
+"""Every built-in suite by the name that the command line knows."""
+
+
+def load_spec(source: str) -> SuiteSpec:
+    """Return a built-in suite, or read one from a file.
+
+    Args:
+        source: A name out of `BUILT_IN`, or the path of a ``.toml`` or ``.json`` file.
+
+    Raises:
+        ConfigError: There is no such suite or file, or it is not a suite.
+    """
+    if source in BUILT_IN:
+        return BUILT_IN[source]()
+    path = Path(source)
+    if path.suffix not in (".toml", ".json") and not path.is_file():
+        near = difflib.get_close_matches(source, BUILT_IN, n=1, cutoff=0.0)
+        raise ConfigError(
+            f"unknown suite {source!r}; did you mean {near[0]}? (there are {', '.join(BUILT_IN)}; "
+            "or name a .toml file)"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read suite {source}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read suite {source}: it is not UTF-8") from error
+    try:
+        read = SuiteSpec.from_json if path.suffix == ".json" else SuiteSpec.from_toml
+        return read(text)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
