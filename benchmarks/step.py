@@ -7,6 +7,8 @@ preset at its own sizes and writes ``docs/assets/performance/step.json`` and its
 - *as run*: precision as ``auto`` picks it, channels-last images, freed memory kept;
 - *plain*: float32, images as ``(N, C, H, W)`` in memory, memory management as the system has it.
 
+``--compiled`` adds the step with `training.compile`: what compiling takes, and what it gains.
+
 **The floor** is the world-model update's convolutions and linear layers, forward and backward,
 each timed alone at the shapes, the layout and the number type that the update gives it. Whatever
 else the update does (batch norm, SiLU, the scan, sampling, losses, optimiser) comes on top.
@@ -179,7 +181,28 @@ def _product(module: nn.Module, x: Tensor, weight: Tensor) -> Callable[[], Tenso
 # ------------------------------------------------------------------------------------- the run
 
 
-def run(preset: str, env: str, threads: int, rounds: int, command: str) -> dict[str, Any]:
+def compiled(config: Config, as_run: Trainer, rounds: int) -> dict[str, Any]:
+    """Seconds until the first compiled step is done, and phases of those after it."""
+    training = replace(config.training, compile=True)
+    trainer = build(replace(config, training=training), config.replay.capacity)
+    case = Case(trainer, True)
+    with keep_freed_memory():
+        began = time.perf_counter()
+        case.phases()
+        first = time.perf_counter() - began
+    samples = measure_cases({"compiled": case, "as run": Case(as_run, True)}, rounds)
+    return {
+        "first step": first,
+        "seconds": {k: measure.spread(v) for k, v in samples["compiled"].items()},
+        "against as run": {
+            k: measure.quotients(v, samples["as run"][k]) for k, v in samples["compiled"].items()
+        },
+    }
+
+
+def run(
+    preset: str, env: str, threads: int, rounds: int, command: str, *, with_compiled: bool = False
+) -> dict[str, Any]:
     """Measure a preset; the result is what the published file holds."""
     torch.set_num_threads(threads)
     config = presets.preset(preset)
@@ -194,7 +217,9 @@ def run(preset: str, env: str, threads: int, rounds: int, command: str) -> dict[
     with keep_freed_memory():
         alone = floor(as_run, rounds)
     update = measure.spread(samples["as run"]["world_model"])["median"]
+    extra = {"compiled": compiled(config, as_run, rounds)} if with_compiled else {}
     return {
+        **extra,
         "command": command,
         "machine": machine,
         "preset": preset,
@@ -234,9 +259,19 @@ def markdown(result: dict[str, Any]) -> str:
         "times faster",
     ]
     alone = result["floor"]
+    told = []
+    if "compiled" in result:
+        found = result["compiled"]
+        ratio, update = (found["against as run"][k]["median"] for k in ("step", "world_model"))
+        told = [
+            f"With `training.compile` the first step takes {found['first step']:.0f} s, and those "
+            f"after it {ratio:.2f} times as long as without (the world-model update {update:.2f} "
+            "times)."
+        ]
     return "\n\n".join(
         [
             measure.table(header, rows),
+            *told,
             f"The update's convolutions alone take {alone['convolutions']:.2f} s and its linear "
             f"layers {alone['linear layers']:.2f} s: the update takes "
             f"{result['update over floor']:.2f} times as long as both together.",
@@ -252,11 +287,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=measure.physical_cores())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--docs", type=Path, default=measure.DOCS)
+    parser.add_argument("--compiled", action="store_true", help="measure training.compile too")
     parser.add_argument("--print-only", action="store_true", help="write nothing")
     options = parser.parse_args(arguments)
     began = time.perf_counter()
     command = f"python -m benchmarks.step --preset {options.preset} --env {options.env}"
-    result = run(options.preset, options.env, options.threads, options.rounds, command)
+    command += " --compiled" if options.compiled else ""
+    result = run(
+        options.preset,
+        options.env,
+        options.threads,
+        options.rounds,
+        command,
+        with_compiled=options.compiled,
+    )
     print(markdown(result))
     print(f"{time.perf_counter() - began:.0f} s")
     if not options.print_only:
