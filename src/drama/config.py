@@ -79,6 +79,7 @@ class ReplayConfig(Checked):
 
     def _check(self) -> None:
         positive("replay", capacity=self.capacity, tau=self.tau)
+        require(self.capacity < 2**40, f"replay.capacity is too large, got {self.capacity}")
         positive("replay", imagination_tau=self.imagination_tau)
 
 
@@ -103,7 +104,9 @@ class OptimConfig(Checked):
         positive("optim", lr=self.lr, eps=self.eps, grad_clip=self.grad_clip)
         fraction("optim", beta1=self.beta1, beta2=self.beta2)
         require(self.beta1 < 1 and self.beta2 < 1, "optim.beta1 and beta2 must be below 1")
-        require(self.warmup >= 0, f"optim.warmup must not be negative, got {self.warmup}")
+        require(0 <= self.warmup < 2**40, f"optim.warmup must lie in [0, 2**40), got {self.warmup}")
+        for name, value in (("lr", self.lr), ("eps", self.eps)):
+            require(value > 1e-37, f"optim.{name} is 0 in float32, got {value}")
 
 
 @dataclass(frozen=True)
@@ -314,8 +317,9 @@ class TrainingConfig(Checked):
         )
         require(self.threads >= 0, f"{section}.threads must not be negative")
         require(self.warmup_steps >= 0, f"{section}.warmup_steps must not be negative")
-        require(self.world_model_ratio >= 0, f"{section}.world_model_ratio must not be negative")
-        require(self.behaviour_ratio >= 0, f"{section}.behaviour_ratio must not be negative")
+        for name in ("world_model_ratio", "behaviour_ratio"):
+            value = getattr(self, name)
+            require(0 <= value <= 1000, f"{section}.{name} must lie in [0, 1000], got {value}")
 
 
 @dataclass(frozen=True)
@@ -366,6 +370,12 @@ class Config(Checked):
             self.training.warmup_steps > longest,
             f"training.warmup_steps ({self.training.warmup_steps}) must exceed the longest "
             f"window ({longest}), or the first update has nothing to read",
+        )
+        dreams_of_nothing = self.training.behaviour_ratio > self.training.world_model_ratio == 0
+        require(
+            not (self.replay.sampler == "dfs-learnt" and dreams_of_nothing),
+            "replay.sampler dfs-learnt dreams of what the world model has learnt, which with "
+            "training.world_model_ratio 0 is nothing",
         )
 
     def to_json(self) -> str:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drama import place
 from drama.config import ReplayConfig
 from drama.errors import ReplayError
 from drama.replay import ReplayBuffer
@@ -344,3 +345,20 @@ def test_static_shapes_draw_no_empty_slot(make_buffer: Build, fill: Build) -> No
     batch = buffer.sample("world_model", 50, 3, g())  # more than there are: with repeats
     assert batch.slot is not None
     assert set(batch.slot[:, -1].tolist()) == {2, 3, 4, 5, 6}
+
+
+def test_a_draw_from_nothing_is_told_when_one_looks(make_buffer: Build, fill: Build) -> None:
+    """Off the CPU a draw looks at no number, so that it cannot raise itself."""
+    buffer = fill(make_buffer(capacity=50, sampler="dfs-learnt"), 20)
+    with pytest.raises(ReplayError, match="no row may be drawn yet"):
+        buffer.sample("behaviour", 4, 4, g())
+    buffer = fill(make_buffer(capacity=50, sampler="dfs-learnt", static_shapes=True), 20)
+    buffer.trained[10] = 3
+    buffer.sample("behaviour", 4, 4, g())
+    buffer.check()
+    buffer.trained[10] = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, "_HOSTS", ())
+        buffer.sample("behaviour", 4, 4, g())
+    with pytest.raises(ReplayError, match="no row may be drawn yet"):
+        buffer.check()

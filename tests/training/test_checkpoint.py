@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.training.faulty_envs import FourNumbers, ThreeActions, Walk, env_id
@@ -14,6 +15,7 @@ from tests.training.runs import assert_same_run, contents, snapshot, tiny
 from drama import Agent
 from drama.errors import CheckpointError, DramaError, RunDirError
 from drama.training.checkpoint import CheckpointDir, open_checkpoint
+from drama.training.optim import Optimiser
 
 pytestmark = pytest.mark.faults
 
@@ -222,3 +224,22 @@ def test_a_checkpoint_taken_out_of_its_run_still_plays(run: Path, tmp_path: Path
     with pytest.raises(DramaError):
         agent.learn(5)
     assert sorted(p.name for p in (tmp_path / "deep").rglob("*") if p.is_dir()) == ["alone", "down"]
+
+
+def test_a_checkpoint_of_another_version_costs_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Optimiser.state
+
+    def before(optimiser: Optimiser) -> Any:
+        tensors, scalars = original(optimiser)
+        return tensors, {"updates": scalars["updates"]}
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Optimiser, "state", before)
+        Agent("drama/Catch-v0", tiny()).learn(30, run_dir=run)
+    agent = Agent.load(run)
+    with pytest.raises(CheckpointError, match="lacks 'mean_lr': another version of drama wrote it"):
+        agent.learn(10)
+    assert agent.evaluate(episodes=2).mean <= 1.0

@@ -86,3 +86,10 @@ def test_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = Agent("drama/Catch-v0", config=tiny({"training.compile": True}))
     with pytest.raises(ConfigError, match="C\\+\\+ compiler"):
         agent.learn(30)
+
+
+def test_the_compiler_that_was_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/not/there/c++ -O2")
+    agent = Agent("drama/Catch-v0", config=tiny({"training.compile": True}))
+    with pytest.raises(ConfigError, match="tried /not/there/c\\+\\+\\)"):
+        agent.learn(30)

@@ -128,3 +128,10 @@ def test_continues_to_the_last_bit_from_its_saved_state() -> None:
         other.step()
     assert other.updates == optimiser.updates == 12
     assert torch.equal(p, q)
+
+
+def test_without_any_gradient_nothing_moves() -> None:
+    p, optimiser = one(1.0)
+    optimiser.step()
+    assert p.item() == 1.0
+    Optimiser([], PLAIN).step()

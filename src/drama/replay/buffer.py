@@ -13,6 +13,7 @@ from drama.config import ReplayConfig
 from drama.errors import ReplayError
 from drama.place import on_cpu, widest_float
 from drama.replay.sampling import (
+    NOTHING_TO_DRAW,
     dfs_behaviour_scores,
     dfs_world_model_scores,
     draw,
@@ -94,6 +95,7 @@ class ReplayBuffer:
         self.dreamt = column(torch.int64)
         """How often each row was drawn to start an imagination, before scaling."""
         self._slots = torch.arange(self.capacity, device=self.device)
+        self._barred = torch.zeros((), dtype=torch.bool, device=self.device)
 
     @property
     def total(self) -> int:
@@ -202,15 +204,22 @@ class ReplayBuffer:
             raise ReplayError(
                 f"a window needs {length} rows and the replay holds {held}: collect more first"
             )
-        ends = draw(
-            self.scores(purpose, length),
-            batch_size,
-            generator,
-            replacement=self.config.replacement,
-        )
+        scores = self.scores(purpose, length)
+        if self.static_shapes:
+            self._barred |= ~torch.isfinite(scores.max())
+        ends = draw(scores, batch_size, generator, replacement=self.config.replacement)
         counter = self.trained if purpose == "world_model" else self.dreamt
         counter.index_add_(0, ends, torch.ones_like(ends))
         return self.windows(ends, length)
+
+    def check(self) -> None:
+        """Look whether every draw had a row to choose, which off the CPU no draw does itself.
+
+        Raises:
+            ReplayError: There was a draw from rows that all had weight 0.
+        """
+        if bool(self._barred):
+            raise ReplayError(NOTHING_TO_DRAW)
 
     def windows(self, ends: Tensor, length: int) -> Batch:
         """Gather the windows of ``length`` rows that end in the given slots ``(B,)``."""

@@ -13,6 +13,8 @@ from torch import Tensor
 from drama.errors import ReplayError
 from drama.place import on_cpu
 
+NOTHING_TO_DRAW = "no row may be drawn yet: the sampling rule gives every one weight 0"
+
 
 def uniform_scores(v: Tensor) -> Tensor:
     """Every row alike: zeros of the shape of ``v``."""
@@ -71,11 +73,11 @@ def draw(
         ``(count,)`` int64.
 
     Raises:
-        ReplayError: No row has any weight (checked on the CPU only: it would be a sync).
+        ReplayError: No row has any weight. Looked at on the CPU only, elsewhere it would wait.
     """
     top_score = scores.max()
     if on_cpu(scores) and not torch.isfinite(top_score):
-        raise ReplayError("no row may be drawn yet: the sampling rule gives every one weight 0")
+        raise ReplayError(NOTHING_TO_DRAW)
     scores = scores - top_score
     probs = scores.exp()
     # The inverse of the cumulated weights; searchsorted never returns a row of weight 0.

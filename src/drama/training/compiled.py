@@ -46,9 +46,11 @@ def compile_functions(world_model: WorldModel, behaviour: Behaviour) -> Compiled
     device = next(world_model.parameters()).device
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise ConfigError("training.compile needs Triton on CUDA, which is not installed")
-    names = (os.environ.get("CXX", "c++"), "c++", "g++", "clang++", "cl")
+    names = os.environ.get("CXX", "").split()[:1] or ["c++", "g++", "clang++", "cl"]
     if not any(shutil.which(name) for name in names):
-        raise ConfigError("training.compile needs a C++ compiler, and none was found")
+        raise ConfigError(
+            f"training.compile needs a C++ compiler, and none was found (tried {', '.join(names)})"
+        )
     return Compiled(_compile(world_model.loss), _compile(behaviour.loss), _compile(dream_step))
 
 

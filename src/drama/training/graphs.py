@@ -51,6 +51,8 @@ class Recorded:
         self.device = device
         self.pool = pool
         self.calls = 0
+        # One for all eager calls: the memory that they free is kept for each stream apart.
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._returned: dict[str, Tensor] = {}
 
@@ -66,12 +68,11 @@ class Recorded:
 
     def _eagerly(self) -> dict[str, Tensor]:
         # On a stream of its own, as recording will be: libraries keep workspaces for each stream.
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         current = torch.cuda.current_stream(self.device)
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
             metrics = self.update()
-        current.wait_stream(stream)
+        current.wait_stream(self._stream)
         return metrics
 
     def _record(self) -> torch.cuda.CUDAGraph:

@@ -60,7 +60,7 @@ class Optimiser:
         for p in self.params:
             p.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
-        return nn.utils.clip_grad_norm_(self.params, self.config.grad_clip, foreach=True)
+        return nn.utils.clip_grad_norm_(self.params, self.config.grad_clip)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -80,6 +80,8 @@ class Optimiser:
             for p, m, v in zip(self.params, self._momentum, self._second_moment, strict=True)
             if p.grad is not None
         ]
+        if not rows:
+            return
         params, grads, momentum, second = (list(column) for column in zip(*rows, strict=True))
         torch._foreach_mul_(second, c.beta2)
         torch._foreach_addcmul_(second, grads, grads, value=1.0 - c.beta2)

@@ -9,8 +9,13 @@ from drama.config import Config
 
 CHANGEABLE = ("steps", "device", "training.", "evaluation.", "world_model.dynamics.backend")
 """Settings that may differ when a run is continued: they do not alter what was learnt so far."""
-FIXED_TRAINING = ("training.warmup_steps", "training.world_model_ratio", "training.behaviour_ratio")
-"""Exceptions: these decide which updates are due, so they stay."""
+FIXED_TRAINING = (
+    "training.warmup_steps",
+    "training.world_model_ratio",
+    "training.behaviour_ratio",
+    "training.overlap",
+)
+"""Exceptions: these decide which updates are due, and from which rows, so they stay."""
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

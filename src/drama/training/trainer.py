@@ -355,6 +355,7 @@ class Trainer:
         return TimeSplit(self.clock.totals(), self.step - self._clocked_from)
 
     def _checked_means(self) -> dict[str, float]:
+        self.replay.check()
         means = self.meter.means()
         for key, value in means.items():
             if not np.isfinite(value):
@@ -435,7 +436,13 @@ class Trainer:
         """
         state = checkpoint.json("state")
         loop = checkpoint.tensors("loop")
-        snapshot.restore(self, state, loop, checkpoint.tensors("optimiser"))
+        try:
+            snapshot.restore(self, state, loop, checkpoint.tensors("optimiser"))
+        except KeyError as error:
+            raise CheckpointError(
+                f"this checkpoint lacks {error}: another version of drama wrote it. It can be "
+                "evaluated, but not continued"
+            ) from error
         if self.store is None or self.checkpoints is None or self.run_dir is None:
             raise CheckpointError("a run can only be continued in its directory")
         self.store.load(self.replay, checkpoint.segments, state["replay_total"])
