@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from drama import dynamics
+from drama.dynamics import registered
 from drama.envs import make_env
 from drama.suite import load_spec
 from drama.world_model.encoder import feature_side
@@ -31,7 +31,7 @@ def test_a_spec_fits_its_games(path):
         for variant in spec.variants:
             config = spec.config(variant, game, spec.seeds[0])
             assert config.steps <= config.replay.capacity
-            assert config.world_model.dynamics.name in dynamics.registered()
+            assert config.world_model.dynamics.name in registered()
             env = make_env(game, image_size=config.env.image_size)
             assert feature_side(env.observation_space.shape[0], config.world_model) >= 1
 
@@ -45,3 +45,5 @@ def test_the_windows_of_the_memory_game_hold_what_must_be_remembered(path):
             config = variant.config
             assert config.world_model.batch_length >= 2 * rows  # so that one episode is whole
             assert config.behaviour.context >= rows
+            dynamics = config.world_model.dynamics
+            assert dynamics.name != "transformer" or dynamics.context >= rows

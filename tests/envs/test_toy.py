@@ -8,6 +8,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 
 from drama.envs import Catch, Recall, Sparse, make_env
+from drama.envs.toy import GREEN, RED
 from drama.errors import EnvError
 
 IDS = (
@@ -149,6 +150,18 @@ def test_recall_pays_at_the_question_only():
         results = [env.step(answer) for _ in range(8)]
         assert [r[1] for r in results] == [0.0] * 7 + [1.0 if offset == 0 else -1.0]
         assert [r[2] for r in results] == [False] * 7 + [True]
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_the_final_frame_of_recall_shows_the_colour_again(offset):
+    for seed in range(8):
+        env = Recall(gap=2)
+        first, _ = env.reset(seed=seed)
+        answer = (env._cue + offset) % 4
+        final = [env.step(answer)[0] for _ in range(5)][-1]
+        assert np.array_equal(final[8:24, 8:24], first[8:24, 8:24])  # the block of 4 x 4 cells
+        assert tuple(first[16, 16]) == Recall._COLOURS[env._cue]
+        assert tuple(final[-1, 0]) == (GREEN if offset == 0 else RED)
 
 
 def test_recall_length_follows_the_id():

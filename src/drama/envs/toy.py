@@ -191,6 +191,11 @@ class Recall(PixelGame):
     right one, -1 for another. Actions before that change nothing. An episode has ``gap + 3``
     actions. The random policy is right one time in four: its mean return is 2/4 - 1.
 
+    The final frame shows the colour again, over a bar that is green or red for right or wrong. It
+    comes too late to help, but it gives whoever predicts frames a reason to remember the colour.
+    The reward alone gives none at first: it depends on colour and answer together, and on neither
+    of them alone.
+
     Args:
         gap: Empty frames between the last cue frame and the question, at least 0.
         render_mode: As in :class:`PixelGame`.
@@ -239,8 +244,9 @@ class Recall(PixelGame):
         frame: Frame = self._blank.copy()
         elapsed = SIDE * min(self._time, self._question) // self._question
         frame[: CELL // 2, :elapsed] = SLATE
-        if self._answer is not None:  # the outcome, for the reader of a recording
+        if self._answer is not None:
             frame[-CELL:] = GREEN if self._answer == self._cue else RED
+            _put(frame, 2, 2, self._cue_sprites[self._cue])
         elif self._time < self.cue_frames:
             _put(frame, 2, 2, self._cue_sprites[self._cue])
         elif self._time == self._question:
