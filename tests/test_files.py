@@ -122,6 +122,12 @@ def test_missing_and_damaged_files_name_themselves(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CheckpointError, match="damaged"):
         files.read_json(path)
+    for text in ("[" * 100_000, '{"a": ' * 100_000, "1" * 5000, ""):
+        path.write_text(text)
+        with pytest.raises(CheckpointError, match="damaged: it is not JSON"):
+            files.read_json(path)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        files.read_json(tmp_path)
     files.write_tensors(path, TENSORS)
     content = path.read_bytes()
     for damaged in (content[:-1], content[:20], b"", b"\xff" * 64):
@@ -129,3 +135,26 @@ def test_missing_and_damaged_files_name_themselves(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="damaged") as caught:
             files.read_tensors(path)
         assert isinstance(caught.value, DramaError)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (3, 3.0),
+        (-1.5, -1.5),
+        (1e100, 1e100),
+        (-1.1e100, None),
+        (1.7e308, None),
+        (10**400, None),
+        (float("nan"), None),
+        (float("-inf"), None),
+        (True, None),
+        ("3", None),
+        (None, None),
+        ([1], None),
+    ],
+)
+def test_numbers_out_of_json(value: object, expected: float | None) -> None:
+    found = files.as_number(value)
+    assert found == expected
+    assert found is None or isinstance(found, float)

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from drama.errors import CheckpointError
 
+LARGEST = 1e100
+"""No return and no count is larger: squares and sums of such numbers are finite still."""
+
 
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
@@ -62,14 +65,31 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        CheckpointError: It is missing or not JSON.
+        CheckpointError: It is missing, cannot be read, or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    # Not UTF-8, not JSON, an integer of thousands of digits; or nested too deeply to be read.
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: it is not JSON") from error
+
+
+def as_number(value: object) -> float | None:
+    """Return a number read from JSON as a float.
+
+    Args:
+        value: Anything that JSON may hold.
+
+    Returns:
+        None for anything else than a number, for NaN, and beyond ±``LARGEST``.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if abs(value) <= LARGEST else None  # not so for NaN either
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:

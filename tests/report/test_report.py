@@ -6,22 +6,26 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.made_up import BASE, CATCH, PONG, UNIFORM, XS, runs
+from tests.report.made_up import BASE, CATCH, PONG, START, UNIFORM, XS, cell, runs
 from tests.training.runs import TINY
 
 import drama
 from drama import Agent
 from drama.cli import main
-from drama.files import write_json
+from drama.errors import RunDirError
+from drama.files import write_json, write_text
 from drama.report import Report, build_summary, write_report, write_summary
+from drama.report.runs import read_run
 from drama.report.summary import summarise
-from drama.suite import SuiteSpec, Variant
+from drama.suite import SuiteSpec, Variant, read_suite
 from drama.suite.layout import begin_suite, run_path
+from drama.training.checkpoint import CheckpointDir
 
 Capture = pytest.CaptureFixture[str]
 
@@ -219,6 +223,107 @@ def test_spoilt_and_foreign_directories_are_named_and_skipped(suite: Path) -> No
     assert (foreign / "notes.txt").read_text() == "mine"
 
 
+SPOILT: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "mean is text": (lambda result: result.update(mean="3"), "it is not an evaluation"),
+    "mean is true": (lambda result: result.update(mean=True), "it is not an evaluation"),
+    "mean is huge": (lambda result: result.update(mean=10**400), "it is not an evaluation"),
+    "mean is wrong": (
+        lambda result: result.update(mean=result["mean"] + 0.01),
+        "greedy has not the mean of its episodes",
+    ),
+    "return is huge": (
+        lambda result: result["episodes"][0].update({"return": 10**400}),
+        "it is not an evaluation",
+    ),
+    "return is true": (
+        lambda result: result["episodes"][0].update({"return": True}),
+        "it is not an evaluation",
+    ),
+    "all are infinite nearly": (
+        lambda result: result.update(mean=1.7e308, episodes=[{"return": 1.7e308}]),
+        "it is not an evaluation",
+    ),
+    "environment is text": (
+        lambda result: result["protocol"].update(env="Pong"),
+        "it is not an evaluation",
+    ),
+    "no environment": (lambda result: result["protocol"].pop("env"), "it is not an evaluation"),
+}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_spoilt_evaluation_is_damage_everywhere(case: str, suite: Path, capfd: Capture) -> None:
+    change, said = SPOILT[case]
+    path = run_path(suite, "dfs", CATCH, 0) / "eval.json"
+    tree = json.loads(path.read_text())
+    change(tree["greedy"])
+    path.write_text(json.dumps(tree))
+    cell = read_suite(suite).cell("dfs", CATCH, 0)
+    assert (cell.status, cell.sound) == ("failed", False)
+    assert cell.reason == f"{path} is damaged: {said}"
+    main(["suite", "status", str(suite)])
+    assert "Traceback" not in capfd.readouterr().err
+    assert build_summary(suite).finished == 2
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("eval.json", "failed"), ("manifest.json", "failed"), ("run.json", "finished")],
+)
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000])
+def test_files_that_are_not_json_are_told_of(
+    name: str, status: str, text: str, suite: Path
+) -> None:
+    run = run_path(suite, "dfs", CATCH, 0)
+    path = CheckpointDir(run).last().path / name if name == "manifest.json" else run / name
+    path.write_text(text)
+    found = build_summary(suite).runs[0]
+    assert found.status == status
+    said = found.reason if status == "failed" else found.notes[0]
+    assert str(path) in said or said.startswith("run.json cannot be read")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("name", "status"), [("eval.json", "failed"), ("run.json", "finished")])
+def test_files_that_cannot_be_opened_are_told_of(name: str, status: str, suite: Path) -> None:
+    path = run_path(suite, "dfs", CATCH, 0) / name
+    path.unlink()
+    path.mkdir()
+    found = build_summary(suite).runs[0]
+    assert found.status == status
+    assert f"{name} cannot be read" in (found.reason if status == "failed" else found.notes[0])
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000])
+def test_a_spoilt_note_of_a_failure_is_none(text: str, suite: Path) -> None:
+    read_suite(suite).cell("uniform", CATCH, 1).failure.write_text(text)
+    assert build_summary(suite).runs[3].status == "interrupted"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000])
+def test_a_spoilt_spec_costs_one_line(text: str, suite: Path, capfd: Capture) -> None:
+    (suite / "suite.json").write_text(text)
+    assert "suite.json is damaged" in complaint(capfd, main(["report", str(suite)]))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("place", ["title", "label", "key"])
+def test_half_a_character_in_a_spec_costs_one_line(place: str, suite: Path, capfd: Capture) -> None:
+    tree = json.loads((suite / "suite.json").read_text())
+    if place == "title":
+        tree["spec"]["title"] = "\ud800"
+    elif place == "label":
+        tree["spec"]["variants"][0]["label"] = "\ud800"
+    else:
+        tree["spec"]["\ud800"] = 1
+    (suite / "suite.json").write_text(json.dumps(tree))
+    assert "not Unicode: a lone surrogate" in complaint(capfd, main(["report", str(suite)]))
+
+
 def test_a_suite_that_has_only_begun(tmp_path: Path, capfd: Capture) -> None:
     begin_suite(tmp_path / "new", SPEC)
     assert main(["report", str(tmp_path / "new")]) == 0
@@ -244,6 +349,9 @@ def test_a_report_replaces_an_earlier_one_and_nothing_else(suite: Path, tmp_path
     report = write_report(suite, out)
     assert (out / "mine.txt").read_text() == "kept"
     assert not (out / "improvement.csv").exists()
+    listed = json.loads((out / "report.json").read_text())["files"]
+    found = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert found == {*listed, "mine.txt"}
     assert sorted(p.stem for p in (out / "figures").glob("*.svg")) == sorted(report.figures)
 
 
@@ -262,6 +370,170 @@ def test_a_page_of_somebody_else_is_not_overwritten(suite: Path, capfd: Capture)
     said = complaint(capfd, main(["report", str(suite)]))
     assert "is not a report of this program; choose another --out" in said
     assert (suite / "report" / "index.html").read_text() == "<h1>My homepage</h1>"
+
+
+def contents(directory: Path) -> dict[str, str]:
+    return {
+        path.relative_to(directory).as_posix(): path.read_text() if path.is_file() else "directory"
+        for path in sorted(directory.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.json", "runs.csv", "scores.csv"])
+@pytest.mark.parametrize("default", [False, True])
+def test_files_of_the_user_are_not_overwritten(
+    name: str, default: bool, suite: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    out = suite / "report" if default else tmp_path / "mine"
+    out.mkdir()
+    (out / name).write_text('{"mine": 1}')
+    said = complaint(capfd, main(["report", str(suite), *([] if default else ["--out", str(out)])]))
+    assert "is not empty and is not a report of this program; choose another --out" in said
+    assert contents(out) == {name: '{"mine": 1}'}, "not even a new directory"
+
+
+def test_files_of_the_user_beside_a_report_stay(suite: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_report(suite, out)
+    own = ("aggregates-mine.csv", "improvement.xlsx", "figures/mine.svg", "figures/mine.png")
+    for name in own:
+        (out / name).write_text("mine")
+    write_report(suite, out)
+    assert {(out / name).read_text() for name in own} == {"mine"}
+
+
+def test_a_file_of_the_user_in_the_way_is_named(suite: Path, tmp_path: Path) -> None:
+    out, hidden = tmp_path / "out", tmp_path / "hidden"
+    (suite / "uniform").rename(hidden)
+    write_report(suite, out)
+    (out / "improvement.csv").write_text("mine")
+    hidden.rename(suite / "uniform")
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    with pytest.raises(RunDirError, match=r"improvement\.csv is not of the earlier report"):
+        write_report(suite, out)
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "record",
+    [
+        '{"generator": "drama report", "files": ["../mine.txt"]}',
+        '{"generator": "drama report", "files": [["mine.txt"]]}',
+        '{"generator": "drama report", "files": 3}',
+        '{"generator": "drama report"}',
+        '{"files": ["mine.txt"]}',
+        "[]",
+        "{",
+        "[" * 100_000,
+    ],
+)
+def test_a_record_that_is_not_ours_deletes_nothing(
+    record: str, suite: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for path in (tmp_path / "mine.txt", out / "mine.txt"):
+        path.write_text("mine")
+    (out / "report.json").write_text(record)
+    with pytest.raises(RunDirError, match="is not a report of this program"):
+        write_report(suite, out)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert contents(out) == {"mine.txt": "mine", "report.json": record}
+
+
+def test_no_report_is_written_into_a_run(
+    suite: Path, made: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    shutil.rmtree(run_path(suite, "uniform", CATCH, 1))
+    before = set(suite.rglob("*"))
+    for out in (
+        run_path(suite, "dfs", CATCH, 0),
+        run_path(suite, "dfs", CATCH, 0) / "checkpoints",
+        run_path(suite, "dfs", CATCH, 0) / "checkpoints" / "new" / "report",
+        run_path(suite, "uniform", CATCH, 1),  # not begun: it would not be begun any more
+        run_path(made, "dfs", CATCH, 0) / "report",  # of another suite
+    ):
+        said = complaint(capfd, main(["report", str(suite), "--out", str(out)]))
+        assert "lies in the directory of a run; choose another --out" in said
+    assert set(suite.rglob("*")) == before
+    assert not (run_path(made, "dfs", CATCH, 0) / "report").exists()
+
+
+def test_an_empty_name_is_not_the_current_directory(
+    suite: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for out in ("", " "):
+        assert "--out is empty" in complaint(capfd, main(["report", str(suite), "--out", out]))
+    assert contents(tmp_path / "here") == {}
+
+
+@pytest.mark.faults
+def test_what_cannot_be_written_costs_one_line(suite: Path, capfd: Capture) -> None:
+    report = write_report(suite)
+    for name in ("runs.csv", "report.md", "figures/curves.png"):
+        (report.out / name).unlink()
+        (report.out / name).mkdir()
+        said = complaint(capfd, main(["report", str(suite)]))
+        assert f"cannot write a report to {report.out}: " in said
+        (report.out / name).rmdir()
+    assert main(["report", str(suite)]) == 0  # the report that was cut short is no obstacle
+
+
+@pytest.mark.faults
+def test_a_report_that_was_killed_is_replaced(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    written: list[str] = []
+
+    def kill(path: Path, text: str) -> None:
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write_text(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("drama.report.build.write_text", kill)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(suite, out)
+    assert (out / written[-1]).is_file()
+    report = write_report(suite, out)
+    assert report.page.is_file()
+
+
+@pytest.mark.faults
+def test_labels_are_not_formulas(tmp_path: Path) -> None:
+    variants = [Variant("a", r"$\frac{$", "quick"), Variant("b", "$x$ & <b>", "quick")]
+    given: list[dict[str, Any]] = [
+        {"variant": variant, "seed": seed, "score": 0.25 * seed}
+        for variant in variants
+        for seed in (0, 1)
+    ]
+    found = summarise(tmp_path, "$_{", runs(tmp_path, *given))
+    report = write_summary(found, tmp_path / "out")
+    assert {"aggregates-1", "improvement", "profile-1"} <= set(report.figures)
+    assert r"$\frac{$" in page(report).text
+
+
+@pytest.mark.faults
+def test_the_largest_scores_are_drawn(tmp_path: Path) -> None:
+    given: list[dict[str, Any]] = [
+        {"seed": seed, "score": 1e100, "returns": [1e100] * 6} for seed in (0, 1)
+    ]
+    found = summarise(tmp_path, "Large", runs(tmp_path, *given))
+    assert found.finished == 2
+    assert "aggregates-1" in write_summary(found, tmp_path / "out").figures
+
+
+@pytest.mark.faults
+def test_half_a_character_from_a_run_is_written(tmp_path: Path) -> None:
+    made = cell(tmp_path)
+    (made.path / "run.json").write_text(json.dumps({"starts": [{**START, "device": "\ud800"}]}))
+    report = write_summary(summarise(tmp_path, "Odd", [read_run(made)]), tmp_path / "out")
+    assert report.page.is_file()
 
 
 def test_mistakes_cost_one_line(suite: Path, tmp_path: Path, capfd: Capture) -> None:
@@ -292,7 +564,8 @@ def test_without_matplotlib_one_line_says_what_to_install(
 def test_a_sampled_evaluation_is_never_mixed_with_greedy_ones(suite: Path, capfd: Capture) -> None:
     path = run_path(suite, "dfs", CATCH, 0) / "eval.json"
     tree = json.loads(path.read_text())
-    sampled = {**tree["greedy"], "mode": "sampled", "mean": 0.125}
+    episodes = [{**episode, "return": 0.125} for episode in tree["greedy"]["episodes"]]
+    sampled = {**tree["greedy"], "mode": "sampled", "mean": 0.125, "episodes": episodes}
     path.write_text(json.dumps({**tree, "sampled": sampled}))
     assert main(["report", str(suite), "--mode", "sampled"]) == 0
     said = capfd.readouterr().out

@@ -62,6 +62,21 @@ def _nan(path: Path) -> None:
     path.write_text("\n".join([*rows[:3], '{"step": 40, "return": NaN}']) + "\n")
 
 
+def _deep(path: Path) -> None:
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([*rows[:3], "[" * 100_000, *rows[3:]]) + "\n")
+
+
+def _huge_step(path: Path) -> None:
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([*rows[:3], f'{{"step": {10**400}, "return": 1.0}}']) + "\n")
+
+
+def _huge_return(path: Path) -> None:
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([*rows[:3], '{"step": 40, "return": 1.7e308}']) + "\n")
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize(
     ("spoil", "left", "said"),
@@ -70,6 +85,9 @@ def _nan(path: Path) -> None:
         (_binary, 0, "line 1 and all after it could not be read"),
         (_backwards, 3, "line 4 and all after it make no sense"),
         (_nan, 3, "line 4 and all after it make no sense"),
+        (_deep, 3, "line 4 and all after it could not be read"),
+        (_huge_step, 3, "line 4 and all after it make no sense"),
+        (_huge_return, 3, "line 4 and all after it make no sense"),
     ],
 )
 def test_a_spoilt_log_is_read_as_far_as_it_goes(
@@ -92,6 +110,12 @@ def test_a_spoilt_log_is_read_as_far_as_it_goes(
         '{"greedy": {"mean": 1.0}}',
         '{"greedy": {"mean": NaN, "protocol": {"env": {}}}}',
         '{"greedy": {"mean": 1.0, "protocol": {"env": "Pong"}}}',
+        '{"greedy": {"mean": "3", "protocol": {"env": {}}}}',
+        '{"greedy": {"mean": true, "protocol": {"env": {}}}}',
+        '{"greedy": {"mean": 1.7e308, "protocol": {"env": {}}}}',
+        f'{{"greedy": {{"mean": {10**400}, "protocol": {{"env": {{}}}}}}}}',
+        f'{{"greedy": {{"mean": {"1" * 5000}, "protocol": {{"env": {{}}}}}}}}',
+        "[" * 100_000,
     ],
 )
 def test_a_spoilt_evaluation_is_no_score(text: str, tmp_path: Path) -> None:
@@ -104,7 +128,9 @@ def test_a_spoilt_evaluation_is_no_score(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("text", ["", "{}", '{"starts": 3}', '{"starts": [1]}', "\0"])
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"starts": 3}', '{"starts": [1]}', "\0", "[" * 100_000]
+)
 def test_without_its_record_a_run_still_counts(text: str, tmp_path: Path) -> None:
     made = cell(tmp_path)
     (made.path / "run.json").write_text(text)

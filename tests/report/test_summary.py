@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,18 @@ from tests.report.made_up import (
     runs,
 )
 
+from drama import presets
 from drama.evaluation import aggregate, published_runs
 from drama.report.figures import ablations
-from drama.report.summary import Summary, protocol_notes, published_label, summarise
+from drama.report.summary import (
+    _INDIFFERENT,
+    Summary,
+    protocol_notes,
+    published_label,
+    summarise,
+)
 from drama.suite import Variant
+from drama.training.resume import flat
 
 STEPS = {"steps": 100_000}
 
@@ -209,6 +218,13 @@ def test_departures_from_the_published_protocol_are_told(tmp_path: Path) -> None
     assert "replay.sampler uniform (not dfs)" in told("uniform", variant=uniform)
 
 
+def test_settings_that_decide_nothing_are_settings() -> None:
+    known = flat(json.loads(presets.preset("quick").to_json()))
+    for name in _INDIFFERENT:
+        hits = [key for key in known if key.startswith(name)]
+        assert hits if name.endswith(".") else hits == [name], name
+
+
 def test_variants_are_grouped_by_what_they_change(tmp_path: Path) -> None:
     changes = {
         "uniform": {"replay.sampler": "uniform"},
@@ -219,8 +235,11 @@ def test_variants_are_grouped_by_what_they_change(tmp_path: Path) -> None:
     variants = [Variant(name, name, "quick", change) for name, change in changes.items()]
     variants.append(Variant("laptop", "laptop", "laptop", {"training.warmup_steps": 1000}))
     variants.append(Variant("precise", "precise", "quick", {"training.precision": "float32"}))
+    speed = {"training.cuda_graphs": False, "training.compile": True}
+    variants.append(Variant("compiled", "compiled", "quick", speed))
     given = [{"variant": v, "status": "missing"} for v in (BASE, *variants)]
     found = summary(tmp_path, *given)
+    assert found.differences["compiled"] == ()
     assert found.differences["gru"] == ("world_model.dynamics.name gru (not mamba2)",)
     assert found.differences["precise"] == ()  # changes the speed, not what is learnt
     assert ablations(found) == {
@@ -228,5 +247,5 @@ def test_variants_are_grouped_by_what_they_change(tmp_path: Path) -> None:
         "Sequence model": ["Base", "gru", "mamba1"],
         "Behaviour": ["Base", "ppo"],
         "Model size": ["Base", "laptop"],
-        "Other variants": ["Base", "precise"],
+        "Other variants": ["Base", "precise", "compiled"],
     }

@@ -117,13 +117,11 @@ class _Sample:
     """
 
     def __init__(self, runs: Runs, seed: int) -> None:
-        self.games = tuple(sorted(game for game, values in runs.items() if len(values)))
+        found = {game: _scores_of(game, values) for game, values in runs.items()}
+        self.games = tuple(sorted(game for game, values in found.items() if len(values)))
         if not self.games:
             raise ConfigError("no game has a score: there is nothing to aggregate")
-        self.scores = [np.asarray(runs[game], dtype=np.float64) for game in self.games]
-        for game, values in zip(self.games, self.scores, strict=True):
-            if values.ndim != 1 or not np.isfinite(values).all():
-                raise ConfigError(f"the scores of {game} must be a list of finite numbers")
+        self.scores = [found[game] for game in self.games]
         self.counts = [len(values) for values in self.scores]
         self.weights = np.concatenate(
             [np.full(n, 1.0 / (n * len(self.games))) for n in self.counts]
@@ -144,6 +142,24 @@ class _Sample:
             values[self._rng.integers(len(values), size=(count, len(values)))]
             for values in self.scores
         ]
+
+
+def _scores_of(game: str, values: Sequence[float]) -> Array:
+    """Return the scores of a game's runs, ``(n_g,)``.
+
+    Raises:
+        ConfigError: They are something else than a list of finite numbers.
+    """
+    try:
+        found = np.asarray(values)
+    except (TypeError, ValueError):  # lists in it
+        found = np.asarray(None)
+    if found.ndim != 1 or (found.size and found.dtype.kind not in "biuf"):
+        raise ConfigError(f"the scores of {game} must be a list of finite numbers")
+    scores: Array = found.astype(np.float64)
+    if not np.isfinite(scores).all():
+        raise ConfigError(f"the scores of {game} must be a list of finite numbers")
+    return scores
 
 
 def aggregate(
@@ -233,7 +249,11 @@ def probability_of_improvement(
             range.
     """
     _check(resamples, confidence)
-    common = [game for game in x if len(x[game]) and len(y.get(game, ()))]
+    common = [
+        game
+        for game in x
+        if len(_scores_of(game, x[game])) and len(_scores_of(game, y.get(game, ())))
+    ]
     if not common:
         raise ConfigError("the two methods have no game in common")
     # Two streams, so that a method is not resampled like the one it is compared with.

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drama.errors import ConfigError, RunDirError
+from drama.errors import CheckpointError, ConfigError, RunDirError
 from drama.evaluation.aggregate import CONFIDENCE, RESAMPLES
-from drama.files import write_json, write_text
+from drama.files import read_json, write_json, write_text
 from drama.report import tables as tab
 from drama.report.page import GENERATOR, html_page, markdown_page
 from drama.report.runs import read_run
 from drama.report.summary import Mode, Summary, protocol_notes, summarise
 from drama.suite import read_suite
+
+PAGE = "index.html"
+RECORD = "report.json"
+"""Names the files of the report: those that the next one may replace."""
+FILE = re.compile(r"(figures/)?[A-Za-z0-9_-]+\.[a-z]+")
+"""Any file of a report."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +73,14 @@ def write_report(
 
     Args:
         suite_dir: Directory of the suite.
-        out: Where to write; ``report`` in the suite's directory if None. An earlier report there
-            is replaced.
+        out: Where to write; ``report`` in the suite's directory if None. An empty directory, a new
+            one, or one with an earlier report, whose files are replaced; no other file is touched.
         mode: Which evaluation counts: ``greedy`` or ``sampled``.
         seed: Of the bootstrap.
 
     Raises:
         DramaError: It is no suite's directory; Matplotlib is missing; ``out`` holds something
-            else.
+            else, lies in the directory of a run, or cannot be written to.
     """
     return write_summary(build_summary(suite_dir, mode=mode, seed=seed), out)
 
@@ -84,7 +93,8 @@ def write_summary(summary: Summary, out: str | Path | None = None) -> Report:
         out: As in :func:`write_report`.
 
     Raises:
-        DramaError: Matplotlib is missing; ``out`` holds something else.
+        DramaError: Matplotlib is missing; ``out`` holds something else, lies in the directory of
+            a run, or cannot be written to.
     """
     try:
         from drama.report.figures import draw_all
@@ -92,25 +102,30 @@ def write_summary(summary: Summary, out: str | Path | None = None) -> Report:
         raise ConfigError(
             f"drama report draws with {_missing(error)}: pip install 'drama-rl[plots]'"
         ) from error
+    if out is not None and not str(out).strip():
+        raise RunDirError("--out is empty; name a directory")
     target = summary.directory / "report" if out is None else Path(out)
-    _prepare(target)
+    with _told(target):
+        earlier = _earlier(target, summary)
     tables = [tab.score_table(summary)]
     tables += [tab.aggregate_table(block, i) for i, block in enumerate(summary.blocks, 1)]
     if summary.pairs:
         tables.append(tab.improvement_table(summary))
     figures = draw_all(summary)
+    files: dict[str, str | bytes] = {}
     for table in tables:
-        write_text(target / f"{table.name}.csv", table.csv())
-        write_text(target / f"{table.name}.md", table.markdown())
-        write_text(target / f"{table.name}.tex", table.latex())
+        files[f"{table.name}.csv"] = table.csv()
+        files[f"{table.name}.md"] = table.markdown()
+        files[f"{table.name}.tex"] = table.latex()
     for figure in figures:
-        write_text(target / "figures" / f"{figure.name}.svg", figure.svg)
-        (target / "figures" / f"{figure.name}.png").write_bytes(figure.png)
-    write_text(target / "runs.csv", tab.runs_csv(summary))
-    write_text(target / "report.md", markdown_page(summary, tables, figures))
-    write_json(target / "report.json", _tree(summary))
-    page = target / "index.html"
-    write_text(page, html_page(summary, tables, figures))
+        files[f"figures/{figure.name}.svg"] = figure.svg
+        files[f"figures/{figure.name}.png"] = figure.png
+    files["runs.csv"] = tab.runs_csv(summary)
+    files["report.md"] = markdown_page(summary, tables, figures)
+    files[PAGE] = html_page(summary, tables, figures)
+    with _told(target):
+        _write(target, files, earlier, _tree(summary))
+    page = target / PAGE
     return Report(target, page, summary, tuple(figure.name for figure in figures))
 
 
@@ -119,28 +134,87 @@ def _missing(error: ImportError) -> str:
     return {"matplotlib": "Matplotlib", "PIL": "Pillow"}.get(module, module)
 
 
-def _prepare(out: Path) -> None:
-    """Make the directory, without the files of an earlier report.
+@contextmanager
+def _told(out: Path) -> Iterator[None]:
+    """Turn what the file system refuses into one line.
 
     Raises:
-        RunDirError: It is a file, cannot be made, or has a page of another origin.
+        RunDirError: Of an OSError.
     """
-    page = out / "index.html"
     try:
-        (out / "figures").mkdir(parents=True, exist_ok=True)
-        if page.exists():
-            head = page.read_bytes()[:4096].decode(errors="replace")
-            if f'content="{GENERATOR}"' not in head:
-                raise RunDirError(f"{page} is not a report of this program; choose another --out")
-            # Of games or variants that are no longer there.
-            for pattern in ("aggregates-*", "improvement.*", "figures/*.svg", "figures/*.png"):
-                for stale in out.glob(pattern):
-                    stale.unlink()
-    except RunDirError:
+        yield
+    except RunDirError:  # which is an OSError, too
         raise
     except OSError as error:
-        reason = error.strerror or os.strerror(error.errno or 0)
+        reason = error.strerror or str(error)
         raise RunDirError(f"cannot write a report to {out}: {reason}") from error
+
+
+def _earlier(out: Path, summary: Summary) -> frozenset[str]:
+    """Return the files of the report that lies in ``out``; writes nothing.
+
+    Raises:
+        RunDirError: ``out`` lies in the directory of a run, or holds something else than a report.
+        OSError: It is not a directory, or cannot be read.
+    """
+    real = Path(os.path.realpath(out))
+    runs = {Path(os.path.realpath(run.path)) for run in summary.runs}
+    for place in (real, *real.parents):
+        is_run = (place / "config.json").is_file() and (place / "checkpoints").is_dir()
+        if is_run or place in runs:
+            raise RunDirError(f"{out} lies in the directory of a run; choose another --out")
+    # A call that was killed may have left no more than this.
+    if not out.exists() or not {path.name for path in out.iterdir()} - {f".{RECORD}.tmp"}:
+        return frozenset()
+    other = RunDirError(
+        f"{out} is not empty and is not a report of this program; choose another --out"
+    )
+    try:
+        tree = read_json(out / RECORD)
+    except CheckpointError as error:
+        raise other from error
+    names = tree.get("files") if isinstance(tree, Mapping) else None
+    if not isinstance(names, list) or tree.get("generator") != GENERATOR:
+        raise other
+    # Nobody else's list makes this program delete files elsewhere.
+    if not all(isinstance(name, str) and FILE.fullmatch(name) for name in names):
+        raise other
+    page = out / PAGE
+    if page.exists() and f'content="{GENERATOR}"' not in page.read_bytes()[:4096].decode(
+        errors="replace"
+    ):
+        raise RunDirError(f"{page} is not a report of this program; choose another --out")
+    return frozenset(names)
+
+
+def _write(
+    out: Path, files: Mapping[str, str | bytes], earlier: frozenset[str], tree: Mapping[str, Any]
+) -> None:
+    """Write the files in place of those of the earlier report.
+
+    Raises:
+        RunDirError: A file of that name is there that the earlier report did not write.
+        OSError: A file cannot be written.
+    """
+    names = sorted({*files, RECORD})
+    for name in names:
+        if name not in earlier and os.path.lexists(out / name):
+            raise RunDirError(f"{out / name} is not of the earlier report; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    # First, so that a call that is killed leaves a report that the next one may replace.
+    record = {"generator": GENERATOR, **tree}
+    write_json(out / RECORD, {**record, "files": sorted(earlier.union(names))})
+    for stale in earlier.difference(names):  # of games or variants that are no longer there
+        (out / stale).unlink(missing_ok=True)
+    for name, content in files.items():
+        path = out / name
+        path.parent.mkdir(exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            # What a run says of itself may have half a character in it.
+            write_text(path, content.encode(errors="replace").decode())
+    write_json(out / RECORD, {**record, "files": names})
 
 
 def _tree(summary: Summary) -> dict[str, Any]:

@@ -37,6 +37,7 @@ STYLE = {
     "svg.fonttype": "path",
     "font.family": ["DejaVu Sans"],
     "font.size": 10,
+    "text.parse_math": False,  # a label may have a dollar in it
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -335,7 +336,7 @@ def _aggregates(summary: Summary, block: Block, number: int) -> Figure | None:
             axes.set_title(f"{LABELS[name]}\n({better} is better)", fontsize=9)
             # Bars end at the frame unless it is moved: they count as sticky.
             ends = [end for e in estimates for end in (e.value, e.low, e.high) if end is not None]
-            room = 0.06 * (max(ends) - min(ends)) or 0.1
+            room = 0.06 * (max(ends) - min(ends)) or 0.1 * max(1.0, abs(max(ends)))
             axes.set_xlim(min(ends) - room, max(ends) + room)
             axes.set_ylim(-0.6, len(rows) - 0.4)
             axes.xaxis.set_major_locator(MaxNLocator(3))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from gymnasium.envs.registration import load_env_creator
 from drama.envs.toy import PixelGame, register_games
 from drama.errors import CheckpointError
 from drama.evaluation import game_of, human_score, random_score
-from drama.files import read_json
+from drama.files import as_number, read_json
 from drama.suite import Cell
 from drama.suite.layout import Status
 
@@ -114,8 +113,8 @@ def read_run(cell: Cell, variant: str | None = None) -> Run:
         starts = _starts(run.path / "run.json", notes)
     except (CheckpointError, OSError) as error:
         return replace(run, status="failed", reason=" ".join(str(error).split()))
-    steps = [int(step) for row in rows if (step := _number(row.get("step"))) is not None]
-    seconds = [_number(row.get("time/wall_seconds")) or 0.0 for row in rows]
+    steps = [int(step) for row in rows if (step := as_number(row.get("step"))) is not None]
+    seconds = [as_number(row.get("time/wall_seconds")) or 0.0 for row in rows]
     return replace(
         run,
         evaluation=evaluation,
@@ -164,13 +163,6 @@ def running_mean(values: Array, width: int) -> Array:
     return means
 
 
-def _number(value: object) -> float | None:
-    """Return a finite number as such, and None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
 def _starts(path: Path, notes: list[str]) -> tuple[Mapping[str, Any], ...]:
     try:
         return tuple(dict(entry) for entry in read_json(path)["starts"])
@@ -186,7 +178,7 @@ def _evaluation(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged: it is not a JSON object")
     for mode, result in tree.items():
         try:
-            sound = _number(result["mean"]) is not None
+            sound = as_number(result["mean"]) is not None
             sound = sound and isinstance(result["protocol"]["env"], dict)
         except (KeyError, TypeError):
             sound = False
@@ -203,7 +195,7 @@ def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             notes.append(f"{path.name}: line {number} and all after it could not be read")
@@ -216,7 +208,7 @@ def _episodes(path: Path, notes: list[str]) -> Episodes:
     steps: list[float] = []
     returns: list[float] = []
     for number, row in enumerate(_rows(path, notes), 1):
-        step, ret = _number(row.get("step")), _number(row.get("return"))
+        step, ret = as_number(row.get("step")), as_number(row.get("return"))
         if step is None or ret is None or (steps and step < steps[-1]):
             notes.append(f"{path.name}: line {number} and all after it make no sense")
             break
