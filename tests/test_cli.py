@@ -147,6 +147,47 @@ def test_eval_changes_nothing_but_its_own_file(run: Path) -> None:
     assert after == before
 
 
+def test_eval_keeps_the_other_mode_of_the_same_agent(run: Path, capfd: Capture) -> None:
+    args = ["eval", str(run), "--episodes", "2", "--mode"]
+    assert main([*args, "sampled"]) == 0
+    sampled = json.loads((run / "eval.json").read_text())["sampled"]
+    assert main([*args, "greedy"]) == 0
+    tree = json.loads((run / "eval.json").read_text())
+    assert list(tree) == ["greedy", "sampled"]
+    assert tree["sampled"] == sampled
+    # Not that of an agent that had learnt less, nor what cannot be read.
+    tree["sampled"]["protocol"]["train_steps"] = 20
+    for text in (json.dumps(tree), "{", "[]", '{"sampled": 3}'):
+        (run / "eval.json").write_text(text)
+        assert main([*args, "greedy"]) == 0
+        assert list(json.loads((run / "eval.json").read_text())) == ["greedy"]
+
+
+def test_eval_of_an_older_checkpoint_leaves_that_of_the_last(run: Path, capfd: Capture) -> None:
+    assert main(["eval", str(run), "--episodes", "2"]) == 0
+    before = contents(run)
+    capfd.readouterr()
+    assert main(["eval", str(run / "checkpoints" / "000000020"), "--episodes", "2"]) == 0
+    captured = capfd.readouterr()
+    assert "greedy: mean return" in captured.out
+    assert "written to" not in captured.out
+    assert "000000020 is not the last checkpoint: eval.json is left as it is" in captured.err
+    assert contents(run) == before
+    (run / "eval.json").unlink()
+    assert main(["eval", str(run / "checkpoints" / "000000040"), "--episodes", "2"]) == 0
+    assert contents(run) == before
+
+
+def test_training_replaces_the_evaluation_of_what_was_there(run: Path) -> None:
+    assert main(["eval", str(run), "--episodes", "2"]) == 0
+    tree = json.loads((run / "eval.json").read_text())
+    for result in tree.values():
+        result["protocol"]["train_steps"] = 50
+    (run / "eval.json").write_text(json.dumps(tree))
+    assert main(["train", "--resume", str(run), "--steps", "50"]) == 0
+    assert list(json.loads((run / "eval.json").read_text())) == ["greedy"]
+
+
 def test_version_help_and_usage(capfd: Capture) -> None:
     assert main(["--version"]) == 0
     assert capfd.readouterr().out == f"drama {drama.__version__}\n"
@@ -302,6 +343,29 @@ def test_a_mistake_costs_one_line(
     for word in words:
         assert word in line
     assert not list(Path().iterdir()), "something was left behind"
+
+
+def test_a_hint_is_one_option(capfd: Capture) -> None:
+    line = complaint(capfd, main(["train", "quick", "--training.compil", "auto"]))
+    assert line.endswith("did you mean --training.compile?")
+
+
+def test_what_the_system_refuses_costs_one_line(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from drama.cli import app
+
+    for error, words in (
+        (OSError(28, "No space left on device", "x/y"), "x/y: No space left on device"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("odd"), "odd"),
+    ):
+
+        def refuse(args: list[str], error: OSError = error) -> int:
+            raise error
+
+        monkeypatch.setitem(app.COMMANDS, "doctor", app.Command(refuse, ""))
+        assert complaint(capfd, main(["doctor"])) == f"drama: error: {words}"
 
 
 def test_more_memory_than_there_is(capfd: Capture) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.suite.suites import STEPS, edit_json, run_suite, tiny_spec, tiny_variant
@@ -13,8 +15,9 @@ from tests.training.runs import contents
 import drama
 from drama.errors import CheckpointError, ConfigError, RunDirError
 from drama.suite import SuiteState, read_suite
-from drama.suite.layout import begin_suite, record_failure, run_path
-from drama.training.checkpoint import CheckpointDir
+from drama.suite.layout import begin_suite, check_vacant, is_suite, record_failure, run_path
+from drama.suite.process import prepare
+from drama.training.checkpoint import CheckpointDir, _digest
 
 SPEC = tiny_spec()
 RUN = Path("one/tests-Walk-v0/seed-0")
@@ -68,10 +71,57 @@ def earlier(run: Path) -> None:
     rewrite(run / "checkpoints" / "last", "000000020\n")
 
 
-def before_the_first_last(run: Path) -> None:
+def before_the_first_checkpoint(run: Path) -> None:
+    """As if killed while the first one was written aside."""
+    (run / "eval.json").unlink()
     (run / "checkpoints" / "last").unlink()
     shutil.rmtree(run / "checkpoints" / "000000040")
+    (run / "checkpoints" / "000000020").rename(run / "checkpoints" / ".000000020.tmp")
+    (run / "tensorboard").mkdir(exist_ok=True)
+
+
+def without_checkpoints(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
     (run / "eval.json").unlink()
+
+
+def without_last(run: Path, *left: str) -> None:
+    for name in ("last", "000000020", "000000040"):
+        path = run / "checkpoints" / name
+        if name not in left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def with_notes(run: Path) -> None:
+    without_checkpoints(run)
+    (run / "notes.txt").write_text("what I saw")
+
+
+def half_a_checkpoint(run: Path) -> None:
+    without_last(run, "000000020")
+    (run / "eval.json").unlink()
+    (run / "checkpoints" / "000000020" / "manifest.json").unlink()
+
+
+def linked(run: Path) -> None:
+    elsewhere = run.parents[3] / "elsewhere"
+    without_checkpoints(run)
+    run.rename(elsewhere)
+    run.symlink_to(elsewhere)
+
+
+def untrained(run: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        del tree["digest"]
+        tree["step"] = 0
+        tree["digest"] = _digest(tree)
+
+    edit_json(last(run) / "manifest.json", change)
+
+
+def linked_nowhere(run: Path) -> None:
+    shutil.rmtree(run)
+    run.symlink_to(run.parents[3] / "nowhere")
 
 
 def replaced(run: Path) -> None:
@@ -95,13 +145,8 @@ SOUND: dict[str, tuple[Callable[[Path], object], str, str, int]] = {
         "",
         0,
     ),
-    "no checkpoint": (
-        lambda run: shutil.rmtree(run / "checkpoints"),
-        "interrupted",
-        "first checkpoint",
-        0,
-    ),
-    "no last yet": (before_the_first_last, "interrupted", "first checkpoint", 0),
+    "no checkpoint": (without_checkpoints, "interrupted", "first checkpoint", 0),
+    "no checkpoint yet": (before_the_first_checkpoint, "interrupted", "first checkpoint", 0),
     "half way": (earlier, "interrupted", "at step 20 of 40", 20),
     "not evaluated": (lambda run: (run / "eval.json").unlink(), "interrupted", "not eval", 40),
     "evaluated otherwise": (
@@ -157,8 +202,24 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "last is gone": (
         lambda run: (run / "checkpoints" / "last").unlink(),
         "failed",
-        "holds no checkpoint",
+        "checkpoints/last is missing, so that 2 checkpoints there cannot be used; mend it with: "
+        "echo 000000040 > ",
     ),
+    "last and the older one are gone": (
+        lambda run: without_last(run, "000000040"),
+        "failed",
+        "checkpoints/last is missing, so that 1 checkpoint there cannot be used",
+    ),
+    "an evaluation without a checkpoint": (
+        lambda run: shutil.rmtree(run / "checkpoints"),
+        "foreign",
+        "no checkpoint, but eval.json",
+    ),
+    "somebody's notes": (with_notes, "foreign", "no checkpoint, but notes.txt"),
+    "half a checkpoint": (half_a_checkpoint, "foreign", "000000020 is no whole checkpoint"),
+    "no step made": (untrained, "foreign", "has made no step"),
+    "a link": (linked, "foreign", "is a symbolic link to what holds no checkpoint"),
+    "a link to nothing": (linked_nowhere, "foreign", "is a symbolic link to no directory"),
     "last is nonsense": (
         lambda run: rewrite(run / "checkpoints" / "last", "tomorrow"),
         "failed",
@@ -323,3 +384,42 @@ def test_no_suite_or_a_damaged_one(suite: Path, tmp_path: Path) -> None:
         (suite / "suite.json").write_text(text)
         with pytest.raises(ConfigError, match=r"suite\.json"):
             read_suite(suite)
+
+
+# -- what must not be lost ---------------------------------------------------------------------
+
+
+def test_a_missing_last_is_mended_as_the_reason_says(suite: Path) -> None:
+    (suite / RUN / "checkpoints" / "last").unlink()
+    (cell,) = read_suite(suite).cells
+    command = cell.reason.rpartition("mend it with: ")[2]
+    subprocess.run(["sh", "-c", command], check=True)
+    assert read_suite(suite).counts() == {"finished": 1}
+
+
+def test_a_run_in_a_linked_directory_goes_on(suite: Path, tmp_path: Path) -> None:
+    earlier(suite / RUN)
+    (suite / RUN).rename(tmp_path / "elsewhere")
+    (suite / RUN).symlink_to(tmp_path / "elsewhere")
+    outcome, started, _ = run_suite(suite, SPEC)
+    assert (outcome.exit_code, len(started)) == (0, 1)
+    assert (suite / RUN).is_symlink()
+
+
+def test_what_came_after_the_look_is_not_deleted(suite: Path) -> None:
+    """The look and the deletion are not one step."""
+    without_checkpoints(suite / RUN)
+    (cell,) = read_suite(suite).cells
+    (suite / RUN / "notes.txt").write_text("what I saw")
+    before = contents(suite)
+    with pytest.raises(RunDirError, match=r"notes\.txt, which is not deleted"):
+        prepare(cell)
+    assert contents(suite) == before
+
+
+def test_a_directory_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    for look_at in (is_suite, read_suite):
+        with pytest.raises(RunDirError, match=r"cannot look into x.*: .*too long"):
+            look_at(Path("x" * 300))
+    with pytest.raises(RunDirError, match=r"cannot make suite .*: .*too long"):
+        check_vacant(tmp_path / ("x" * 300))

@@ -83,6 +83,9 @@ def test_several_runs_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, 7")
     assert plan(many).gpus == ("5", "7")
     assert plan(many).describe() == "2 runs at a time, 4 threads each, on GPU 5, 7"
+    for named, seen in (("3,-1,4", ("3",)), ("GPU-a, 1", ("GPU-a", "1"))):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        assert plan(many).gpus == seen
     # Who names a device by its number sees the same GPUs as we do.
     assert plan(cells(20, device="cuda:1")) == Plan((), 2, 4)
 
@@ -125,7 +128,7 @@ def test_each_process_gets_its_gpu_and_its_threads(
     assert {env["OMP_NUM_THREADS"] for _, env in made} == {"3"}
     args = made[0][0]
     assert args[:3] == [sys.executable, "-m", "drama.suite.child"]
-    assert args[4:9] == ["train", "quick", "--env", WALK, "--run-dir"]
+    assert args[4:9] == ["train", "quick", "--env", WALK, f"--run-dir={first.path}"]
     assert "--training.threads=3" in args
     assert first.log.read_text().startswith("--- 2")
     # The preset of these tests asks for one thread: that holds for the evaluation too.
@@ -169,3 +172,13 @@ def test_two_processes_do_not_share_a_suite(tmp_path: Path) -> None:
     with SuiteLock(tmp_path):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_suite_that_cannot_be_locked(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(RunDirError, match=r"^cannot lock .*: \.lock: "):
+        SuiteLock(tmp_path).__enter__()
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirError, match=r"^cannot make suite .*file"):
+        SuiteLock(tmp_path / "file" / "suite").__enter__()

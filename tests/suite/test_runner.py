@@ -278,6 +278,20 @@ def test_a_run_whose_former_process_is_still_there_waits(
     lock.release()
 
 
+@pytest.mark.faults
+def test_a_run_that_cannot_be_locked_is_listed_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    spec = tiny_spec(seeds=(0, 1))
+    cell, _ = look(tmp_path / "suite", spec)
+    begin_suite(tmp_path / "suite", spec)
+    Agent(config=cell.config).learn(25, run_dir=cell.path)
+    (cell.path / ".lock").mkdir()
+    outcome, _, said = run_suite(tmp_path / "suite", spec)
+    assert "waiting" not in said
+    assert [cell.seed for cell in outcome.finished] == [1]
+    assert outcome.failed[0][1].startswith(f"cannot lock {cell.path}: .lock: ")
+
+
 # -- words -------------------------------------------------------------------------------------
 
 

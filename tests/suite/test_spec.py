@@ -116,6 +116,13 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "steps": ("steps = 0\n" + TEXT, ["steps", "positive"]),
     "name": (TEXT.replace('"mine"', '"my/suite"'), ["'my/suite'", "directory"]),
     "variant name": (TEXT.replace('name = "xs"', 'name = ".."'), ["'..'", "directory"]),
+    "a long variant name": (
+        TEXT.replace('name = "xs"', f'name = "{"x" * 101}"'),
+        ["has 101 characters; at most 100"],
+    ),
+    "a hidden variant": (TEXT.replace('name = "xs"', 'name = ".xs"'), ["'.xs'", "directory"]),
+    "the suite's file": (TEXT.replace('name = "xs"', 'name = "suite.json"'), ["'suite.json'"]),
+    "another case": (TEXT.replace('name = "xs"', 'name = "Report"'), ["'Report'", "report"]),
     "reserved": (TEXT.replace('name = "xs"', 'name = "report"'), ["report"]),
     "override": (
         TEXT + "[variants.overrides]\n'replay.smapler' = 'dfs'",
@@ -225,6 +232,13 @@ def test_a_setting_needs_its_value() -> None:
     for text in ("a.b", "=3"):
         with pytest.raises(ConfigError, match=r"section\.field=value"):
             parse_override(text)
+
+
+def test_a_setting_that_is_nested_too_deeply() -> None:
+    for depth in (100, 900, 100_000):
+        text = "replay.capacity=" + "[" * depth + "]" * depth
+        with pytest.raises(ConfigError, match=r"replay\.capacity"):
+            load_spec("toy").narrowed(overrides=dict([parse_override(text)]))
 
 
 def test_overrides_reach_the_processes_as_they_are() -> None:

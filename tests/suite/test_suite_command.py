@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from tests.training.runs import TINY, contents, json_rows
 
 import drama
 from drama.cli import main
-from drama.suite import SuiteSpec, load_spec, read_suite
+from drama.errors import ConfigError
+from drama.suite import SuiteSpec, load_spec, local, read_suite
 from drama.suite.local import SuiteLock
 from drama.training.checkpoint import CheckpointDir
 
@@ -47,6 +49,7 @@ def complaint(capfd: Capture, code: int) -> str:
     return lines[0]
 
 
+CPU = ["--set", "device=cpu"]
 TYPOS: dict[str, tuple[list[str], list[str]]] = {
     "action": (["rnu"], ["'rnu'", "suite run"]),
     "suite": (["run", "atari10k"], ["'atari10k'", "atari100k"]),
@@ -57,6 +60,13 @@ TYPOS: dict[str, tuple[list[str], list[str]]] = {
     "seed": (["run", "toy", "--seeds", "9"], ["no seed 9"]),
     "seed word": (["run", "toy", "--seeds", "one"], ["--seeds", "'one'"]),
     "seed range": (["run", "toy", "--seeds", "0-x"], ["--seeds", "'0-x'"]),
+    "empty seed range": (["run", "toy", "--seeds", "2-0"], ["--seeds 2-0", "empty"]),
+    "huge seed range": (["run", "toy", "--seeds", "0-99999999999"], ["more than 10,000 seeds"]),
+    "many seed ranges": (["run", "toy", "--seeds", *["0-5999"] * 2], ["more than 10,000 seeds"]),
+    "nested setting": (["run", "toy", "--set", "x=" + "[" * 10**5], ["--set x", "deeply"]),
+    "long name": (["run", "x" * 300], ["too long"]),
+    "long directory": (["run", "toy", "--dir", "x" * 300, *CPU], ["too long"]),
+    "long status": (["status", "x" * 300], ["too long"]),
     "variant": (["run", "toy", "--variants", "unform"], ["'unform'", "uniform"]),
     "steps": (["run", "toy", "--steps", "0"], ["steps", "positive"]),
     "warm-up": (["run", "toy", "--set", "training.warmup_steps=3"], ["warmup_steps"]),
@@ -148,6 +158,91 @@ def test_a_finished_suite_is_over_at_once(tmp_path: Path, capfd: Capture) -> Non
     assert contents(tmp_path / "suite") == before
 
 
+def test_what_is_finished_needs_no_device(
+    tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "suite"
+    run_suite(directory, tiny_spec())
+
+    def absent(*_: object) -> None:
+        raise ConfigError("device 'cuda' is not available here")
+
+    monkeypatch.setattr(local, "pick_device", absent)
+    capfd.readouterr()
+    assert main(["suite", "run", str(directory)]) == 0
+    assert "nothing is to do" in capfd.readouterr().err
+    assert "--jobs" in complaint(capfd, main(["suite", "run", str(directory), "--jobs", "0"]))
+    assert main(["suite", "run", str(directory), "--dry-run"]) == 0
+    said = capfd.readouterr().out
+    assert said.splitlines()[-1] == "1 runs: 1 finished, 0 to do"
+    assert "of work" not in said
+    assert main(["suite", "run", str(directory), "--dry-run", "--json"]) == 0
+    tree = json.loads(capfd.readouterr().out)
+    assert (tree["jobs"], tree["shares"], tree["hours"]) == (None, [], 0)
+    (directory / "one/tests-Walk-v0/seed-0/eval.json").unlink()
+    assert "not available" in complaint(capfd, main(["suite", "run", str(directory)]))
+
+
+def test_only_who_holds_the_lock_begins_a_suite(tmp_path: Path, capfd: Capture) -> None:
+    pytest.importorskip("fcntl")
+    Path("mine.json").write_text(tiny_spec().to_json())
+    args = ["suite", "run", "mine.json", "--dir", str(tmp_path / "suite")]
+    with SuiteLock(tmp_path / "suite"):
+        assert "already" in complaint(capfd, main(args))
+        assert [path.name for path in (tmp_path / "suite").iterdir()] == [".lock"]
+    # Nor does a directory of something else lose a file of that name.
+    (tmp_path / "suite" / ".lock").write_text("mine")
+    (tmp_path / "suite" / "thesis.txt").touch()
+    before = contents(tmp_path / "suite")
+    assert "not empty" in complaint(capfd, main(args))
+    assert contents(tmp_path / "suite") == before
+
+
+def test_a_trained_run_without_last_is_not_deleted(tmp_path: Path, capfd: Capture) -> None:
+    directory = tmp_path / "suite"
+    run_suite(directory, tiny_spec())
+    run = directory / "one/tests-Walk-v0/seed-0"
+    (run / "checkpoints" / "last").unlink()
+    shutil.rmtree(run / "checkpoints" / "000000020")
+    (run / "notes.txt").touch()
+    before = contents(directory)
+    capfd.readouterr()
+    assert main(["suite", "run", str(directory)]) == 1
+    assert "checkpoints/last is missing" in capfd.readouterr().err
+    assert contents(directory) == before
+
+
+def test_a_further_evaluation_is_kept_beside_the_suite_s_own(tmp_path: Path) -> None:
+    directory = tmp_path / "suite"
+    run_suite(directory, tiny_spec())
+    run = directory / "one/tests-Walk-v0/seed-0"
+    assert main(["eval", str(run), "--mode", "sampled", "--episodes", "6"]) == 0
+    assert read_suite(directory).counts() == {"finished": 1}
+    assert main(["eval", str(run), "--episodes", "6"]) == 0
+    assert read_suite(directory).counts() == {"interrupted": 1}
+    _, started, _ = run_suite(directory, tiny_spec())
+    assert len(started) == 1
+    tree = json.loads((run / "eval.json").read_text())
+    assert {mode: len(result["episodes"]) for mode, result in tree.items()} == {
+        "greedy": 4,
+        "sampled": 6,
+    }
+
+
+def test_a_directory_that_begins_with_a_dash(capfd: Capture) -> None:
+    run_suite(Path("-x"), tiny_spec())
+    run = Path("-x/one/tests-Walk-v0/seed-0")
+    for lose in ((run / "eval.json").unlink, lambda: earlier(run)):
+        lose()
+        outcome, started, said = run_suite(Path("-x"), tiny_spec())
+        assert (outcome.exit_code, len(started)) == (0, 1), said
+
+
+def earlier(run: Path) -> None:
+    (run / "eval.json").unlink()
+    (run / "checkpoints" / "last").write_text("000000020\n")
+
+
 def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path, capfd: Capture) -> None:
     spec = tiny_spec(
         games=(WALK, "drama/Catch-v0"), seeds=(0, 1), variants=(tiny_variant(), tiny_variant("b"))
@@ -214,7 +309,7 @@ class Process(subprocess.Popen[bytes]):
         super().__exit__(*exc)
 
 
-def start(*args: str, errors: Path) -> Process:
+def start(*args: str, errors: Path, to: int | None = None) -> Process:
     source = str(Path(drama.__file__).parents[1])
     env = {
         **os.environ,
@@ -224,8 +319,8 @@ def start(*args: str, errors: Path) -> Process:
     with errors.open("wb") as file:
         return Process(
             [sys.executable, "-m", "drama", "suite", *args],
-            stdout=subprocess.DEVNULL,
-            stderr=file,
+            stdout=subprocess.DEVNULL if to is None else to,
+            stderr=file if to is None else to,
             env=env,
             cwd=errors.parent,
         )
@@ -359,6 +454,23 @@ class TestProcesses:
             assert cell.step > 0
             assert "saved at step" in cell.log.read_text()
             assert not in_use(cell.path)
+
+    def test_whose_reader_has_gone_saves_and_ends(self, tmp_path: Path) -> None:
+        """``drama suite run ... 2>&1 | head -1``."""
+        spec = tiny_spec(games=(env_id(Endless),), seeds=(0, 1, 2), steps=200)
+        (tmp_path / "endless.json").write_text(spec.to_json())
+        directory = tmp_path / "suite"
+        args = ["run", str(tmp_path / "endless.json"), "--dir", str(directory), "--jobs", "2"]
+        reading, writing = os.pipe()
+        with start(*args, errors=tmp_path / "stderr", to=writing) as process:
+            os.close(writing)
+            os.read(reading, 1)
+            os.close(reading)
+            assert process.wait(120) == 130
+        for cell in read_suite(directory).cells:
+            assert cell.sound
+            assert not in_use(cell.path)
+        assert "finished" not in read_suite(directory).counts()
 
     def test_a_killed_run_is_tried_once_more(self, long: Path, tmp_path: Path) -> None:
         directory, errors = tmp_path / "suite", tmp_path / "stderr"

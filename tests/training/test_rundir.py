@@ -125,3 +125,13 @@ def test_a_run_cannot_move(tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match="in memory"):
         in_memory.learn(5, run_dir=tmp_path / "c")
     assert not (tmp_path / "c").exists()
+
+
+def test_a_lock_that_cannot_be_made_is_no_lock_of_another(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(RunDirError, match=r"^cannot lock .*: \.lock: Is a directory$"):
+        RunLock(tmp_path).acquire()
+    (tmp_path / ".lock").rmdir()
+    with pytest.raises(RunDirError, match=r"^cannot lock .*: \.lock: No such file"):
+        RunLock(tmp_path / "nowhere").acquire()

@@ -7,13 +7,12 @@ itself failed (NaN, or a run of a suite), 130 that it was interrupted and saved.
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from drama import __version__, presets
-from drama.cli.common import complain, out
+from drama.cli.common import complain, mute, out
 from drama.cli.doctor import doctor
 from drama.cli.evaluate import evaluate
 from drama.cli.report import report
@@ -81,9 +80,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("drama: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever read our output has gone (`drama ... | head`): nothing left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        # Whoever read our output has gone (`drama ... | head`): nothing left to say. What was to
+        # be read is no loss; work that was cut short is an interruption.
+        mute()
+        works = args[:1] == ["train"] or args[:2] == ["suite", "run"]
+        return 130 if works and not {"-h", "--help", "--dry-run"} & set(args) else 0
+    except OSError as error:
+        # What no command foresaw: a full disk, a directory that may not be read.
+        what = error.strerror or str(error) or type(error).__name__
+        complain(OSError(f"{error.filename}: {what}" if error.filename else what))
+        return 2
 
 
 def _usage() -> str:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import itertools
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,8 +18,17 @@ from rich.console import Console
 from drama.config import Config
 from drama.errors import ConfigError
 
-err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-out = Console(highlight=False, soft_wrap=True, markup=False)
+
+class _Console(Console):
+    """Leaves it to the command what happens when its reader has gone."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise, where Rich would end the process with exit code 1 and its children go on."""
+        raise BrokenPipeError
+
+
+err = _Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+out = _Console(highlight=False, soft_wrap=True, markup=False)
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,6 +46,17 @@ class Parser(argparse.ArgumentParser):
 def complain(error: Exception) -> None:
     """Print the one line that a mistake costs."""
     print("drama: error: " + " ".join(str(error).split()), file=sys.stderr)
+
+
+def mute() -> None:
+    """Send nowhere what is still to be said where nobody reads any more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def parse_fields(default: Config, args: list[str], prog: str) -> Config:
@@ -68,7 +89,7 @@ def _tyro_message(text: str) -> str:
     message = " ".join(first) or "invalid options"
     for line, following in itertools.pairwise(lines):
         if line.startswith("Perhaps you meant"):
-            message += f"; did you mean {following.split()[0]}?"
+            message += f"; did you mean {following.split()[0].rstrip(',')}?"
             break
     return message
 

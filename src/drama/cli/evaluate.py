@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from drama.agent import Agent, find_checkpoint
 from drama.cli.common import Parser, err, out
-from drama.errors import ConfigError
+from drama.errors import CheckpointError, ConfigError
 from drama.evaluation import EvaluationResult
-from drama.files import write_json
+from drama.files import read_json, write_json
+from drama.training.checkpoint import Checkpoint, CheckpointDir
 
 
 def evaluate(args: list[str]) -> int:
@@ -20,7 +21,7 @@ def evaluate(args: list[str]) -> int:
         prog="drama eval",
         allow_abbrev=False,
         description="Play whole episodes (no life-loss ends), greedily and with drawn actions. "
-        "Writes eval.json into the run directory.",
+        "Writes eval.json into the run directory; the other kind of an earlier call stays there.",
     )
     parser.add_argument("run", metavar="DIR", help="run directory or checkpoint")
     parser.add_argument("--episodes", type=int, help="episodes of each kind (default: the run's)")
@@ -34,7 +35,10 @@ def evaluate(args: list[str]) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    _, run_dir = find_checkpoint(Path(options.run))
+    checkpoint, run_dir = find_checkpoint(Path(options.run))
+    if run_dir is not None and not _is_last(checkpoint, run_dir):
+        err.print(f"{checkpoint.path} is not the last checkpoint: eval.json is left as it is")
+        run_dir = None
     agent = Agent.load(options.run, device=options.device)
     modes = ("greedy", "sampled") if options.mode == "both" else (options.mode,)
     evaluate_and_report(
@@ -42,6 +46,7 @@ def evaluate(args: list[str]) -> int:
         run_dir,
         modes,
         as_json=options.json,
+        merge=True,
         episodes=options.episodes,
         num_envs=options.num_envs,
         seed=options.seed,
@@ -55,6 +60,7 @@ def evaluate_and_report(
     modes: Sequence[str],
     *,
     as_json: bool = False,
+    merge: bool = False,
     **options: Any,
 ) -> None:
     """Evaluate in each mode, write ``eval.json`` into the run directory, print the result.
@@ -64,6 +70,7 @@ def evaluate_and_report(
         run_dir: Where to write; None writes nothing.
         modes: ``greedy`` and ``sampled``, in the order wanted.
         as_json: Print one line of JSON instead of words.
+        merge: Keep what ``eval.json`` has of other modes, if the agent had made as many steps.
         **options: Passed on to `drama.Agent.evaluate`.
     """
     results = {}
@@ -74,11 +81,36 @@ def evaluate_and_report(
         if not as_json:
             out.print(_summary(result))
     if run_dir is not None:
-        write_json(run_dir / "eval.json", results)
+        kept = _same_steps(run_dir / "eval.json", results) if merge else {}
+        write_json(run_dir / "eval.json", dict(sorted((kept | results).items())))
         if not as_json:
             out.print(f"written to {run_dir / 'eval.json'}")
     if as_json:
         print(json.dumps(results))
+
+
+def _is_last(checkpoint: Checkpoint, run_dir: Path) -> bool:
+    try:
+        return CheckpointDir(run_dir).last().path.resolve() == checkpoint.path.resolve()
+    except CheckpointError:  # whatever is the last one, nobody knows
+        return False
+
+
+def _same_steps(path: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``eval.json`` has of an agent that had made as many steps; damage is dropped."""
+    try:
+        tree = read_json(path)
+    except CheckpointError:
+        return {}
+    steps = {result["protocol"]["train_steps"] for result in results.values()}
+    kept = {}
+    for mode in ("greedy", "sampled"):
+        try:
+            if tree[mode]["protocol"]["train_steps"] in steps:
+                kept[mode] = tree[mode]
+        except (KeyError, TypeError):
+            continue
+    return kept
 
 
 def _summary(result: EvaluationResult) -> str:

@@ -10,16 +10,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drama.calibration import SECONDS
-from drama.cli.common import Parser, err, out, signals, status
+from drama.cli.common import Parser, err, mute, out, signals, status
 from drama.errors import ConfigError
 from drama.suite.built_in import BUILT_IN, load_spec
 from drama.suite.forecast import forecast
-from drama.suite.layout import Cell, begin_suite, is_suite, look, read_spec, read_suite
-from drama.suite.local import LocalPool, Plan, SuiteLock, plan
+from drama.suite.layout import (
+    Cell,
+    begin_suite,
+    check_vacant,
+    is_suite,
+    look,
+    read_spec,
+    read_suite,
+)
+from drama.suite.local import LocalPool, Plan, SuiteLock, check_counts, plan
 from drama.suite.ray import RayPool
 from drama.suite.runner import Outcome, Pool, Runner
 from drama.suite.spec import SuiteSpec, parse_override
 from drama.suite.view import View, report_failures
+
+MOST_SEEDS = 10_000
+"""Seeds that a command may name."""
 
 
 def suite(args: list[str]) -> int:
@@ -52,14 +63,12 @@ def _run(args: list[str]) -> int:
     spec, directory = _spec_and_directory(options)
     if options.dry_run:
         return _dry_run(options, spec, directory)
-    todo = [c for c in look(directory, spec) if c.sound and c.status != "finished"]
-    pool: Pool | None = None
+    shared = None if options.ray is not None else _plan(options, look(directory, spec))
+    pool: Pool
     if options.ray is None:
-        # Asked before anything is written: a device may not be there.
-        pool = LocalPool(
-            shared := plan(todo or look(directory, spec), options.jobs, options.per_gpu)
-        )
-        how = shared.describe()
+        # Planned before anything is written: a device may not be there.
+        pool = LocalPool(shared or Plan((), 1, 1))
+        how = "nothing is to do" if shared is None else shared.describe()
     else:
         pool = RayPool(
             directory,
@@ -72,21 +81,28 @@ def _run(args: list[str]) -> int:
         how = pool.describe()
     with contextlib.closing(pool):
         if not is_suite(directory):
+            check_vacant(directory)
             _check_games(spec)
-        version = begin_suite(directory, spec)
-        if version is not None:
-            err.print(f"note: this suite was begun with drama {version}")
         with SuiteLock(directory):
+            version = begin_suite(directory, spec)
+            if version is not None:
+                err.print(f"note: this suite was begun with drama {version}")
             err.print(f"suite {spec.name} in {directory}: {how}")
             runner = Runner(directory, spec, pool, View(err))
             with signals(lambda *_: runner.interrupt()):
                 outcome = runner.run()
-    return _tell(outcome, directory)
+    try:
+        _tell(outcome, directory)
+    except BrokenPipeError:  # the work is done, whoever still listens
+        mute()
+    return outcome.exit_code
 
 
-def _plan(options: argparse.Namespace, cells: Sequence[Cell]) -> Plan:
+def _plan(options: argparse.Namespace, cells: Sequence[Cell]) -> Plan | None:
+    """Share out what is to do; None if that is nothing, whatever devices it was made on."""
+    check_counts({"jobs": options.jobs, "per-gpu": options.per_gpu})
     todo = [cell for cell in cells if cell.sound and cell.status != "finished"]
-    return plan(todo or cells, options.jobs, options.per_gpu)
+    return plan(todo, options.jobs, options.per_gpu) if todo else None
 
 
 def _dry_run(options: argparse.Namespace, spec: SuiteSpec, directory: Path) -> int:
@@ -105,7 +121,7 @@ def _dry_run(options: argparse.Namespace, spec: SuiteSpec, directory: Path) -> i
     return 0
 
 
-def _tell(outcome: Outcome, directory: Path) -> int:
+def _tell(outcome: Outcome, directory: Path) -> None:
     report_failures(err, outcome.failed)
     counts = [f"{len(outcome.finished)} finished"]
     counts += [f"{len(outcome.failed)} failed"] if outcome.failed else []
@@ -115,7 +131,6 @@ def _tell(outcome: Outcome, directory: Path) -> int:
         err.print(f"tables and figures: drama report {directory}")
     if outcome.interrupted or outcome.failed:
         err.print(f"go on with: drama suite run {directory}")
-    return outcome.exit_code
 
 
 def _check_games(spec: SuiteSpec) -> None:
@@ -209,11 +224,17 @@ def _seeds(words: list[str] | None) -> list[int] | None:
     for name in _names(words) or []:
         first, dash, last = name.partition("-")
         try:
-            seeds += range(int(first), int(last) + 1) if dash else [int(first)]
+            lowest = int(first)
+            highest = int(last) if dash else lowest
         except ValueError:
             raise ConfigError(
                 f"--seeds takes numbers and ranges such as 0-4, got {name!r}"
             ) from None
+        if highest < lowest:
+            raise ConfigError(f"--seeds {name}: the range is empty; the smaller number comes first")
+        if len(seeds) + highest - lowest >= MOST_SEEDS:
+            raise ConfigError(f"--seeds {name}: more than {MOST_SEEDS:,} seeds")
+        seeds += range(lowest, highest + 1)
     return seeds
 
 

@@ -46,7 +46,8 @@ class Forecast:
     shares: tuple[Share, ...]
     runs: int
     finished: int
-    plan: Plan
+    plan: Plan | None
+    """How they would be shared out; None if nothing is to do."""
 
     @property
     def hours(self) -> float | None:
@@ -65,8 +66,8 @@ class Forecast:
         return {
             "runs": self.runs,
             "finished": self.finished,
-            "jobs": self.plan.jobs,
-            "threads": self.plan.threads,
+            "jobs": None if self.plan is None else self.plan.jobs,
+            "threads": None if self.plan is None else self.plan.threads,
             "hours": self.hours,
             "disk_bytes": self.disk,
             "shares": [dataclasses.asdict(share) for share in self.shares],
@@ -74,6 +75,12 @@ class Forecast:
 
     def render(self) -> str:
         """Return a table and what it adds up to."""
+        todo = sum(share.runs for share in self.shares)
+        total = f"{self.runs} runs: {self.finished} finished, {todo} to do"
+        if (left := self.runs - self.finished - todo) > 0:
+            total += f", {left} left alone"
+        if self.plan is None or not todo:
+            return total
         rows = [("variant", "games", "runs", "steps", "hours a run", "memory a run", "disk a run")]
         notes = []
         for share in self.shares:
@@ -104,10 +111,6 @@ class Forecast:
         ]
         if any(share.estimated for share in self.shares):
             notes.append("~ measured on smaller batches and scaled by frames")
-        todo = sum(share.runs for share in self.shares)
-        total = f"{self.runs} runs: {self.finished} finished, {todo} to do"
-        if (left := self.runs - self.finished - todo) > 0:
-            total += f", {left} left alone"
         if self.hours is not None:
             total += f"; {hours(self.hours)} of work, evaluation and checkpoints left out"
             most = min(self.plan.jobs, todo) or 1
@@ -120,7 +123,7 @@ class Forecast:
 
 def forecast(
     cells: Sequence[Cell],
-    plan: Plan,
+    plan: Plan | None,
     *,
     seconds: float = SECONDS,
     progress: Callable[[str], object] = lambda text: None,
@@ -132,7 +135,7 @@ def forecast(
 
     Args:
         cells: All runs of the suite.
-        plan: How they would be shared out.
+        plan: How they would be shared out; None if nothing is to do.
         seconds: About how long all measurements together may take.
         progress: Told what is measured next.
 
@@ -158,10 +161,10 @@ def forecast(
     return Forecast(tuple(shares), len(cells), finished, plan)
 
 
-def _share(cells: Sequence[Cell], plan: Plan, seconds: float) -> Share:
+def _share(cells: Sequence[Cell], plan: Plan | None, seconds: float) -> Share:
     first = cells[0]
     config = first.config
-    if not config.training.threads:
+    if plan is not None and not config.training.threads:
         training = dataclasses.replace(config.training, threads=plan.threads)
         config = dataclasses.replace(config, training=training)
     name = first.variant.name

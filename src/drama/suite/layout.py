@@ -14,9 +14,12 @@ SUITE/
 from __future__ import annotations
 
 import collections
+import fnmatch
 import json
 import math
 import os
+import shlex
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +27,7 @@ from typing import Any, Literal
 
 from drama.config import Config
 from drama.errors import CheckpointError, ConfigError, RunDirError
-from drama.files import read_json, write_json
+from drama.files import as_number, read_json, write_json
 from drama.suite.spec import SuiteSpec, Variant, differences, slug
 from drama.training.checkpoint import Checkpoint, CheckpointDir
 from drama.training.resume import compare
@@ -33,6 +36,10 @@ Status = Literal["missing", "interrupted", "finished", "failed", "foreign"]
 
 DEBRIS = {".lock", ".config.json.tmp"}
 """What a run that was killed while its directory was made may leave there."""
+OWN_FILES = ("config.json", "run.json", ".lock", "*.jsonl", ".*.tmp")
+"""Files that a run writes before its first checkpoint."""
+OWN_DIRECTORIES = ("checkpoints", "replay", "tensorboard", "wandb")
+"""Directories that a run makes before its first checkpoint."""
 MOST = 5
 """Differences that a refusal tells."""
 MODE = "greedy"
@@ -126,8 +133,30 @@ def run_path(directory: Path, variant: str, game: str, seed: int) -> Path:
 
 
 def is_suite(directory: Path) -> bool:
-    """Whether a suite was begun in ``directory``."""
-    return (directory / "suite.json").is_file()
+    """Whether a suite was begun in ``directory``.
+
+    Raises:
+        RunDirError: It cannot be looked at.
+    """
+    try:
+        return (directory / "suite.json").is_file()
+    except OSError as error:  # no permission, too long a name
+        raise RunDirError(f"cannot look into {directory}: {error.strerror}") from error
+
+
+def check_vacant(directory: Path) -> None:
+    """Check that a suite may be begun in ``directory``, which need not exist.
+
+    Raises:
+        RunDirError: Something lies there already, or it cannot be looked at.
+    """
+    try:
+        if directory.exists() and {p.name for p in directory.iterdir()} - {".lock"}:
+            raise RunDirError(f"{directory} is not empty and holds no suite; choose another")
+    except RunDirError:
+        raise
+    except OSError as error:
+        raise RunDirError(f"cannot make suite {directory}: {error.strerror}") from error
 
 
 def begin_suite(directory: Path, spec: SuiteSpec) -> str | None:
@@ -154,13 +183,10 @@ def begin_suite(directory: Path, spec: SuiteSpec) -> str | None:
                 f"{directory} holds another suite; asked for now: {'; '.join(changed[:MOST])}{more}"
             )
         return None if version == __version__ else version
+    check_vacant(directory)
     try:
-        if directory.exists() and {p.name for p in directory.iterdir()} - {".lock"}:
-            raise RunDirError(f"{directory} is not empty and holds no suite; choose another")
         directory.mkdir(parents=True, exist_ok=True)
         write_json(directory / "suite.json", {"drama": __version__, "spec": spec.to_dict()})
-    except RunDirError:
-        raise
     except OSError as error:
         raise RunDirError(f"cannot make suite {directory}: {error.strerror}") from error
     return None
@@ -174,7 +200,7 @@ def read_spec(directory: Path) -> tuple[SuiteSpec, str]:
         ConfigError: Its ``suite.json`` cannot be read.
     """
     path = directory / "suite.json"
-    if not path.is_file():
+    if not is_suite(directory):
         raise RunDirError(f"{directory} is not the directory of a suite: it has no suite.json")
     try:
         tree = read_json(path)
@@ -251,9 +277,13 @@ def _judge(path: Path, wanted: Config) -> Verdict:
     """Judge a run directory by its own files."""
     if not os.path.lexists(path):
         return "missing", "", 0, True
-    if not path.is_dir():
-        return "foreign", f"{path} is not a directory", 0, False
     try:
+        if not path.is_dir():
+            what = "a symbolic link to no directory" if path.is_symlink() else "not a directory"
+            return "foreign", f"{path} is {what}", 0, False
+        if path.is_symlink() and not (path / "checkpoints" / "last").is_file():
+            reason = f"{path} is a symbolic link to what holds no checkpoint; remove the link"
+            return "foreign", reason, 0, False
         if not {p.name for p in path.iterdir()} - DEBRIS:
             return "missing", "", 0, True
         if not (path / "config.json").is_file():
@@ -267,9 +297,10 @@ def _judge(path: Path, wanted: Config) -> Verdict:
         return "foreign", f"{path} is another run: {', '.join(refused)}", 0, False
     checkpoints = CheckpointDir(path)
     try:
-        # The first one is complete a moment before `last` names it.
-        if not (checkpoints.path / "last").exists() and len(checkpoints.all()) <= 1:
-            return "interrupted", "stopped before its first checkpoint", 0, True
+        if not os.path.lexists(checkpoints.path / "last"):
+            if (why := worth_keeping(path)) is None:
+                return "interrupted", "stopped before its first checkpoint", 0, True
+            return "failed" if checkpoints.all() else "foreign", why, 0, False
         checkpoint = checkpoints.last()
         _check(checkpoint, path)
         made = Config.from_json(checkpoint.text("config.json"))
@@ -281,6 +312,8 @@ def _judge(path: Path, wanted: Config) -> Verdict:
     step = checkpoint.step
     if refused := compare(made, wanted)[1]:
         return "foreign", f"{checkpoint.path} is of another run: {', '.join(refused)}", step, False
+    if not step:
+        return "foreign", f"{checkpoint.path} has made no step: no suite wrote it", 0, False
     if step > wanted.steps:
         reason = f"{path} has made {step:,} steps; the suite asks for {wanted.steps:,}"
         return "foreign", reason, step, False
@@ -289,6 +322,38 @@ def _judge(path: Path, wanted: Config) -> Verdict:
     if lacking := _lacking(evaluations, wanted):
         return "interrupted", lacking, step, True
     return "finished", "", step, True
+
+
+def worth_keeping(path: Path) -> str | None:
+    """Say what a run directory without ``checkpoints/last`` holds that must not be deleted.
+
+    Args:
+        path: An existing directory.
+
+    Returns:
+        The reason, with what to do about it; None if a run that was killed before its first
+        checkpoint left all that is there.
+
+    Raises:
+        OSError: It cannot be looked at.
+    """
+    checkpoints = CheckpointDir(path)
+    last = checkpoints.path / "last"
+    if complete := checkpoints.all():
+        newest = complete[-1].name
+        return (
+            f"{last} is missing, so that {len(complete)} checkpoint{'s' * (len(complete) > 1)} "
+            f"there cannot be used; mend it with: echo {newest} > {shlex.quote(str(last))}"
+        )
+    for found in sorted(path.iterdir()):
+        names = OWN_DIRECTORIES if found.is_dir() else OWN_FILES
+        if found.is_symlink() or not any(fnmatch.fnmatchcase(found.name, name) for name in names):
+            return f"{path} has no checkpoint, but {found.name}, which is not deleted; move it away"
+    if checkpoints.path.is_dir():
+        for found in sorted(checkpoints.path.iterdir()):
+            if not fnmatch.fnmatchcase(found.name, ".*.tmp"):
+                return f"{found} is no whole checkpoint, and is not deleted; move it away"
+    return None
 
 
 def _check(checkpoint: Checkpoint, run_dir: Path) -> None:
@@ -308,11 +373,17 @@ def _evaluations(path: Path) -> dict[str, Any] | None:
         return None
     tree = read_json(path)
     try:
-        for result in tree.values():
-            returns = [float(episode["return"]) for episode in result["episodes"]]
-            fine = bool(returns) and all(map(math.isfinite, [*returns, float(result["mean"])]))
-            if not fine or not isinstance(result["protocol"], dict):
+        for mode, result in tree.items():
+            mean = as_number(result["mean"])
+            found = [as_number(episode["return"]) for episode in result["episodes"]]
+            returns = [ret for ret in found if ret is not None]
+            if mean is None or not returns or len(returns) < len(found):
                 raise ValueError
+            if not isinstance(result["protocol"]["env"], dict):
+                raise ValueError
+            rounding = 1e-6 * max(1.0, *map(abs, returns))
+            if not math.isclose(mean, statistics.fmean(returns), rel_tol=0.0, abs_tol=rounding):
+                raise CheckpointError(f"{path} is damaged: {mode} has not the mean of its episodes")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: it is not an evaluation") from error
     evaluations: dict[str, Any] = tree

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from drama.suite.layout import Cell
 from drama.suite.process import RunProcess, prepare
 from drama.training.device import pick_device
 from drama.training.memory import available_bytes
-from drama.training.rundir import RunLock
+from drama.training.rundir import InUseError, RunLock
 
 PROCESS = 600 * 10**6
 """Bytes that a run on a CPU is taken to need beside its replay and its frames in work."""
@@ -65,9 +65,7 @@ def plan(cells: Sequence[Cell], jobs: int | None = None, per_gpu: int | None = N
     Raises:
         ConfigError: A device is not there, a number is below 1, or there is no GPU to share.
     """
-    for name, value in (("jobs", jobs), ("per-gpu", per_gpu)):
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name} must be at least 1, got {value}")
+    check_counts({"jobs": jobs, "per-gpu": per_gpu})
     devices = {cell.config.device for cell in cells}
     kinds = {pick_device(device).type for device in devices}
     gpus: tuple[str, ...] = ()
@@ -90,10 +88,23 @@ def plan(cells: Sequence[Cell], jobs: int | None = None, per_gpu: int | None = N
     return Plan(gpus[:wanted], wanted, max(chosen) if all(chosen) else share)
 
 
+def check_counts(counts: Mapping[str, int | None]) -> None:
+    """Check options that count something.
+
+    Raises:
+        ConfigError: One of them is below 1.
+    """
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} must be at least 1, got {value}")
+
+
 def _visible_gpus() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip()]
+        names = [name.strip() for name in named.split(",") if name.strip()]
+        # As CUDA does: what stands behind a first -1 is not visible.
+        return names[: names.index("-1")] if "-1" in names else names
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
@@ -139,7 +150,8 @@ class LocalPool:
         """Start or continue a run.
 
         Raises:
-            RunDirError: Another process still trains there.
+            InUseError: Another process still trains there.
+            RunDirError: Its directory cannot be used.
         """
         prepare(cell)
         slot = self._free()
@@ -160,7 +172,7 @@ class SuiteLock:
     """An exclusive lock on the directory of a suite, released by the system if we die.
 
     Args:
-        directory: Of the suite, which exists.
+        directory: Of the suite; made if it does not exist.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -171,15 +183,20 @@ class SuiteLock:
         """Take it.
 
         Raises:
-            RunDirError: Another process runs this suite.
+            RunDirError: Another process runs this suite, or the directory cannot be made or
+                written to.
         """
         try:
+            self.directory.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
-        except RunDirError as error:
-            owner = str(error).rpartition(" ")[2]
+        except InUseError as error:
             raise RunDirError(
-                f"suite {self.directory} is being run by process {owner} already"
+                f"suite {self.directory} is being run by process {error.owner} already"
             ) from error
+        except RunDirError:
+            raise
+        except OSError as error:
+            raise RunDirError(f"cannot make suite {self.directory}: {error.strerror}") from error
         return self
 
     def __exit__(self, *exc: object) -> None:

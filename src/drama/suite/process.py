@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from drama.suite.layout import Cell
+from drama.errors import RunDirError
+from drama.suite.layout import Cell, worth_keeping
 from drama.training.rundir import RunLock
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|^MemoryError|bad_alloc", re.I)
@@ -50,8 +51,9 @@ def arguments(cell: Cell, threads: int | None = None) -> list[str]:
     path = str(cell.path)
     evaluation = config.evaluation
     if cell.step >= config.steps:
-        args = ["eval", path, "--mode", "greedy", "--episodes", str(evaluation.episodes)]
-        return [*args, "--num-envs", str(evaluation.num_envs), "--seed", str(evaluation.seed)]
+        args = ["eval", "--mode", "greedy", "--episodes", str(evaluation.episodes)]
+        args += ["--num-envs", str(evaluation.num_envs), "--seed", str(evaluation.seed)]
+        return [*args, "--", path]  # which may begin with a dash
     settings: dict[str, Any] = dict(cell.variant.overrides)
     # A number of threads that somebody chose stays.
     if threads is not None and not config.training.threads:
@@ -62,9 +64,9 @@ def arguments(cell: Cell, threads: int | None = None) -> list[str]:
             "evaluation.num_envs": evaluation.num_envs,
             "evaluation.seed": evaluation.seed,
         }
-        args = ["train", "--resume", path]
+        args = ["train", f"--resume={path}"]
     else:
-        args = ["train", cell.variant.preset, "--env", cell.game, "--run-dir", path]
+        args = ["train", cell.variant.preset, "--env", cell.game, f"--run-dir={path}"]
         settings["seed"] = cell.seed
     return [*args, f"--steps={config.steps}", *options(settings)]
 
@@ -76,14 +78,17 @@ def prepare(cell: Cell) -> None:
         cell: A run that is sound and not finished.
 
     Raises:
-        RunDirError: Another process trains there.
+        InUseError: Another process trains there.
+        RunDirError: There is more than it may delete, or no lock can be made.
     """
     if cell.path.is_dir():
         lock = RunLock(cell.path)
         lock.acquire()
         try:
             if not cell.step:
-                # Of the same configuration, and without a checkpoint: there is nothing to lose.
+                # Looked at again with the lock in hand: there must be nothing to lose.
+                if (why := worth_keeping(cell.path)) is not None:
+                    raise RunDirError(why)
                 shutil.rmtree(cell.path)
         finally:
             lock.release()

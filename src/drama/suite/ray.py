@@ -17,10 +17,11 @@ from typing import Any
 
 from drama.errors import ConfigError, RunDirError
 from drama.suite.layout import Cell, is_suite, read_cell
-from drama.suite.local import cores
+from drama.suite.local import check_counts, cores
 from drama.suite.process import RunProcess, prepare
 from drama.suite.runner import LOCK_SECONDS
 from drama.suite.spec import SuiteSpec
+from drama.training.rundir import InUseError
 
 RETRIES = 3
 """Times that Ray starts a run again whose worker or node was lost."""
@@ -101,11 +102,13 @@ class Worker:
             try:
                 prepare(cell)
                 break
-            except RunDirError as error:
+            except InUseError as error:
                 # The process of a lost worker may still be saving.
                 if self._stop.is_set() or time.monotonic() - since > LOCK_SECONDS:
                     return (130 if self._stop.is_set() else 1), str(error)
                 time.sleep(0.5)
+            except RunDirError as error:
+                return 1, str(error)
         process = RunProcess(cell, threads)
         asked = False
         while (code := process.poll()) is None:
@@ -204,9 +207,7 @@ class RayPool:
         per_gpu: int | None = None,
         jobs: int | None = None,
     ) -> None:
-        for name, value in (("cpus", cpus), ("per-gpu", per_gpu), ("jobs", jobs)):
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name} must be at least 1, got {value}")
+        check_counts({"cpus": cpus, "per-gpu": per_gpu, "jobs": jobs})
         self._ray = ray = import_ray()
         _reach(address)
         here = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}

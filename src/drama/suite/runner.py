@@ -14,6 +14,7 @@ from drama.suite.layout import Cell, look, read_cell, record_failure
 from drama.suite.process import worth_a_retry
 from drama.suite.spec import SuiteSpec
 from drama.suite.view import View
+from drama.training.rundir import InUseError
 
 LOOK_SECONDS = 0.2
 """Time between looks at the runs."""
@@ -53,7 +54,8 @@ class Pool(Protocol):
         """Start or continue a run.
 
         Raises:
-            RunDirError: Another process still trains there.
+            InUseError: Another process still trains there.
+            RunDirError: Its directory cannot be used.
         """
 
     def close(self) -> None:
@@ -152,8 +154,11 @@ class Runner:
                 continue
             try:
                 handle = self.pool.start(cell)
-            except RunDirError as error:
+            except InUseError as error:
                 self._wait_for(cell, str(error))
+                continue
+            except RunDirError as error:
+                self._take(cell, str(error))
                 continue
             except OSError as error:  # no room for its log, no further process
                 self._take(cell, f"cannot be started: {error}")

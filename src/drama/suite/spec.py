@@ -32,8 +32,10 @@ T = TypeVar("T")
 
 OWN = ("preset", "seed", "steps", "env.id")
 """Settings that the spec itself decides, so that no variant may."""
-RESERVED = ("report", "logs")
-"""Directories of a suite that are not a variant's."""
+RESERVED = ("report", "logs", "suite.json")
+"""What lies in the directory of a suite and is not a variant's."""
+LONGEST_NAME = 100
+"""Characters of a variant's name: file systems take 255 bytes, and it is joined to others."""
 
 
 def slug(game: str) -> str:
@@ -60,10 +62,16 @@ class Variant:
         Raises:
             ConfigError: One line about the first thing that is wrong.
         """
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) or self.name in RESERVED:
+        if len(self.name) > LONGEST_NAME:
+            raise ConfigError(
+                f"variant name {self.name[:20]!r}... has {len(self.name)} characters; at most "
+                f"{LONGEST_NAME} are possible"
+            )
+        fine = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name)
+        if not fine or self.name.casefold() in RESERVED:
             raise ConfigError(
                 f"variant name {self.name!r} is no directory name: letters, digits, '.', '_' and "
-                f"'-', and not {' or '.join(RESERVED)}"
+                f"'-', a letter or digit first, and not {' or '.join(RESERVED)}"
             )
         object.__setattr__(self, "overrides", _dotted(self.overrides))
         self.config  # noqa: B018 - raises where preset or overrides are wrong
@@ -258,6 +266,12 @@ class SuiteSpec:
         Raises:
             ConfigError: Naming the field, with the nearest known name where there is one.
         """
+        try:
+            json.dumps(tree, ensure_ascii=False, skipkeys=True, default=str).encode()
+        except UnicodeEncodeError as error:  # JSON can spell half of a character: "\\ud800"
+            raise ConfigError("the suite has text that is not Unicode: a lone surrogate") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"the suite cannot be written as JSON: {error}") from error
         values = _fields(cls, tree, "suite")
         variants = _items(values["variants"], "suite.variants")
         built = []
@@ -383,7 +397,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     """Read ``section.field=value``; the value is JSON, or else a string.
 
     Raises:
-        ConfigError: There is no ``=``.
+        ConfigError: There is no ``=``, or the value is nested too deeply to be read.
     """
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
@@ -392,6 +406,8 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key.strip(), json.loads(value)
     except ValueError:
         return key.strip(), value.strip()
+    except RecursionError as error:
+        raise ConfigError(f"--set {key.strip()}: its value is nested too deeply") from error
 
 
 # -- checking -------------------------------------------------------------------------------------

@@ -40,6 +40,19 @@ def create_run_dir(path: Path) -> None:
         raise RunDirError(f"cannot make run directory {path}: {error.strerror}") from error
 
 
+class InUseError(RunDirError):
+    """Another process holds the lock of a directory.
+
+    Args:
+        directory: The directory.
+        owner: Id of the process, as far as it is known.
+    """
+
+    def __init__(self, directory: Path, owner: str) -> None:
+        super().__init__(f"run directory {directory} is in use by process {owner}")
+        self.owner = owner
+
+
 class RunLock:
     """An exclusive lock on a run directory, released by the system if the process dies."""
 
@@ -51,8 +64,19 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            RunDirError: Another process trains there.
+            InUseError: Another process trains there.
+            RunDirError: The lock's file cannot be made.
         """
+        try:
+            self._acquire()
+        except InUseError:
+            raise
+        except OSError as error:
+            raise RunDirError(
+                f"cannot lock {self.path.parent}: {self.path.name}: {error.strerror or error}"
+            ) from error
+
+    def _acquire(self) -> None:
         try:
             import fcntl
         except ImportError:  # Windows: no lock, the directory check still stands
@@ -61,13 +85,14 @@ class RunLock:
             file = self.path.open("a+")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 file.seek(0)
                 owner = file.read().strip() or "unknown"
                 file.close()
-                raise RunDirError(
-                    f"run directory {self.path.parent} is in use by process {owner}"
-                ) from error
+                raise InUseError(self.path.parent, owner) from error
+            except OSError:  # a file system without locks
+                file.close()
+                raise
             # Another process may have let go, and removed the file, between our two calls: then
             # what we hold is a file that nobody else can find.
             if self.path.exists() and os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
