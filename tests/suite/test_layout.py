@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import drama
 from drama.errors import CheckpointError, ConfigError, RunDirError
 from drama.suite import SuiteState, read_suite
 from drama.suite.layout import begin_suite, check_vacant, is_suite, record_failure, run_path
-from drama.suite.process import prepare
+from drama.suite.process import arguments, prepare
 from drama.training.checkpoint import CheckpointDir, _digest
 
 SPEC = tiny_spec()
@@ -423,3 +424,24 @@ def test_a_directory_that_cannot_be_looked_at(tmp_path: Path) -> None:
             look_at(Path("x" * 300))
     with pytest.raises(RunDirError, match=r"cannot make suite .*: .*too long"):
         check_vacant(tmp_path / ("x" * 300))
+
+
+def test_a_preset_that_changed_since_is_what_it_was(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = drama.presets.quick()
+    behaviour = dataclasses.replace(quick.behaviour, entropy=0.123)
+    monkeypatch.setitem(
+        drama.presets.PRESETS, "quick", lambda: dataclasses.replace(quick, behaviour=behaviour)
+    )
+    assert read_suite(suite).counts() == {"finished": 1}
+    # What is still to do is done with the old one too.
+    shutil.rmtree(suite / RUN)
+    (cell,) = read_suite(suite).cells
+    assert cell.config.behaviour.entropy == quick.behaviour.entropy
+    assert f"--behaviour.entropy={quick.behaviour.entropy}" in " ".join(arguments(cell)).replace(
+        "--behaviour.entropy ", "--behaviour.entropy="
+    )
+    # A new suite takes it as it is.
+    begin_suite(tmp_path / "new", SPEC)
+    assert read_suite(tmp_path / "new").cells[0].config.behaviour.entropy == 0.123

@@ -2,7 +2,7 @@
 
 ```
 SUITE/
-  suite.json                              the spec, resolved, and the version of this package
+  suite.json                              the spec, its presets as they were, this package's version
   <variant>/<game>/seed-<n>/              an ordinary run directory
   <variant>/<game>/seed-<n>.log           what its processes printed, one attempt after the other
   <variant>/<game>/seed-<n>.failure.json  why the last attempt failed; gone once it succeeds
@@ -14,6 +14,8 @@ SUITE/
 from __future__ import annotations
 
 import collections
+import contextlib
+import dataclasses
 import fnmatch
 import json
 import math
@@ -25,7 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from drama.config import Config
+from drama import presets
+from drama.config import Config, from_dict
 from drama.errors import CheckpointError, ConfigError, RunDirError
 from drama.files import as_number, read_json, write_json
 from drama.suite.spec import SuiteSpec, Variant, differences, slug
@@ -186,7 +189,14 @@ def begin_suite(directory: Path, spec: SuiteSpec) -> str | None:
     check_vacant(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / "suite.json", {"drama": __version__, "spec": spec.to_dict()})
+        used = sorted({variant.preset for variant in spec.variants})
+        tree = {
+            "drama": __version__,
+            "spec": spec.to_dict(),
+            # As they are now: a later version may change one, but not what this suite compares.
+            "presets": {name: dataclasses.asdict(presets.preset(name)) for name in used},
+        }
+        write_json(directory / "suite.json", tree)
     except OSError as error:
         raise RunDirError(f"cannot make suite {directory}: {error.strerror}") from error
     return None
@@ -229,20 +239,42 @@ def read_suite(directory: str | Path) -> SuiteState:
     return SuiteState(directory, spec, version, tuple(look(directory, spec)))
 
 
+def recorded_presets(directory: Path) -> dict[str, Config]:
+    """Return the presets as they were when a suite was begun, as far as this version knows them."""
+    found: dict[str, Config] = {}
+    try:
+        tree = read_json(directory / "suite.json").get("presets", {})
+        for name, preset in tree.items():
+            with contextlib.suppress(ConfigError):  # a setting that is no more
+                found[name] = from_dict(Config, preset)
+    except (CheckpointError, AttributeError):
+        pass
+    return found
+
+
 def look(directory: Path, spec: SuiteSpec) -> list[Cell]:
     """Return every run that ``spec`` has in ``directory``, which need not exist."""
+    recorded = recorded_presets(directory)
     return [
-        read_cell(directory, spec, variant, game, seed)
+        read_cell(directory, spec, variant, game, seed, recorded)
         for variant in spec.variants
         for game in spec.games
         for seed in spec.seeds
     ]
 
 
-def read_cell(directory: Path, spec: SuiteSpec, variant: Variant, game: str, seed: int) -> Cell:
-    """Look at one run."""
+def read_cell(
+    directory: Path,
+    spec: SuiteSpec,
+    variant: Variant,
+    game: str,
+    seed: int,
+    recorded: Mapping[str, Config] | None = None,
+) -> Cell:
+    """Look at one run; ``recorded`` is what :func:`recorded_presets` gave, if that was asked."""
     path = run_path(directory, variant.name, game, seed)
-    config = spec.config(variant, game, seed)
+    recorded = recorded_presets(directory) if recorded is None else recorded
+    config = spec.config(variant, game, seed, recorded.get(variant.preset))
     status, reason, step, sound = _judge(path, config)
     cell = Cell(variant, game, seed, path, status, reason, config, step, sound)
     if sound and status != "finished" and (why := _failure(cell.failure)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import os
 import re
@@ -14,8 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from drama import presets
 from drama.errors import RunDirError
 from drama.suite.layout import Cell, worth_keeping
+from drama.suite.spec import OWN
+from drama.training.resume import flat
 from drama.training.rundir import RunLock
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|^MemoryError|bad_alloc", re.I)
@@ -54,7 +58,13 @@ def arguments(cell: Cell, threads: int | None = None) -> list[str]:
         args = ["eval", "--mode", "greedy", "--episodes", str(evaluation.episodes)]
         args += ["--num-envs", str(evaluation.num_envs), "--seed", str(evaluation.seed)]
         return [*args, "--", path]  # which may begin with a dash
-    settings: dict[str, Any] = dict(cell.variant.overrides)
+    # Against the preset as it is: it may have been another one when the suite was begun.
+    preset = flat(dataclasses.asdict(presets.preset(cell.variant.preset)))
+    settings: dict[str, Any] = {
+        key: value
+        for key, value in flat(dataclasses.asdict(config)).items()
+        if key not in OWN and value != preset[key]
+    }
     # A number of threads that somebody chose stays.
     if threads is not None and not config.training.threads:
         settings["training.threads"] = threads

@@ -143,13 +143,21 @@ class SuiteSpec:
         by_name = {variant.name: variant for variant in self.variants}
         return by_name[_nearest("variant", name, by_name)]
 
-    def config(self, variant: Variant, game: str, seed: int) -> Config:
+    def config(
+        self, variant: Variant, game: str, seed: int, preset: Config | None = None
+    ) -> Config:
         """Return the configuration of one run.
+
+        Args:
+            variant: One of the suite's.
+            game: Gymnasium id.
+            seed: Of the run.
+            preset: What the variant's preset was when the suite was begun; None: what it is.
 
         Raises:
             ConfigError: A value is out of range.
         """
-        config = variant.config
+        config = variant.config if preset is None else override(preset, variant.overrides)
         return dataclasses.replace(
             config,
             seed=seed,
