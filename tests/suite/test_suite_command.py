@@ -360,12 +360,19 @@ processes = [
 ]
 
 
+LONG = 2000
+"""Steps of a run that is still going on when a second process has had the time to start."""
+
+
 @pytest.fixture
 def long(tmp_path: Path) -> Path:
     """A suite of two seeds, of which each takes some seconds; one game fails at once."""
     changes = {"training.checkpoint_every": 30, "evaluation.episodes": 2}
     spec = tiny_spec(
-        games=(WALK, env_id(Crash)), seeds=(0,), variants=(tiny_variant("one", changes),), steps=400
+        games=(WALK, env_id(Crash)),
+        seeds=(0,),
+        variants=(tiny_variant("one", changes),),
+        steps=LONG,
     )
     path = tmp_path / "long.json"
     path.write_text(spec.to_json())
@@ -396,7 +403,7 @@ class TestProcesses:
         # The run notices, saves and ends, without anybody telling it.
         wait_for("the run's end", lambda: not in_use(walk))
         saved = CheckpointDir(walk).last().step
-        assert made <= saved < 400
+        assert made <= saved < LONG
         state = read_suite(directory)
         assert state.cells[0].status == "interrupted"
         with start(*args, errors=errors) as again:
@@ -428,7 +435,7 @@ class TestProcesses:
         with start(*args, errors=errors) as again:
             assert again.wait(120) == 1
         steps = [row["step"] for row in json_rows(walk / "episodes.jsonl")]
-        assert steps == list(range(7, 400, 7))
+        assert steps == list(range(7, LONG, 7))
         assert read_suite(directory).cells[0].status == "finished"
 
     def test_ctrl_c_saves_and_says_how_to_go_on(self, tmp_path: Path) -> None:
