@@ -92,11 +92,11 @@ def test_mamba2_with_carried_state(length: int, ngroups: int, headdim: int) -> N
     ours, theirs, config = mamba2_pair(ngroups, headdim)
     before = torch.randn(2, 10, WIDTH)
     x = torch.randn(2, length, WIDTH, requires_grad=True)
-    cache = transformers.DynamicCache(config=config)
+    cache = transformers.DynamicCache(config=config)  # second argument, by several names
     with torch.no_grad():
-        theirs(before, cache_params=cache)
+        theirs(before, cache)
         _, state = ours(before)
-        assert (ours(x, None, state)[0] - theirs(x, cache_params=cache)).abs().max() <= 1e-4
+        assert (ours(x, None, state)[0] - theirs(x, cache)).abs().max() <= 1e-4
     # Their cache is overwritten in place, so for gradients they read the whole window.
     z = theirs(torch.cat([before, x], dim=1))[:, 10:]
     y = ours(x, None, ours(before)[1])[0]
@@ -110,10 +110,10 @@ def test_mamba1_with_carried_state(length: int) -> None:
     x = torch.randn(2, length, WIDTH, requires_grad=True)
     cache = transformers.DynamicCache(config=config)
     with torch.no_grad():
-        theirs(before, cache_params=cache)
+        theirs(before, cache)
         _, state = ours(before)
         y, _ = ours.step(x[:, 0], state)  # their cache takes single steps only
-        assert (y - theirs(x[:, :1], cache_params=cache)[:, 0]).abs().max() <= 1e-4
+        assert (y - theirs(x[:, :1], cache)[:, 0]).abs().max() <= 1e-4
     z = theirs(torch.cat([before, x], dim=1))[:, 10:]
     y = ours(x, None, ours(before)[1])[0]
     assert_parity(ours, theirs, x, y, z)
