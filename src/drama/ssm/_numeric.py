@@ -72,3 +72,23 @@ def split_cumsum(logs: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         coarse = (logs / grid).round_().mul_(grid)
     return coarse.cumsum(-1), (logs - coarse).cumsum(-1)
+
+
+def multiply_into(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """``out = a b``, rounded once, whatever the type of ``out``.
+
+    An ``out=`` of another type, or factors of two types, take several times as long on a CPU as
+    operations of one type and a copy.
+    """
+    if a.dtype == b.dtype == out.dtype:
+        torch.mul(a, b, out=out)
+    else:
+        out.copy_(a * b)
+
+
+def multiply_add_into(out: Tensor, total: Tensor, a: Tensor, b: Tensor) -> None:
+    """``out = total + a b``, rounded once; ``total`` may be overwritten. As :func:`multiply_into`."""
+    if total.dtype == out.dtype:
+        torch.addcmul(total, a, b, out=out)
+    else:
+        out.copy_(total.addcmul_(a, b))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from drama.blocks import row_blocks
-from drama.ssm._numeric import accumulation_dtype
+from drama.ssm._numeric import accumulation_dtype, multiply_into
 
 
 class GatedRMSNorm(nn.Module):
@@ -46,12 +46,12 @@ class _GatedRMSNorm(torch.autograd.Function):
         out = torch.empty(z.shape, dtype=z.dtype, device=z.device)
         scale = torch.empty(len(z), groups, 1, dtype=dtype, device=z.device)  # r
         for rows in row_blocks(z.shape[0], z.shape[1], z.device):
-            gated = F.silu(z[rows].to(dtype)).mul_(y[rows])
+            gated = F.silu(z[rows].to(dtype)).mul_(y[rows].to(dtype))
             parts = gated.view(len(gated), groups, -1)
             norm = torch.linalg.vector_norm(parts, dim=-1, keepdim=True)
             scale[rows] = norm.square_().div_(parts.shape[-1]).add_(eps).rsqrt_()
             parts.mul_(scale[rows])
-            torch.mul(gated, weight, out=out[rows])
+            multiply_into(out[rows], gated, weight)
         ctx.save_for_backward(y, z, weight, scale)
         return out
 
@@ -79,6 +79,6 @@ class _GatedRMSNorm(torch.autograd.Function):
             dgated = (upstream * weight).reshape(len(gated), groups, -1)
             dgated.addcmul_(gated.view_as(dgated), along).mul_(r)
             dgated = dgated.view_as(gated)
-            torch.mul(dgated, gate, out=dy[rows])
+            multiply_into(dy[rows], dgated, gate)
             dz[rows] = torch.ops.aten.silu_backward(dgated.mul_(value), gate_in)
         return dy, dz, dweight.view_as(weight).to(weight.dtype), None, None

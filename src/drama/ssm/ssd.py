@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from drama.errors import ConfigError
 from drama.place import on_cpu
+from drama.ssm import separable
 from drama.ssm._numeric import accumulation_dtype, log_decay, matmul_dtype, split_cumsum
 
 
@@ -61,25 +62,46 @@ def ssd(
     """
     _check_shapes(x, dt, A, B, C, chunk_size)
     length, headdim, d_state = x.shape[1], x.shape[3], B.shape[3]
-    longest = min(chunk_size, _preferred_chunk(headdim, d_state, x.device))
-    # Even chunks waste less padding than full ones and a short rest.
-    chunks = math.ceil(length / longest)
-    padding = chunks * math.ceil(length / chunks) - length
     compute = matmul_dtype(x)
     dtype = accumulation_dtype(x, dt, A, initial_state)
     with torch.autocast(x.device.type, enabled=False):
-        logs = log_decay(dt.to(dtype), A, is_first)
-        inputs = [x.to(compute), dt.to(dtype), logs, B.to(compute), C.to(compute)]
-        if padding:
-            # A step with Δ = 0 neither decays nor writes, so the final state is that of step T.
-            inputs = [F.pad(v, (0, 0) * (v.dim() - 2) + (0, padding)) for v in inputs]
-        y, state = _Chunked.apply(  # type: ignore[no-untyped-call]
-            *inputs,
-            None if D is None else D.to(dtype),
-            None if initial_state is None else initial_state.to(dtype),
-            chunks,
-        )
+        x_, dt_, B_, C_ = x.to(compute), dt.to(dtype), B.to(compute), C.to(compute)
+        D_ = None if D is None else D.to(dtype)
+        initial = None if initial_state is None else initial_state.to(dtype)
+        chunks = None
+        if on_cpu(x) and compute != torch.float16:
+            logs = log_decay(dt_, A, None)
+            if is_first is not None:
+                logs = logs.masked_fill(is_first[..., None], 0.0)
+            longest = min(chunk_size, separable.preferred_chunk(d_state))
+            chunks = separable.fit(logs, dt_, longest)
+        if chunks is not None:
+            inputs, is_first = _padded([x_, dt_, logs, B_, C_], is_first, chunks)
+            y, state = separable.Separable.apply(  # type: ignore[no-untyped-call]
+                *inputs, D_, initial, is_first, chunks
+            )
+        else:
+            logs = log_decay(dt_, A, is_first)
+            longest = min(chunk_size, _preferred_chunk(headdim, d_state, x.device))
+            chunks = math.ceil(length / longest)
+            inputs, _ = _padded([x_, dt_, logs, B_, C_], None, chunks)
+            y, state = _Chunked.apply(  # type: ignore[no-untyped-call]
+                *inputs, D_, initial, chunks
+            )
     return y[:, :length].to(x.dtype), state
+
+
+def _padded(
+    inputs: list[Tensor], is_first: Tensor | None, chunks: int
+) -> tuple[list[Tensor], Tensor | None]:
+    """Fill the last of ``chunks`` even chunks: less is wasted than with full ones and a rest."""
+    length = inputs[0].shape[1]
+    padding = chunks * math.ceil(length / chunks) - length
+    if padding:
+        # A step with Δ = 0 neither decays nor writes, so the final state is that of step T.
+        inputs = [F.pad(v, (0, 0) * (v.dim() - 2) + (0, padding)) for v in inputs]
+        is_first = None if is_first is None else F.pad(is_first, (0, padding))
+    return inputs, is_first
 
 
 def _preferred_chunk(headdim: int, d_state: int, device: torch.device) -> int:
