@@ -506,10 +506,17 @@ def lines(rows: Sequence[dict[str, Any]], name: str) -> str:
                 "yes" if row["met"] else "**no**",
                 milliseconds(row["floor"]["seconds"]),
                 f"{row['over_floor']:.1f}",
+                f"{at_floor(row):.2f}",
             ]
         )
-    header = ("", *columns, "ratio (quartiles)", "target", "met", "floor, ms", "over floor")
+    ends = ("floor, ms", "over floor", "ratio at floor")
+    header = ("", *columns, "ratio (quartiles)", "target", "met", *ends)
     return f"**{title}**\n\n{measure.table(header, cells)}"
+
+
+def at_floor(row: Mapping[str, Any]) -> float:
+    """The ratio that a layer at its floor would have: below that, no target can be met here."""
+    return float(row["floor"]["seconds"] / row["compared"]["median"])
 
 
 def memory_lines(rows: Sequence[dict[str, Any]]) -> str:
@@ -541,6 +548,7 @@ def missed(rows: Sequence[dict[str, Any]]) -> list[str]:
         kind = TABLES[row["table"]][0].split(",")[0].lower()
         if row["met"] is False:
             text = f"{row['ratio']['median']:.2f} for {row['target']:.2f}"
+            text += f"; at its floor {at_floor(row):.2f}"
             found.append(f"{row['title']} ({kind}): {text}")
         memory = row.get("memory")
         if memory is not None and memory["met"] is False:

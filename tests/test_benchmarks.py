@@ -246,9 +246,7 @@ def allocate(mebibytes: int) -> int:
 """
 
 
-def test_peak_memory_of_a_known_allocation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_peak_memory_of_a_known_allocation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As the benchmarks do it, in a process of its own: which pages a heap that others have used
     # gives to the second allocation is anyone's guess.
     (tmp_path / "probe.py").write_text(ALLOCATE)

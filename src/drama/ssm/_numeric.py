@@ -87,7 +87,7 @@ def multiply_into(out: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def multiply_add_into(out: Tensor, total: Tensor, a: Tensor, b: Tensor) -> None:
-    """``out = total + a b``, rounded once; ``total`` may be overwritten. As :func:`multiply_into`."""
+    """``out = total + a b``, likewise; ``total`` may be overwritten."""
     if total.dtype == out.dtype:
         torch.addcmul(total, a, b, out=out)
     else:

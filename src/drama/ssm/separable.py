@@ -1,17 +1,18 @@
 """The chunked scan of Mamba-2 with decays split between its two ends: the fast path on a CPU.
 
 With ``l_t`` the running sums of a chunk's log-decays, to base 2, the decay between two steps is
-``L_ij = 2^(l_i - l_j)``. Kept together, it makes a matrix of K x K per head. Split into ``2^(l_i)``,
-which scales row i of the result, and ``2^(-l_j)``, which scales input j, it leaves the matrix
-``C Bᵀ`` that all heads of a group share, so that one product serves them:
+``L_ij = 2^(l_i - l_j)``. Kept together, it makes a matrix of K x K per head. Split into
+``2^(l_i)``, which scales row i of the result, and ``2^(-l_j)``, which scales input j, it leaves
+the matrix ``C Bᵀ`` that all heads of a group share, so that one product serves them:
 
     Y_i = 2^(l_i - m) Z_i + (D + Δ_i C_i·B_i) x_i         Z = tril(C Bᵀ, -1) X̃ + C (2^m s)
     X̃_j = 2^(m - l_j) Δ_j x_j                             s' = 2^(l_K) s + 2^(l_K - m) Bᵀ X̃
 
-``s`` is the state at the chunk's start, stored ``(N, H P)``, and ``m = l_K / 2`` halves the range of
-the exponents. That range is what limits this form: where a chunk forgets by more than
-:data:`LARGEST_DROP` doublings, ``2^(m - l_j)`` would leave the number type, and :func:`fit` says so.
-The diagonal stands apart because nothing decays on it: its gradient would cancel only up to rounding.
+``s`` is the state at the chunk's start, stored ``(N, H P)``, and ``m = l_K / 2`` halves the range
+of the exponents. That range is what limits this form: where a chunk forgets by more than
+:data:`LARGEST_DROP` doublings, ``2^(m - l_j)`` would leave the number type, and :func:`fit` says
+so. The diagonal stands apart because nothing decays on it: its gradient would cancel only up to
+rounding.
 
 A reset is no decay here but a mask on ``C Bᵀ``, on the rows that read ``s`` and on those that write
 ``s'``, which all heads share as well.
@@ -63,7 +64,7 @@ def fit(logs: Tensor, dt: Tensor, longest: int) -> int | None:
         chunks = math.ceil(length / longest)
         chunk = math.ceil(length / chunks)
         padded = F.pad(logs, (0, 0, 0, chunks * chunk - length))
-        if bool(padded.unflatten(1, (chunks, chunk)).sum(2).amin() >= limit):
+        if bool(torch.unflatten(padded, 1, (chunks, chunk)).sum(2).amin() >= limit):
             return chunks
         if chunk <= SHORTEST_CHUNK:
             return None
@@ -82,7 +83,7 @@ class _Layout(NamedTuple):
 
     def inward(self, x: Tensor) -> Tensor:
         """View time in chunks and heads in groups."""
-        x = x.unflatten(2, (self.groups, -1)).unflatten(1, (self.chunks, -1))
+        x = torch.unflatten(torch.unflatten(x, 2, (self.groups, -1)), 1, (self.chunks, -1))
         return x.transpose(2, 3).transpose(0, 1)
 
     def outward(self, x: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ class _Layout(NamedTuple):
 
     def state_inward(self, state: Tensor) -> Tensor:
         """View states ``(B, H, P, N)`` as ``(B, G, N, H/G, P)``."""
-        return state.unflatten(1, (self.groups, -1)).permute(0, 1, 4, 2, 3)
+        return torch.unflatten(state, 1, (self.groups, -1)).permute(0, 1, 4, 2, 3)
 
     def state_outward(self, state: Tensor) -> Tensor:
         """Undo :meth:`state_inward`."""
@@ -138,7 +139,8 @@ class _Masks(NamedTuple):
         lower = torch.ones(scores.shape[-2:], dtype=dtype, device=scores.device).tril_(-1)
         if is_first is None:
             return cls(lower, None, None)
-        resets = is_first.unflatten(1, (chunks, -1)).transpose(0, 1).cumsum(-1)[:, :, None, :, None]
+        resets = torch.unflatten(is_first, 1, (chunks, -1)).transpose(0, 1).cumsum(-1)
+        resets = resets[:, :, None, :, None]
         same = resets == resets.transpose(-1, -2)
         return cls(
             same.to(dtype) * lower,
@@ -277,9 +279,7 @@ class Separable(torch.autograd.Function):
         if last:
             writers = _masked(B, masks.writes)[:last]
             _add_products(dscaled[:last], writers, dadded.flatten(-2))
-            dwriters = torch.matmul(
-                scaled[:last].flatten(-2), dadded.flatten(-2).transpose(-1, -2)
-            )
+            dwriters = torch.matmul(scaled[:last].flatten(-2), dadded.flatten(-2).transpose(-1, -2))
             dB[:last] += dwriters if masks.writes is None else dwriters * masks.writes[:last]
 
         along, into = torch.empty_like(dsums), dt * scales.column

@@ -1,0 +1,150 @@
+"""The scan with decays split between their ends: when it serves, and that it equals the steps."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from drama.ssm import reference, separable, ssd
+
+LIMIT = separable.LARGEST_DROP[torch.float32]
+
+
+def steady(drop: float, length: int, *, heads: int = 2) -> Tensor:
+    """Log-decays of ``drop`` doublings a step."""
+    return torch.full((1, length, heads), -float(drop))
+
+
+def chunks(logs: Tensor, longest: int, dt: float = 0.1) -> int | None:
+    return separable.fit(logs, torch.full_like(logs, dt), longest)
+
+
+def test_the_longest_chunks_that_stay_in_range() -> None:
+    # 112 doublings at most: 128 steps of one are too many, 64 are not, and 16 of eight are again.
+    assert LIMIT == 112
+    assert chunks(steady(0.5, 128), 128) == 1
+    assert chunks(steady(1, 128), 128) == 2
+    assert chunks(steady(3, 128), 128) == 4
+    assert chunks(steady(7, 128), 128) == 8
+    assert chunks(steady(8, 128), 128) is None
+    assert chunks(steady(1, 100), 64) == 2  # 50 and 50
+
+
+def test_one_strong_head_decides_and_steps_beyond_the_window_do_not() -> None:
+    logs = torch.cat([steady(0.1, 128, heads=3), steady(7.5, 128, heads=1)], dim=-1)
+    assert chunks(logs, 128) is None
+    assert chunks(steady(7, 17), 64) == 2  # 9 steps of 7 and 8 more
+
+
+@pytest.mark.parametrize("dt", [math.nan, math.inf, 2.0**21])
+def test_what_is_out_of_range_or_too_short_goes_the_other_way(dt: float) -> None:
+    assert chunks(steady(0.1, 128), 64, dt=dt) is None
+    assert chunks(steady(0.1, 16), 64) is None
+
+
+def inputs(length: int, groups: int, *, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    torch.manual_seed(length + groups)
+    batch, heads, headdim, d_state = 3, 4, 5, 3
+    is_first = torch.rand(batch, length) < 0.05
+    is_first[0] = False
+    is_first[1, 0] = is_first[1, -1] = True
+    floats = {
+        "x": torch.randn(batch, length, heads, headdim),
+        "dt": torch.rand(batch, length, heads) * 0.5,
+        "A": -torch.rand(heads) - 0.1,
+        "B": torch.randn(batch, length, groups, d_state),
+        "C": torch.randn(batch, length, groups, d_state),
+        "D": torch.randn(heads),
+        "initial_state": torch.randn(batch, heads, headdim, d_state),
+    }
+    return {**{k: v.to(dtype) for k, v in floats.items()}, "is_first": is_first}
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of chunks in which windows went the separable way."""
+    seen: list[int] = []
+    fit = separable.fit
+
+    def spy(logs: Tensor, dt: Tensor, longest: int) -> int | None:
+        found = fit(logs, dt, longest)
+        if found is not None:
+            seen.append(found)
+        return found
+
+    monkeypatch.setattr(separable, "fit", spy)
+    return seen
+
+
+@pytest.mark.parametrize("asked", ["y", "state", "both"])
+@pytest.mark.parametrize("leave_out", [(), ("is_first",), ("initial_state",), ("D", "is_first")])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("length", [17, 64, 65, 130])
+def test_equals_the_steps_with_every_gradient(
+    length: int, groups: int, leave_out: tuple[str, ...], asked: str, used: list[int]
+) -> None:
+    given = {k: v for k, v in inputs(length, groups).items() if k not in leave_out}
+    leaves = {k: v.requires_grad_() for k, v in given.items() if k != "is_first"}
+    results = []
+    for function in (ssd, reference.ssd):
+        y, state = function(**given, chunk_size=32)
+        torch.manual_seed(1)
+        weighted = {
+            "y": (y * torch.randn_like(y)).sum(),
+            "state": (state * torch.randn_like(state)).sum(),
+        }
+        loss = sum(weighted.values()) if asked == "both" else weighted[asked]
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        # What nothing depends on may have no gradient, or one of zeros.
+        zeros = [torch.zeros_like(v) for v in leaves.values()]
+        found = [z if g is None else g for g, z in zip(gradients, zeros, strict=True)]
+        results.append([y, state, *found])
+    assert used == [math.ceil(length / 32)]
+    for name, ours, slow in zip(["y", "state", *leaves], *results, strict=True):
+        assert (ours - slow).abs().max() <= 1e-9 * (1 + slow.abs().max()), name
+
+
+def test_float32_stays_exact_up_to_the_limit(used: list[int]) -> None:
+    # 64 steps of up to 1.7 doublings: factors of up to 2^54 on either side.
+    given = inputs(64, 1)
+    given["A"] = torch.tensor([-1.0, -0.3, -0.05, -1e-6]).double()
+    given["dt"] = 1.2 * torch.rand_like(given["dt"])
+    given["dt"][:, :, 0] = 1.2
+    leaves = [k for k in given if k != "is_first"]
+    results = []
+    for function, dtype in ((ssd, torch.float32), (reference.ssd, torch.float64)):
+        cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in given.items()}
+        for k in leaves:
+            cast[k].requires_grad_()
+        y, state = function(**cast)
+        torch.manual_seed(1)
+        weights = torch.randn(y.shape, dtype=torch.float64).to(dtype)
+        gradients = torch.autograd.grad(
+            (y * weights).sum() + state.sum(), [cast[k] for k in leaves]
+        )
+        results.append([y, state, *gradients])
+    assert used == [1]
+    for name, ours, exact in zip(["y", "state", *leaves], *results, strict=True):
+        assert (ours - exact).norm() <= 3e-6 * exact.norm(), name
+
+
+def test_both_ways_agree_where_either_serves(
+    used: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = inputs(100, 2, dtype=torch.float32)
+    y, state = ssd(**given)
+    assert used == [2]
+    monkeypatch.setattr(separable, "fit", lambda *_: None)
+    other_y, other_state = ssd(**given)
+    torch.testing.assert_close(y, other_y, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(state, other_state, rtol=1e-5, atol=1e-5)
+
+
+def test_a_window_that_forgets_too_fast_is_right_all_the_same(used: list[int]) -> None:
+    given = inputs(64, 1)
+    given["A"] = given["A"] * 1e4
+    torch.testing.assert_close(ssd(**given)[0], reference.ssd(**given)[0], rtol=1e-9, atol=1e-10)
+    assert used == []
