@@ -1,13 +1,17 @@
-"""What every test relies on: a fixed number of threads, no network, no display."""
+"""What every test relies on: a fixed number of threads, no network, no display, a live Ctrl-C."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 # Before torch is imported; child processes (the command line under test) inherit them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# A shell that starts tests in the background has them ignore SIGINT, which some of them send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import torch
 from hypothesis import settings

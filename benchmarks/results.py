@@ -1,0 +1,337 @@
+"""What was learnt, for ``docs/results.md``: ``python -m benchmarks.results [SUITE ...]``.
+
+Each suite directory given (made by ``drama suite run experiments/NAME.toml``) is condensed to
+``docs/assets/results/suite-NAME.json``: settings, machine, wall time, evaluation and learning curve
+of every run. From these files, and from those of ``benchmarks.baselines`` on the same games, the
+blocks of the page and their pictures are made, with or without the suites at hand.
+
+Intervals are 95 % bootstrap intervals of the mean over seeds: with three seeds no more than a hint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+
+import drama
+from benchmarks import measure
+from drama.report.figures import looks
+from drama.report.runs import Run, read_run, reference_of, running_mean
+from drama.suite import read_suite
+
+RESULTS = measure.DOCS / "assets" / "results"
+WIDTH = 20
+"""Training episodes in a running mean."""
+POINTS = 120
+"""Points kept of a run's learning curve."""
+MACHINE = ("device_name", "threads", "precision", "python", "torch")
+"""What ``run.json`` says of where a run was made, as far as the page tells it."""
+NAMES = {"ppo": "SB3 PPO", "dqn": "SB3 DQN", "dqn-short": "SB3 DQN, short schedule"}
+
+Array = npt.NDArray[np.float64]
+
+
+# ------------------------------------------------------------------------------ from directories
+
+
+def condense(directory: Path) -> dict[str, Any]:
+    """Everything the page needs of one suite."""
+    suite = read_suite(directory)
+    labels = {variant.name: variant.label or variant.name for variant in suite.spec.variants}
+    return {
+        "suite": suite.spec.name,
+        "title": suite.spec.title or suite.spec.name,
+        "command": f"drama suite run experiments/{suite.spec.name}.toml",
+        "variants": labels,
+        "games": list(suite.spec.games),
+        "runs": [one_run(read_run(cell)) for cell in suite.cells],
+    }
+
+
+def one_run(run: Run) -> dict[str, Any]:
+    """One run: where it stands, its evaluation, and its learning curve thinned out."""
+    steps, returns = thinned(run.episodes.steps, run.episodes.returns)
+    start = run.starts[-1] if run.starts else {}
+    return {
+        "variant": run.variant,
+        "env": run.env_id,
+        "seed": run.seed,
+        "status": run.status,
+        "steps": run.steps,
+        "steps_asked": run.steps_asked,
+        "seconds": round(run.seconds, 1),
+        "starts": len(run.starts),
+        "evaluation": {
+            mode: {
+                "mean": found["mean"],
+                "returns": [episode["return"] for episode in found["episodes"]],
+            }
+            for mode, found in run.evaluation.items()
+        },
+        "curve": {"step": steps, "return": returns},
+        "machine": {key: start.get(key) for key in MACHINE},
+    }
+
+
+def thinned(steps: Array, returns: Array) -> tuple[list[int], list[float]]:
+    """Running means of :data:`WIDTH` episodes at no more than :data:`POINTS` steps."""
+    means = running_mean(returns, WIDTH)
+    at = steps[WIDTH - 1 :]
+    keep = np.unique(np.linspace(0, len(means) - 1, POINTS).astype(int)) if len(means) else []
+    return [int(at[i]) for i in keep], [round(float(means[i]), 4) for i in keep]
+
+
+# ------------------------------------------------------------------------------------ statistics
+
+
+def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean."""
+    drawn = np.random.default_rng(seed).choice(np.asarray(values), (10_000, len(values)))
+    low, high = np.quantile(drawn.mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def steps_to_reach(curve: dict[str, list[float]], level: float) -> int | None:
+    """First step at which a learning curve is at ``level`` or above; None if it never is."""
+    return next(
+        (int(s) for s, r in zip(curve["step"], curve["return"], strict=True) if r >= level), None
+    )
+
+
+def finished(result: dict[str, Any], env: str, variant: str) -> list[dict[str, Any]]:
+    """Runs of a cell that were trained to their end and evaluated."""
+    return [
+        run
+        for run in result["runs"]
+        if run["env"] == env and run["variant"] == variant and "greedy" in run["evaluation"]
+    ]
+
+
+def baselines_of(env: str, place: Path) -> dict[str, dict[str, Any]]:
+    """What ``benchmarks.baselines`` left of an environment, by agent."""
+    slug = env.replace("/", "-")
+    found = {}
+    for path in sorted(place.glob(f"{slug}-*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result.get("env") == env and "agent" in result:
+            found[result["agent"]] = result
+    return found
+
+
+# --------------------------------------------------------------------------------------- the page
+
+
+def score_table(result: dict[str, Any], place: Path) -> str:
+    """Greedy evaluation of every variant on every game, baselines below."""
+    header = ("", "mean", "95 % interval", "each seed", "steps", "minutes a run")
+    parts = []
+    for env in result["games"]:
+        rows = []
+        for variant, label in result["variants"].items():
+            runs = finished(result, env, variant)
+            open_ = sum(r["env"] == env and r["variant"] == variant for r in result["runs"])
+            open_ -= len(runs)
+            if runs:
+                means = [run["evaluation"]["greedy"]["mean"] for run in runs]
+                minutes = [run["seconds"] / 60 for run in runs]
+                rows.append(
+                    score_row(label, means, f"{runs[0]['steps']:,}", float(np.median(minutes)))
+                )
+            if open_:
+                rows.append((label, "", "", f"{open_} not finished", "", ""))
+        for name, other in baselines_of(env, place).items():
+            rows.append(
+                score_row(
+                    NAMES.get(name, name),
+                    [run["greedy"]["mean"] for run in other["runs"]],
+                    f"{other['steps']:,}",
+                    float(np.median([run["wall_seconds"] / 60 for run in other["runs"]])),
+                )
+            )
+        reference = reference_of(env)
+        if reference is not None:
+            rows.append(("random policy", f"{reference.floor:.2f}", "", "", "", ""))
+            rows.append((reference.name, f"{reference.top:.2f}", "", "", "", ""))
+        parts.append(f"**{env}**\n\n{measure.table(header, rows)}")
+    return "\n\n".join(parts)
+
+
+def score_row(label: str, means: Sequence[float], steps: str, minutes: float) -> tuple[str, ...]:
+    low, high = interval(means)
+    each = ", ".join(f"{mean:.2f}" for mean in means)
+    mean = f"**{np.mean(means):.2f}**"
+    return (label, mean, f"{low:.2f} to {high:.2f}", each, steps, f"{minutes:.0f}")
+
+
+def reach_table(result: dict[str, Any], place: Path) -> str:
+    """Steps at which the variants stand where a baseline stood at its end; empty without any."""
+    rows = []
+    for env in result["games"]:
+        for name, other in baselines_of(env, place).items():
+            ends = [running_mean(np.array(r["episodes"]["return"]), WIDTH) for r in other["runs"]]
+            level = float(np.mean([end[-1] for end in ends if len(end)]))
+            for variant, label in result["variants"].items():
+                curves = [
+                    run["curve"]
+                    for run in result["runs"]
+                    if run["env"] == env and run["variant"] == variant and run["curve"]["step"]
+                ]
+                if not curves:
+                    continue
+                found = [steps_to_reach(curve, level) for curve in curves]
+                reached = [step for step in found if step is not None]
+                each = ", ".join("not reached" if s is None else f"{s:,}" for s in found)
+                ratio = f"{np.median(reached) / other['steps']:.2f}" if reached else ""
+                if len(reached) < len(found):
+                    ratio = f"{ratio} ({len(reached)} of {len(found)} seeds)" if reached else "none"
+                rows.append((env, NAMES.get(name, name), f"{level:.2f}", label, each, ratio))
+    if not rows:
+        return ""
+    header = (
+        "",
+        "baseline",
+        "its training return at the end",
+        "agent",
+        "steps to reach it",
+        "of its",
+    )
+    return "**Steps to reach a baseline's last training return**\n\n" + measure.table(header, rows)
+
+
+def provenance(result: dict[str, Any]) -> str:
+    """Command, machine and versions."""
+    machines = [run["machine"] for run in result["runs"] if run["machine"]["torch"]]
+
+    def all_of(key: str) -> str:
+        return " and ".join(sorted({str(machine[key]) for machine in machines}))
+
+    return (
+        f"`{result['command']}`: {all_of('device_name')}, threads a run: {all_of('threads')}, "
+        f"{all_of('precision')}, python {all_of('python')}, torch {all_of('torch')}. Other "
+        "work ran beside it, so the minutes are upper bounds."
+    )
+
+
+def draw(result: dict[str, Any], place: Path, path: Path) -> None:
+    """Learning curves, one panel for each game: mean over seeds and their range."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    games = result["games"]
+    figure, panels = plt.subplots(
+        1, len(games), figsize=(4.6 * len(games) + 1.2, 3.2), layout="constrained", squeeze=False
+    )
+    agents = [*result["variants"].values(), *NAMES.values()]
+    style = looks(agents)
+    for axes, env in zip(panels[0], games, strict=True):
+        curves: dict[str, list[dict[str, list[float]]]] = {}
+        for run in result["runs"]:
+            if run["env"] == env and len(run["curve"]["step"]) > 1:
+                curves.setdefault(result["variants"][run["variant"]], []).append(run["curve"])
+        for name, other in baselines_of(env, place).items():
+            for run in other["runs"]:
+                episodes = run["episodes"]
+                step, ret = thinned(np.array(episodes["step"]), np.array(episodes["return"]))
+                if len(step) > 1:
+                    curve: dict[str, list[float]] = {"step": list(step), "return": ret}
+                    curves.setdefault(NAMES.get(name, name), []).append(curve)
+        for name, found in curves.items():
+            grid, mean, low, high = band(found)
+            look = style[name]
+            axes.plot(grid, mean, color=look.colour, linestyle=look.dashes, lw=1.5, label=name)
+            axes.fill_between(grid, low, high, color=look.colour, alpha=0.15, lw=0)
+        reference = reference_of(env)
+        if reference is not None:
+            for level in (reference.floor, reference.top):
+                axes.axhline(level, color="grey", lw=0.8, ls=":")
+        axes.set(xlabel="environment steps", title=env)
+        axes.title.set_fontsize(10)
+    panels[0][0].set_ylabel(f"training return, mean of {WIDTH} episodes", fontsize=9)
+    handles: dict[str, Any] = {}
+    for axes in panels[0]:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside right center", frameon=False, fontsize=8
+    )
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def band(curves: Sequence[dict[str, list[float]]]) -> tuple[Array, Array, Array, Array]:
+    """Mean, lowest and highest of several curves where all of them are."""
+    start = max(curve["step"][0] for curve in curves)
+    stop = min(curve["step"][-1] for curve in curves)
+    grid = np.linspace(start, max(start, stop), POINTS)
+    values = np.stack([np.interp(grid, curve["step"], curve["return"]) for curve in curves])
+    return grid, values.mean(axis=0), values.min(axis=0), values.max(axis=0)
+
+
+def markdown(result: dict[str, Any], place: Path, picture: str) -> str:
+    """The block of one suite."""
+    return "\n\n".join(
+        part
+        for part in (
+            provenance(result),
+            f"![Learning curves: {result['title']}]({picture})",
+            score_table(result, place),
+            reach_table(result, place),
+        )
+        if part
+    )
+
+
+def text(result: dict[str, Any]) -> str:
+    """JSON to be read by people too, each run on a line of its own."""
+    lines = ",\n".join("    " + json.dumps(run) for run in result["runs"])
+    whole = json.dumps({**result, "runs": []}, indent=2)
+    return whole.replace('"runs": []', f'"runs": [\n{lines}\n  ]') + "\n"
+
+
+def blocks(page: Path) -> list[str]:
+    """Names of the blocks of ``page`` that are made here."""
+    return re.findall(r"<!-- begin suite-([\w.-]+) -->", page.read_text(encoding="utf-8"))
+
+
+def render(docs: Path) -> None:
+    """Make every block anew whose file of numbers is there."""
+    place = docs / "assets" / "results"
+    for name in blocks(docs / "results.md"):
+        path = place / f"suite-{name}.json"
+        if not path.is_file():
+            continue
+        result = json.loads(path.read_text(encoding="utf-8"))
+        draw(result, place, path.with_suffix(".png"))
+        picture = f"assets/results/{path.stem}.png"
+        measure.replace_block(
+            docs / "results.md", f"suite-{name}", markdown(result, place, picture)
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Condense suites, write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("suites", nargs="*", type=Path, help="directories of suites to condense")
+    parser.add_argument("--docs", type=Path, default=measure.DOCS)
+    args = parser.parse_args(argv)
+    place = args.docs / "assets" / "results"
+    place.mkdir(parents=True, exist_ok=True)
+    for directory in args.suites:
+        result = condense(directory) | {"drama": drama.__version__}
+        path = place / f"suite-{result['suite']}.json"
+        path.write_text(text(result), encoding="utf-8")
+        print(f"{directory}: {path}")
+    render(args.docs)
+
+
+if __name__ == "__main__":
+    main()
