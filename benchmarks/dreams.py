@@ -15,6 +15,7 @@ import torch
 
 import drama
 from drama.envs import as_rgb
+from drama.envs.source import build_env
 from drama.types import ObsArray
 
 
@@ -30,7 +31,8 @@ def strips(agent: drama.Agent, *, seed: int, seen: int, length: int, skip: int) 
         skip: Steps played before the first frame shown.
     """
     model, generator = agent.world_model, torch.Generator().manual_seed(seed)
-    env = drama.make_env(agent.config.env.id, seed, life_loss=False)
+    config = agent.config.env
+    env = build_env(config.id, config, seed, life_loss=False, again=True)
     obs, _ = env.reset()
     frames: list[ObsArray] = []
     actions: list[int] = []

@@ -30,6 +30,7 @@ from torch import Tensor
 
 import drama
 from benchmarks import measure
+from drama.envs.source import build_env
 from drama.report.figures import looks
 from drama.suite import read_suite
 from drama.types import Batch
@@ -60,7 +61,8 @@ def play(agent: drama.Agent, *, length: int, windows: int, episodes: int) -> Win
         windows: How many to keep at most, chosen evenly.
         episodes: Episodes played.
     """
-    env = drama.make_env(agent.config.env.id, SEED, life_loss=False)
+    config = agent.config.env
+    env = build_env(config.id, config, SEED, life_loss=False, again=True)
     found: list[tuple[Any, ...]] = []
     for _ in range(episodes):
         obs, _ = env.reset()
