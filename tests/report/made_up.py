@@ -19,6 +19,7 @@ UNIFORM = Variant("uniform", "Uniform", "quick", {"replay.sampler": "uniform"})
 XS = Variant("xs", "Drama XS", "xs")
 
 ATARI = {
+    "env_kwargs": {},
     "frame_skip": 4,
     "noop_max": 30,
     "sticky_actions": 0.0,

@@ -37,6 +37,15 @@ def rows(table: Table) -> dict[str, dict[str, Cell]]:
     return {row[0].text: dict(zip(table.header, row, strict=True)) for row in table.rows}
 
 
+def shown(cell: Cell) -> tuple[str, bool]:
+    return cell.text, cell.bold
+
+
+def read(text: str) -> dict[str, dict[str, str]]:
+    """The rows of a CSV file by their first column."""
+    return {next(iter(row.values())): row for row in csv.DictReader(io.StringIO(text))}
+
+
 def test_atari_table_by_hand(tmp_path: Path) -> None:
     table = score_table(
         summary(
@@ -51,9 +60,9 @@ def test_atari_table_by_hand(tmp_path: Path) -> None:
     found = rows(table)
     assert found["Pong"]["Random"].text == "-21"
     assert found["Pong"]["Human"].text == "15"
-    assert found["Pong"]["Drama XS"] == Cell("14.5 (2)")
-    assert found["Pong"]["TWM"] == Cell("19", bold=True)  # the best published one
-    assert found["Boxing"]["Drama XS"] == Cell("90 (1)", bold=True)
+    assert shown(found["Pong"]["Drama XS"]) == ("14.5 (2)", False)
+    assert shown(found["Pong"]["TWM"]) == ("19", True)  # the best published one
+    assert shown(found["Boxing"]["Drama XS"]) == ("90 (1)", True)
     assert found["Alien"]["Drama XS"] == Cell(MISSING)
     # (14.5 + 21) / 36 and (90 - 0) / 12, in the mean of the two games that are there.
     mean = found["Mean (2 of 3 games)"]
@@ -74,8 +83,8 @@ def test_the_lowest_optimality_gap_is_the_best(tmp_path: Path) -> None:
             )
         )
     )
-    assert found["Optimality gap"]["Base"] == Cell("0.000", bold=True)
-    assert found["Optimality gap"]["Uniform"] == Cell("1.000")
+    assert shown(found["Optimality gap"]["Base"]) == ("0.000", True)
+    assert shown(found["Optimality gap"]["Uniform"]) == ("1.000", False)
     assert "Games above human" not in found
 
 
@@ -124,8 +133,23 @@ def test_aggregate_and_improvement_tables(tmp_path: Path) -> None:
     assert cells["Uniform"]["Mean"].text == "0.714"
     assert cells["Base"]["Runs per game"].text == "2"
     assert any("too narrow then: Uniform" in note for note in table.notes)
+    plain = read(table.csv())
+    assert float(plain["Base"]["Mean"]) == pytest.approx((0.75 / 1.75 + 1) / 2)
+    assert float(plain["Base"]["Mean low"]) == pytest.approx(0.75 / 1.75)
+    assert plain["Base"]["Mean high"] == "1.0"
+    assert (plain["Uniform"]["Mean low"], plain["Uniform"]["Runs per game"]) == ("", "1")
     (row,) = improvement_table(found).rows
     assert [cell.text for cell in row] == ["Base > Uniform", "0.50 [0.00, 1.00]", "1"]
+
+
+def test_a_mean_over_runs_is_not_called_a_run(tmp_path: Path) -> None:
+    found = summary(tmp_path, {"variant": XS, "game": PONG, "score": 15.0, **STEPS})
+    cells = rows(aggregate_table(found.blocks[0], 1))
+    # Of these only means over runs were published.
+    for method in ("Drama-XS (published)", "EfficientZero"):
+        assert cells[method]["Runs per game"].text == "means only"
+    assert cells["DIAMOND"]["Runs per game"].text == "5"
+    assert cells["Drama XS"]["Runs per game"].text == "1"
 
 
 def test_progress_counts_what_is_finished(tmp_path: Path) -> None:
@@ -184,6 +208,41 @@ def test_csv_is_plain() -> None:
     assert read == [["Name", "50 %", "a_b"], ["x|y\\z", "1.5", ""], ["<b>&", "2, 3", "#{1}"]]
 
 
+def test_csv_has_one_number_in_a_cell(tmp_path: Path) -> None:
+    table = score_table(
+        summary(
+            tmp_path,
+            *({"seed": s, "score": s / 3} for s in (0, 1)),
+            {"variant": UNIFORM, "score": 0.5},
+            {"game": SPARSE, "status": "missing"},
+        )
+    )
+    plain = read(table.csv())
+    assert list(plain[CATCH]) == [
+        *("Game", "Random", "Optimum", "Base", "Base low", "Base high", "Base seeds"),
+        *("Uniform", "Uniform seeds"),
+    ]
+    assert list(plain[CATCH].values()) == [
+        *(CATCH, "-0.75", "1.0", str(1 / 6), "0.0", str(1 / 3), "2", "0.5", "1"),
+    ]
+    assert list(plain[SPARSE].values())[3:] == [""] * 6
+
+
+def test_a_line_break_breaks_no_table() -> None:
+    table = Table("t", "T", ("A", "b\nc"), ((Cell("x\n\ny"), Cell("1")),), notes=("n\nm",))
+    assert table.markdown().splitlines()[0] == "| A | b c |"
+    assert "| x y | 1 |" in table.markdown().splitlines()
+    assert table.markdown().splitlines()[-1] == "- n m"
+    assert r"x y & 1 \\" in table.latex().splitlines()
+    assert table.latex().splitlines()[-1] == "% n m"
+
+
+@pytest.mark.parametrize("name", ["[x] a", "*a"])
+def test_no_cell_is_an_argument_of_the_line_break_before_it(name: str) -> None:
+    table = Table("t", "T", ("A", "B"), ((Cell("y"), Cell("1")), (Cell(name), Cell("2"))))
+    assert rf"{{}}{name} & 2 \\" in table.latex().splitlines()
+
+
 def test_latex_is_escaped() -> None:
     lines = HARD.latex().splitlines()
     assert lines[1] == r"\begin{tabular}{lrr}"
@@ -220,8 +279,10 @@ def test_intervals() -> None:
     assert interval(Estimate(3.0), 0) == "3"
 
 
-def test_a_variant_without_runs_is_said(tmp_path: Path) -> None:
+def test_a_variant_without_runs_is_shown_as_missing(tmp_path: Path) -> None:
     late = Variant("late", "Late", "quick")
     table = score_table(summary(tmp_path, {"score": 1.0}, {"variant": late, "status": "missing"}))
-    assert "Late" not in table.header
+    assert table.header[-1] == "Late"
+    assert all(row[-1] == Cell(MISSING) for row in table.rows)
     assert "Nothing to show yet of: Late." in table.notes
+    assert not any("No aggregate" in note for note in table.notes)

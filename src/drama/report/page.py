@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from drama.report.runs import Run
 from drama.report.summary import Summary, protocol_notes
-from drama.report.tables import Cell, Table, progress_table
+from drama.report.tables import Cell, Table, markdown_text, progress_table
 
 if TYPE_CHECKING:
     from drama.report.figures import Figure
@@ -127,17 +127,18 @@ def html_page(summary: Summary, tables: Sequence[Table], figures: Sequence[Figur
 
 def markdown_page(summary: Summary, tables: Sequence[Table], figures: Sequence[Figure]) -> str:
     """Return the same in Markdown, with the figures as links to their PNG files."""
-    parts = [f"# {summary.name}: report", *_lead(summary)]
-    parts += [f"**{line}**" for line in _warnings(summary)]
+    parts = [f"# {markdown_text(summary.name)}: report", *map(markdown_text, _lead(summary))]
+    parts += [f"**{markdown_text(line)}**" for line in _warnings(summary)]
     for table in tables:
-        parts += [f"## {table.title}", table.markdown().rstrip()]
+        parts += [f"## {markdown_text(table.title)}", table.markdown().rstrip()]
     for figure in figures:
         parts += [
-            f"## {figure.title}",
-            f"![{_one_line(figure.alt)}](figures/{figure.name}.png)",
-            figure.caption,
+            f"## {markdown_text(figure.title)}",
+            f"![{markdown_text(figure.alt)}](figures/{figure.name}.png)",
+            markdown_text(figure.caption),
         ]
-    parts += ["## Protocol", "\n".join(f"- {note}" for note in protocol_notes(summary)) or "None."]
+    notes = [f"- {markdown_text(note)}" for note in protocol_notes(summary)]
+    parts += ["## Protocol", "\n".join(notes) or "Nothing has been evaluated yet."]
     for words in (_settings(summary), _absent(summary), _machines(summary)):
         if words.rows:
             parts += [f"## {words.title}", words.markdown().rstrip()]
@@ -292,7 +293,3 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 def _s(count: int) -> str:
     return "" if count == 1 else "s"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.replace("[", "(").replace("]", ")").split())

@@ -41,6 +41,8 @@ ATARI100K = {
     "full_action_space": False,
     "life_loss": False,
     "image_size": [64, 64],
+    "max_episode_steps": 27_000,
+    "env_kwargs": {},
 }
 """What the published scores of the first table were measured under, as `drama` stamps it."""
 ATARI100K_STEPS = 100_000
@@ -329,9 +331,10 @@ def _changed_settings(config: Mapping[str, Any], name: str) -> list[str]:
         usual = json.loads(presets.preset(name).to_json())
     except ConfigError:
         return ["its preset is not one of this package"]
-    # Steps are told beside it; the protocol of the environment is too.
+    # Steps are told beside it; so is the environment, but for what ends a learning episode.
     changed = setting_differences(config, usual)
-    return [text for text in changed if not text.startswith(("steps ", "env."))]
+    told = [text for text in changed if text.startswith(("steps ", "env."))]
+    return [text for text in changed if text not in told or text.startswith("env.life_loss ")]
 
 
 def _variant(name: str, runs: Sequence[Run], env_ids: Sequence[str], mode: Mode) -> Variant:

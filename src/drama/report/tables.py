@@ -6,8 +6,8 @@ import csv
 import html
 import io
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from drama.evaluation import game_of, human_score, published, random_score
 from drama.evaluation.aggregate import RESAMPLES, Aggregate, Estimate, mean
@@ -42,6 +42,10 @@ class Cell:
 
     text: str = MISSING
     bold: bool = False
+    value: float | None = None
+    """The number that the text shows, unrounded; None where the text is not of one number."""
+    more: Mapping[str, float] = field(default_factory=dict)
+    """Other numbers in the text by name, such as the ends of an interval."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +67,36 @@ class Table:
     def markdown(self) -> str:
         """The table for Markdown, its notes below it."""
         rule = [":---", *[":---" if self.words else "---:"] * (len(self.header) - 1)]
-        lines = [_pipe([_markdown(h) for h in self.header]), _pipe(rule)]
+        lines = [_pipe([markdown_text(h) for h in self.header]), _pipe(rule)]
         for row in self.rows:
+            texts = [markdown_text(cell.text) for cell in row]
             lines.append(
-                _pipe([f"**{_markdown(c.text)}**" if c.bold else _markdown(c.text) for c in row])
+                _pipe([f"**{t}**" if c.bold else t for c, t in zip(row, texts, strict=True)])
             )
-        notes = [f"- {_markdown(note)}" for note in self.notes]
+        notes = [f"- {markdown_text(note)}" for note in self.notes]
         return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
 
     def csv(self) -> str:
-        """The table as comma-separated values: plain numbers, nothing where one is missing."""
+        """The table as comma-separated values, for a program.
+
+        Numbers are not rounded, and nothing stands where one is missing. What a cell says beside
+        its number has columns of its own: ``A``, ``A low``, ``A high``, ``A seeds``.
+        """
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(self.header)
+        columns = range(len(self.header))
+        more = [list(dict.fromkeys(n for row in self.rows for n in row[i].more)) for i in columns]
+        writer.writerow(
+            name
+            for i in columns
+            for name in (self.header[i], *(f"{self.header[i]} {part}" for part in more[i]))
+        )
         for row in self.rows:
-            writer.writerow("" if c.text == MISSING else c.text for c in row)
+            writer.writerow(
+                entry
+                for i, cell in enumerate(row)
+                for entry in (_plain(cell), *(cell.more.get(part, "") for part in more[i]))
+            )
         return file.getvalue()
 
     def latex(self) -> str:
@@ -94,9 +113,11 @@ class Table:
             if self.split and number == self.split:
                 lines.append("\\midrule")
             cells = [rf"\textbf{{{_latex(c.text)}}}" if c.bold else _latex(c.text) for c in row]
-            lines.append(" & ".join(cells) + r" \\")
+            # What follows "\\\\" is taken for its argument if it begins like one.
+            shield = "{}" if cells[0].startswith(("[", "*")) else ""
+            lines.append(shield + " & ".join(cells) + r" \\")
         lines += ["\\bottomrule", "\\end{tabular}"]
-        lines += [f"% {note}" for note in self.notes]
+        lines += [f"% {_one_line(note)}" for note in self.notes]
         return "\n".join(lines) + "\n"
 
     def html(self) -> str:
@@ -121,7 +142,7 @@ class Table:
 
 def score_table(summary: Summary) -> Table:
     """Scores per game: of the variants and, on Atari, of published methods, with aggregates."""
-    shown = [variant for variant in summary.variants if variant.runs]
+    shown = summary.variants
     header = ["Game"]
     references = {env_id: reference_of(env_id) for env_id in summary.env_ids}
     known = {reference.name for reference in references.values() if reference is not None}
@@ -138,21 +159,17 @@ def score_table(summary: Summary) -> Table:
         cells = [Cell(game_name(env_id))]
         reference = references[env_id]
         if summary.atari and game is not None:
-            cells += [Cell(number(random_score(game))), Cell(number(human_score(game)))]
+            cells += [_number_cell(random_score(game)), _number_cell(human_score(game))]
         elif known:
-            cells.append(Cell() if reference is None else Cell(number(reference.floor)))
+            cells.append(Cell() if reference is None else _number_cell(reference.floor))
             cells += [
-                Cell(number(reference.top))
+                _number_cell(reference.top)
                 if reference is not None and reference.name == name
                 else Cell()
                 for name in sorted(known)
             ]
-        found: list[tuple[float, str] | None] = []
-        for method in summary.published:
-            score = published(method, game)[0].score
-            found.append((score, number(score)))
-        for variant in shown:
-            found.append(_score(variant, env_id, intervals=not summary.atari))
+        found = [_number_cell(published(m, game)[0].score) for m in summary.published]
+        found += [_score(variant, env_id, intervals=not summary.atari) for variant in shown]
         rows.append((*cells, *_best(found)))
     split = len(rows)
     references_shown = len(header) - 1 - len(summary.published) - len(shown)
@@ -160,7 +177,7 @@ def score_table(summary: Summary) -> Table:
         rows += _aggregate_rows(summary.blocks[0], summary, shown, references_shown)
     return Table(
         name="scores",
-        title="Scores per game" + (f" ({summary.mode} evaluation)" if shown else ""),
+        title=f"Scores per game ({summary.mode} evaluation)",
         header=tuple(header),
         rows=tuple(rows),
         notes=tuple(_score_notes(summary, shown)),
@@ -178,8 +195,10 @@ def aggregate_table(block: Block, number_: int) -> Table:
     names = statistics(block)
     rows = []
     for row in block.rows:
-        cells = [Cell(interval(getattr(row.numbers, n), DIGITS[n])) for n in names]
-        rows.append((Cell(row.method), *cells, Cell(_counts(row.numbers))))
+        cells = [_interval_cell(getattr(row.numbers, n), DIGITS[n]) for n in names]
+        # A mean over runs is one number, and not one run.
+        counts = "means only" if row.kind == "means" else _counts(row.numbers)
+        rows.append((Cell(row.method), *cells, Cell(counts)))
     one = "the human reference" if block.reference == "human" else "the best possible return"
     notes = [
         f"Games: {', '.join(game_name(env_id) for env_id in block.env_ids)}.",
@@ -216,7 +235,7 @@ def improvement_table(summary: Summary) -> Table:
     rows = [
         (
             Cell(f"{pair.method} > {pair.other}"),
-            Cell(interval(pair.improvement.probability, 2)),
+            _interval_cell(pair.improvement.probability, 2),
             Cell(str(len(pair.improvement.games))),
         )
         for pair in summary.pairs
@@ -301,22 +320,38 @@ def interval(estimate: Estimate, digits: int) -> str:
     return f"{text} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
-def _score(variant: Variant, env_id: str, *, intervals: bool) -> tuple[float, str] | None:
+def _number_cell(value: float) -> Cell:
+    return Cell(number(value), value=value)
+
+
+def _interval_cell(estimate: Estimate, digits: int) -> Cell:
+    return Cell(interval(estimate, digits), value=estimate.value, more=_ends(estimate))
+
+
+def _ends(estimate: Estimate) -> dict[str, float]:
+    if estimate.low is None or estimate.high is None:
+        return {}
+    return {"low": estimate.low, "high": estimate.high}
+
+
+def _score(variant: Variant, env_id: str, *, intervals: bool) -> Cell:
     values = variant.scores(env_id)
     if not values:
-        return None
+        return Cell()
     estimate = mean(values)
     text = number(estimate.value)
-    if intervals and estimate.low is not None and estimate.high is not None:
-        text += f" [{number(estimate.low)}, {number(estimate.high)}]"
-    return estimate.value, f"{text} ({len(values)})"
+    ends = _ends(estimate)
+    if intervals and ends:
+        text += f" [{number(ends['low'])}, {number(ends['high'])}]"
+    text += f" ({len(values)})"
+    return Cell(text, value=estimate.value, more={**ends, "seeds": len(values)})
 
 
-def _best(found: Sequence[tuple[float, str] | None]) -> list[Cell]:
-    """Cells with the highest values in bold, unless there is nothing to be better than."""
-    values = [entry[0] for entry in found if entry is not None]
-    top = max(values) if len(values) > 1 else None
-    return [Cell() if entry is None else Cell(entry[1], bold=entry[0] == top) for entry in found]
+def _best(cells: Sequence[Cell], better: Callable[[list[float]], float] = max) -> list[Cell]:
+    """Put the best values in bold, unless there is nothing to be better than."""
+    values = [cell.value for cell in cells if cell.value is not None]
+    best = better(values) if len(values) > 1 else None
+    return [replace(cell, bold=cell.value is not None and cell.value == best) for cell in cells]
 
 
 def _aggregate_rows(
@@ -329,20 +364,17 @@ def _aggregate_rows(
         cells = [Cell(f"{LABELS[statistic]}{over}"), *[Cell("")] * references]
         found = [block.published(label) for label in summary.published.values()]
         found += [block.variant(variant.name) for variant in shown]
-        entries = [None if r is None else getattr(r.numbers, statistic).value for r in found]
-        known = [v for v in entries if v is not None]
-        best = None
-        if len(known) > 1:
-            best = min(known) if statistic == "optimality_gap" else max(known)
+        values = [None if r is None else getattr(r.numbers, statistic).value for r in found]
         digits = DIGITS[statistic]
-        cells += [Cell() if v is None else Cell(f"{v:.{digits}f}", bold=v == best) for v in entries]
+        entries = [Cell() if v is None else Cell(f"{v:.{digits}f}", value=v) for v in values]
+        cells += _best(entries, min if statistic == "optimality_gap" else max)
         rows.append(tuple(cells))
     return rows
 
 
 def _score_notes(summary: Summary, shown: Sequence[Variant]) -> list[str]:
     notes = []
-    if shown:
+    if any(variant.runs for variant in shown):
         what = "mean over seeds of the mean return"
         brackets = "" if summary.atari else "; in brackets, the 95 % bootstrap interval"
         notes.append(
@@ -365,7 +397,7 @@ def _score_notes(summary: Summary, shown: Sequence[Variant]) -> list[str]:
     notes += differences_from_published(summary)
     if summary.blocks:
         block = summary.blocks[0]
-        lacking = [v.name for v in shown if block.variant(v.name) is None]
+        lacking = [v.name for v in shown if v.runs and block.variant(v.name) is None]
         games = ", ".join(game_name(env_id) for env_id in block.env_ids)
         if len(block.env_ids) < len(summary.env_ids):
             notes.append(
@@ -392,8 +424,20 @@ def _pipe(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _markdown(text: str) -> str:
-    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text)
+def markdown_text(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\|*_`<>\[\]#$~&])", r"\\\1", _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    # A label, or the reason of a failure, may have line breaks, which would break a table.
+    return " ".join(text.split())
+
+
+def _plain(cell: Cell) -> str | float:
+    if cell.value is not None:
+        return cell.value
+    return "" if cell.text == MISSING else cell.text
 
 
 def _latex(text: str) -> str:
@@ -405,7 +449,7 @@ def _latex(text: str) -> str:
         "<": r"\textless{}",
         ">": r"\textgreater{}",
     }
-    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in _one_line(text))
 
 
 def _html_cell(cell: Cell, *, first: bool) -> str:
