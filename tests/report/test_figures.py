@@ -124,6 +124,26 @@ def test_what_is_said_of_a_figure_is_what_it_shows(tmp_path: Path) -> None:
     assert "Uniform: 50 % of runs above 0.5" in found["profile-1"].alt
 
 
+def test_what_has_no_curve_is_named(tmp_path: Path) -> None:
+    found = draw(
+        tmp_path,
+        {"score": 0.5},
+        {"seed": 1, "score": 0.5, "returns": (1.0, 2.0)},
+        {"game": SPARSE, "score": 0.5, "returns": (1.0, 2.0)},
+        {"variant": UNIFORM, "status": "missing"},
+        {"variant": UNIFORM, "game": SPARSE, "score": 0.25},
+    )
+    absent = "No curve yet, for want of episodes: "
+    first, ablation = found["curves"], found["ablation-replay-sampling"]
+    assert first.caption.endswith(f"{absent}drama/Sparse-v0.")
+    assert "Finished seeds of fewer than 5 episodes are not in it (1)." in first.caption
+    ending = f"{absent}drama/Catch-v0 (Uniform), drama/Sparse-v0 (Base)."
+    assert ablation.caption.endswith(ending)
+    assert ablation.alt.endswith(ending)
+    whole = draw(tmp_path / "whole", *GIVEN)
+    assert absent not in whole["curves"].caption
+
+
 def test_nothing_to_draw_is_no_figure(tmp_path: Path) -> None:
     assert draw(tmp_path, {"status": "missing"}) == {}
     assert list(draw(tmp_path / "b", {"score": 0.0, "returns": (1.0, 2.0)})) == ["aggregates-1"]

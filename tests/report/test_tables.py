@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,8 @@ def test_every_run_is_in_the_list(tmp_path: Path) -> None:
     assert (first["score"], first["normalised"], first["used"]) == ("0.125", "0.5", "1")
     assert (second["status"], second["score"], second["reason"]) == ("failed", "", "killed, twice")
     assert third["used"] == "0"
+    assert [json.loads(row["protocol"])["train_steps"] for row in (first, third)] == [5000, 1]
+    assert second["protocol"] == ""
     assert "another protocol" in third["reason"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -209,6 +209,7 @@ def _curve_figure(
     columns = min(len(env_ids), 3 if len(env_ids) in (5, 6) else 4)
     rows = math.ceil(len(env_ids) / columns)
     said: list[str] = []
+    drawn: set[tuple[str, str]] = set()
     unfinished = 0
     with _canvas((max(5.2, 3.1 * columns), 2.5 * rows + 0.7)) as canvas:
         grid = canvas.subplots(rows, columns, squeeze=False)
@@ -225,6 +226,7 @@ def _curve_figure(
                         done.steps, done.mean, color=look.colour, linestyle=look.dashes, lw=1.8
                     )
                     handles.setdefault(variant, line)
+                    drawn.add((env_id, variant))
                     if done.seeds > 1:
                         axes.fill_between(
                             done.steps, done.low, done.high, color=look.colour, alpha=0.18, lw=0
@@ -242,6 +244,7 @@ def _curve_figure(
                         )
                         axes.plot(part.steps[-1:], part.mean[-1:], "x", color=look.colour, ms=6)
                         handles.setdefault(variant, line)
+                        drawn.add((env_id, variant))
             _references(axes, env_id)
             axes.set_title(game_name(env_id))
             axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -255,18 +258,46 @@ def _curve_figure(
             if unfinished
             else ""
         )
+        short = sum(
+            run.status == "finished"
+            and (run.env_id, run.variant) in drawn
+            and len(run.episodes.returns) < WIDTH
+            for run in summary.runs
+            if run.variant in variants
+        )
+        if short:
+            ends += f" Finished seeds of fewer than {WIDTH} episodes are not in it ({short})."
+        for run in summary.runs:  # of games that none of the compared variants has played
+            if run.env_id not in env_ids and _drawable(run, run.env_id, variants):
+                drawn.add((run.env_id, run.variant))
+        absent = _not_drawn(summary.env_ids, variants, drawn)
         return _figure(
             canvas,
             name,
             title,
             f"{title}: return of training episodes, running mean of {WIDTH}, against environment "
             "steps. Line: mean over the finished seeds; band: lowest to highest seed. Dotted: "
-            f"random policy and {_top(env_ids)}, where they lie within the picture.{ends}",
+            f"random policy and {_top(env_ids)}, where they lie within the picture.{ends}{absent}",
             f"{title}. Last running means: "
             + ("; ".join(said) if said else "no run has finished")
             + (f". Unfinished runs drawn: {unfinished}" if unfinished else "")
-            + ".",
+            + f".{absent}",
         )
+
+
+def _not_drawn(
+    env_ids: Sequence[str], variants: Sequence[str], drawn: Collection[tuple[str, str]]
+) -> str:
+    """Say of which games and variants there is no curve."""
+    absent = []
+    for env_id in env_ids:
+        lacking = [variant for variant in variants if (env_id, variant) not in drawn]
+        if lacking:
+            part = f" ({', '.join(lacking)})" if len(lacking) < len(variants) else ""
+            absent.append(game_name(env_id) + part)
+    if not absent:
+        return ""
+    return f" No curve yet, for want of episodes: {', '.join(absent)}."
 
 
 def _drawable(run: Run, env_id: str, variants: Sequence[str]) -> bool:

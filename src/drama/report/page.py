@@ -20,9 +20,9 @@ GENERATOR = "drama report"
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5b6168; --paper: #ffffff;
-  --card: #f5f6f8; --line: #d9dce1; --link: #0b57a4; --warn: #8a4b00; }
+  --card: #f5f6f8; --line: #d9dce1; --link: #0b57a4; --warn: #8a4b00; --shade: #0000004d; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e7e9ec; --soft: #a3aab3; --paper: #16181b;
-  --card: #202327; --line: #3a3f46; --link: #7db7f0; --warn: #f0b35a; } }
+  --card: #202327; --line: #3a3f46; --link: #7db7f0; --warn: #f0b35a; --shade: #ffffff4d; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 84rem; padding: 1rem 1rem 4rem; background: var(--paper);
   color: var(--ink); font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
@@ -33,7 +33,13 @@ a { color: var(--link); }
 nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1rem; padding: 0; list-style: none; }
 .lead { color: var(--soft); }
 .warn { border-left: 4px solid var(--warn); background: var(--card); padding: .5rem .8rem; }
-.scroll { overflow-x: auto; margin: .8rem 0; border: 1px solid var(--line); border-radius: 6px; }
+.scroll { overflow-x: auto; margin: .8rem 0; border: 1px solid var(--line); border-radius: 6px;
+  /* A shade at each edge behind which there is more; what moves with the content hides it. */
+  background: linear-gradient(to right, var(--paper) 40%, transparent) left / 3rem 100% local,
+    linear-gradient(to left, var(--paper) 40%, transparent) right / 3rem 100% local,
+    linear-gradient(to right, var(--shade), transparent) left / 1.1rem 100% scroll,
+    linear-gradient(to left, var(--shade), transparent) right / 1.1rem 100% scroll;
+  background-repeat: no-repeat; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums;
   width: 100%; }
 caption { text-align: left; padding: .5rem .6rem; font-weight: 600; }
@@ -53,7 +59,8 @@ figure .scroll { background: #ffffff; }
 figure img { display: block; margin: 0 auto; max-width: 100%; height: auto; }
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .4rem; }
 code { font-size: .85em; }
-@media (max-width: 40rem) { figure img { max-width: none; } }
+@media (max-width: 40rem) { figure img { max-width: none; }
+  figcaption::before { content: "Wider than the screen: swipe. "; font-weight: 600; } }
 @media print { nav { display: none; } .scroll { overflow: visible; } }
 """
 

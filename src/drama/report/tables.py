@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -267,13 +268,13 @@ def progress_table(summary: Summary) -> Table:
 
 
 def runs_csv(summary: Summary) -> str:
-    """Every run with its score: what the tables are made of, for statistics of one's own."""
+    """Every run with its score and the protocol of that, for statistics of one's own."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
         [
             *("variant", "env_id", "seed", "status", "used", "steps", "wall_seconds"),
-            *("mode", "score", "normalised", "path", "reason"),
+            *("mode", "score", "normalised", "path", "reason", "protocol"),
         ]
     )
     used = {id(r) for v in summary.variants for runs in v.runs.values() for r in runs}
@@ -289,6 +290,7 @@ def runs_csv(summary: Summary) -> str:
                 *(round(run.seconds, 1), "" if result is None else summary.mode),
                 *("" if score is None else score, "" if normalised is None else normalised),
                 *(run.path, why.get(id(run), run.reason)),
+                "" if result is None else json.dumps(result["protocol"], sort_keys=True),
             ]
         )
     return file.getvalue()
