@@ -113,7 +113,7 @@ def test_the_file_is_synced_before_it_is_renamed(
 @pytest.mark.faults
 def test_missing_and_damaged_files_name_themselves(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    for read in (files.read_json, files.read_tensors):
+    for read in (files.read_json, files.read_tensors, files.check_tensors):
         with pytest.raises(CheckpointError, match=r"file is missing"):
             read(path)
     path.write_bytes(b'{"a": 1')
@@ -129,12 +129,15 @@ def test_missing_and_damaged_files_name_themselves(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read"):
         files.read_json(tmp_path)
     files.write_tensors(path, TENSORS)
+    files.check_tensors(path)
     content = path.read_bytes()
     for damaged in (content[:-1], content[:20], b"", b"\xff" * 64):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match="damaged") as caught:
             files.read_tensors(path)
         assert isinstance(caught.value, DramaError)
+        with pytest.raises(CheckpointError, match="damaged"):
+            files.check_tensors(path)
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,21 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     return digest
 
 
+def check_tensors(path: Path) -> None:
+    """Check that a safetensors file has the length that its header says; reads no more than that.
+
+    Raises:
+        CheckpointError: It is missing, truncated or not safetensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing")
+    try:
+        with safetensors.safe_open(str(path), framework="numpy"):
+            pass
+    except Exception as error:  # safetensors raises a type of its own for damage
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file to host memory.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -241,6 +242,16 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "failed",
         "model.safetensors is missing",
     ),
+    "weights cut short": (
+        lambda run: os.truncate(last(run) / "model.safetensors", 4000),
+        "failed",
+        "model.safetensors is damaged",
+    ),
+    "replay cut short": (
+        lambda run: [os.truncate(file, 100) for file in (run / "replay").iterdir()],
+        "failed",
+        "is damaged",
+    ),
     "checkpoint's config": (
         lambda run: edit_json(last(run) / "config.json", lambda tree: tree.update(seed=5)),
         "failed",
@@ -388,6 +399,23 @@ def test_no_suite_or_a_damaged_one(suite: Path, tmp_path: Path) -> None:
 
 
 # -- what must not be lost ---------------------------------------------------------------------
+
+
+def test_what_may_have_been_meant_is_named(
+    tmp_path: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(suite, "suites/mine")
+    for given, meant in (
+        ("mine", "there is no mine; did you mean suites/mine?"),
+        ("suites", "it has no suite.json; did you mean suites/mine?"),
+        ("suites/mine/one", "it has no suite.json; did you mean suites/mine?"),
+        ("suites/mine/suite.json", "is a file, not .* did you mean suites/mine?"),
+    ):
+        with pytest.raises(RunDirError, match=meant.replace("?", r"\?")):
+            read_suite(given)
+    with pytest.raises(RunDirError, match=r"^there is no yours$"):
+        read_suite("yours")
 
 
 def test_a_missing_last_is_mended_as_the_reason_says(suite: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from tests.training.runs import TINY, contents, json_rows
 import drama
 from drama.cli import main
 from drama.errors import ConfigError
+from drama.evaluation import published
 from drama.suite import SuiteSpec, load_spec, local, read_suite
 from drama.suite.local import SuiteLock
 from drama.training.checkpoint import CheckpointDir
@@ -79,7 +81,8 @@ TYPOS: dict[str, tuple[list[str], list[str]]] = {
     "seconds": (["run", "toy", "--dry-run", "--seconds", "0"], ["--seconds", "positive"]),
     "json": (["run", "toy", "--json"], ["--json", "--dry-run"]),
     "cpus": (["run", "toy", "--cpus", "2"], ["--cpus", "--ray"]),
-    "status": (["status", "nowhere"], ["nowhere", "suite.json"]),
+    "status": (["status", "nowhere"], ["there is no nowhere"]),
+    "a directory": (["run", "."], ["no suite.json", "drama suite run SPEC --dir ."]),
     "show": (["show", "tyo"], ["'tyo'", "toy"]),
 }
 
@@ -279,6 +282,18 @@ def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path, capfd: Capture) -
     assert "8 runs: 0 finished, 7 to do, 1 left alone; " in capfd.readouterr().out
     assert contents(directory) == before
     assert [path.name for path in Path().iterdir()] == ["mine.toml"]
+
+
+def test_what_is_left_alone_is_told_apart_from_what_is_tried_again(
+    tmp_path: Path, capfd: Capture
+) -> None:
+    directory = tmp_path / "suite"
+    run_suite(directory, tiny_spec())
+    (directory / "one/tests-Walk-v0/seed-0/config.json").unlink()
+    assert main(["suite", "run", str(directory)]) == 1
+    err = capfd.readouterr().err
+    assert "1 left alone: move them away, and the next call begins them anew" in err
+    assert "go on with" not in err
 
 
 def test_the_disk_that_a_dry_run_tells_is_about_what_a_run_takes(tmp_path: Path) -> None:
@@ -517,3 +532,17 @@ class TestProcesses:
         for cell in state.cells:
             assert cell.evaluation()["normalised"] is not None
             assert cell.evaluation()["protocol"]["env"]["id"] == cell.game
+        assert main(["report", str(directory)]) == 0
+        report = directory / "report"
+        page = (report / "index.html").read_text(encoding="utf-8")
+        assert "4 of 4 runs finished" in page
+        assert "40 environment steps instead of 100,000" in page
+        with (report / "scores.csv").open(newline="") as file:
+            rows = {row["Game"]: row for row in csv.DictReader(file)}
+        assert list(rows)[:2] == ["Boxing", "Pong"]
+        for game, column in (("ALE/Boxing-v5", "Boxing"), ("ALE/Pong-v5", "Pong")):
+            means = [c.evaluation()["mean"] for c in state.cells if c.game == game]
+            row = rows[column]
+            assert float(row["Drama XS (40 steps)"]) == pytest.approx(sum(means) / 2)
+            assert row["Drama XS (40 steps) seeds"] == "2"
+            assert float(row["DreamerV3"]) == published("DreamerV3", column)[0].score

@@ -129,7 +129,9 @@ def _tell(outcome: Outcome, directory: Path) -> None:
     out.print(f"suite: {directory}: {', '.join(counts)}")
     if outcome.finished:
         err.print(f"tables and figures: drama report {directory}")
-    if outcome.interrupted or outcome.failed:
+    if untouched := sum(not cell.sound for cell, _ in outcome.failed):
+        err.print(f"{untouched} left alone: move them away, and the next call begins them anew")
+    if outcome.interrupted or len(outcome.failed) > untouched:
         err.print(f"go on with: drama suite run {directory}")
 
 

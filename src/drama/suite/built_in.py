@@ -8,6 +8,7 @@ from pathlib import Path
 
 from drama.errors import ConfigError
 from drama.evaluation import games
+from drama.suite.layout import no_suite
 from drama.suite.spec import SuiteSpec, Variant
 
 
@@ -86,6 +87,10 @@ def load_spec(source: str) -> SuiteSpec:
     if source in BUILT_IN:
         return BUILT_IN[source]()
     path = Path(source)
+    if path.is_dir():
+        raise ConfigError(
+            f"{no_suite(path)} (to begin one there: drama suite run SPEC --dir {source})"
+        )
     if path.suffix not in (".toml", ".json") and not path.is_file():
         near = difflib.get_close_matches(source, BUILT_IN, n=1, cutoff=0.0)
         raise ConfigError(

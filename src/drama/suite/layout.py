@@ -30,7 +30,7 @@ from typing import Any, Literal
 from drama import presets
 from drama.config import Config, from_dict
 from drama.errors import CheckpointError, ConfigError, RunDirError
-from drama.files import as_number, read_json, write_json
+from drama.files import as_number, check_tensors, read_json, write_json
 from drama.suite.spec import SuiteSpec, Variant, differences, slug
 from drama.training.checkpoint import Checkpoint, CheckpointDir
 from drama.training.resume import compare
@@ -211,7 +211,7 @@ def read_spec(directory: Path) -> tuple[SuiteSpec, str]:
     """
     path = directory / "suite.json"
     if not is_suite(directory):
-        raise RunDirError(f"{directory} is not the directory of a suite: it has no suite.json")
+        raise RunDirError(no_suite(directory))
     try:
         tree = read_json(path)
     except CheckpointError as error:
@@ -222,6 +222,24 @@ def read_spec(directory: Path) -> tuple[SuiteSpec, str]:
         return SuiteSpec.from_dict(tree["spec"]), str(tree["drama"])
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def no_suite(directory: Path) -> str:
+    """Say what is wrong with a directory that is not a suite's, and what may have been meant."""
+    if not os.path.lexists(directory):
+        what = f"there is no {directory}"
+    elif not directory.is_dir():
+        what = f"{directory} is a file, not the directory of a suite"
+    else:
+        what = f"{directory} is not the directory of a suite: it has no suite.json"
+    # `drama suite run toy` works in suites/toy, so somebody may ask for the report of "toy".
+    guesses = [Path("suites") / directory.name, directory / "suites", directory.parent]
+    near = None
+    with contextlib.suppress(OSError):  # it may not be looked at
+        if directory.is_dir():
+            guesses += sorted(path for path in directory.iterdir() if path.is_dir())
+        near = next((path for path in guesses if (path / "suite.json").is_file()), None)
+    return what if near is None else f"{what}; did you mean {near}?"
 
 
 def read_suite(directory: str | Path) -> SuiteState:
@@ -389,11 +407,16 @@ def worth_keeping(path: Path) -> str | None:
 
 
 def _check(checkpoint: Checkpoint, run_dir: Path) -> None:
-    """Check that all files of a checkpoint are there; their hashes are checked when loaded."""
+    """Check that all files of a checkpoint are there, as long as they should be.
+
+    Their hashes are checked when loaded: of a whole suite they would take minutes.
+    """
     files = [checkpoint.path / name for name in checkpoint.manifest["files"]]
     files += [run_dir / "replay" / segment["file"] for segment in checkpoint.segments]
     for file in files:
-        if not file.is_file():
+        if file.suffix == ".safetensors":
+            check_tensors(file)
+        elif not file.is_file():
             raise CheckpointError(f"{file} is missing")
     if not checkpoint.has("loop"):
         raise CheckpointError(f"{run_dir} holds what plays but not the run it came from")
