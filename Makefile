@@ -8,7 +8,7 @@ SEED ?= 0
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install dev test lint types check clean distclean
+.PHONY: help quickstart install dev test test-suites lint types check clean distclean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -22,6 +22,9 @@ dev: $(VENV)/.installed-dev ## Install the package and the development tools int
 
 test: dev ## Run the quick tests (PYTEST_ARGS="-m slow" for others).
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-suites: $(VENV)/.installed-suite ## Run suites as processes and on a real Ray, and kill some.
+	$(PY) -m pytest -m slow tests/suite
 
 lint: dev ## Check style and formatting.
 	$(PY) -m ruff check .
@@ -54,3 +57,7 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/pip
 	$(PY) -m pip install --editable '.[dev]'
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-suite: pyproject.toml $(VENV)/.installed-dev
+	$(PY) -m pip install --editable '.[dev,suite]'
+	@touch $(VENV)/.installed $(VENV)/.installed-dev $@

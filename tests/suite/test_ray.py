@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.suite.suites import WALK, run_suite, tiny_spec, tiny_variant
-from tests.suite.test_suite_command import episodes, in_use, start, wait_for
+from tests.suite.test_suite_command import Process, episodes, in_use, start, wait_for
 from tests.training.faulty_envs import Endless, env_id
 from tests.training.runs import json_rows
 
@@ -80,6 +84,28 @@ def test_no_such_cluster(
     assert err.startswith(f"drama: error: cannot reach the Ray cluster {address}: ")
     assert err.count("\n") == 1
     assert not directory.exists()
+
+
+def test_a_cluster_that_may_want_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise ConnectionError("Failed to connect\nat length")
+
+    fake = types.SimpleNamespace(init=refuse)
+    monkeypatch.setattr(ray_module, "import_ray", lambda: fake)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+
+    def said() -> str:
+        with pytest.raises(ConfigError) as caught:
+            RayPool(tmp_path, tiny_spec(), "auto")
+        return str(caught.value)
+
+    assert said() == "cannot use the Ray cluster auto: Failed to connect"
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("secret")
+    assert said().endswith("Failed to connect; if it asks for a token, set RAY_AUTH_MODE=token")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert said() == "cannot use the Ray cluster auto: Failed to connect"
 
 
 class FakeRay:
@@ -174,6 +200,12 @@ def test_few_runs_wait_for_a_place() -> None:
     assert len(cluster._runs) == 4
 
 
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
 class TestRay:
     pytestmark = real
 
@@ -223,6 +255,43 @@ class TestRay:
         assert one.step == CheckpointDir(first.path).last().step > 0
         assert "saved at step" in one.log.read_text()
         assert other.status == "missing"
+
+    def test_a_cluster_that_is_there_by_its_address(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        spec = tiny_spec(seeds=(0, 1))
+        (tmp_path / "spec.json").write_text(spec.to_json())
+        with contextlib.ExitStack() as held:
+            free = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+            port, clients = (server.getsockname()[1] for server in free)
+        # With the token that this machine may have, nothing would be said without being told to.
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # A directory of its own, beside other clusters of this machine; sockets take short paths.
+        with (
+            tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as sockets,
+            (tmp_path / "head").open("wb") as log,
+            Process(
+                [
+                    *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+                    *(f"--port={port}", "--num-cpus=2", "--include-dashboard=false"),
+                    *(f"--ray-client-server-port={clients}", f"--temp-dir={sockets}"),
+                ],
+                stdout=log,
+                stderr=log,
+            ) as head,
+        ):
+            try:
+                wait_for("the cluster", lambda: answers(port), head)
+                args = ["run", str(tmp_path / "spec.json"), "--dir", str(tmp_path / "suite")]
+                errors = tmp_path / "stderr"
+                with start(*args, "--ray", f"127.0.0.1:{port}", errors=errors) as process:
+                    assert process.wait(240) == 0, errors.read_text()
+            finally:
+                head.terminate()  # and all that it started; killed, it would leave them there
+                head.wait(60)
+        assert f"on Ray (127.0.0.1:{port}), 1 CPU each" in errors.read_text()
+        assert read_suite(tmp_path / "suite").counts() == {"finished": 2}
 
     def test_more_cores_than_any_node_has(self, tmp_path: Path) -> None:
         begin_suite(tmp_path / "suite", tiny_spec())

@@ -59,6 +59,17 @@ def _reach(address: str) -> None:
         raise ConfigError(f"cannot reach the Ray cluster {address}: {error}") from error
 
 
+def _hint() -> str:
+    """Say what a cluster that refuses may want.
+
+    ``ray start`` asks for a token wherever there is one, and the first Ray of a machine's own makes
+    one; but Ray sends it to an address only where it is told to.
+    """
+    if "RAY_AUTH_MODE" in os.environ or not (Path.home() / ".ray" / "auth_token").is_file():
+        return ""
+    return "; if it asks for a token, set RAY_AUTH_MODE=token"
+
+
 class Worker:
     """What runs on a node: brings one run forward until it ends or is told to stop."""
 
@@ -171,7 +182,7 @@ class RayRun:
             self.kill()
 
     def kill(self) -> None:
-        """End it at once; its process notices, saves and ends by itself."""
+        """End it at once; Ray ends its process with it, and its last checkpoint stands."""
         if self._over is None:
             self._ray.kill(self._actor)
             self._over = 130, "stopped"
@@ -215,7 +226,7 @@ class RayPool:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **here)
         except (ConnectionError, ValueError, RuntimeError) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ConfigError(f"cannot use the Ray cluster {address}: {first}") from error
+            raise ConfigError(f"cannot use the Ray cluster {address}: {first}{_hint()}") from error
         try:
             self.gpus = self._gpus(spec, per_gpu)
             most = max((node["Resources"].get("CPU", 0) for node in ray.nodes()), default=0)
