@@ -16,6 +16,7 @@ from tests.report.made_up import CATCH, PONG, SPARSE, UNIFORM, XS, runs
 from drama.report.figures import PALETTE, Figure, curve, draw_all, looks
 from drama.report.runs import Episodes, Run
 from drama.report.summary import summarise
+from drama.suite import load_spec
 
 
 def run(steps: list[float], returns: list[float]) -> Run:
@@ -69,6 +70,13 @@ def test_a_variant_looks_the_same_everywhere() -> None:
     style = looks(["a", "b", "c"])
     assert [style[name].colour for name in "abc"] == list(PALETTE[:3])
     assert len({str(style[name].dashes) for name in "abc"}) == 3
+
+
+def test_no_two_variants_look_the_same() -> None:
+    names = [variant.name for variant in load_spec("atari100k-ablations").variants]
+    assert len({look.colour for look in looks(names).values()}) == len(names)
+    many = looks([str(i) for i in range(4 * len(PALETTE))]).values()
+    assert len({(look.colour, str(look.dashes)) for look in many}) == 4 * len(PALETTE)
 
 
 GIVEN = (

@@ -27,8 +27,9 @@ WIDTH = 5
 """Episodes in a running mean, as in the paper's curves."""
 POINTS = 200
 """Points of a drawn curve."""
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colours, told apart by people with any kind of colour vision."""
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A6240")
+"""Okabe and Ito's colours, told apart by people with any kind of colour vision; brown in place of
+their yellow, which is hard to see on white."""
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1.5, 1.2)))
 """Lines, so that variants can also be told apart in grey."""
 GREY = "#6b6b6b"
@@ -95,7 +96,8 @@ class Curve:
 def looks(names: Sequence[str]) -> dict[str, Look]:
     """Return one look for each name, the same for the same names in the same order."""
     return {
-        name: Look(PALETTE[i % len(PALETTE)], DASHES[i % len(DASHES)])
+        # Once round the colours, the lines are shifted: a colour comes back with another line.
+        name: Look(PALETTE[i % len(PALETTE)], DASHES[(i + i // len(PALETTE)) % len(DASHES)])
         for i, name in enumerate(names)
     }
 
@@ -498,7 +500,7 @@ def _legend(canvas: Canvas, handles: Mapping[str, Any]) -> None:
         canvas.legend(
             list(handles.values()),
             list(handles),
-            loc="outside upper center",
+            loc="outside upper left",  # where a reader on a phone begins
             ncols=min(4, len(handles)),
         )
 
