@@ -370,3 +370,21 @@ def test_plain_lines_come_once_a_minute(tmp_path: Path, monkeypatch: pytest.Monk
     for clock in (1.0, 30.0, 59.0, 61.0, 100.0, 122.0):  # noqa: B007 - it is read by the view
         view.refresh(1)
     assert said.getvalue().count("0 of 1 finished") == 2
+
+
+def test_the_first_plain_line_knows_the_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 0.0
+    monkeypatch.setattr(view_module.time, "monotonic", lambda: clock)
+    said = io.StringIO()
+    view = View(Console(file=said, width=200))
+    (cell,) = look(tmp_path, tiny_spec(steps=1000))
+    view.begin([cell])
+    view.started(cell, "here")
+    cell.path.mkdir(parents=True)
+    for clock in (20.0, 60.0):
+        (cell.path / "metrics.jsonl").write_text(f'{{"step": {5 * clock:.0f}}}\n')
+        view.refresh(0)
+    # 100 steps after 20 s, 300 after 60: 5 steps/s, 700 left.
+    assert "0 of 1 finished, 1 running, ETA 2:20" in said.getvalue()

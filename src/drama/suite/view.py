@@ -98,7 +98,7 @@ class View:
         self._steps_left = 0
         self._rates: dict[str, float] = {}  # of runs that have ended, by variant
         self._open: dict[str, Cell] = {}
-        self._shown = time.monotonic()
+        self._shown = self._read = time.monotonic()
 
     # -- what the runner tells ----------------------------------------------------------------
 
@@ -160,14 +160,16 @@ class View:
         """Show where everything is, if it is time."""
         self.queued = queued
         now = time.monotonic()
-        if now - self._shown < (LIVE_SECONDS if self.live is not None else PLAIN_SECONDS):
+        if now - self._read < LIVE_SECONDS:
             return
-        self._shown = now
+        self._read = now
+        # More often than it is told without a terminal: a speed takes two looks.
         for gauge in self.gauges.values():
             gauge.read()
         if self.live is not None:
             self.live.refresh()
-        else:
+        elif now - self._shown >= PLAIN_SECONDS:
+            self._shown = now
             self._say(self.summary())
 
     def end(self) -> None:
