@@ -53,6 +53,8 @@ function look(width) {
           name: i.closest("figure").id, width: i.naturalWidth, shown: i.clientWidth,
           complete: i.complete, alt: i.alt.length })),
         captions: [...page.querySelectorAll("figcaption")].map((c) => c.clientHeight),
+        hint: frame.contentWindow.getComputedStyle(
+          page.querySelector("figcaption"), "::before").content,
         tables: page.querySelectorAll("table").length,
         ink: style(page.body).color, paper: style(page.body).backgroundColor,
       });
@@ -150,6 +152,8 @@ def test_a_browser_finds_every_figure_and_complains_of_nothing(
     assert phone["width"] == phone["wide"] == 360
     assert desk["width"] == desk["wide"] == 1200
     assert all(image["shown"] >= 490 for image in phone["images"]), "too small to read"
+    # So they are wider than a phone, which is said there and nowhere else.
+    assert (phone["hint"], desk["hint"]) == ('"Wider than the screen: swipe. "', "none")
 
 
 def test_it_follows_the_readers_light_or_dark(
