@@ -82,7 +82,7 @@ TYPOS: dict[str, tuple[list[str], list[str]]] = {
     "json": (["run", "toy", "--json"], ["--json", "--dry-run"]),
     "cpus": (["run", "toy", "--cpus", "2"], ["--cpus", "--ray"]),
     "status": (["status", "nowhere"], ["there is no nowhere"]),
-    "a directory": (["run", "."], ["no suite.json", "drama suite run SPEC --dir ."]),
+    "a directory": (["run", "."], ["no suite.json"]),
     "show": (["show", "tyo"], ["'tyo'", "toy"]),
 }
 

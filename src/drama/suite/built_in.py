@@ -88,9 +88,7 @@ def load_spec(source: str) -> SuiteSpec:
         return BUILT_IN[source]()
     path = Path(source)
     if path.is_dir():
-        raise ConfigError(
-            f"{no_suite(path)} (to begin one there: drama suite run SPEC --dir {source})"
-        )
+        raise ConfigError(no_suite(path))
     if path.suffix not in (".toml", ".json") and not path.is_file():
         near = difflib.get_close_matches(source, BUILT_IN, n=1, cutoff=0.0)
         raise ConfigError(
