@@ -255,6 +255,12 @@ def test_latex_is_escaped() -> None:
     assert lines[7] == r"\textless{}b\textgreater{}\& & 2, 3 & \#\{1\} \\"
 
 
+def test_latex_has_a_minus_before_numbers_and_a_hyphen_in_names() -> None:
+    number = Cell("-1 [-2, 0]", bold=True, value=-1.0)
+    table = Table("t", "T", ("A", "B"), ((Cell("Drama-XS"), number),))
+    assert r"Drama-XS & \textbf{$-$1 [$-$2, 0]} \\" in table.latex().splitlines()
+
+
 def test_html_is_escaped() -> None:
     text = HARD.html()
     assert "<caption>A &lt;title&gt; &amp; more</caption>" in text

@@ -113,7 +113,7 @@ class Table:
         for number, row in enumerate(self.rows):
             if self.split and number == self.split:
                 lines.append("\\midrule")
-            cells = [rf"\textbf{{{_latex(c.text)}}}" if c.bold else _latex(c.text) for c in row]
+            cells = [_latex_cell(cell) for cell in row]
             # What follows "\\\\" is taken for its argument if it begins like one.
             shield = "{}" if cells[0].startswith(("[", "*")) else ""
             lines.append(shield + " & ".join(cells) + r" \\")
@@ -452,6 +452,13 @@ def _latex(text: str) -> str:
         ">": r"\textgreater{}",
     }
     return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in _one_line(text))
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = _latex(cell.text)
+    if cell.value is not None:
+        text = text.replace("-", "$-$")  # a minus, not a hyphen
+    return rf"\textbf{{{text}}}" if cell.bold else text
 
 
 def _html_cell(cell: Cell, *, first: bool) -> str:
