@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from tests.suite.suites import WALK, run_suite, tiny_spec, tiny_variant
-from tests.suite.test_suite_command import Process, episodes, in_use, start, wait_for
+from tests.suite.test_suite_command import PATIENCE, Process, episodes, in_use, start, wait_for
 from tests.training.faulty_envs import Endless, env_id
 from tests.training.runs import json_rows
 
@@ -222,7 +222,7 @@ class TestRay:
             worker = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
             made = 7 * episodes(victim.path)
             os.kill(worker, signal.SIGKILL)
-            assert process.wait(240) == 0, errors.read_text()
+            assert process.wait(PATIENCE) == 0, errors.read_text()
         state = read_suite(directory)
         assert state.counts() == {"finished": 3}
         attempts = [line for line in victim.log.read_text().splitlines() if line.startswith("--- ")]
@@ -247,7 +247,7 @@ class TestRay:
         with start(*args, "--ray", errors=errors) as process:
             wait_for("it", lambda: (first.path / "checkpoints" / "last").exists(), process)
             process.send_signal(signal.SIGINT)
-            assert process.wait(120) == 130, errors.read_text()
+            assert process.wait(PATIENCE) == 130, errors.read_text()
         assert f"go on with: drama suite run {directory}" in errors.read_text()
         wait_for("its end", lambda: not in_use(first.path))
         one, other = read_suite(directory).cells
@@ -286,10 +286,10 @@ class TestRay:
                 args = ["run", str(tmp_path / "spec.json"), "--dir", str(tmp_path / "suite")]
                 errors = tmp_path / "stderr"
                 with start(*args, "--ray", f"127.0.0.1:{port}", errors=errors) as process:
-                    assert process.wait(240) == 0, errors.read_text()
+                    assert process.wait(PATIENCE) == 0, errors.read_text()
             finally:
                 head.terminate()  # and all that it started; killed, it would leave them there
-                head.wait(60)
+                head.wait(PATIENCE)
         assert f"on Ray (127.0.0.1:{port}), 1 CPU each" in errors.read_text()
         assert read_suite(tmp_path / "suite").counts() == {"finished": 2}
 
@@ -297,5 +297,5 @@ class TestRay:
         begin_suite(tmp_path / "suite", tiny_spec())
         args = ["run", str(tmp_path / "suite"), "--ray", "--cpus", "4096"]
         with start(*args, errors=tmp_path / "stderr") as process:
-            assert process.wait(120) == 2
+            assert process.wait(PATIENCE) == 2
         assert "--cpus 4096: no node" in (tmp_path / "stderr").read_text().splitlines()[-1]

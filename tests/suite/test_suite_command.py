@@ -27,6 +27,8 @@ from drama.suite.local import SuiteLock
 from drama.training.checkpoint import CheckpointDir
 
 Capture = pytest.CaptureFixture[str]
+PATIENCE = 300.0
+"""Seconds for what takes a few on a machine that does nothing else."""
 ROOT = Path(__file__).parents[2]
 SMALL = [
     word
@@ -343,7 +345,7 @@ def start(*args: str, errors: Path, to: int | None = None) -> Process:
 
 def wait_for(what: str, condition: object, process: subprocess.Popen[bytes] | None = None) -> None:
     assert callable(condition)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert process is None or process.poll() is None, "it ended by itself"
         assert time.monotonic() < deadline, f"{what} does not come"
@@ -408,7 +410,7 @@ class TestProcesses:
         wait_for("the run", lambda: episodes(walk) >= 20, first)
         # A second process is refused while the first is there.
         with start(*args, errors=tmp_path / "second") as second:
-            assert second.wait(60) == 2
+            assert second.wait(PATIENCE) == 2
         said = (tmp_path / "second").read_text()
         assert f"is being run by process {first.pid} already" in said
         assert said.count("\n") == 1
@@ -422,7 +424,7 @@ class TestProcesses:
         state = read_suite(directory)
         assert state.cells[0].status == "interrupted"
         with start(*args, errors=errors) as again:
-            assert again.wait(120) == 1
+            assert again.wait(PATIENCE) == 1
         said = errors.read_text()
         assert f"one/tests-Walk-v0/seed-0 goes on from step {saved}" in said
         assert "failed: one/tests-Crash-v0/seed-0: ZeroDivisionError: the physics engine" in said
@@ -432,7 +434,7 @@ class TestProcesses:
         assert "Traceback" in state.cells[1].log.read_text()
         before = contents(walk)
         with start(*args, errors=errors) as third:
-            assert third.wait(120) == 1
+            assert third.wait(PATIENCE) == 1
         assert contents(walk) == before
 
     def test_called_again_at_once_it_waits_for_the_orphan(
@@ -448,7 +450,7 @@ class TestProcesses:
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
         with start(*args, errors=errors) as again:
-            assert again.wait(120) == 1
+            assert again.wait(PATIENCE) == 1
         steps = [row["step"] for row in json_rows(walk / "episodes.jsonl")]
         assert steps == list(range(7, LONG, 7))
         assert read_suite(directory).cells[0].status == "finished"
@@ -466,7 +468,7 @@ class TestProcesses:
                 process,
             )
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 130
+            assert process.wait(PATIENCE) == 130
         said = errors.read_text()
         assert "stopping 2 runs after their step" in said
         assert f"go on with: drama suite run {directory}" in said
@@ -488,7 +490,7 @@ class TestProcesses:
             os.close(writing)
             os.read(reading, 1)
             os.close(reading)
-            assert process.wait(120) == 130
+            assert process.wait(PATIENCE) == 130
         for cell in read_suite(directory).cells:
             assert cell.sound
             assert not in_use(cell.path)
@@ -502,7 +504,7 @@ class TestProcesses:
             wait_for("the run", lambda: episodes(walk) >= 10, process)
             child = int((walk / ".lock").read_text())
             os.kill(child, signal.SIGKILL)
-            assert process.wait(120) == 0
+            assert process.wait(PATIENCE) == 0
         said = errors.read_text()
         assert "killed by SIGKILL (perhaps for want of memory); once more from step" in said
         assert read_suite(directory).counts() == {"finished": 1}
@@ -520,7 +522,7 @@ class TestProcesses:
         args = ["run", "atari100k", "--games", "Pong", "boxing", "--seeds", "0-1", "--steps", "40"]
         args += [*SMALL, *small, "--dir", str(directory), "--jobs", "2"]
         with start(*args, errors=errors) as process:
-            assert process.wait(240) == 0, errors.read_text()
+            assert process.wait(PATIENCE) == 0, errors.read_text()
         state = read_suite(directory)
         assert state.counts() == {"finished": 4}
         assert [(c.game, c.seed) for c in state.cells] == [
