@@ -209,6 +209,11 @@ def answers(port: int) -> bool:
 class TestRay:
     pytestmark = real
 
+    @pytest.fixture(autouse=True)
+    def _not_nice(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Ray's workers stand back by default: on a busy machine they would take minutes to begin.
+        monkeypatch.setenv("RAY_worker_niceness", "0")
+
     def test_a_killed_worker_s_run_goes_on_from_its_checkpoint(self, tmp_path: Path) -> None:
         changes = {"training.checkpoint_every": 30, "evaluation.episodes": 2}
         spec = tiny_spec(seeds=(0, 1, 2), variants=(tiny_variant("one", changes),), steps=400)
@@ -259,7 +264,8 @@ class TestRay:
     def test_a_cluster_that_is_there_by_its_address(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        spec = tiny_spec(seeds=(0, 1))
+        # A GPU that Ray is told of is shared out, whether PyTorch finds it or not.
+        spec = tiny_spec(seeds=(0, 1), variants=(tiny_variant("one", {"device": "auto"}),))
         (tmp_path / "spec.json").write_text(spec.to_json())
         with contextlib.ExitStack() as held:
             free = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
@@ -274,7 +280,12 @@ class TestRay:
             Process(
                 [
                     *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-                    *(f"--port={port}", "--num-cpus=2", "--include-dashboard=false"),
+                    *(
+                        f"--port={port}",
+                        "--num-cpus=2",
+                        "--num-gpus=1",
+                        "--include-dashboard=false",
+                    ),
                     *(f"--ray-client-server-port={clients}", f"--temp-dir={sockets}"),
                 ],
                 stdout=log,
@@ -285,12 +296,17 @@ class TestRay:
                 wait_for("the cluster", lambda: answers(port), head)
                 args = ["run", str(tmp_path / "spec.json"), "--dir", str(tmp_path / "suite")]
                 errors = tmp_path / "stderr"
-                with start(*args, "--ray", f"127.0.0.1:{port}", errors=errors) as process:
+                args += ["--ray", f"127.0.0.1:{port}", "--per-gpu", "2"]
+                with start(*args, errors=errors) as process:
                     assert process.wait(PATIENCE) == 0, errors.read_text()
             finally:
                 head.terminate()  # and all that it started; killed, it would leave them there
                 head.wait(PATIENCE)
-        assert f"on Ray (127.0.0.1:{port}), 1 CPU each" in errors.read_text()
+        said = errors.read_text()
+        assert f"on Ray (127.0.0.1:{port}), 1 CPU and 0.5 GPU each" in said
+        # Side by side on the one GPU: both begin before either has finished.
+        assert said.count("begins (Ray)") == 2
+        assert said.rindex("begins (Ray)") < said.index(" finished in ")
         assert read_suite(tmp_path / "suite").counts() == {"finished": 2}
 
     def test_more_cores_than_any_node_has(self, tmp_path: Path) -> None:
