@@ -294,7 +294,7 @@ def test_what_is_left_alone_is_told_apart_from_what_is_tried_again(
     (directory / "one/tests-Walk-v0/seed-0/config.json").unlink()
     assert main(["suite", "run", str(directory)]) == 1
     err = capfd.readouterr().err
-    assert "1 left alone: move them away, and the next call begins them anew" in err
+    assert "1 left alone until moved away; the next call after that begins anew" in err
     assert "go on with" not in err
 
 

@@ -130,7 +130,7 @@ def _tell(outcome: Outcome, directory: Path) -> None:
     if outcome.finished:
         err.print(f"tables and figures: drama report {directory}")
     if untouched := sum(not cell.sound for cell, _ in outcome.failed):
-        err.print(f"{untouched} left alone: move them away, and the next call begins them anew")
+        err.print(f"{untouched} left alone until moved away; the next call after that begins anew")
     if outcome.interrupted or len(outcome.failed) > untouched:
         err.print(f"go on with: drama suite run {directory}")
 

@@ -333,8 +333,11 @@ def _changed_settings(config: Mapping[str, Any], name: str) -> list[str]:
         return ["its preset is not one of this package"]
     # Steps are told beside it; so is the environment, but for what ends a learning episode.
     changed = setting_differences(config, usual)
-    told = [text for text in changed if text.startswith(("steps ", "env."))]
-    return [text for text in changed if text not in told or text.startswith("env.life_loss ")]
+    return [
+        text
+        for text in changed
+        if text.startswith("env.life_loss ") or not text.startswith(("steps ", "env."))
+    ]
 
 
 def _variant(name: str, runs: Sequence[Run], env_ids: Sequence[str], mode: Mode) -> Variant:

@@ -114,7 +114,7 @@ class Table:
             if self.split and number == self.split:
                 lines.append("\\midrule")
             cells = [_latex_cell(cell) for cell in row]
-            # What follows "\\\\" is taken for its argument if it begins like one.
+            # What follows the end of a row is taken for its argument if it begins like one.
             shield = "{}" if cells[0].startswith(("[", "*")) else ""
             lines.append(shield + " & ".join(cells) + r" \\")
         lines += ["\\bottomrule", "\\end{tabular}"]
