@@ -81,7 +81,7 @@ class Forecast:
             total += f", {left} left alone"
         if self.plan is None or not todo:
             return total
-        rows = [("variant", "games", "runs", "steps", "hours a run", "memory a run", "disk a run")]
+        rows = [("variant", "games", "runs", "steps", "time a run", "memory a run", "disk a run")]
         notes = []
         for share in self.shares:
             per_run = None if share.hours is None else share.hours / share.runs
