@@ -10,11 +10,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-# A shell that starts tests in the background has them ignore SIGINT, which some of them send.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 import torch
 from hypothesis import settings
+
+# A shell that starts tests in the background has them ignore SIGINT, which some of them send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Sums are split among the threads, so their number is part of what a test's floats depend on. One
 # is about as fast as two for tensors this small, and does not stall where the cores are shared.
