@@ -183,23 +183,6 @@ def test_both_paths_give_the_same_numbers(backbone: str, monkeypatch: pytest.Mon
         torch.testing.assert_close(elsewhere[name], value, rtol=2e-4, atol=2e-5, msg=name)
 
 
-@pytest.mark.usefixtures("accelerator")
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_works_without_the_types_that_mps_lacks(
-    backbone: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Apple's GPU has no float64, and bfloat16 is not used there."""
-    monkeypatch.setattr(place, "_WITHOUT_FLOAT64", ("cpu",))
-    made = trainer(**{"world_model.dynamics.name": backbone})
-    obs = made.replay.rows["obs"][:1]
-    with Watch() as watch:
-        for purpose in PURPOSES:
-            made.meter.add(learn(made, purpose), purpose)
-        made.player.act(obs, made.player_state, torch.tensor([True]), made.generators["acting"])
-        assert np.isfinite(list(made.meter.means().values())).all()
-    assert watch.dtypes <= {torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool}
-
-
 def test_overlap_draws_from_all_rows_but_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
     """The updates of a step are the same in number, and made before the step's row arrives."""
     drawn: dict[bool, list[int]] = {}

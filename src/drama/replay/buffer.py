@@ -209,7 +209,9 @@ class ReplayBuffer:
             self._barred |= ~torch.isfinite(scores.max())
         ends = draw(scores, batch_size, generator, replacement=self.config.replacement)
         counter = self.trained if purpose == "world_model" else self.dreamt
-        counter.index_add_(0, ends, torch.ones_like(ends))
+        # Summed in int32 first: Apple's GPU adds no int64 at an index in older versions of PyTorch.
+        drawn = torch.zeros(self.capacity, dtype=torch.int32, device=self.device)
+        counter += drawn.index_add_(0, ends, torch.ones_like(ends, dtype=torch.int32))
         return self.windows(ends, length)
 
     def check(self) -> None:
