@@ -7,10 +7,15 @@ asks a question: does the change deserve its price?
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from tests.training.tape import Watch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from drama import Agent, place, presets
 from drama.replay import Purpose
@@ -92,3 +97,150 @@ def test_an_imagined_step(made: Trainer, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_bytes_kept_for_the_backward_pass(made: Trainer) -> None:
     _, kept = counted(made, "world_model")
     assert 1.4e6 < kept / FRAMES <= 1.68e6
+
+
+# -- how much is multiplied, in which type and layout ----------------------------------------------
+
+
+def flops(update: Callable[[], Any]) -> dict[str, int]:
+    """Operations of an update's products by kind: a multiplication and an addition are two."""
+    with FlopCounterMode(display=False) as counter:
+        update()
+    counts = counter.get_flop_counts()["Global"]
+    found = {"convolutions": 0, "others": 0}
+    for operation, count in counts.items():
+        found["convolutions" if "conv" in str(operation) else "others"] += count
+    return found
+
+
+def convolution_flops(module: nn.Module, side: int) -> list[int]:
+    """Of each convolution for one frame, forward; ``side`` is that of the module's input."""
+    found = []
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            side //= layer.stride[0]
+            found.append(2 * side**2 * layer.weight.numel())
+        elif isinstance(layer, nn.ConvTranspose2d):
+            found.append(2 * side**2 * layer.weight.numel())
+            side *= layer.stride[0]
+    return found
+
+
+def test_an_update_of_the_world_model_multiplies_once(made: Trainer) -> None:
+    """Each layer runs forward, and twice more for its two gradients; frames have none."""
+    model = made.world_model
+    first, *rest = convolution_flops(model.encoder, 64)
+    convolutions = 2 * first + 3 * sum(rest) + 3 * sum(convolution_flops(model.decoder, 4))
+    linear = 3 * 2 * sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
+    found = flops(made._learn["world_model"])
+    assert found["convolutions"] == FRAMES * convolutions
+    assert 1.0 < found["others"] / (FRAMES * linear) <= 1.02  # the scan multiplies a little too
+
+
+def test_an_imagination_encodes_once_and_steps_once(
+    made: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place, "_HOSTS", ())  # there a frame is encoded as often as it is drawn
+    c = made.config.behaviour
+    found = flops(made._learn["behaviour"])
+    encoder = sum(convolution_flops(made.world_model.encoder, 64))
+    assert found["convolutions"] == c.batch_size * c.context * encoder
+    each = found["others"] / (c.batch_size * (c.context + c.horizon))
+    assert 16.5e6 < each <= 17.2e6
+
+
+class Products(TorchDispatchMode):
+    """Notes products that are not made in bfloat16, and images that are not channels-last.
+
+    Batched ones are the scan's: small, and those that reach a state are float32 on purpose.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow: list[str] = []
+        self.seen = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::")
+        if name in ("convolution", "convolution_backward", "mm", "addmm"):
+            given = [a for a in args if isinstance(a, Tensor) and a.dim() > 1]
+            self.seen += 1
+            self.slow += [f"{name} in {t.dtype}" for t in given if t.dtype != torch.bfloat16]
+            if name.startswith("conv"):
+                plain = [t for t in given if not t.is_contiguous(memory_format=torch.channels_last)]
+                self.slow += [f"{name} of {tuple(t.shape)}, not channels-last" for t in plain]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("purpose", ["world_model", "behaviour"])
+def test_products_are_made_in_the_fast_type_and_layout(made: Trainer, purpose: Purpose) -> None:
+    with Products() as products:
+        made._learn[purpose]()
+    assert products.seen > 40
+    assert not set(products.slow)
+
+
+# -- they notice -----------------------------------------------------------------------------------
+
+
+def twice(module: nn.Module) -> Callable[..., Any]:
+    """What stands for work done again: a second call whose result counts for nothing."""
+    original = module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        original(*args, **kwargs)
+        return original(*args, **kwargs)
+
+    return forward
+
+
+@pytest.mark.faults
+def test_work_done_twice_is_noticed(made: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (made.world_model.encoder, made.world_model.prior_head):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "forward", twice(module))
+            for test in (
+                test_an_update_of_the_world_model_multiplies_once,
+                lambda made: test_an_imagination_encodes_once_and_steps_once(made, monkeypatch),
+            ):
+                with pytest.raises(AssertionError):
+                    test(made)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: x.contiguous(), "not channels-last"),
+        (lambda x: x.float(), "torch.float32"),
+    ],
+)
+def test_a_slow_type_or_layout_is_noticed(
+    made: Trainer,
+    spoil: Callable[[Tensor], Tensor],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer = made.world_model.encoder.layers[3]
+    original = torch.nn.functional.conv2d
+
+    def forward(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            x = spoil(x)
+            return original(x, layer.weight.to(x.dtype), None, layer.stride, layer.padding)
+
+    monkeypatch.setattr(layer, "forward", forward)
+    with pytest.raises(AssertionError, match=message):
+        test_products_are_made_in_the_fast_type_and_layout(made, "world_model")
+
+
+@pytest.mark.faults
+def test_a_tensor_kept_in_float32_is_noticed(
+    made: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BatchNorm and SiLU of the largest map in float32: half as much again is kept."""
+    layer = made.world_model.encoder.layers[1]
+    original = layer.forward
+    monkeypatch.setattr(layer, "forward", lambda x: original(x.float()))
+    with pytest.raises(AssertionError):
+        test_bytes_kept_for_the_backward_pass(made)
