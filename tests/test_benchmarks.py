@@ -13,7 +13,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # benchmarks/ is part of a checkout, not of the package
 
-from benchmarks import measure, scaling, ssm, step  # noqa: E402
+from benchmarks import measure, precision, scaling, ssm, step  # noqa: E402
 
 from drama import presets  # noqa: E402
 
@@ -101,7 +101,9 @@ def test_every_series_is_measured(label: str, monkeypatch: pytest.MonkeyPatch) -
         assert long["seconds"] == long["spent"] > short["seconds"]
 
 
-@pytest.mark.parametrize("module", [ssm, scaling], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [ssm, scaling, step, precision], ids=lambda module: module.__name__
+)
 def test_the_page_says_what_the_results_say(module, tmp_path: Path) -> None:
     name = module.__name__.rpartition(".")[2]
     page = tmp_path / "performance.md"
@@ -307,6 +309,41 @@ def test_step_runs(docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["update over floor"] == pytest.approx(update / sum(found["floor"].values()))
     assert "world-model update" in (docs / "performance.md").read_text()
     capsys.readouterr()
+
+
+def test_precision_runs(docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (docs / "performance.md").open("a") as page:
+        page.write("\n<!-- begin precision -->\n<!-- end precision -->\n")
+    case = "quick:drama/Catch-v0"
+    arguments = ["--cases", case, "--threads", "1", "--rounds", "1", "--docs", str(docs)]
+    precision.main(arguments)
+    found = result(docs, "precision")
+    (row,) = found["rows"]
+    assert found["command"].endswith(f"--threads 1 --cases {case}")
+    for phase in (*step.PHASES, "step"):
+        float32, bfloat16 = (row["seconds"][name][phase]["median"] for name in precision.PRECISIONS)
+        assert row["ratio"][phase]["median"] == pytest.approx(bfloat16 / float32)
+    assert found["reason"] in (docs / "performance.md").read_text()
+    with pytest.raises(SystemExit):
+        precision.main(["--cases", "quick"])
+    assert "quick is not PRESET:ENV" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("auto", "ratio", "verdict"),
+    [
+        ("bfloat16", 0.7, "yes"),
+        ("bfloat16", 1.3, "**no**"),
+        ("float32", 1.3, "yes"),
+        ("float32", 0.7, "**no**"),
+    ],
+)
+def test_the_page_says_whether_auto_is_right(auto: str, ratio: float, verdict: str) -> None:
+    found = json.loads((DOCS / "assets" / "performance" / "precision.json").read_text())
+    spread = {"median": ratio, "lower": ratio, "upper": ratio}
+    row = {"preset": "quick", "env": "x", "ratio": dict.fromkeys((*step.PHASES, "step"), spread)}
+    text = precision.markdown({**found, "auto": auto, "rows": [row]})
+    assert f"| {verdict} |" in text
 
 
 def test_the_floor_of_a_step_counts_every_product() -> None:
