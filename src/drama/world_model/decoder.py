@@ -12,6 +12,7 @@ from drama.blocks import row_blocks
 from drama.config import WorldModelConfig
 from drama.norm import RMSNorm
 from drama.place import on_cpu
+from drama.world_model.batchnorm import ImageLayers
 from drama.world_model.encoder import channels_last, feature_side
 from drama.world_model.twohot import symexp, symlog
 
@@ -41,7 +42,7 @@ class ImageDecoder(nn.Module):
                 before, channels, config.kernel, stride, padding, output_padding=stride - 1
             )
         )
-        self.layers = nn.Sequential(*layers)
+        self.layers = ImageLayers(*layers)
         channels_last(self.layers)
 
     def logits(self, stoch: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from drama.config import WorldModelConfig
 from drama.errors import ConfigError
 from drama.norm import RMSNorm
+from drama.world_model.batchnorm import ImageLayers
 from drama.world_model.twohot import symlog
 
 FRAMES_AT_ONCE = 1024
@@ -66,7 +67,7 @@ class ImageEncoder(nn.Module):
             )
             layers += [conv, nn.BatchNorm2d(filters), nn.SiLU()]
             channels = filters
-        self.layers = nn.Sequential(*layers)
+        self.layers = ImageLayers(*layers)
         channels_last(self.layers)
         self.out = nn.Linear(side * side * channels, config.stoch_size)
         self.latent_shape = (config.latent_variables, config.latent_classes)
