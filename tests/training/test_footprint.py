@@ -124,7 +124,7 @@ def tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-@pytest.mark.parametrize(("purpose", "most"), [("world_model", 510e6), ("behaviour", 384e6)])
+@pytest.mark.parametrize(("purpose", "most"), [("world_model", 527e6), ("behaviour", 397e6)])
 def test_bytes_made(
     made: Trainer, purpose: Purpose, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +177,7 @@ def test_an_update_of_the_world_model_multiplies_once(made: Trainer) -> None:
     linear = 3 * 2 * sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
     found = flops(made._learn["world_model"])
     assert found["convolutions"] == FRAMES * convolutions
-    assert 1.0 < found["others"] / (FRAMES * linear) <= 1.02  # the scan multiplies a little too
+    assert 1.0 < found["others"] / (FRAMES * linear) <= 1.025  # the scan multiplies a little too
 
 
 def test_an_imagination_encodes_once_and_steps_once(
