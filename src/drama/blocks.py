@@ -8,7 +8,8 @@ import torch
 
 from drama.place import on_cpu
 
-# 512 KiB of float32: a few of them fit a second-level cache.
+# 512 KiB of float32 for each thread: a few of them fit second-level caches,
+# and what threads wait for each other at the end of an operation is small beside it.
 _BLOCK_ELEMENTS = 2**17
 
 
@@ -28,6 +29,7 @@ def row_blocks(rows: int, row_elements: int, device: torch.device) -> list[slice
     """
     blocks = 1
     if on_cpu(device):
-        blocks = min(rows, max(1, round(rows * row_elements / _BLOCK_ELEMENTS)))
+        fitting = _BLOCK_ELEMENTS * torch.get_num_threads()
+        blocks = min(rows, max(1, round(rows * row_elements / fitting)))
     size = math.ceil(rows / blocks)
     return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,17 +40,18 @@ def causal_conv1d_silu(
     """
     batch, length, channels = x.shape
     past = weight.shape[-1] - 1
-    if history is None:
-        history = x.new_zeros(batch, past, channels)
     if bias is None:
         bias = weight.new_zeros(channels)
     same = None if is_first is None else _same_sequence(is_first, past, weight.dtype)
     dtype = matmul_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
         y: Tensor = _ConvSilu.apply(  # type: ignore[no-untyped-call]
-            x, weight[:, 0].t().contiguous(), bias, history, same, dtype
+            x, weight.flatten(1).t().contiguous(), bias, history, same, dtype
         )
-        recent = torch.cat([history[:, length:].to(x.dtype), x[:, max(length - past, 0) :]], dim=1)
+        recent = x[:, max(length - past, 0) :]
+        if length < past:
+            before = x.new_zeros(batch, past, channels) if history is None else history
+            recent = torch.cat([before[:, length:].to(x.dtype), recent], dim=1)
         if same is not None and past > 0:
             # Row r of the history lies K-2-r steps before the last step.
             last = same[:, -1, : past - 1].flip(-1)
@@ -63,7 +65,7 @@ def causal_conv1d_silu_step(
 ) -> tuple[Tensor, Tensor]:
     """Take one step of :func:`causal_conv1d_silu`: ``x`` ``(B, C)`` to ``y`` and new history."""
     # Copied, because with strides a product takes several times as long on a CPU.
-    filters = weight[:, 0].t().contiguous()  # (K, C)
+    filters = weight.flatten(1).t().contiguous()  # (K, C)
     past = history.shape[1]
     if bias is None:
         bias = weight.new_zeros(weight.shape[0])
@@ -86,7 +88,7 @@ class _ConvSilu(torch.autograd.Function):
         x: Tensor,
         filters: Tensor,
         bias: Tensor,
-        history: Tensor,
+        history: Tensor | None,
         same: Tensor | None,
         dtype: torch.dtype,
     ) -> Tensor:
@@ -94,9 +96,8 @@ class _ConvSilu(torch.autograd.Function):
         ctx.save_for_backward(x, filters, bias, history, same)
         y = torch.empty(x.shape, dtype=dtype, device=x.device)
         for rows, steps in _tiles(x):
-            padded = _padded(x, history, rows, steps, filters.dtype)
-            total = _total(padded, filters, bias, None if same is None else same[rows, steps])
-            y[rows, steps] = F.silu(total, inplace=True)
+            tile = _Tile.of(x, history, same, rows, steps, filters)
+            y[rows, steps] = F.silu(tile.total(filters, bias), inplace=True)
         return y
 
     @staticmethod
@@ -104,29 +105,111 @@ class _ConvSilu(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of ``x``, ``filters``, ``bias`` and ``history``."""
         x, filters, bias, history, same = ctx.saved_tensors
-        taps = filters.shape[0]
-        past = taps - 1
+        past = filters.shape[0] - 1
         dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        dhistory = torch.zeros_like(history)
+        dhistory = None if history is None else torch.zeros_like(history)
         dfilters, dbias = torch.zeros_like(filters), torch.zeros_like(bias)
         for rows, steps in _tiles(x):
-            mask = None if same is None else same[rows, steps]
-            padded = _padded(x, history, rows, steps, filters.dtype)
-            total = _total(padded, filters, bias, mask)
+            tile = _Tile.of(x, history, same, rows, steps, filters)
+            total = tile.total(filters, bias)
             dtotal = torch.ops.aten.silu_backward(dy[rows, steps].to(total.dtype), total)
-            dpadded = torch.zeros_like(padded)
             product = total  # no longer needed: scratch space
-            for tap in range(taps):
-                window = slice(tap, tap + dtotal.shape[1])
-                kept = dtotal
-                if mask is not None and tap < past:
-                    kept = dtotal * mask[:, :, past - 1 - tap, None]
-                dpadded[:, window].addcmul_(kept, filters[tap])
-                dfilters[tap] += torch.mul(kept, padded[:, window], out=product).sum((0, 1))
             dbias += dtotal.sum((0, 1))
-            dx[rows, steps] = dpadded[:, past:]
-            _add_behind(dx, dhistory, rows, steps.start, dpadded[:, :past])
+            # In place where sums have the type of x, and nothing is added to an earlier tile.
+            straight = tile.lead == 0 and x.dtype == filters.dtype
+            dinputs = dx[rows, steps] if straight else torch.zeros_like(tile.inputs)
+            torch.mul(dtotal, filters[past], out=dinputs[:, tile.lead :])
+            dfilters[past] += torch.mul(dtotal, tile.inputs[:, tile.lead :], out=product).sum(
+                (0, 1)
+            )
+            for reach in tile.reaches(past):
+                tap = past - reach.offset
+                kept = reach.masked(dtotal[:, reach.steps])
+                read = product[:, reach.steps]
+                torch.mul(kept, reach.source, out=read)
+                dfilters[tap] += read.sum((0, 1))
+                if not reach.behind:
+                    dinputs[:, reach.at].addcmul_(kept, filters[tap])
+                elif dhistory is not None:
+                    dhistory[rows, reach.at] += kept * filters[tap]
+            if not straight:
+                dx[rows, steps] = dinputs[:, tile.lead :]
+                dx[rows, steps.start - tile.lead : steps.start] += dinputs[:, : tile.lead]
         return dx, dfilters, dbias, dhistory, None, None
+
+
+class _Reach(NamedTuple):
+    """The steps of a tile whose inputs an offset earlier lie in one piece."""
+
+    offset: int
+    steps: slice
+    """Steps of the tile."""
+    at: slice
+    """Where their inputs are, in the tile's inputs or in the history."""
+    behind: bool
+    """Whether that is the history."""
+    source: Tensor
+    """These inputs, ``(rows, steps, C)``."""
+    mask: Tensor | None
+    """1 where no reset lies between, ``(rows, steps, 1)``."""
+
+    def masked(self, x: Tensor) -> Tensor:
+        return x if self.mask is None else x * self.mask
+
+
+class _Tile(NamedTuple):
+    """What some steps of some sequences are computed from."""
+
+    inputs: Tensor
+    """``(rows, lead + steps, C)``, in the type of the sums."""
+    lead: int
+    """Inputs of ``x`` before the tile's first step that it reads too."""
+    history: Tensor | None
+    """``(rows, K - 1, C)``, for a tile that reaches behind the window."""
+    same: Tensor | None
+    """``(rows, steps, K - 1)``"""
+
+    @classmethod
+    def of(
+        cls,
+        x: Tensor,
+        history: Tensor | None,
+        same: Tensor | None,
+        rows: slice,
+        steps: slice,
+        filters: Tensor,
+    ) -> _Tile:
+        past = filters.shape[0] - 1
+        lead = min(steps.start, past)
+        return cls(
+            x[rows, steps.start - lead : steps.stop].to(filters.dtype),
+            lead,
+            None if history is None or lead == past else history[rows].to(filters.dtype),
+            None if same is None else same[rows, steps],
+        )
+
+    def reaches(self, past: int) -> Iterator[_Reach]:
+        """Every earlier offset, in the inputs and in the history."""
+        length = self.inputs.shape[1] - self.lead
+        for offset in range(1, past + 1):
+            mask = None if self.same is None else self.same[:, :, offset - 1, None]
+            short = min(max(offset - self.lead, 0), length)  # steps that reach behind the inputs
+            for behind, steps in ((True, slice(0, short)), (False, slice(short, length))):
+                source = self.history if behind else self.inputs
+                if source is None or steps.start == steps.stop:
+                    continue
+                moved = self.lead - offset + (past if behind else 0)
+                at = slice(steps.start + moved, steps.stop + moved)
+                part = None if mask is None else mask[:, steps]
+                yield _Reach(offset, steps, at, behind, source[:, at], part)
+
+    def total(self, filters: Tensor, bias: Tensor) -> Tensor:
+        """Return what SiLU is applied to, ``(rows, steps, C)``."""
+        past = filters.shape[0] - 1
+        total = torch.addcmul(bias, self.inputs[:, self.lead :], filters[past])
+        for reach in self.reaches(past):
+            total[:, reach.steps].addcmul_(reach.masked(reach.source), filters[past - reach.offset])
+        return total
 
 
 def _tiles(x: Tensor) -> list[tuple[slice, slice]]:
@@ -137,38 +220,6 @@ def _tiles(x: Tensor) -> list[tuple[slice, slice]]:
         for rows in row_blocks(batch, length * channels, x.device)
         for steps in row_blocks(length, (rows.stop - rows.start) * channels, x.device)
     ]
-
-
-def _padded(x: Tensor, history: Tensor, rows: slice, steps: slice, dtype: torch.dtype) -> Tensor:
-    """Return the inputs of some steps, behind the K - 1 that came before: ``(rows, K-1+T, C)``."""
-    past = history.shape[1]
-    begin = steps.start - past
-    if begin >= 0:
-        return x[rows, begin : steps.stop].to(dtype)
-    return torch.cat([history[rows, begin:].to(dtype), x[rows, : steps.stop].to(dtype)], dim=1)
-
-
-def _add_behind(dx: Tensor, dhistory: Tensor, rows: slice, begin: int, grad: Tensor) -> None:
-    """Add the gradient of the K - 1 inputs before step ``begin``, some of them history."""
-    past = grad.shape[1]
-    inside = min(begin, past)
-    if inside > 0:
-        dx[rows, begin - inside : begin] += grad[:, past - inside :]
-    if inside < past:
-        dhistory[rows, begin:] += grad[:, : past - inside]
-
-
-def _total(padded: Tensor, filters: Tensor, bias: Tensor, same: Tensor | None) -> Tensor:
-    """Return what SiLU is applied to, ``(rows, T, C)``."""
-    past = filters.shape[0] - 1
-    length = padded.shape[1] - past
-    total = torch.addcmul(bias, padded[:, past:], filters[past])
-    for tap in range(past):
-        window = padded[:, tap : tap + length]
-        if same is not None:
-            window = window * same[:, :, past - 1 - tap, None]
-        total.addcmul_(window, filters[tap])
-    return total
 
 
 def _same_sequence(is_first: Tensor, past: int, dtype: torch.dtype) -> Tensor:

@@ -18,6 +18,7 @@ from drama.ssm.backend import (
 from drama.ssm.init import inverse_softplus, log_uniform_dt
 from drama.ssm.kernels import LayerSizes
 from drama.ssm.norm import GatedRMSNorm
+from drama.ssm.projection import linear_in_parts
 
 
 class Mamba2State(NamedTuple):
@@ -128,9 +129,7 @@ class Mamba2(nn.Module):
         Returns:
             ``y`` ``(B, T, d_model)`` and the state after the last step.
         """
-        # Three products write three tensors: nothing has to be cut apart, or, in the backward pass,
-        # put together again at the length of the window.
-        z, xBC, dt = (F.linear(x, weight) for weight in self._split(self.in_proj.weight, dim=0))
+        z, xBC, dt = linear_in_parts(x, self.in_proj.weight, self._parts)
         history, initial = (None, None) if state is None else state
         run = window_operations(self.backend, self.kernel_sizes, xBC, is_first, state)
         xBC, conv = run.conv(xBC, self.conv1d.weight, self.conv1d.bias, history, is_first)
@@ -161,7 +160,7 @@ class Mamba2(nn.Module):
         Returns:
             ``y`` ``(B, d_model)`` and the state after the step.
         """
-        z, xBC, dt = self._split(self.in_proj(x), dim=-1)
+        z, xBC, dt = torch.split(self.in_proj(x), self._parts, dim=-1)
         run = step_operations(self.backend, self.kernel_sizes, xBC)
         xBC, conv = run.conv_step(xBC, self.conv1d.weight, self.conv1d.bias, state.conv)
         inner, B, C = self._heads(xBC)
@@ -169,10 +168,10 @@ class Mamba2(nn.Module):
         y, ssm = run.ssd_step(inner, self._dt(dt), A, B, C, state.ssm, D=self.D, inplace=inplace)
         return self.out_proj(self.norm(y.flatten(-2), z)), Mamba2State(conv, ssm)
 
-    def _split(self, projection: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-        sizes = [self.d_inner, self.conv_dim, self.nheads]
-        z, xBC, dt = torch.split(projection, sizes, dim=dim)
-        return z, xBC, dt
+    @property
+    def _parts(self) -> list[int]:
+        """Widths of z, xBC and Δ in the output of ``in_proj``."""
+        return [self.d_inner, self.conv_dim, self.nheads]
 
     def _heads(self, xBC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         shared = self.ngroups * self.d_state
