@@ -19,7 +19,7 @@ def steady(drop: float, length: int, *, heads: int = 2) -> Tensor:
 
 
 def chunks(logs: Tensor, longest: int, dt: float = 0.1) -> int | None:
-    return separable.fit(logs, torch.full_like(logs, dt), longest)
+    return separable.fit(logs, torch.full_like(logs, dt), longest, torch.float32)
 
 
 def test_the_longest_chunks_that_stay_in_range() -> None:
@@ -69,8 +69,8 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     fit = separable.fit
 
-    def spy(logs: Tensor, dt: Tensor, longest: int) -> int | None:
-        found = fit(logs, dt, longest)
+    def spy(logs: Tensor, dt: Tensor, longest: int, dtype: torch.dtype) -> int | None:
+        found = fit(logs, dt, longest, dtype)
         if found is not None:
             seen.append(found)
         return found
@@ -148,3 +148,59 @@ def test_a_window_that_forgets_too_fast_is_right_all_the_same(used: list[int]) -
     given["A"] = given["A"] * 1e4
     torch.testing.assert_close(ssd(**given)[0], reference.ssd(**given)[0], rtol=1e-9, atol=1e-10)
     assert used == []
+
+
+def at_the_limit(**changes: Tensor) -> dict[str, Tensor]:
+    """64 steps that forget all of the 112 doublings that a chunk in float32 may forget."""
+    given = {k: v for k, v in inputs(64, 1, dtype=torch.float32).items() if k != "is_first"}
+    given["A"] = torch.full_like(given["A"], -math.log(2))
+    given["dt"] = torch.full_like(given["dt"], LIMIT / 64 - 1e-3)
+    return {**given, **changes}
+
+
+def test_large_gradients_stay_finite_at_the_limit(used: list[int]) -> None:
+    # What row 0 and column 63 make above the diagonal, 2^112 times this, is beyond float32.
+    given = at_the_limit()
+    given["x"] = given["x"] * 1e6
+    exact = {k: v.double() for k, v in given.items()}
+    results = []
+    for function, of in ((ssd, given), (reference.ssd, exact)):
+        leaves = [v.requires_grad_() for v in of.values()]
+        y, state = function(**of)
+        results.append(torch.autograd.grad(y.sum() + state.sum(), leaves))
+    assert used == [1]
+    for name, ours, slow in zip(given, *results, strict=True):
+        assert (ours - slow).norm() <= 1e-4 * slow.norm(), name
+
+
+@pytest.mark.parametrize("wide", ["dt", "A", "initial_state"])
+def test_powers_fit_the_products_whatever_is_wider(wide: str, used: list[int]) -> None:
+    # Log-decays in float64 may fall by 800 doublings; powers of x, in float32, may not.
+    given = at_the_limit()
+    given["A"] = given["A"] * 4
+    given[wide] = given[wide].double()
+    expected = reference.ssd(**{k: v.double() for k, v in given.items()})
+    for ours, exact in zip(ssd(**given), expected, strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
+    assert used == [4]
+
+
+def test_an_empty_batch_gives_an_empty_result() -> None:
+    given = {k: v[:0] if v.dim() > 1 else v for k, v in inputs(40, 1).items()}
+    y, state = ssd(**given)
+    assert (y.shape, state.shape) == ((0, 40, 4, 5), (0, 4, 5, 3))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_state_handed_out_may_be_overwritten(size: int, used: list[int]) -> None:
+    # With one number a head, the layout inside and that outside are the same.
+    given = inputs(40, 1)
+    given["B"], given["C"] = given["B"][..., :size], given["C"][..., :size]
+    given["initial_state"] = given["initial_state"][..., :size]
+    A = given["A"].requires_grad_()
+    y, state = ssd(**given)
+    expected = torch.autograd.grad(y.sum(), A, retain_graph=True)
+    with torch.no_grad():
+        state.zero_()
+    assert torch.equal(torch.autograd.grad(y.sum(), A)[0], expected[0])
+    assert used == [1]

@@ -31,8 +31,9 @@ from torch.autograd.function import once_differentiable
 from drama.blocks import row_blocks
 from drama.ssm._numeric import multiply_add_into, multiply_into, split_cumsum
 
-LARGEST_DROP = {torch.float32: 112.0, torch.float64: 800.0}
-"""Doublings that a chunk may forget by: half of them stay far inside the type's exponents."""
+LARGEST_DROP = {torch.bfloat16: 112.0, torch.float32: 112.0, torch.float64: 800.0}
+"""Doublings that a chunk may forget by, by the type of the matrix products: half of them stay far
+inside the type's exponents. float16 has too few."""
 LARGEST_DT = 2.0**20
 SHORTEST_CHUNK = 16
 
@@ -42,7 +43,7 @@ def preferred_chunk(d_state: int) -> int:
     return 64 if d_state <= 32 else 128
 
 
-def fit(logs: Tensor, dt: Tensor, longest: int) -> int | None:
+def fit(logs: Tensor, dt: Tensor, longest: int, dtype: torch.dtype) -> int | None:
     """Return how many even chunks of at most ``longest`` steps keep the exponents in range.
 
     Looks at the numbers, so it is for tensors on a CPU.
@@ -51,15 +52,18 @@ def fit(logs: Tensor, dt: Tensor, longest: int) -> int | None:
         logs: Log-decays to base 2, 0 at resets, ``(B, T, H)``.
         dt: Step sizes ``(B, T, H)``.
         longest: Preferred length of a chunk; shorter ones are tried, down to 16 steps.
+        dtype: Type of the matrix products, which hold the powers; that of ``logs`` can be wider.
 
     Returns:
         The number of chunks, or None where none of these lengths is short enough.
     """
     length = logs.shape[1]
-    # In so few steps there is nothing to gain. NaN is not at most LARGEST_DT either.
-    if length <= SHORTEST_CHUNK or not bool(dt.amax() <= LARGEST_DT):
+    # In so few steps there is nothing to gain, nor in none; other types are too narrow.
+    if length <= SHORTEST_CHUNK or not logs.numel() or dtype not in LARGEST_DROP:
         return None
-    limit = -LARGEST_DROP[logs.dtype]
+    if not bool(dt.amax() <= LARGEST_DT):  # nor is NaN
+        return None
+    limit = -LARGEST_DROP[dtype]
     while True:
         chunks = math.ceil(length / longest)
         chunk = math.ceil(length / chunks)
@@ -95,8 +99,9 @@ class _Layout(NamedTuple):
         return torch.unflatten(state, 1, (self.groups, -1)).permute(0, 1, 4, 2, 3)
 
     def state_outward(self, state: Tensor) -> Tensor:
-        """Undo :meth:`state_inward`."""
-        return state.permute(0, 1, 3, 4, 2).flatten(1, 2).contiguous()
+        """Undo :meth:`state_inward`, in memory of its own: what is saved may not be handed out."""
+        outward = state.permute(0, 1, 3, 4, 2)
+        return outward.clone(memory_format=torch.contiguous_format).flatten(1, 2)
 
 
 class _Scales(NamedTuple):
@@ -248,7 +253,10 @@ class Separable(torch.autograd.Function):
             torch.sum(both, -1, keepdim=True, out=dsums[tile])
         flat = dmixed.flatten(-2)
         dscaled = torch.matmul(scores.transpose(-1, -2), flat)
-        dscores = torch.matmul(flat, scaled.flatten(-2).transpose(-1, -2)).mul_(masks.pairs)
+        dscores = torch.matmul(flat, scaled.flatten(-2).transpose(-1, -2))
+        # Cut off, not only multiplied by 0: above the diagonal 2^(l_i - l_j) can be 2^112, so that
+        # a product may well be infinite there.
+        dscores.tril_(-1).mul_(masks.pairs)
         down = (dskip * dt).sum(-2, keepdim=True)[..., 0]  # of C_i·B_i: (chunks, B, G, K, 1)
         dB = torch.matmul(dscores.transpose(-1, -2), C).to(dtype).addcmul_(down, C.to(dtype))
         dC = torch.matmul(dscores, B).to(dtype).addcmul_(down, B.to(dtype))

@@ -67,12 +67,12 @@ def ssd(
         D_ = None if D is None else D.to(dtype)
         initial = None if initial_state is None else initial_state.to(dtype)
         chunks = None
-        if on_cpu(x) and compute != torch.float16:
+        if on_cpu(x):
             logs = log_decay(dt_, A, None)
             if is_first is not None:
                 logs = logs.masked_fill(is_first[..., None], 0.0)
             longest = min(chunk_size, separable.preferred_chunk(d_state))
-            chunks = separable.fit(logs, dt_, longest)
+            chunks = separable.fit(logs, dt_, longest, compute)
         if chunks is not None:
             inputs, is_first = _padded([x_, dt_, logs, B_, C_], is_first, chunks)
             y, state = separable.Separable.apply(  # type: ignore[no-untyped-call]
