@@ -166,9 +166,11 @@ def score_table(result: dict[str, Any], place: Path) -> str:
 
 def score_row(label: str, means: Sequence[float], steps: str, minutes: float) -> tuple[str, ...]:
     low, high = interval(means)
+    # One seed tells nothing of others.
+    between = f"{low:.2f} to {high:.2f}" if len(means) > 1 else ""
     each = ", ".join(f"{mean:.2f}" for mean in means)
     mean = f"**{np.mean(means):.2f}**"
-    return (label, mean, f"{low:.2f} to {high:.2f}", each, steps, f"{minutes:.0f}")
+    return (label, mean, between, each, steps, f"{minutes:.0f}")
 
 
 def reach_table(result: dict[str, Any], place: Path) -> str:
@@ -177,7 +179,10 @@ def reach_table(result: dict[str, Any], place: Path) -> str:
     for env in result["games"]:
         for name, other in baselines_of(env, place).items():
             ends = [running_mean(np.array(r["episodes"]["return"]), WIDTH) for r in other["runs"]]
-            level = float(np.mean([end[-1] for end in ends if len(end)]))
+            lasts = [end[-1] for end in ends if len(end)]
+            if not lasts:
+                continue
+            level = float(np.mean(lasts))
             for variant, label in result["variants"].items():
                 curves = [
                     run["curve"]
@@ -210,6 +215,9 @@ def provenance(result: dict[str, Any]) -> str:
     """Command, machine and versions."""
     machines = [run["machine"] for run in result["runs"] if run["machine"]["torch"]]
 
+    if not machines:
+        return f"`{result['command']}`: no run has begun."
+
     def all_of(key: str) -> str:
         return " and ".join(sorted({str(machine[key]) for machine in machines}))
 
@@ -229,8 +237,8 @@ def draw(result: dict[str, Any], place: Path, path: Path) -> None:
     figure, panels = plt.subplots(
         1, len(games), figsize=(4.6 * len(games) + 1.2, 3.2), layout="constrained", squeeze=False
     )
-    agents = [*result["variants"].values(), *NAMES.values()]
-    style = looks(agents)
+    others = [NAMES.get(name, name) for env in games for name in baselines_of(env, place)]
+    style = looks(list(dict.fromkeys([*result["variants"].values(), *NAMES.values(), *others])))
     for axes, env in zip(panels[0], games, strict=True):
         curves: dict[str, list[dict[str, list[float]]]] = {}
         for run in result["runs"]:

@@ -128,7 +128,7 @@ def error(predicted: Tensor, real: Tensor) -> float:
 def outcomes(
     reward: Tensor, end: Tensor, seen: Windows, context: int
 ) -> dict[str, float | list[float]]:
-    """How often rewards and ends are foretold, over all horizons; NaN becomes None in JSON."""
+    """How often rewards and ends are foretold, over all horizons; -1 where there was none."""
     real, over = seen.reward[:, context:], seen.terminated[:, context:]
     paid = real != 0
     smallest = float(real[paid].abs().min()) if bool(paid.any()) else 1.0
@@ -239,14 +239,20 @@ def draw(result: dict[str, Any], path: Path) -> None:
             )
         every = [r for r in result["runs"] if r["env"] == env]
         for key, label in (("last_frame", "last frame"), ("reconstruction", "reconstruction")):
+            if not every:
+                break
             mean = np.mean([r[key] for r in every], axis=0)
             axes.plot(horizon, mean, color="grey", ls=":" if key == "last_frame" else "-", lw=1)
             axes.annotate(label, (horizon[0], mean[0]), fontsize=7, color="grey", va="bottom")
         axes.set(xlabel="steps dreamt", title=env, yscale="log")
         axes.title.set_fontsize(10)
     panels[0][0].set_ylabel("squared error of a frame", fontsize=9)
-    handles, names = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=8)
+    shown: dict[str, Any] = {}
+    for axes in panels[0]:  # a game without a finished run has none
+        shown |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        shown.values(), shown.keys(), loc="outside right center", frameon=False, fontsize=8
+    )
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -133,6 +133,23 @@ def test_published_page_says_what_the_results_say(tmp_path: Path) -> None:
     assert page.read_bytes() == PAGE.read_bytes()
 
 
+def test_half_finished_suites_have_a_page(tmp_path: Path) -> None:
+    begun = suite(run("ours", 0, None, RISING))
+    begun["runs"][0]["machine"] = dict.fromkeys(results.MACHINE)
+    assert "no run has begun" in results.provenance(begun)
+    one = suite(run("ours", 0, 1.0, RISING))
+    assert "| Ours | **1.00** |  | 1.00 |" in results.score_table(one, tmp_path)
+    # A baseline of an agent without a name here, and one too short for a running mean.
+    baseline(tmp_path, 0.5)
+    path = tmp_path / "drama-Catch-v0-ppo.json"
+    found = json.loads(path.read_text()) | {"agent": "a2c"}
+    path.write_text(json.dumps(found))
+    results.draw(one, tmp_path, tmp_path / "a.png")
+    found["runs"][0]["episodes"] = {"step": [7], "return": [1.0], "length": [7]}
+    path.write_text(json.dumps(found))
+    assert results.reach_table(one, tmp_path) == ""
+
+
 # -- dreams ----------------------------------------------------------------------------------------
 
 
@@ -160,6 +177,18 @@ def test_error_of_frames_by_hand() -> None:
     black = torch.zeros(2, 2, 2, 3, dtype=torch.uint8)
     grey = torch.full_like(black, 51)  # a fifth: 12 values of 1/25 each
     assert world_model.error(grey, black) == pytest.approx(12 / 25)
+
+
+def test_a_game_without_dreams_has_an_empty_panel(tmp_path: Path) -> None:
+    errors = {key: [1.0, 2.0] for key in ("dream", "last_frame", "reconstruction")}
+    result = {
+        "horizon": 2,
+        "variants": {"ours": "Ours"},
+        "games": ["none/Yet-v0", ENV],
+        "runs": [{"variant": "ours", "env": ENV, "seed": 0, **errors}],
+    }
+    world_model.draw(result, tmp_path / "dream.png")
+    assert (tmp_path / "dream.png").stat().st_size > 1000
 
 
 def test_dreams_of_a_fresh_agent() -> None:
