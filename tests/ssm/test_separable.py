@@ -39,6 +39,23 @@ def test_one_strong_head_decides_and_steps_beyond_the_window_do_not() -> None:
     assert chunks(steady(7, 17), 64) == 2  # 9 steps of 7 and 8 more
 
 
+def test_one_step_that_forgets_nearly_all_goes_the_other_way() -> None:
+    logs = steady(0.1, 64)
+    logs[0, 40, 1] = -12
+    assert chunks(logs, 64) == 1
+    logs[0, 40, 1] = -12.5
+    assert chunks(logs, 64) is None
+
+
+def test_small_states_go_the_other_way(used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(separable, "SMALLEST_STATE", 4)
+    ssd(**inputs(64, 1))  # of size 3
+    assert used == []
+    monkeypatch.setattr(separable, "SMALLEST_STATE", 3)
+    ssd(**inputs(64, 1))
+    assert used == [1]
+
+
 @pytest.mark.parametrize("dt", [math.nan, math.inf, 2.0**21])
 def test_what_is_out_of_range_or_too_short_goes_the_other_way(dt: float) -> None:
     assert chunks(steady(0.1, 128), 64, dt=dt) is None
@@ -77,6 +94,12 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(separable, "fit", spy)
     return seen
+
+
+@pytest.fixture(autouse=True)
+def _any_state_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small states are quicker to test, and go through the same lines."""
+    monkeypatch.setattr(separable, "SMALLEST_STATE", 1)
 
 
 @pytest.mark.parametrize("asked", ["y", "state", "both"])

@@ -34,8 +34,13 @@ from drama.ssm._numeric import multiply_add_into, multiply_into, split_cumsum
 LARGEST_DROP = {torch.bfloat16: 112.0, torch.float32: 112.0, torch.float64: 800.0}
 """Doublings that a chunk may forget by, by the type of the matrix products: half of them stay far
 inside the type's exponents. float16 has too few."""
+LARGEST_STEP = {torch.bfloat16: 12.0, torch.float32: 12.0, torch.float64: 40.0}
+"""Doublings that one step may forget by. A decay's gradient is found as the difference of two sums
+that hold much more than it; where less than that gets through a step, it would be mostly rounding."""
 LARGEST_DT = 2.0**20
 SHORTEST_CHUNK = 16
+SMALLEST_STATE = 32
+"""State size from which on this way is faster: at 16 both take the same time."""
 
 
 def preferred_chunk(d_state: int) -> int:
@@ -61,7 +66,7 @@ def fit(logs: Tensor, dt: Tensor, longest: int, dtype: torch.dtype) -> int | Non
     # In so few steps there is nothing to gain, nor in none; other types are too narrow.
     if length <= SHORTEST_CHUNK or not logs.numel() or dtype not in LARGEST_DROP:
         return None
-    if not bool(dt.amax() <= LARGEST_DT):  # nor is NaN
+    if not bool((dt.amax() <= LARGEST_DT) & (logs.amin() >= -LARGEST_STEP[dtype])):  # nor is NaN
         return None
     limit = -LARGEST_DROP[dtype]
     while True:
