@@ -36,7 +36,7 @@ LARGEST_DROP = {torch.bfloat16: 112.0, torch.float32: 112.0, torch.float64: 800.
 inside the type's exponents. float16 has too few."""
 LARGEST_STEP = {torch.bfloat16: 12.0, torch.float32: 12.0, torch.float64: 40.0}
 """Doublings that one step may forget by. A decay's gradient is found as the difference of two sums
-that hold much more than it; where less than that gets through a step, it would be mostly rounding."""
+that hold much more; where less than that gets through a step, it would be mostly rounding."""
 LARGEST_DT = 2.0**20
 SHORTEST_CHUNK = 16
 SMALLEST_STATE = 32
