@@ -48,11 +48,10 @@ def test_one_step_that_forgets_nearly_all_goes_the_other_way() -> None:
 
 
 def test_small_states_go_the_other_way(used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(separable, "SMALLEST_STATE", 4)
+    monkeypatch.setattr(separable, "SMALLEST_STATE", {torch.float64: 4, torch.float32: 3})
     ssd(**inputs(64, 1))  # of size 3
     assert used == []
-    monkeypatch.setattr(separable, "SMALLEST_STATE", 3)
-    ssd(**inputs(64, 1))
+    ssd(**inputs(64, 1, dtype=torch.float32))
     assert used == [1]
 
 
@@ -99,7 +98,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture(autouse=True)
 def _any_state_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small states are quicker to test, and go through the same lines."""
-    monkeypatch.setattr(separable, "SMALLEST_STATE", 1)
+    monkeypatch.setattr(separable, "SMALLEST_STATE", dict.fromkeys(separable.LARGEST_DROP, 1))
 
 
 @pytest.mark.parametrize("asked", ["y", "state", "both"])

@@ -33,19 +33,24 @@ from drama.ssm._numeric import multiply_add_into, multiply_into, split_cumsum
 
 LARGEST_DROP = {torch.bfloat16: 112.0, torch.float32: 112.0, torch.float64: 800.0}
 """Doublings that a chunk may forget by, by the type of the matrix products: half of them stay far
-inside the type's exponents. float16 has too few."""
+inside the type's exponents."""
 LARGEST_STEP = {torch.bfloat16: 12.0, torch.float32: 12.0, torch.float64: 40.0}
 """Doublings that one step may forget by. A decay's gradient is found as the difference of two sums
 that hold much more; where less than that gets through a step, it would be mostly rounding."""
 LARGEST_DT = 2.0**20
 SHORTEST_CHUNK = 16
-SMALLEST_STATE = 32
-"""State size from which on this way is faster: at 16 both take the same time."""
+SMALLEST_STATE = {torch.bfloat16: 32, torch.float32: 16, torch.float64: 16}
+"""State size from which on this way is the faster one, by the type of the matrix products."""
 
 
 def preferred_chunk(d_state: int) -> int:
     """Return the chunk length that was measured to be cheapest for states of this size."""
     return 64 if d_state <= 32 else 128
+
+
+def worthwhile(d_state: int, dtype: torch.dtype) -> bool:
+    """Whether this way is the faster one; float16 has too few exponents for it."""
+    return d_state >= SMALLEST_STATE.get(dtype, math.inf)
 
 
 def fit(logs: Tensor, dt: Tensor, longest: int, dtype: torch.dtype) -> int | None:
@@ -63,8 +68,7 @@ def fit(logs: Tensor, dt: Tensor, longest: int, dtype: torch.dtype) -> int | Non
         The number of chunks, or None where none of these lengths is short enough.
     """
     length = logs.shape[1]
-    # In so few steps there is nothing to gain, nor in none; other types are too narrow.
-    if length <= SHORTEST_CHUNK or not logs.numel() or dtype not in LARGEST_DROP:
+    if length <= SHORTEST_CHUNK or not logs.numel():  # in so few steps there is nothing to gain
         return None
     if not bool((dt.amax() <= LARGEST_DT) & (logs.amin() >= -LARGEST_STEP[dtype])):  # nor is NaN
         return None

@@ -67,7 +67,7 @@ def ssd(
         D_ = None if D is None else D.to(dtype)
         initial = None if initial_state is None else initial_state.to(dtype)
         chunks = None
-        if on_cpu(x) and d_state >= separable.SMALLEST_STATE:
+        if on_cpu(x) and separable.worthwhile(d_state, compute):
             logs = log_decay(dt_, A, None)
             if is_first is not None:
                 logs = logs.masked_fill(is_first[..., None], 0.0)
