@@ -174,15 +174,17 @@ def score_row(label: str, means: Sequence[float], steps: str, minutes: float) ->
 
 
 def reach_table(result: dict[str, Any], place: Path) -> str:
-    """Steps at which the variants stand where a baseline stood at its end; empty without any."""
+    """Steps at which the variants stand where a baseline stood at its end; empty without any.
+
+    Against the steps at which the baseline first stood there itself: one that has stopped learning
+    early is not charged with the rest of its run.
+    """
     rows = []
     for env in result["games"]:
         for name, other in baselines_of(env, place).items():
-            ends = [running_mean(np.array(r["episodes"]["return"]), WIDTH) for r in other["runs"]]
-            lasts = [end[-1] for end in ends if len(end)]
-            if not lasts:
+            level, took = where_it_ended(other)
+            if took is None:
                 continue
-            level = float(np.mean(lasts))
             for variant, label in result["variants"].items():
                 curves = [
                     run["curve"]
@@ -194,21 +196,30 @@ def reach_table(result: dict[str, Any], place: Path) -> str:
                 found = [steps_to_reach(curve, level) for curve in curves]
                 reached = [step for step in found if step is not None]
                 each = ", ".join("not reached" if s is None else f"{s:,}" for s in found)
-                ratio = f"{np.median(reached) / other['steps']:.2f}" if reached else ""
-                if len(reached) < len(found):
-                    ratio = f"{ratio} ({len(reached)} of {len(found)} seeds)" if reached else "none"
-                rows.append((env, NAMES.get(name, name), f"{level:.2f}", label, each, ratio))
+                ratio = f"{np.median(reached) / took:.2f}" if reached else "none"
+                if 0 < len(reached) < len(found):
+                    ratio += f" ({len(reached)} of {len(found)} seeds)"
+                their = f"{took:,.0f}"
+                rows.append((env, NAMES.get(name, name), f"{level:.2f}", their, label, each, ratio))
     if not rows:
         return ""
-    header = (
-        "",
-        "baseline",
-        "its training return at the end",
-        "agent",
-        "steps to reach it",
-        "of its",
-    )
-    return "**Steps to reach a baseline's last training return**\n\n" + measure.table(header, rows)
+    header = ("", "baseline", "last return", "its steps", "agent", "steps", "ratio")
+    title = "Steps to reach the training return with which a baseline ended"
+    return f"**{title}**\n\n{measure.table(header, rows)}"
+
+
+def where_it_ended(other: dict[str, Any]) -> tuple[float, float | None]:
+    """Mean last return of a baseline's seeds, and the median step at which each first had its own.
+
+    The step is None if no seed has enough episodes.
+    """
+    lasts, took = [], []
+    for run in other["runs"]:
+        means = running_mean(np.array(run["episodes"]["return"], float), WIDTH)
+        if len(means):
+            lasts.append(float(means[-1]))
+            took.append(run["episodes"]["step"][WIDTH - 1 + int(np.argmax(means >= means[-1]))])
+    return (float(np.mean(lasts)), float(np.median(took))) if took else (0.0, None)
 
 
 def provenance(result: dict[str, Any]) -> str:
@@ -223,8 +234,7 @@ def provenance(result: dict[str, Any]) -> str:
 
     return (
         f"`{result['command']}`: {all_of('device_name')}, threads a run: {all_of('threads')}, "
-        f"{all_of('precision')}, python {all_of('python')}, torch {all_of('torch')}. Other "
-        "work ran beside it, so the minutes are upper bounds."
+        f"{all_of('precision')}, python {all_of('python')}, torch {all_of('torch')}."
     )
 
 

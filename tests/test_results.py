@@ -82,9 +82,10 @@ def test_steps_to_reach_a_baseline(tmp_path: Path) -> None:
     baseline(tmp_path, 0.5)
     never = {"step": [100, 200], "return": [-0.5, 0.4]}
     table = results.reach_table(suite(run("ours", 0, 1.0, RISING)), tmp_path)
-    assert "| SB3 PPO | 0.50 | Ours | 300 | 0.60 |" in table
+    # The baseline stands there with its first twenty episodes, after 200 steps.
+    assert "| SB3 PPO | 0.50 | 200 | Ours | 300 | 1.50 |" in table
     both = suite(run("ours", 0, 1.0, RISING), run("ours", 1, 1.0, never))
-    assert "| 300, not reached | 0.60 (1 of 2 seeds) |" in results.reach_table(both, tmp_path)
+    assert "| 300, not reached | 1.50 (1 of 2 seeds) |" in results.reach_table(both, tmp_path)
     none = suite(run("ours", 1, 1.0, never))
     assert "| not reached | none |" in results.reach_table(none, tmp_path)
     assert "| SB3 PPO | **0.25** |" in results.score_table(none, tmp_path)
