@@ -145,6 +145,10 @@ class WorldModelConfig(Checked):
     """Windows per update."""
     batch_length: int = 128
     """Rows per window."""
+    action_scale: float = 1.0
+    """Value of the active entry of the one-hot action beside the latent's, which has as many active
+    entries of 1 as variables: with their root both have the same share in the sequence model's
+    input. The paper's is 1."""
     reset_at_episode_start: bool = False
     """Clear the sequence state at episode seams inside a window. The paper does not."""
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
@@ -166,6 +170,7 @@ class WorldModelConfig(Checked):
             head_units=self.head_units,
             bin_limit=self.bin_limit,
             batch_size=self.batch_size,
+            action_scale=self.action_scale,
         )
         for name in ("free_bits", "beta_dyn", "beta_rep"):
             require(getattr(self, name) >= 0, f"{section}.{name} must not be negative")

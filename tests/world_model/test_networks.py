@@ -134,6 +134,20 @@ def test_pixels_are_read_as_fractions(tiny_config: Callable[..., WorldModelConfi
     torch.testing.assert_close(seen[0], obs.permute(0, 3, 1, 2).float() / 255)
 
 
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_the_action_enters_beside_the_latent_with_its_scale(
+    tiny_model: Callable[..., WorldModel], scale: float
+) -> None:
+    model = tiny_model(action_scale=scale)
+    linear, rest = model.embed[0], model.embed[1:]
+    latent = torch.zeros(2, 12)
+    latent[:, [1, 6, 8]] = 1.0  # three variables of four classes
+    columns = linear.weight[:, [1, 6, 8]].sum(dim=1)
+    expected = torch.stack([columns + scale * linear.weight[:, 12 + a] for a in (2, 0)])
+    x = model.sequence_input(latent, torch.tensor([2, 0]))
+    torch.testing.assert_close(x, rest(expected))
+
+
 def test_one_frame_decides_its_latent_in_evaluation_mode(
     tiny_model: Callable[..., WorldModel],
 ) -> None:

@@ -83,7 +83,7 @@ class WorldModel(nn.Module):
         """
         # Not F.one_hot, which looks at the numbers on a CPU and makes int64 of them.
         one_hot = action.unsqueeze(-1) == torch.arange(self.num_actions, device=action.device)
-        one_hot = one_hot.to(stoch.dtype)
+        one_hot = one_hot.to(stoch.dtype) * self.config.action_scale
         x: Tensor = self.embed(torch.cat([stoch, one_hot], dim=-1))
         return x
 
