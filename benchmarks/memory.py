@@ -1,0 +1,270 @@
+"""What a world model knows when the memory game asks: ``python -m benchmarks.memory``.
+
+Each case trains a world model, and nothing else, on episodes of random actions, with the settings
+of the variant ``mamba2`` of ``experiments/memory-backbones.toml`` and the changes that the case
+names. Every so many updates it is shown episodes that it was not trained on, and at the question:
+
+- **recalls**: how often a linear probe (ridge regression from one half of the episodes, judged by
+  the other) reads the colour from ``d_t``, the output of the sequence model. Chance is 1/4.
+- **answers**: how often the reward head, asked about all four answers, gives the right one the
+  highest reward. Chance is 1/4. A head that only knows how often answers are right gives all four
+  about the same: **apart** is the standard deviation of what it gives to them, 1 when it is sure.
+- **action's share**: of the variance of ``d_t`` over episodes, what the answer given explains.
+
+Results are added to ``docs/assets/results/memory-probe.json`` case by case, and the block
+``memory-probe`` of ``--page`` is made of all that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import drama
+from benchmarks import measure
+from drama.envs.toy import Recall
+from drama.suite import load_spec
+from drama.suite.spec import override
+from drama.training.trainer import Trainer
+from drama.types import Batch
+from drama.world_model import WorldModel
+
+SPEC = measure.ROOT / "experiments" / "memory-backbones.toml"
+PLAIN: Mapping[str, Any] = {"world_model.action_scale": 1, "world_model.dynamics.headdim": 64}
+"""Takes back what the experiment changed after these measurements."""
+TRAINED, HELD_OUT = 400, 128
+"""Episodes."""
+HELD_OUT_SEED = 99
+KNOWN = {"recalls": {"recalls": 0.95}, "answers": {"answers": 0.95, "apart": 0.5}}
+"""From which numbers on the colour and the reward count as known."""
+
+
+class Case(NamedTuple):
+    """One way to train."""
+
+    label: str
+    settings: Mapping[str, Any] = {}
+    gap: int = 32
+    prepare: Callable[[WorldModel], None] = lambda model: None
+    """Changes what no setting reaches."""
+
+
+def weigh_rewards(model: WorldModel) -> None:
+    """Let the reward loss count thirty times in training."""
+    loss = model.twohot.loss
+
+    def weighed(logits: Tensor, target: Tensor) -> Tensor:
+        return loss(logits, target) * (30.0 if model.training else 1.0)
+
+    model.twohot.loss = weighed  # type: ignore[method-assign]
+
+
+CASES = {
+    "before": Case("as it was: 8 heads of 64, action 1"),
+    "gap-8": Case("the same over a gap of 8", gap=8),
+    "step-3e-3": Case("step size 3e-3 instead of 1e-3", {"world_model.optim.lr": 3e-3}),
+    "beta2-0.99": Case("second moment over 100 updates", {"world_model.optim.beta2": 0.99}),
+    "beta2-0.95": Case("over 20 updates", {"world_model.optim.beta2": 0.95}),
+    "reward-30": Case("reward loss 30 times", prepare=weigh_rewards),
+    "latent-8": Case("latent of 8 variables, not 16", {"world_model.latent_variables": 8}),
+    "latent-4": Case("latent of 4 variables", {"world_model.latent_variables": 4}),
+    "action-4": Case("action 4", {"world_model.action_scale": 4}),
+    "heads-32": Case("32 heads of 16", {"world_model.dynamics.headdim": 16}),
+    "both": Case(
+        "32 heads of 16 and action 4",
+        {"world_model.action_scale": 4, "world_model.dynamics.headdim": 16},
+    ),
+}
+
+
+def episodes(env_id: str, size: int | None, count: int, seed: int) -> Batch:
+    """Whole episodes of random actions, ``(count, gap + 4)``."""
+    env = drama.make_env(env_id, seed, image_size=size)
+    rng = np.random.default_rng(seed)
+    columns: list[list[tuple[Any, ...]]] = []
+    for _ in range(count):
+        obs, _ = env.reset()
+        rows, over = [], False
+        while not over:
+            action = int(rng.integers(len(Recall.action_names)))
+            following, reward, over, _, _ = env.step(action)
+            rows.append((obs, action, float(reward), over))
+            obs = following
+        columns.append([*rows, (obs, 0, 0.0, False)])
+    env.close()
+    pictures, actions, rewards, ends = (
+        [[row[i] for row in rows] for rows in columns] for i in range(4)
+    )
+    flags = torch.tensor(ends)
+    is_first, is_last = torch.zeros_like(flags), torch.zeros_like(flags)
+    is_first[:, 0], is_last[:, -1] = True, True
+    return Batch(
+        obs=torch.from_numpy(np.array(pictures)),
+        is_first=is_first,
+        action=torch.tensor(actions),
+        reward=torch.tensor(rewards),
+        terminated=flags,
+        truncated=torch.zeros_like(flags),
+        is_last=is_last,
+    )
+
+
+def colours(seen: Batch, question: int) -> Tensor:
+    """Right answer of each episode ``(B,)``, told by the first frame and by answers that paid."""
+    frames = seen.obs[:, 0].flatten(1)
+    _, kind = torch.unique(frames, dim=0, return_inverse=True)
+    paid = seen.reward[:, question] > 0
+    answer_of = torch.full((len(frames),), -1)
+    answer_of[kind[paid]] = seen.action[paid, question]
+    answers = answer_of[kind]
+    if bool((answers < 0).any()):
+        raise ValueError("a colour was never named right: more episodes are needed")
+    return answers
+
+
+def probe(features: Tensor, answers: Tensor) -> float:
+    """Accuracy of a linear readout ``(B, F)`` fitted to the first half, on the second."""
+    half = len(features) // 2
+    x = features.double()
+    x = (x - x[:half].mean(0)) / (x[:half].std(0) + 1e-3)
+    x = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
+    y = torch.nn.functional.one_hot(answers, len(Recall.action_names)).to(x.dtype)
+    kernel = x[:half] @ x[:half].T + 10.0 * torch.eye(half, dtype=x.dtype)
+    guess = (x[half:] @ x[:half].T @ torch.linalg.solve(kernel, y[:half])).argmax(1)
+    return float((guess == answers[half:]).double().mean())
+
+
+def share(features: Tensor, kind: Tensor) -> float:
+    """Share of the variance of ``(B, F)`` that lies between the means of each ``kind``."""
+    centred = features - features.mean(0)
+    between = torch.zeros(())
+    for value in torch.unique(kind):
+        rows = centred[kind == value]
+        between = between + len(rows) * rows.mean(0).square().sum()
+    return float(between / centred.square().sum())
+
+
+@torch.no_grad()
+def look(model: WorldModel, seen: Batch, question: int) -> dict[str, float]:
+    """What the model knows at the question."""
+    model.eval()
+    right = colours(seen, question)
+    stoch = model.sample(model.posterior(seen.obs), torch.Generator().manual_seed(0))
+
+    def deter(action: Tensor) -> Tensor:
+        out: Tensor = model.dynamics(model.sequence_input(stoch, action), seen.is_first)[0]
+        return out
+
+    given = []
+    for answer in range(len(Recall.action_names)):
+        action = seen.action.clone()
+        action[:, question] = answer
+        given.append(model.reward(deter(action)[:, question]))
+    rewards = torch.stack(given, dim=1)  # (B, answers)
+    asked = deter(seen.action)[:, question]
+    return {
+        "recalls": probe(asked, right),
+        "action_share": share(asked, seen.action[:, question]),
+        "answers": float((rewards.argmax(1) == right).double().mean()),
+        "apart": float(rewards.std(1).mean()),
+    }
+
+
+def train(case: Case, seed: int, updates: int, every: int) -> list[dict[str, float]]:
+    """Train a world model on episodes of random actions; what it knew, every so many updates."""
+    env_id = f"drama/Recall{case.gap}-v0"
+    config = load_spec(str(SPEC)).variant("mamba2").config
+    config = override(config, {**PLAIN, **case.settings})
+    agent = drama.Agent(env_id, dataclasses.replace(config, seed=seed), device="cpu")
+    trainer = Trainer(agent.config, agent.env, agent.world_model, agent.behaviour)
+    case.prepare(agent.world_model)
+    while trainer.episodes < TRAINED:
+        trainer.step = 0  # the warm-up, and with it random actions, goes on
+        trainer.collect()
+    held_out = episodes(env_id, config.env.image_size, HELD_OUT, HELD_OUT_SEED)
+    question = case.gap + Recall.cue_frames
+    rows = []
+    for update in range(1, updates + 1):
+        trainer.update("world_model")
+        if update % every == 0:
+            row = {"updates": update, **look(agent.world_model, held_out, question)}
+            rows.append({key: round(value, 3) for key, value in row.items()})
+            print(case.label, f"seed {seed}", rows[-1], flush=True)
+    return rows
+
+
+def first(rows: Sequence[Mapping[str, float]], key: str) -> str:
+    """Updates after which ``key`` is known, or what it was at the end."""
+    for row in rows:
+        if all(row[name] >= least for name, least in KNOWN[key].items()):
+            return f"{row['updates']:.0f}"
+    return f"not by {rows[-1]['updates']:.0f} ({rows[-1][key]:.2f})"
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The block: one line for each case and seed."""
+    header = (
+        "",
+        "seed",
+        "recalls the colour",
+        "foretells the reward",
+        "apart at the end",
+        "action's share",
+    )
+    runs = sorted(result["runs"], key=lambda run: (list(CASES).index(run["case"]), run["seed"]))
+    rows = [
+        (
+            CASES[run["case"]].label,
+            str(run["seed"]),
+            first(run["rows"], "recalls"),
+            first(run["rows"], "answers"),
+            f"{run['rows'][-1]['apart']:.2f}",
+            f"{100 * run['rows'][-1]['action_share']:.0f} %",
+        )
+        for run in runs
+    ]
+    return f"`{result['command']}`\n\n{measure.table(header, rows)}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train the cases asked for, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--updates", type=int, default=1000)
+    parser.add_argument("--every", type=int, default=100)
+    parser.add_argument("--docs", type=Path, default=measure.DOCS)
+    parser.add_argument("--page", default="results.md", help="page in --docs that has the block")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    path = args.docs / "assets" / "results" / "memory-probe.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for name in args.cases:
+        for seed in args.seeds:
+            rows = train(CASES[name], seed, args.updates, args.every)
+            # Read again each time: another process may have added a case meanwhile.
+            held = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
+            held = [run for run in held if (run["case"], run["seed"]) != (name, seed)]
+            held.append({"case": name, "seed": seed, "rows": rows})
+            result = {
+                "command": "python -m benchmarks.memory",
+                "machine": measure.machine(1),
+                "runs": held,
+            }
+            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    measure.replace_block(args.docs / args.page, "memory-probe", markdown(whole))
+
+
+if __name__ == "__main__":
+    main()

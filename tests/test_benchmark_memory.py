@@ -1,0 +1,146 @@
+"""What the look into a world model at the memory game's question says is what it finds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # benchmarks/ is part of a checkout, not of the package
+
+from benchmarks import memory  # noqa: E402
+
+from drama.suite import load_spec  # noqa: E402
+from drama.suite.spec import override  # noqa: E402
+
+GAP = 2
+ENV = f"drama/Recall{GAP}-v0"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_game():
+    import gymnasium as gym
+
+    gym.register(ENV, "drama.envs.toy:Recall", kwargs={"gap": GAP})
+    yield
+    del gym.registry[ENV]
+
+
+def test_a_probe_finds_what_is_there_and_nothing_else():
+    generator = torch.Generator().manual_seed(0)
+    answers = torch.randint(4, (400,), generator=generator)
+    noise = torch.randn(400, 20, generator=generator)
+    told = noise.clone()
+    told[:, 3] += 5.0 * (answers == 1)
+    told[:, 7] += 5.0 * (answers == 2)
+    told[:, 9] += 5.0 * (answers == 3)
+    assert memory.probe(told, answers) > 0.95
+    assert memory.probe(noise, answers) < 0.4
+
+
+def test_share_by_hand():
+    # Means 1 and 5 about 3: between 4 x 4 = 16; within 4 x 1 = 4.
+    features = torch.tensor([[0.0], [2.0], [4.0], [6.0]])
+    assert memory.share(features, torch.tensor([0, 0, 1, 1])) == pytest.approx(0.8)
+    assert memory.share(features, torch.tensor([0, 1, 1, 0])) == pytest.approx(0.0)
+
+
+def test_episodes_are_whole_and_their_colours_are_told():
+    seen = memory.episodes(ENV, 16, 60, seed=3)
+    assert seen.action.shape == (60, GAP + 4)
+    assert seen.obs.shape == (60, GAP + 4, 16, 16, 3)
+    question = GAP + 2
+    assert bool(seen.is_first[:, 0].all())
+    assert bool(seen.is_last[:, -1].all())
+    assert bool(seen.terminated[:, question].all())
+    right = memory.colours(seen, question)
+    expected = torch.where(seen.action[:, question] == right, 1.0, -1.0)
+    torch.testing.assert_close(seen.reward[:, question], expected)
+    nothing_paid = seen._replace(reward=-seen.reward.abs())
+    with pytest.raises(ValueError, match="more episodes"):
+        memory.colours(nothing_paid, question)
+
+
+class Oracle(torch.nn.Module):
+    """Knows the colour from the first frame; pays for answering it."""
+
+    def __init__(self, seen_right: Tensor, know: bool) -> None:
+        super().__init__()
+        self.right, self.know = seen_right, know
+
+    def posterior(self, obs: Tensor) -> Tensor:
+        return torch.zeros(*obs.shape[:2], 1)
+
+    def sample(self, log_probs: Tensor, random: object) -> Tensor:
+        return log_probs
+
+    def sequence_input(self, stoch: Tensor, action: Tensor) -> Tensor:
+        colour = torch.nn.functional.one_hot(self.right, 4).float()
+        answer = torch.nn.functional.one_hot(action, 4).float()
+        return torch.cat([colour[:, None].expand_as(answer), answer], dim=-1)
+
+    def dynamics(self, x: Tensor, is_first: Tensor) -> tuple[Tensor, None]:
+        return x, None
+
+    def reward(self, deter: Tensor) -> Tensor:
+        match = (deter[..., :4] * deter[..., 4:]).sum(-1)
+        return 2 * match - 1 if self.know else -0.5 * torch.ones_like(match)
+
+
+@pytest.mark.parametrize("know", [True, False])
+def test_a_model_that_knows_and_one_that_does_not(know: bool):
+    seen = memory.episodes(ENV, 16, 80, seed=3)
+    question = GAP + 2
+    found = memory.look(Oracle(memory.colours(seen, question), know), seen, question)  # type: ignore[arg-type]
+    assert found["recalls"] == 1.0
+    assert 0.3 < found["action_share"] < 0.7  # half of d is the answer
+    if know:
+        assert found["answers"] == 1.0
+        assert found["apart"] == pytest.approx(1.0)  # of 1, -1, -1, -1
+    else:
+        assert found["answers"] < 0.5
+        assert found["apart"] == 0.0
+
+
+def test_when_something_counts_as_known():
+    rows = [
+        {"updates": 100, "recalls": 0.3, "answers": 1.0, "apart": 0.01},
+        {"updates": 200, "recalls": 0.95, "answers": 0.9, "apart": 0.8},
+    ]
+    assert memory.first(rows, "recalls") == "200"
+    assert memory.first(rows, "answers") == "not by 200 (0.90)"
+    rows[1]["answers"] = 0.96
+    assert memory.first(rows, "answers") == "200"
+
+
+def test_every_case_is_a_configuration():
+    config = load_spec(str(memory.SPEC)).variant("mamba2").config
+    for case in memory.CASES.values():
+        override(config, {**memory.PLAIN, **case.settings})
+
+
+def test_cases_are_added_to_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(memory, "TRAINED", 40)
+    monkeypatch.setitem(memory.CASES, "reward-30", memory.CASES["reward-30"]._replace(gap=GAP))
+    monkeypatch.setitem(memory.CASES, "both", memory.CASES["both"]._replace(gap=GAP))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin memory-probe -->\n<!-- end memory-probe -->\n")
+    common = ["--seeds", "5", "--updates", "2", "--every", "1"]
+    common += ["--docs", str(tmp_path), "--page", "page.md"]
+    for case in ("both", "reward-30"):
+        memory.main(["--cases", case, *common])
+    result = json.loads((tmp_path / "assets" / "results" / "memory-probe.json").read_text())
+    assert [(run["case"], len(run["rows"])) for run in result["runs"]] == [
+        ("both", 2),
+        ("reward-30", 2),
+    ]
+    text = page.read_text()
+    assert text.index("reward loss 30 times") < text.index("32 heads of 16 and action 4")
+    assert "not by 2 (" in text
