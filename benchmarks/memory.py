@@ -13,6 +13,12 @@ names. Every so many updates it is shown episodes that it was not trained on, an
 
 Results are added to ``docs/assets/results/memory-probe.json`` case by case, and the block
 ``memory-probe`` of ``--page`` is made of all that are there.
+
+``python -m benchmarks.memory --runs NAME=SUITE`` asks what whole agents know instead, the last
+checkpoint of each run of a suite, finished or not: the same of their world models, and of their
+policies at the question, with the real past, the probability of the right answer (**right**) and
+the entropy in nats at the question and over all steps (ln 4 = 1.39 when all answers are alike).
+That makes ``memory-agents.json`` and the block ``memory-agents``.
 """
 
 from __future__ import annotations
@@ -30,8 +36,9 @@ from torch import Tensor
 
 import drama
 from benchmarks import measure
+from drama.behaviour.imagination import policy_input
 from drama.envs.toy import Recall
-from drama.suite import load_spec
+from drama.suite import load_spec, read_suite
 from drama.suite.spec import override
 from drama.training.trainer import Trainer
 from drama.types import Batch
@@ -40,8 +47,8 @@ from drama.world_model import WorldModel
 SPEC = measure.ROOT / "experiments" / "memory-backbones.toml"
 PLAIN: Mapping[str, Any] = {"world_model.action_scale": 1, "world_model.dynamics.headdim": 64}
 """Takes back what the experiment changed after these measurements."""
-TRAINED, HELD_OUT = 400, 128
-"""Episodes."""
+HELD_OUT = 128
+"""Episodes to be judged by."""
 HELD_OUT_SEED = 99
 KNOWN = {"recalls": {"recalls": 0.95}, "answers": {"answers": 0.95, "apart": 0.5}}
 """From which numbers on the colour and the reward count as known."""
@@ -55,6 +62,8 @@ class Case(NamedTuple):
     gap: int = 32
     prepare: Callable[[WorldModel], None] = lambda model: None
     """Changes what no setting reaches."""
+    episodes: int = 400
+    """Episodes of random actions to train on."""
 
 
 def weigh_rewards(model: WorldModel) -> None:
@@ -81,6 +90,11 @@ CASES = {
     "both": Case(
         "32 heads of 16 and action 4",
         {"world_model.action_scale": 4, "world_model.dynamics.headdim": 16},
+    ),
+    "both-few": Case(
+        "the same, of 100 episodes",
+        {"world_model.action_scale": 4, "world_model.dynamics.headdim": 16},
+        episodes=100,
     ),
 }
 
@@ -153,6 +167,26 @@ def share(features: Tensor, kind: Tensor) -> float:
 
 
 @torch.no_grad()
+def ask(agent: drama.Agent, seen: Batch, question: int) -> dict[str, float]:
+    """What an agent knows and would answer at the question, after the actions of ``seen``."""
+    model, right = agent.world_model.eval(), colours(seen, question)
+    generator = torch.Generator().manual_seed(0)
+    stoch = model.sample(model.posterior(seen.obs), generator)
+    deter = model.dynamics(model.sequence_input(stoch, seen.action), seen.is_first)[0]
+    before = deter[:, :question]  # d_{t-1} of steps 1 to the question
+    latent = model.sample(model.prior(before), generator)
+    log_probs = agent.behaviour.policy(policy_input(latent, before))  # (B, question, answers)
+    entropy = -(log_probs.exp() * log_probs).sum(-1)
+    return {
+        **look(model, seen, question),
+        "recalls_before": probe(before[:, -1], right),
+        "right": float(log_probs[:, -1].exp().gather(-1, right[:, None]).mean()),
+        "entropy_asked": float(entropy[:, -1].mean()),
+        "entropy": float(entropy.mean()),
+    }
+
+
+@torch.no_grad()
 def look(model: WorldModel, seen: Batch, question: int) -> dict[str, float]:
     """What the model knows at the question."""
     model.eval()
@@ -186,7 +220,7 @@ def train(case: Case, seed: int, updates: int, every: int) -> list[dict[str, flo
     agent = drama.Agent(env_id, dataclasses.replace(config, seed=seed), device="cpu")
     trainer = Trainer(agent.config, agent.env, agent.world_model, agent.behaviour)
     case.prepare(agent.world_model)
-    while trainer.episodes < TRAINED:
+    while trainer.episodes < case.episodes:
         trainer.step = 0  # the warm-up, and with it random actions, goes on
         trainer.collect()
     held_out = episodes(env_id, config.env.image_size, HELD_OUT, HELD_OUT_SEED)
@@ -227,9 +261,52 @@ def markdown(result: Mapping[str, Any]) -> str:
             first(run["rows"], "recalls"),
             first(run["rows"], "answers"),
             f"{run['rows'][-1]['apart']:.2f}",
-            f"{100 * run['rows'][-1]['action_share']:.0f} %",
+            f"{100 * run['rows'][-1]['action_share']:.1f} %"
+            if "action_share" in run["rows"][-1]
+            else "not measured",
         )
         for run in runs
+    ]
+    return f"`{result['command']}`\n\n{measure.table(header, rows)}"
+
+
+def agents(name: str, directory: Path) -> list[dict[str, Any]]:
+    """What the agents of a suite know, each at its last checkpoint."""
+    found = []
+    for cell in read_suite(directory).cells:
+        if not (cell.path / "checkpoints" / "last").exists():
+            continue
+        agent = drama.Agent.load(cell.path, device="cpu")
+        gap = agent.env.unwrapped.gap  # type: ignore[attr-defined]
+        seen = episodes(cell.game, agent.config.env.image_size, HELD_OUT, HELD_OUT_SEED)
+        known = ask(agent, seen, gap + Recall.cue_frames)
+        found.append(
+            {
+                "name": name,
+                "variant": cell.variant.name,
+                "env": cell.game,
+                "seed": cell.seed,
+                "steps": agent.num_timesteps,
+                **{key: round(value, 3) for key, value in known.items()},
+            }
+        )
+        print(found[-1], flush=True)
+    return found
+
+
+def agents_table(result: Mapping[str, Any]) -> str:
+    """The block of agents: one line for each run."""
+    keys = ("recalls", "answers", "apart", "recalls_before", "right", "entropy_asked", "entropy")
+    header = ("", "game", "seed", "steps", *(key.replace("_", " ") for key in keys))
+    rows = [
+        (
+            f"{run['name']}, {run['variant']}",
+            run["env"],
+            str(run["seed"]),
+            f"{run['steps']:,}",
+            *(f"{run[key]:.2f}" for key in keys),
+        )
+        for run in result["runs"]
     ]
     return f"`{result['command']}`\n\n{measure.table(header, rows)}"
 
@@ -243,12 +320,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--updates", type=int, default=1000)
     parser.add_argument("--every", type=int, default=100)
+    parser.add_argument("--runs", nargs="+", metavar="NAME=SUITE", help="ask agents instead")
     parser.add_argument("--docs", type=Path, default=measure.DOCS)
     parser.add_argument("--page", default="results.md", help="page in --docs that has the block")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    path = args.docs / "assets" / "results" / "memory-probe.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    place = args.docs / "assets" / "results"
+    place.mkdir(parents=True, exist_ok=True)
+    if args.runs:
+        named = [given.partition("=") for given in args.runs]
+        result: dict[str, Any] = {
+            "command": "python -m benchmarks.memory --runs " + " ".join(args.runs),
+            "machine": measure.machine(1),
+            "runs": [run for name, _, suite in named for run in agents(name, Path(suite))],
+        }
+        path = place / "memory-agents.json"
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        measure.replace_block(args.docs / args.page, "memory-agents", agents_table(result))
+        return
+    path = place / "memory-probe.json"
     for name in args.cases:
         for seed in args.seeds:
             rows = train(CASES[name], seed, args.updates, args.every)
@@ -257,7 +347,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             held = [run for run in held if (run["case"], run["seed"]) != (name, seed)]
             held.append({"case": name, "seed": seed, "rows": rows})
             result = {
-                "command": "python -m benchmarks.memory",
+                "command": f"python -m benchmarks.memory --every {args.every}",
                 "machine": measure.machine(1),
                 "runs": held,
             }

@@ -127,9 +127,10 @@ def test_every_case_is_a_configuration():
 def test_cases_are_added_to_what_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(memory, "TRAINED", 40)
-    monkeypatch.setitem(memory.CASES, "reward-30", memory.CASES["reward-30"]._replace(gap=GAP))
-    monkeypatch.setitem(memory.CASES, "both", memory.CASES["both"]._replace(gap=GAP))
+    monkeypatch.setitem(
+        memory.CASES, "reward-30", memory.CASES["reward-30"]._replace(gap=GAP, episodes=40)
+    )
+    monkeypatch.setitem(memory.CASES, "both", memory.CASES["both"]._replace(gap=GAP, episodes=40))
     page = tmp_path / "page.md"
     page.write_text("<!-- begin memory-probe -->\n<!-- end memory-probe -->\n")
     common = ["--seeds", "5", "--updates", "2", "--every", "1"]
