@@ -113,21 +113,16 @@ class _ConvSilu(torch.autograd.Function):
             tile = _Tile.of(x, history, same, rows, steps, filters)
             total = tile.total(filters, bias)
             dtotal = torch.ops.aten.silu_backward(dy[rows, steps].to(total.dtype), total)
-            product = total  # no longer needed: scratch space
             dbias += dtotal.sum((0, 1))
             # In place where sums have the type of x, and nothing is added to an earlier tile.
             straight = tile.lead == 0 and x.dtype == filters.dtype
             dinputs = dx[rows, steps] if straight else torch.zeros_like(tile.inputs)
             torch.mul(dtotal, filters[past], out=dinputs[:, tile.lead :])
-            dfilters[past] += torch.mul(dtotal, tile.inputs[:, tile.lead :], out=product).sum(
-                (0, 1)
-            )
+            dfilters[past] += (dtotal * tile.inputs[:, tile.lead :]).sum((0, 1))
             for reach in tile.reaches(past):
                 tap = past - reach.offset
                 kept = reach.masked(dtotal[:, reach.steps])
-                read = product[:, reach.steps]
-                torch.mul(kept, reach.source, out=read)
-                dfilters[tap] += read.sum((0, 1))
+                dfilters[tap] += (kept * reach.source).sum((0, 1))
                 if not reach.behind:
                     dinputs[:, reach.at].addcmul_(kept, filters[tap])
                 elif dhistory is not None:
