@@ -218,3 +218,12 @@ def test_gated_norm_by_hand() -> None:
     # A gate that is the same everywhere drops out: (3, 4) / 3.5355 and (0, 5) / 3.5355.
     expected = torch.tensor([[0.848528, 1.131371, 0.0, 14.142136]])
     torch.testing.assert_close(norm(y, gate), expected)
+
+
+@pytest.mark.parametrize("length", [2, 3, 40])
+def test_a_convolution_hands_out_a_history_of_its_own(length: int) -> None:
+    x, filters = torch.randn(2, length, 8), torch.randn(8, 1, 4)
+    _, recent = causal_conv1d_silu(x, filters, None)
+    recent.fill_(7.0)
+    assert not (x == 7.0).any()
+    assert recent.untyped_storage().nbytes() == 2 * 3 * 8 * 4  # not the whole window's

@@ -48,7 +48,8 @@ def causal_conv1d_silu(
         y: Tensor = _ConvSilu.apply(  # type: ignore[no-untyped-call]
             x, weight.flatten(1).t().contiguous(), bias, history, same, dtype
         )
-        recent = x[:, max(length - past, 0) :]
+        # A copy, or the state would keep the whole window alive, and share its memory.
+        recent = x[:, max(length - past, 0) :].clone()
         if length < past:
             before = x.new_zeros(batch, past, channels) if history is None else history
             recent = torch.cat([before[:, length:].to(x.dtype), recent], dim=1)
