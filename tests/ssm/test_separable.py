@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ def steady(drop: float, length: int, *, heads: int = 2) -> Tensor:
 
 
 def chunks(logs: Tensor, longest: int, dt: float = 0.1) -> int | None:
-    return separable.fit(logs, torch.full_like(logs, dt), longest, torch.float32)
+    found = separable.fit(logs, torch.full_like(logs, dt), longest, torch.float32)
+    return None if found is None else found.chunks
 
 
 def test_the_longest_chunks_that_stay_in_range() -> None:
@@ -85,10 +87,10 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     fit = separable.fit
 
-    def spy(logs: Tensor, dt: Tensor, longest: int, dtype: torch.dtype) -> int | None:
-        found = fit(logs, dt, longest, dtype)
+    def spy(*args: Any, **options: Any) -> separable.Fit | None:
+        found = fit(*args, **options)
         if found is not None:
-            seen.append(found)
+            seen.append(found.chunks)
         return found
 
     monkeypatch.setattr(separable, "fit", spy)
@@ -99,6 +101,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def _any_state_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small states are quicker to test, and go through the same lines."""
     monkeypatch.setattr(separable, "SMALLEST_STATE", dict.fromkeys(separable.LARGEST_DROP, 1))
+    monkeypatch.setattr(separable, "SMALLEST_HALVED", 1)
 
 
 @pytest.mark.parametrize("asked", ["y", "state", "both"])
@@ -159,7 +162,7 @@ def test_both_ways_agree_where_either_serves(
     given = inputs(100, 2, dtype=torch.float32)
     y, state = ssd(**given)
     assert used == [2]
-    monkeypatch.setattr(separable, "fit", lambda *_: None)
+    monkeypatch.setattr(separable, "fit", lambda *_, **__: None)
     other_y, other_state = ssd(**given)
     torch.testing.assert_close(y, other_y, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(state, other_state, rtol=1e-5, atol=1e-5)
@@ -226,3 +229,87 @@ def test_the_state_handed_out_may_be_overwritten(size: int, used: list[int]) -> 
         state.zero_()
     assert torch.equal(torch.autograd.grad(y.sum(), A)[0], expected[0])
     assert used == [1]
+
+
+def test_a_few_heads_may_have_their_chunk_halved() -> None:
+    slow, fast, faster = (steady(drop, 128, heads=1) for drop in (0.1, 1.5, 1.8))
+
+    def cut(*heads: Tensor, longest: int = 128, halves: bool = True) -> Any:
+        logs = torch.cat(heads, dim=-1)
+        dt = torch.full_like(logs, 0.1)
+        found = separable.fit(logs, dt, longest, torch.float32, halves=halves)
+        assert found is not None
+        return found.chunks, None if found.halved is None else found.halved.tolist()
+
+    assert cut(slow, fast, slow) == (1, [1])
+    assert cut(slow, slow) == (1, None)
+    assert cut(slow, fast, slow, halves=False) == (2, None)
+    assert cut(slow, fast, slow, longest=64) == (2, None)  # not of a window that is longer
+    assert cut(fast, slow, fast) == (2, None)  # not of most of the heads
+    assert cut(slow, faster, slow) == (4, None)  # nor where one half is still too long
+
+
+def halved_inputs(length: int, groups: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Windows of which the second of four heads forgets between one and two limits."""
+    given = inputs(length, groups, dtype=dtype)
+    del given["initial_state"]
+    steps = torch.rand(given["dt"].shape, dtype=dtype) + 0.5
+    given["dt"] = steps / steps.sum(1, keepdim=True)
+    limit = separable.LARGEST_DROP[dtype]
+    given["A"] = -math.log(2) * limit * torch.tensor([0.3, 1.6, 0.01, 0.9], dtype=dtype)
+    return given
+
+
+@pytest.mark.parametrize("asked", ["y", "state", "both"])
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("length", [17, 40, 64])
+def test_halved_heads_equal_the_steps_with_every_gradient(
+    length: int, groups: int, resets: bool, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A low limit, so that float64 sees nothing underflow: what is left out would show.
+    monkeypatch.setitem(separable.LARGEST_DROP, torch.float64, 12.0)
+    given = halved_inputs(length, groups, torch.float64)
+    if not resets:
+        del given["is_first"]
+    names = [k for k in given if k != "is_first"]
+    leaves = [given[k].requires_grad_() for k in names]
+    done = []
+    first_half = separable.FirstHalf.add_to
+    monkeypatch.setattr(
+        separable.FirstHalf, "add_to", lambda *a: done.append(a[-1].tolist()) or first_half(*a)
+    )
+    results = []
+    for function in (ssd, reference.ssd):
+        y, state = function(**given)
+        torch.manual_seed(1)
+        losses = {k: (v * torch.randn_like(v)).sum() for k, v in (("y", y), ("state", state))}
+        loss = losses["y"] + losses["state"] if asked == "both" else losses[asked]
+        gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+        found = [
+            torch.zeros_like(v) if g is None else g for g, v in zip(gradients, leaves, strict=True)
+        ]
+        results.append([y, state, *found])
+    assert done == [[1]]
+    for name, ours, slow in zip(["y", "state", *names], *results, strict=True):
+        assert (ours - slow).abs().max() <= 1e-9 * (1 + slow.abs().max()), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_halved_heads_are_right_at_the_real_limit(dtype: torch.dtype) -> None:
+    given = halved_inputs(64, 1, torch.float32)
+    del given["is_first"]
+    exact = {k: v.double() for k, v in given.items()}
+    if dtype != torch.float32:
+        given["x"] = given["x"].to(dtype)
+        exact["x"] = given["x"].double()
+    results = []
+    for function, of in ((ssd, given), (reference.ssd, exact)):
+        leaves = [v.requires_grad_() for v in of.values()]
+        y, state = function(**of)
+        gradients = torch.autograd.grad(y.double().sum() + state.double().sum(), leaves)
+        results.append([y, state, *gradients])
+    tolerance = 3e-6 if dtype == torch.float32 else 3e-2
+    for name, ours, slow in zip(["y", "state", *given], *results, strict=True):
+        assert ours.isfinite().all()
+        assert (ours.double() - slow).norm() <= tolerance * slow.norm(), name

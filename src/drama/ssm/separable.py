@@ -21,6 +21,7 @@ A reset is no decay here but a mask on ``C Bᵀ``, on the rows that read ``s`` a
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ from torch.autograd.function import once_differentiable
 
 from drama.blocks import row_blocks
 from drama.ssm._numeric import multiply_add_into, multiply_into, split_cumsum
+from drama.ssm.halves import FirstHalf, group_of, half
 
 LARGEST_DROP = {torch.bfloat16: 112.0, torch.float32: 112.0, torch.float64: 800.0}
 """Doublings that a chunk may forget by, by the type of the matrix products: half of them stay far
@@ -37,6 +39,10 @@ inside the type's exponents."""
 LARGEST_STEP = {torch.bfloat16: 12.0, torch.float32: 12.0, torch.float64: 40.0}
 """Doublings that one step may forget by. A decay's gradient is found as the difference of two sums
 that hold much more; where less than that gets through a step, it would be mostly rounding."""
+MOST_HALVED = 0.5
+"""Share of the heads that may have their chunk halved, which costs about half as much again."""
+SMALLEST_HALVED = 32
+"""State size below which states are so cheap to pass on that more chunks are better than halves."""
 LARGEST_DT = 2.0**20
 SHORTEST_CHUNK = 16
 SMALLEST_STATE = {torch.bfloat16: 32, torch.float32: 16, torch.float64: 16}
@@ -48,13 +54,28 @@ def preferred_chunk(d_state: int) -> int:
     return 64 if d_state <= 32 else 128
 
 
+def may_halve(d_state: int, initial_state: Tensor | None) -> bool:
+    """Whether :func:`fit` may leave the first half of a chunk to :mod:`drama.ssm.halves`."""
+    return initial_state is None and d_state >= SMALLEST_HALVED
+
+
 def worthwhile(d_state: int, dtype: torch.dtype) -> bool:
     """Whether this way is the faster one; float16 has too few exponents for it."""
     return d_state >= SMALLEST_STATE.get(dtype, math.inf)
 
 
-def fit(logs: Tensor, dt: Tensor, longest: int, dtype: torch.dtype) -> int | None:
-    """Return how many even chunks of at most ``longest`` steps keep the exponents in range.
+class Fit(NamedTuple):
+    """How a window is cut."""
+
+    chunks: int
+    halved: Tensor | None = None
+    """Heads whose one chunk is out of range as a whole and not in halves, ``(S,)``."""
+
+
+def fit(
+    logs: Tensor, dt: Tensor, longest: int, dtype: torch.dtype, *, halves: bool = False
+) -> Fit | None:
+    """Return in how many even chunks of at most ``longest`` steps the exponents stay in range.
 
     Looks at the numbers, so it is for tensors on a CPU.
 
@@ -63,9 +84,10 @@ def fit(logs: Tensor, dt: Tensor, longest: int, dtype: torch.dtype) -> int | Non
         dt: Step sizes ``(B, T, H)``.
         longest: Preferred length of a chunk; shorter ones are tried, down to 16 steps.
         dtype: Type of the matrix products, which hold the powers; that of ``logs`` can be wider.
+        halves: Whether a window that is one chunk may leave some heads to :mod:`drama.ssm.halves`.
 
     Returns:
-        The number of chunks, or None where none of these lengths is short enough.
+        How to cut it, or None where none of these lengths is short enough.
     """
     length = logs.shape[1]
     if length <= SHORTEST_CHUNK or not logs.numel():  # in so few steps there is nothing to gain
@@ -77,8 +99,14 @@ def fit(logs: Tensor, dt: Tensor, longest: int, dtype: torch.dtype) -> int | Non
         chunks = math.ceil(length / longest)
         chunk = math.ceil(length / chunks)
         padded = F.pad(logs, (0, 0, 0, chunks * chunk - length))
-        if bool(torch.unflatten(padded, 1, (chunks, chunk)).sum(2).amin() >= limit):
-            return chunks
+        beyond = torch.unflatten(padded, 1, (chunks, chunk)).sum(2) < limit  # (B, chunks, H)
+        if not bool(beyond.any()):
+            return Fit(chunks)
+        if halves and chunks == 1:
+            heads = beyond.any(0)[0].nonzero()[:, 0]
+            both = (v[..., heads].sum(1).amin() for v in torch.split(logs, half(length), dim=1))
+            if len(heads) <= MOST_HALVED * logs.shape[2] and all(bool(v >= limit) for v in both):
+                return Fit(1, heads)
         if chunk <= SHORTEST_CHUNK:
             return None
         longest = max(chunk // 2, SHORTEST_CHUNK)
@@ -103,14 +131,15 @@ class _Layout(NamedTuple):
         """Undo :meth:`inward`."""
         return x.transpose(0, 1).transpose(2, 3).flatten(1, 2).flatten(2, 3)
 
-    def state_inward(self, state: Tensor) -> Tensor:
-        """View states ``(B, H, P, N)`` as ``(B, G, N, H/G, P)``."""
-        return torch.unflatten(state, 1, (self.groups, -1)).permute(0, 1, 4, 2, 3)
+    def flags(self, heads: Tensor, per_group: int) -> Tensor:
+        """Which heads are among those given, as bool ``(G, 1, H/G)``."""
+        flags = torch.zeros(self.groups * per_group, dtype=torch.bool, device=heads.device)
+        flags[heads] = True
+        return flags.view(self.groups, 1, per_group)
 
-    def state_outward(self, state: Tensor) -> Tensor:
-        """Undo :meth:`state_inward`, in memory of its own: what is saved may not be handed out."""
-        outward = state.permute(0, 1, 3, 4, 2)
-        return outward.clone(memory_format=torch.contiguous_format).flatten(1, 2)
+    def state_inward(self, state: Tensor) -> Tensor:
+        """View states ``(B, H, P, N)`` as ``(B, G, H/G, P, N)``."""
+        return torch.unflatten(state, 1, (self.groups, -1))
 
 
 class _Scales(NamedTuple):
@@ -121,19 +150,27 @@ class _Scales(NamedTuple):
     column: Tensor
     """``2^(m - l_j)``, likewise."""
     begin: Tensor
-    """``2^m``, beside states: ``(chunks, B, G, 1, H/G, 1)``."""
+    """``2^m``, beside states: ``(chunks, B, G, H/G, 1, 1)``."""
     end: Tensor
     """``2^(l_K - m)``, likewise."""
 
     @classmethod
-    def of(cls, logs: Tensor) -> _Scales:
-        """From log-decays ``(chunks, B, G, K, H/G)``."""
+    def of(cls, logs: Tensor, halved: Tensor | None) -> _Scales:
+        """From log-decays ``(chunks, B, G, K, H/G)``; of ``halved`` heads for the second half."""
         coarse, fine = (v.transpose(-1, -2) for v in split_cumsum(logs.transpose(-1, -2)))
         middle = coarse[..., -1:, :] / 2
+        if halved is not None:
+            steps = half(logs.shape[3])
+            middle = middle + halved * coarse[..., steps - 1 : steps, :] / 2
         # Products of powers instead of powers of sums, which would be rounded first.
         row = torch.exp2(coarse - middle) * torch.exp2(fine)
+        if halved is not None:
+            row[..., :steps, :].masked_fill_(halved, 0.0)
         column = torch.exp2(middle - coarse) * torch.exp2(-fine)
-        return cls(*(v[..., None] for v in (row, column, torch.exp2(middle), row[..., -1:, :])))
+        begin, end = (
+            v.transpose(-1, -2)[..., None] for v in (torch.exp2(middle), row[..., -1:, :])
+        )
+        return cls(row[..., None], column[..., None], begin, end)
 
 
 class _Masks(NamedTuple):
@@ -181,19 +218,21 @@ class Separable(torch.autograd.Function):
         D: Tensor | None,
         initial_state: Tensor | None,
         is_first: Tensor | None,
-        chunks: int,
+        cut: Fit,
     ) -> tuple[Tensor, Tensor]:
         """Take ``(B, chunks·K, ...)``; return ``y`` and the final state ``(B, H, P, N)``."""
+        chunks, halved = cut
         layout = _Layout(chunks, B.shape[2])
         compute, dtype = x.dtype, logs.dtype
         result = torch.empty(x.shape, dtype=compute, device=x.device)
+        by_step = x, dt, logs
         x, dt, logs, y = (layout.inward(v) for v in (x, dt[..., None], logs, result))
         B, C = (layout.inward(v)[..., 0, :].contiguous() for v in (B, C))  # (chunks, B, G, K, N)
         batch, d_state = x.shape[1], B.shape[-1]
-        per_state = (batch, layout.groups, d_state, *x.shape[-2:])
+        per_state = (batch, layout.groups, *x.shape[-2:], d_state)
         first = 0 if initial_state is not None else 1  # of the chunks that read a state
 
-        scales = _Scales.of(logs)
+        scales = _Scales.of(logs, None if halved is None else layout.flags(halved, logs.shape[-1]))
         scores = torch.matmul(C, B.transpose(-1, -2))  # (chunks, B, G, K, K)
         masks = _Masks.of(is_first, chunks, scores)
         scores *= masks.pairs
@@ -208,49 +247,56 @@ class Separable(torch.autograd.Function):
             multiply_into(scaled[tile], x[tile].to(dtype), into[tile])
         mixed = torch.matmul(scores, scaled.flatten(-2))  # Z: (chunks, B, G, K, H/G·P)
 
-        writers = _masked(B, masks.writes).transpose(-1, -2)
-        added = torch.matmul(writers, scaled.flatten(-2)).view(chunks, *per_state)
-        carried = scales.begin * scales.end  # (chunks, B, G, 1, H/G, 1)
+        added = _added(scaled, B, masks.writes)  # (chunks, B, G, H/G, P, N)
+        carried = scales.begin * scales.end  # (chunks, B, G, H/G, 1, 1)
         if masks.reads is not None:
             carried *= masks.reads[..., -1:, :, None]
-        state = logs.new_zeros(1) if initial_state is None else layout.state_inward(initial_state)
-        state = state.expand(per_state)
+        state = None if initial_state is None else layout.state_inward(initial_state)
         states = torch.empty(chunks - first, *per_state, dtype=compute, device=x.device)  # 2^m s
         for index in range(chunks):
             if index >= first:
+                assert state is not None
                 multiply_into(states[index - first], state, scales.begin[index])
-            state = state * carried[index]
-            state.addcmul_(added[index].to(dtype), scales.end[index])
+            written = added[index].to(dtype)
+            if state is None:
+                state = written * scales.end[index]
+            else:
+                state = (state * carried[index]).addcmul_(written, scales.end[index])
+        assert state is not None
         if len(states):
             readers = _masked(C, masks.reads)[first:]
-            _add_products(mixed[first:], readers, states.flatten(-2))
+            _add_products(mixed[first:], readers, states.flatten(3, 4).transpose(-1, -2))
 
         mixed = mixed.view_as(scaled)
         for tile in _tiles(x):
             part = mixed[tile].to(dtype) * scales.row[tile]
             multiply_add_into(y[tile], part, x[tile].to(dtype), skip[tile])
+        first_half: Iterable[Tensor] = ()
+        if halved is not None:
+            first_half = FirstHalf.add_to(result, *by_step, scores[0], halved)
 
         ctx.save_for_backward(
-            x, dt, B, C, own, skip, scores, scaled, mixed, states, state, is_first, *scales
+            x, dt, B, C, own, skip, scores, scaled, mixed, states, is_first, *scales, *first_half
         )
-        ctx.layout, ctx.has_skip = layout, D is not None
+        ctx.layout, ctx.halved, ctx.has_skip = layout, halved, D is not None
         ctx.set_materialize_grads(False)
-        return result, layout.state_outward(state)
+        return result, state.flatten(1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, dfinal: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of all tensors that ``forward`` took."""
-        x, dt, B, C, own, skip, scores, scaled, mixed, states, final, is_first, *s = (
-            ctx.saved_tensors
-        )
-        scales, layout = _Scales(*s), ctx.layout
+        x, dt, B, C, own, skip, scores, scaled, mixed, states, is_first, *s = ctx.saved_tensors
+        scales, first_half = _Scales(*s[:4]), FirstHalf(*s[4:]) if s[4:] else None
+        layout = ctx.layout
         masks = _Masks.of(is_first, layout.chunks, scores)
         compute, dtype, chunks = scaled.dtype, dt.dtype, layout.chunks
         first = chunks - len(states)
         result = x.new_empty(x.shape[1], chunks * x.shape[3], x.shape[2] * x.shape[4], x.shape[5])
         dx = layout.inward(result)
-        dy = layout.inward(torch.zeros_like(result) if dy is None else dy)
+        dy = torch.zeros_like(result) if dy is None else dy
+        extra = None if first_half is None else first_half.backward(dy, ctx.halved)
+        dy = layout.inward(dy)
 
         dskip, dsums = torch.empty_like(dt.expand_as(skip)), torch.empty_like(skip)
         dmixed = torch.empty_like(mixed)
@@ -263,6 +309,10 @@ class Separable(torch.autograd.Function):
         flat = dmixed.flatten(-2)
         dscaled = torch.matmul(scores.transpose(-1, -2), flat)
         dscores = torch.matmul(flat, scaled.flatten(-2).transpose(-1, -2))
+        if extra is not None:
+            groups = group_of(ctx.halved, result.shape[2], layout.groups)
+            steps = extra.scores.shape[-1]
+            dscores[0, :, :, :steps, :steps].index_add_(1, groups, extra.scores)
         # Cut off, not only multiplied by 0: above the diagonal 2^(l_i - l_j) can be 2^112, so that
         # a product may well be infinite there.
         dscores.tril_(-1).mul_(masks.pairs)
@@ -273,21 +323,27 @@ class Separable(torch.autograd.Function):
         # The states, from the last chunk to the first; nothing reads that of the last but dfinal.
         last = chunks if dfinal is not None else chunks - 1
         adjoint = None if dfinal is None else layout.state_inward(dfinal.to(dtype))
-        dadded = torch.empty(last, *final.shape, dtype=compute, device=x.device)
+        dadded = torch.empty(last, *states.shape[1:], dtype=compute, device=x.device)
         if len(states):
             readers = _masked(C, masks.reads)[first:]
-            dstates = torch.matmul(readers.transpose(-1, -2), flat[first:]).view_as(states)
-            dreaders = torch.matmul(flat[first:], states.flatten(-2).transpose(-1, -2))
+            dstates = torch.matmul(flat[first:].transpose(-1, -2), readers).view_as(states)
+            dreaders = torch.matmul(flat[first:], states.flatten(3, 4))
             dC[first:] += dreaders if masks.reads is None else dreaders * masks.reads[first:]
         carried = scales.begin * scales.end
         if masks.reads is not None:
             carried *= masks.reads[..., -1:, :, None]
         for index in reversed(range(chunks)):
             if adjoint is not None:
-                after = final
                 if index < chunks - 1:
                     after = states[index + 1 - first] / scales.begin[index + 1]
-                dsums[index, :, :, -1:] += (adjoint * after).sum((2, 4), keepdim=True)
+                else:  # the final state was not saved: it is large, and hardly ever needed
+                    writes = None if masks.writes is None else masks.writes[index:]
+                    after = _added(scaled[index:], B[index:], writes)[0] * scales.end[index]
+                    if index >= first:
+                        before = states[index - first] / scales.begin[index]
+                        after = after.addcmul_(before, carried[index])
+                through = (adjoint * after).sum((3, 4))  # (B, G, H/G)
+                dsums[index, :, :, -1] += through[..., None]
                 multiply_into(dadded[index], adjoint, scales.end[index])
                 adjoint = adjoint * carried[index]
             if index >= first:
@@ -295,8 +351,8 @@ class Separable(torch.autograd.Function):
                 adjoint = read.to(dtype) if adjoint is None else adjoint.add_(read)
         if last:
             writers = _masked(B, masks.writes)[:last]
-            _add_products(dscaled[:last], writers, dadded.flatten(-2))
-            dwriters = torch.matmul(scaled[:last].flatten(-2), dadded.flatten(-2).transpose(-1, -2))
+            _add_products(dscaled[:last], writers, dadded.flatten(3, 4).transpose(-1, -2))
+            dwriters = torch.matmul(scaled[:last].flatten(-2), dadded.flatten(3, 4))
             dB[:last] += dwriters if masks.writes is None else dwriters * masks.writes[:last]
 
         along, into = torch.empty_like(dsums), dt * scales.column
@@ -310,14 +366,18 @@ class Separable(torch.autograd.Function):
         dsums -= along * into
         # A log-decay is part of all later sums of its chunk.
         dlogs = dsums.flip(3).cumsum(3).flip(3).mul_(math.log(2))
+        ddt, dlogs = (layout.outward(v)[..., 0] for v in (ddt, dlogs))
+        if extra is not None:
+            for total, part in ((result, extra.x), (ddt, extra.dt), (dlogs, extra.logs)):
+                total[:, : part.shape[1], ctx.halved] += part.to(total.dtype)
         return (
             result,
-            layout.outward(ddt)[..., 0],
-            layout.outward(dlogs)[..., 0],
+            ddt,
+            dlogs,
             layout.outward(dB.to(compute)[..., None, :]),
             layout.outward(dC.to(compute)[..., None, :]),
             dskip.sum((0, 1, 3)).flatten() if ctx.has_skip else None,
-            layout.state_outward(adjoint) if first == 0 and adjoint is not None else None,
+            adjoint.flatten(1, 2) if first == 0 and adjoint is not None else None,
             None,
             None,
         )
@@ -332,6 +392,12 @@ def _tiles(x: Tensor) -> list[tuple[slice, slice]]:
         for rows in row_blocks(batch, chunks * size, x.device)
         for part in row_blocks(chunks, (rows.stop - rows.start) * size, x.device)
     ]
+
+
+def _added(scaled: Tensor, B: Tensor, writes: Tensor | None) -> Tensor:
+    """What each chunk's inputs add to the state behind it: ``(chunks, B, G, H/G, P, N)``."""
+    product = torch.matmul(scaled.flatten(-2).transpose(-1, -2), _masked(B, writes))
+    return torch.unflatten(product, 3, scaled.shape[-2:])
 
 
 def _add_products(total: Tensor, a: Tensor, b: Tensor) -> None:

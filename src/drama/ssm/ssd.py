@@ -66,17 +66,18 @@ def ssd(
         x_, dt_, B_, C_ = x.to(compute), dt.to(dtype), B.to(compute), C.to(compute)
         D_ = None if D is None else D.to(dtype)
         initial = None if initial_state is None else initial_state.to(dtype)
-        chunks = None
+        cut = None
         if on_cpu(x) and separable.worthwhile(d_state, compute):
             logs = log_decay(dt_, A, None)
             if is_first is not None:
                 logs = logs.masked_fill(is_first[..., None], 0.0)
             longest = min(chunk_size, separable.preferred_chunk(d_state))
-            chunks = separable.fit(logs, dt_, longest, compute)
-        if chunks is not None:
-            inputs, is_first = _padded([x_, dt_, logs, B_, C_], is_first, chunks)
+            halves = separable.may_halve(d_state, initial)
+            cut = separable.fit(logs, dt_, longest, compute, halves=halves)
+        if cut is not None:
+            inputs, is_first = _padded([x_, dt_, logs, B_, C_], is_first, cut.chunks)
             y, state = separable.Separable.apply(  # type: ignore[no-untyped-call]
-                *inputs, D_, initial, is_first, chunks
+                *inputs, D_, initial, is_first, cut
             )
         else:
             logs = log_decay(dt_, A, is_first)
