@@ -13,7 +13,9 @@ from drama.place import on_cpu
 _BLOCK_ELEMENTS = 2**17
 
 
-def row_blocks(rows: int, row_elements: int, device: torch.device) -> list[slice]:
+def row_blocks(
+    rows: int, row_elements: int, device: torch.device, *, elements: int = _BLOCK_ELEMENTS
+) -> list[slice]:
     """Cut a long elementwise computation over rows into blocks whose intermediates stay in cache.
 
     On a CPU most of the time of such a chain goes into writing intermediates to fresh memory and
@@ -23,13 +25,13 @@ def row_blocks(rows: int, row_elements: int, device: torch.device) -> list[slice
         rows: Number of rows.
         row_elements: Elements of one row.
         device: Where the computation runs.
+        elements: About how many of them a block holds for each thread.
 
     Returns:
         Slices that cover ``range(rows)`` in order, all of one length but the last.
     """
     blocks = 1
     if on_cpu(device):
-        fitting = _BLOCK_ELEMENTS * torch.get_num_threads()
-        blocks = min(rows, max(1, round(rows * row_elements / fitting)))
-    size = math.ceil(rows / blocks)
+        blocks = round(rows * row_elements / (elements * torch.get_num_threads()))
+    size = math.ceil(rows / min(max(blocks, 1), rows)) if rows else 1
     return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]

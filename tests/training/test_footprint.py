@@ -68,8 +68,8 @@ def counted(made: Trainer, purpose: Purpose) -> tuple[int, int]:
     [
         ("world_model", True, 1190),
         ("world_model", False, 1030),
-        ("behaviour", True, 4050),
-        ("behaviour", False, 3900),
+        ("behaviour", True, 4090),
+        ("behaviour", False, 3910),
     ],
 )
 def test_operations_per_update(

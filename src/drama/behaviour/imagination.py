@@ -15,10 +15,10 @@ from drama.world_model import WorldModel
 from drama.world_model.latent import Randomness, uniform_numbers
 from drama.world_model.model import Observed
 
-CPU_PIECE = 256
-"""Trajectories dreamt at a time on a CPU. The paper's 1024 carry 134 MB of state, which no cache
-holds from one step to the next, and which every step reads and writes. Fewer than this would gain
-less there than they lose in smaller matrix products and more calls."""
+CPU_PIECE = 1024
+"""Trajectories dreamt at a time on a CPU, to bound memory: the paper's 1024 carry 134 MB of state.
+Fewer at a time would be slower, by smaller matrix products and more calls; the state is read and
+written once a step in either case, see :func:`drama.ssm._numeric.state_blocks`."""
 
 
 class Policy(Protocol):

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from drama.errors import ConfigError
-from drama.ssm._numeric import accumulation_dtype
+from drama.ssm._numeric import accumulation_dtype, state_blocks
 
 # Steps per chunk: T / 8 states kept against 8 states recomputed at a time.
 _CHUNK = 8
@@ -106,16 +106,28 @@ def selective_scan_step(
     dtype = state.dtype
     with torch.autocast(x.device.type, enabled=False):
         dt = dt.to(dtype)
-        # The state and its decay are by far the largest tensors here, hence the work in place. To
-        # base 2, because exp takes many times as long on a CPU where its result underflows.
-        decay = (dt[..., None] * (A.to(dtype) / math.log(2))).exp2_()
-        if inplace:
-            next_state = state.mul_(decay)
+        # To base 2, because exp takes many times as long on a CPU where its result underflows.
+        rates = A.to(dtype) / math.log(2)
+        scaled = (x.to(dtype) * dt)[..., None]
+        B, C = B.to(dtype)[:, None], C.to(dtype)[:, None]
+        if torch.is_grad_enabled():
+            decay = (dt[..., None] * rates).exp2_()
+            next_state = state.mul_(decay) if inplace else state * decay
+            next_state = next_state.addcmul_(scaled, B)
+            # Row times matrix: on a CPU several times faster than matrix times column.
+            y = torch.bmm(C, next_state.transpose(1, 2))
         else:
-            next_state = state * decay if torch.is_grad_enabled() else decay.mul_(state)
-        next_state = next_state.addcmul_((x.to(dtype) * dt)[..., None], B.to(dtype)[:, None])
-        # Row times matrix: on a CPU several times faster than matrix times column.
-        y = torch.bmm(C.to(dtype)[:, None], next_state.transpose(1, 2)).squeeze(1)
+            # The state and its decay are by far the largest tensors here, hence part by part.
+            next_state = (
+                state if inplace else torch.empty_like(state, memory_format=torch.contiguous_format)
+            )
+            y = torch.empty(len(x), 1, x.shape[1], dtype=dtype, device=x.device)
+            for rows in state_blocks(state):
+                decay = (dt[rows, :, None] * rates).exp2_()
+                part = torch.mul(state[rows], decay, out=next_state[rows])
+                part = part.addcmul_(scaled[rows], B[rows])
+                torch.bmm(C[rows], part.transpose(1, 2), out=y[rows])
+        y = y.squeeze(1)
         if D is not None:
             y = torch.addcmul(y, D.to(dtype), x.to(dtype))
     return y.to(x.dtype), next_state

@@ -20,7 +20,7 @@ from torch import Tensor
 from drama.errors import ConfigError
 from drama.place import on_cpu
 from drama.ssm import pairwise, separable
-from drama.ssm._numeric import accumulation_dtype, log_decay, matmul_dtype
+from drama.ssm._numeric import accumulation_dtype, log_decay, matmul_dtype, state_blocks
 
 
 def ssd(
@@ -136,18 +136,29 @@ def ssd_step(
         dt = dt.to(dtype)
         values = x.to(dtype)
         decay = torch.exp(dt * A.to(dtype))[..., None, None]
-        grouped = (batch, groups, heads // groups * headdim)
-        scaled = (values * dt[..., None]).view(*grouped, 1)
-        # The state is by far the largest tensor here: what time a step takes is mostly the time to
-        # read and write it.
-        next_state = state.mul_(decay) if inplace else state * decay
-        next_state = next_state.view(*grouped, d_state).addcmul_(scaled, B.to(dtype)[:, :, None])
-        # Row times matrix: on a CPU several times faster than matrix times column.
-        y = torch.matmul(C.to(dtype)[:, :, None], next_state.transpose(-1, -2))
+        grouped = (groups, heads // groups * headdim)
+        scaled = (values * dt[..., None]).view(batch, *grouped, 1)
+        B, C = B.to(dtype)[:, :, None], C.to(dtype)[:, :, None]
+        if torch.is_grad_enabled():
+            next_state = state.mul_(decay) if inplace else state * decay
+            view = next_state.view(batch, *grouped, d_state).addcmul_(scaled, B)
+            # Row times matrix: on a CPU several times faster than matrix times column.
+            y = torch.matmul(C, view.transpose(-1, -2))
+        else:
+            # The state is by far the largest tensor here, and what time a step takes is mostly the
+            # time to read and write it: once each, if all is done to a part while it is in cache.
+            next_state = (
+                state if inplace else torch.empty_like(state, memory_format=torch.contiguous_format)
+            )
+            y = torch.empty(batch, groups, 1, grouped[1], dtype=dtype, device=x.device)
+            for rows in state_blocks(state):
+                part = torch.mul(state[rows], decay[rows], out=next_state[rows])
+                view = part.view(-1, *grouped, d_state).addcmul_(scaled[rows], B[rows])
+                torch.matmul(C[rows], view.transpose(-1, -2), out=y[rows])
         y = y.view(batch, heads, headdim)
         if D is not None:
             y = torch.addcmul(y, D.to(dtype)[:, None], values)
-    return y.to(x.dtype), next_state.view(batch, heads, headdim, d_state)
+    return y.to(x.dtype), next_state
 
 
 def _check_shapes(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk_size: int) -> None:

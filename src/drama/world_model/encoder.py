@@ -12,7 +12,7 @@ from drama.norm import RMSNorm
 from drama.world_model.batchnorm import ImageLayers
 from drama.world_model.twohot import symlog
 
-FRAMES_AT_ONCE = 1024
+FRAMES_AT_ONCE = 128
 """Frames encoded in one piece when no gradient is needed."""
 
 
