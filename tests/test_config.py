@@ -170,6 +170,7 @@ def test_an_unknown_field_names_the_nearest(path: str, near: str | None) -> None
         ("world_model__dynamics__width", 8.5),
         ("world_model__optim", 4e-5),
         ("behaviour__policy_latent", "posteriour"),
+        ("behaviour__policy_memory", "last"),
         ("training__precision", "float16"),
     ],
 )
@@ -325,6 +326,7 @@ def test_two_configurations_share_nothing() -> None:
         (lambda: ReplayConfig(sampler="dsf"), "sampler"),  # type: ignore[arg-type]
         (lambda: ReplayConfig(capacity=100.5), "capacity"),  # type: ignore[arg-type]
         (lambda: BehaviourConfig(policy_latent="posteriour"), "policy_latent"),  # type: ignore[arg-type]
+        (lambda: BehaviourConfig(policy_memory="last"), "policy_memory"),  # type: ignore[arg-type]
         (lambda: BehaviourConfig(entropy=float("nan")), "entropy"),
         (lambda: OptimConfig(lr=float("inf")), "lr"),
         (lambda: OptimConfig(beta2=1.0), "beta2"),

@@ -99,7 +99,8 @@ class Agent:
             resets=config.world_model.reset_at_episode_start,
         )
         """What runs the SSM layers in training, and why."""
-        self.player = Player(self.world_model, self.behaviour, config.behaviour.policy_latent)
+        c = config.behaviour
+        self.player = Player(self.world_model, self.behaviour, c.policy_latent, c.policy_memory)
         self._generator = torch.Generator(self.device).manual_seed(config.seed)
         self._trainer: Trainer | None = None
         self._checkpoint: Checkpoint | None = None

@@ -21,6 +21,7 @@ SamplerName = Literal["uniform", "dfs", "dfs-learnt"]
 AlgorithmName = Literal["actor-critic", "ppo"]
 AdvantageScale = Literal["returns", "deviation"]
 PolicyLatent = Literal["prior", "posterior"]
+PolicyMemory = Literal["previous", "current"]
 Precision = Literal["auto", "float32", "bfloat16"]
 ReplayDevice = Literal["auto", "cpu", "model"]
 
@@ -218,6 +219,9 @@ class BehaviourConfig(Checked):
     """Width of the critic's layers."""
     policy_latent: PolicyLatent = "prior"
     """What acts on the real environment: the prior sample (the paper) or the posterior."""
+    policy_memory: PolicyMemory = "previous"
+    """What policy and critic see beside the latent: ``d_{t-1}`` (the paper), or what the sequence
+    model makes of the current latent before an action, at the price of a second step of it."""
     batch_size: int = 1024
     """Imagined trajectories per update."""
     context: int = 8

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from drama.behaviour import ActorCritic, Player, imagine
+from drama.config import PolicyLatent, PolicyMemory
 from drama.dynamics import map_state
 from drama.types import Batch, PolicyState
 from drama.world_model import WorldModel
@@ -49,6 +50,18 @@ class Watched:
     ) -> tuple[Tensor, Tensor]:
         self.seen.append(features)
         return self.policy.act(features, generator, greedy)
+
+
+class Constant:
+    """A policy that always does the same."""
+
+    def __init__(self, action: int) -> None:
+        self.action = action
+
+    def act(
+        self, features: Tensor, generator: torch.Generator | None, greedy: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        return torch.full((len(features),), self.action), torch.zeros(len(features))
 
 
 @pytest.mark.parametrize("latent", LATENTS)
@@ -213,10 +226,12 @@ def test_greedy_draws_nothing(
     assert not torch.equal(generator.get_state(), before)
 
 
+@pytest.mark.parametrize("memory", ["previous", "current"])
 def test_an_episodes_first_action_is_the_dreams_first_action(
     tiny_world: Callable[..., WorldModel],
     tiny_policy: Callable[..., ActorCritic],
     frames: Callable[..., Batch],
+    memory: PolicyMemory,
 ) -> None:
     # What the policy is trained on and what it meets in the world are one and the same input.
     world, policy = tiny_world(), Watched(tiny_policy())
@@ -225,9 +240,42 @@ def test_an_episodes_first_action_is_the_dreams_first_action(
     is_first = torch.zeros(3, 5, dtype=torch.bool)
     is_first[:, -1] = True
     context = frames(is_first=is_first)
-    imagine(world, policy, context, 1, g())
-    player = Player(world, policy, "prior")
+    imagine(world, policy, context, 1, g(), memory=memory)
+    player = Player(world, policy, "prior", memory)
     player.act(context.obs[:, -1], player.init_state(3), torch.ones(3, dtype=torch.bool), g())
     dreamt, real = policy.seen
     torch.testing.assert_close(real, dreamt)
-    assert (real[:, 12:] == 0).all()
+    assert bool((real[:, 12:] == 0).all()) == (memory == "previous")
+
+
+@pytest.mark.parametrize("latent", LATENTS)
+@pytest.mark.parametrize("dynamics", ["mamba2", "mamba1", "gru", "transformer"])
+def test_the_current_memory_reads_the_latent_that_is_acted_on_and_changes_nothing_else(
+    tiny_world: Callable[..., WorldModel],
+    tiny_policy: Callable[..., ActorCritic],
+    frames: Callable[..., Batch],
+    dynamics: str,
+    latent: PolicyLatent,
+) -> None:
+    world, obs = tiny_world(dynamics), frames(1, 4).obs
+    runs = {}
+    for memory in ("previous", "current"):
+        policy = Watched(tiny_policy())
+        player = Player(world, policy, latent, memory)
+        state = player.init_state(1)
+        before = []
+        for t in range(4):
+            before.append(map_state(torch.clone, state.dynamics))
+            policy.policy = Constant(t % 3)
+            _, state = player.act(obs[:, t], state, torch.tensor([t == 0]), greedy=True)
+        runs[memory] = policy.seen, before, state
+    (previous, states, last), (current, _, same) = runs["previous"], runs["current"]
+    assert torch.equal(last.deter, same.deter)
+    for old, new, state in zip(previous, current, states, strict=True):
+        assert torch.equal(old[:, :12], new[:, :12])
+        nothing = torch.cat([new[:, :12], torch.zeros(1, world.num_actions)], dim=-1)
+        with torch.no_grad():
+            torch.testing.assert_close(
+                new[:, 12:], world.dynamics.step(world.embed(nothing), state)[0]
+            )
+        assert not torch.allclose(old[:, 12:], new[:, 12:])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from drama.behaviour import ActorCritic, imagination, imagine, policy_input
+from drama.config import PolicyMemory
 from drama.dynamics import map_state
 from drama.types import Batch
 from drama.world_model import WorldModel
@@ -117,18 +118,26 @@ def test_no_gradient_and_nothing_moves(
 
 @pytest.mark.parametrize("dynamics", ["mamba2", "mamba1", "gru", "transformer"])
 @pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("memory", ["previous", "current"])
 def test_a_dream_is_what_stepping_from_the_context_on_gives(
     tiny_world: Callable[..., WorldModel],
     tiny_policy: Callable[..., ActorCritic],
     frames: Callable[..., Batch],
     dynamics: str,
+    memory: PolicyMemory,
     reset: bool,
 ) -> None:
     world, policy = tiny_world(dynamics, reset_at_episode_start=reset), tiny_policy()
     is_first = torch.zeros(3, 5, dtype=torch.bool)
     is_first[1, 2] = is_first[2, 4] = True
     context = frames(is_first=is_first)
-    rollout = imagine(world, policy, context, 6, g())
+    rollout = imagine(world, policy, context, 6, g(), memory=memory)
+
+    def remembered(latent: Tensor, deter: Tensor, state: Any) -> Tensor:
+        if memory == "previous":
+            return deter
+        nothing = torch.cat([latent, torch.zeros(len(latent), world.num_actions)], dim=-1)
+        return world.dynamics.step(world.embed(nothing), state)[0]
 
     with torch.no_grad():
         stoch = world.observe(context, g()).stoch
@@ -141,12 +150,13 @@ def test_a_dream_is_what_stepping_from_the_context_on_gives(
                     stoch[row : row + 1, t], context.action[row : row + 1, t], state
                 )
             features = rollout.features[row : row + 1]
-            close(features[:, 0, 12:], deter)
+            close(features[:, 0, 12:], remembered(features[:, 0, :12], deter, state))
             for t in range(6):
                 deter, state = world.step(
                     features[:, t, :12], rollout.action[row, t : t + 1], state
                 )
-                close(features[:, t + 1, 12:], deter)
+                seen = remembered(features[:, t + 1, :12], deter, state)
+                close(features[:, t + 1, 12:], seen)
                 close(rollout.reward[row, t : t + 1], world.reward(deter))
                 close(rollout.termination[row, t : t + 1], world.termination(deter))
     torch.testing.assert_close(features[0, 0, :12], stoch[2, 4])

@@ -46,6 +46,7 @@ class Recorder:
     """Acts at random; keeps which rows it was told to start afresh."""
 
     policy_latent = "prior"
+    policy_memory = "previous"
 
     def __init__(self) -> None:
         self.world_model = types.SimpleNamespace(training=False, train=lambda mode: None)

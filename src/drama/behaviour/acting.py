@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from drama.behaviour.imagination import Policy, policy_input
-from drama.config import PolicyLatent
+from drama.config import PolicyLatent, PolicyMemory
 from drama.dynamics import where_state
 from drama.types import PolicyState
 from drama.world_model import WorldModel
@@ -15,7 +15,8 @@ from drama.world_model import WorldModel
 class Player:
     """Joins a world model and a policy into something that plays.
 
-    Before each action the policy sees ``concat(latent_t, d_{t-1})``. With
+    Before each action the policy sees ``concat(latent_t, d_{t-1})``, or with ``policy_memory=
+    "current"`` what the latent calls to mind in the place of ``d_{t-1}``. With
     ``policy_latent="prior"`` the latent is predicted from ``d_{t-1}``, as in imagination: the
     current frame only enters through the state carried to the next step. With ``"posterior"``
     it is read from the current frame. On an episode's first frame nothing has been read yet,
@@ -23,11 +24,16 @@ class Player:
     """
 
     def __init__(
-        self, world_model: WorldModel, policy: Policy, policy_latent: PolicyLatent
+        self,
+        world_model: WorldModel,
+        policy: Policy,
+        policy_latent: PolicyLatent,
+        policy_memory: PolicyMemory = "previous",
     ) -> None:
         self.world_model = world_model
         self.policy = policy
         self.policy_latent = policy_latent
+        self.policy_memory = policy_memory
 
     def init_state(self, batch_size: int) -> PolicyState:
         """Return the state before the first frame of ``batch_size`` episodes."""
@@ -67,7 +73,10 @@ class Player:
         if self.policy_latent == "prior":
             predicted = self._latent(world_model.prior(state.deter), generator, greedy)
             latent = torch.where(is_first.unsqueeze(-1), posterior, predicted)
-        action, _ = self.policy.act(policy_input(latent, state.deter), generator, greedy)
+        memory = state.deter
+        if self.policy_memory == "current":
+            memory = world_model.recall(latent, state.dynamics).float()
+        action, _ = self.policy.act(policy_input(latent, memory), generator, greedy)
         deter, dynamics = world_model.step(posterior, action, state.dynamics)
         return action, PolicyState(dynamics, deter.float())
 

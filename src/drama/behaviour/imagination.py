@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from drama.config import PolicyMemory
 from drama.dynamics import where_state
 from drama.place import on_cpu
 from drama.types import Batch, Rollout
@@ -31,9 +32,9 @@ class Policy(Protocol):
         ...
 
 
-def policy_input(stoch: Tensor, deter: Tensor) -> Tensor:
-    """``concat(latent_t, d_{t-1})``: what the policy sees, real or dreamt."""
-    return torch.cat([stoch, deter], dim=-1)
+def policy_input(stoch: Tensor, memory: Tensor) -> Tensor:
+    """``concat(latent_t, d_{t-1})``, or what the latent calls to mind: what the policy sees."""
+    return torch.cat([stoch, memory], dim=-1)
 
 
 class Dreamt(NamedTuple):
@@ -43,8 +44,8 @@ class Dreamt(NamedTuple):
     """``(B,)`` int64."""
     log_prob: Tensor
     """Of that action, ``(B,)``."""
-    stoch: Tensor
-    """Latent that follows it, a prior sample: ``(B, Z)``."""
+    observed: Tensor
+    """What the policy sees next: a prior sample, and its memory: ``(B, Z + D)``."""
     deter: Tensor
     """``d_t`` after the action, float32: ``(B, D)``."""
     state: Any
@@ -57,26 +58,37 @@ def dream_step(
     observed: Tensor,
     state: Any,
     random: tuple[Randomness, Randomness],
+    memory: PolicyMemory = "previous",
 ) -> Dreamt:
-    """Act on ``observed`` = ``concat(z_t, d_{t-1})`` and predict what comes of it.
+    """Act on ``observed`` and predict what comes of it.
 
     Args:
         world_model: In evaluation mode.
         policy: Chooses actions.
-        observed: ``(B, Z + D)``.
+        observed: What the policy sees, ``(B, Z + D)``, the latent first.
         state: Of the sequence model; may be overwritten.
         random: Sources of randomness for action and latent.
+        memory: What it sees beside the latent.
     """
     action, log_prob = policy.act(observed, random[0])
     stoch = observed[:, : world_model.config.stoch_size]
     deter, state = world_model.step(stoch, action, state, inplace=True)
     deter = deter.float()
     stoch = world_model.sample(world_model.prior(deter), random[1])
-    return Dreamt(action, log_prob, stoch, deter, state)
+    observed = _seen_by_policy(world_model, stoch, deter, state, memory)
+    return Dreamt(action, log_prob, observed, deter, state)
+
+
+def _seen_by_policy(
+    world_model: WorldModel, stoch: Tensor, deter: Tensor, state: Any, memory: PolicyMemory
+) -> Tensor:
+    if memory == "current":
+        deter = world_model.recall(stoch, state).float()
+    return policy_input(stoch, deter)
 
 
 DreamStep = Callable[
-    [WorldModel, Policy, Tensor, Any, tuple[Randomness, Randomness]],
+    [WorldModel, Policy, Tensor, Any, tuple[Randomness, Randomness], PolicyMemory],
     Dreamt,
 ]
 
@@ -90,6 +102,7 @@ def imagine(
     generator: torch.Generator | None,
     *,
     start_at_episode_starts: bool = True,
+    memory: PolicyMemory = "previous",
     compiled_step: DreamStep | None = None,
 ) -> Rollout:
     """Read ``context`` in parallel, then act for ``horizon`` steps on predicted latents.
@@ -113,6 +126,7 @@ def imagine(
         horizon: Number ``H`` of imagined actions.
         generator: Source of randomness.
         start_at_episode_starts: See above.
+        memory: What the policy sees beside the latent, as `behaviour.policy_memory` has it.
         compiled_step: Stands in for :func:`dream_step`; it is given numbers, not the generator,
             and those are the ones that the generator would have given.
     """
@@ -131,7 +145,9 @@ def imagine(
         windows = _rows(context, rows)
         seen = world_model.observe(windows, generator, posterior[rows])
         fresh = windows.is_first[:, -1] if start_at_episode_starts else None
-        dreamt = _dream(world_model, policy, seen, fresh, features[rows], generator, compiled_step)
+        dreamt = _dream(
+            world_model, policy, seen, fresh, features[rows], generator, memory, compiled_step
+        )
         pieces.append(dreamt)
     columns = (torch.cat(column) for column in zip(*pieces, strict=True))
     return Rollout(features, *columns)
@@ -144,6 +160,7 @@ def _dream(
     fresh: Tensor | None,
     features: Tensor,
     generator: torch.Generator | None,
+    memory: PolicyMemory,
     compiled_step: DreamStep | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Dream from the end of what was seen, or, where ``fresh``, from its last row on.
@@ -158,24 +175,28 @@ def _dream(
         deter = deter.masked_fill(fresh.unsqueeze(-1), 0.0)
         state = where_state(fresh, world_model.dynamics.init_state(1), state)
 
-    actions, log_probs = [], []
-    features[:, 0] = observed = policy_input(stoch, deter)
+    actions, log_probs, deters = [], [], []
+    features[:, 0] = observed = _seen_by_policy(world_model, stoch, deter, state, memory)
     for t in range(1, features.shape[1]):
-        if compiled_step is None:
-            dreamt = dream_step(world_model, policy, observed, state, (generator, generator))
-        else:
+        random: tuple[Randomness, Randomness] = generator, generator
+        if compiled_step is not None:
             batch, variables = len(observed), world_model.config.latent_variables
-            numbers = (
+            random = (
                 uniform_numbers((batch,), observed, generator),
                 uniform_numbers((batch, variables), observed, generator),
             )
-            dreamt = compiled_step(world_model, policy, observed, state, numbers)
+        step = compiled_step or dream_step
+        dreamt = step(world_model, policy, observed, state, random, memory)
         state = dreamt.state
-        features[:, t] = observed = policy_input(dreamt.stoch, dreamt.deter)
+        features[:, t] = observed = dreamt.observed
         actions.append(dreamt.action)
         log_probs.append(dreamt.log_prob)
+        deters.append(dreamt.deter)
 
-    after = features[:, 1:, stoch.shape[-1] :]  # (B, H, D): d_t, after action t
+    # (B, H, D): d_t, after action t. What the policy sees holds it already, if nothing newer.
+    after = features[:, 1:, -deter.shape[-1] :]
+    if memory == "current":
+        after = torch.stack(deters, dim=1)
     return (
         torch.stack(actions, dim=1),
         torch.stack(log_probs, dim=1),

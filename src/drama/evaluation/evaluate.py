@@ -166,6 +166,7 @@ def evaluate(
             "num_envs": num_envs,
             "seed": seed,
             "policy_latent": player.policy_latent,
+            "policy_memory": player.policy_memory,
         },
         optimum=float(optimum) if optimum is not None else None,
     )

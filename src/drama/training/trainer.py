@@ -80,7 +80,8 @@ class Trainer:
             starts_at_first=config.behaviour.start_at_episode_starts,
         )
         self.stream = EnvStream(env, config.seed)
-        self.player = Player(world_model, behaviour, config.behaviour.policy_latent)
+        c = config.behaviour
+        self.player = Player(world_model, behaviour, c.policy_latent, c.policy_memory)
         self.player_state: PolicyState = self.player.init_state(1)
         self.world_model_optimiser = Optimiser(
             world_model.named_parameters(), config.world_model.optim
@@ -269,6 +270,7 @@ class Trainer:
                 c.horizon,
                 self.generators["learning"],
                 start_at_episode_starts=c.start_at_episode_starts,
+                memory=c.policy_memory,
                 compiled_step=self._compiled.dream_step if self._compiled else None,
             )
         self.behaviour.train()

@@ -97,6 +97,16 @@ class WorldModel(nn.Module):
         x = self.sequence_input(stoch, action)
         return step_inplace(self.dynamics, x, state) if inplace else self.dynamics.step(x, state)
 
+    def recall(self, stoch: Tensor, state: Any) -> Tensor:
+        """What ``z_t`` calls to mind, before any action: ``(B, D)``, from a state left as it is.
+
+        The sequence model reads ``z_t`` beside no action. Its last output ``d_{t-1}`` shows what
+        predicts ``z_t``, and need not show what else the state holds.
+        """
+        none = torch.full(stoch.shape[:-1], -1, device=stoch.device)  # no entry of the one-hot code
+        deter: Tensor = self.dynamics.step(self.sequence_input(stoch, none), state)[0]
+        return deter
+
     def reward(self, deter: Tensor) -> Tensor:
         """Expected reward of transition t from ``d_t``: ``(..., D)`` to ``(...)``."""
         return self.twohot.decode(self.reward_head(deter))
