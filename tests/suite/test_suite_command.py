@@ -163,6 +163,24 @@ def test_a_finished_suite_is_over_at_once(tmp_path: Path, capfd: Capture) -> Non
     assert contents(tmp_path / "suite") == before
 
 
+def test_some_runs_of_a_suite_may_be_asked_for(tmp_path: Path, capfd: Capture) -> None:
+    directory = tmp_path / "suite"
+    spec = tiny_spec(seeds=(0, 1, 2))
+    path = tmp_path / "spec.toml"
+    path.write_text(spec.to_toml(), encoding="utf-8")
+    run_suite(directory, spec)
+    before = contents(directory)
+    ask = ["suite", "run", str(path), "--dir", str(directory), "--seeds"]
+    assert main([*ask, "1"]) == 0
+    assert capfd.readouterr().out.splitlines()[-1] == f"suite: {directory}: 1 finished"
+    assert contents(directory) == before
+    line = complaint(capfd, main([*ask, "1", "3"]))
+    assert "has no seed 3" in line
+    line = complaint(capfd, main([*ask, "1", "--steps", "50"]))
+    assert "asked for now: steps 50 (there: 40)" in line
+    assert "without" not in line
+
+
 def test_what_is_finished_needs_no_device(
     tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

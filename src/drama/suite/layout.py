@@ -167,7 +167,7 @@ def begin_suite(directory: Path, spec: SuiteSpec) -> str | None:
 
     Args:
         directory: Made if it does not exist.
-        spec: What is to be run there.
+        spec: What is to be run there: if a suite was begun, all of it or some of its runs.
 
     Returns:
         The version that began the suite, if it is another one than this.
@@ -180,7 +180,7 @@ def begin_suite(directory: Path, spec: SuiteSpec) -> str | None:
 
     if is_suite(directory):
         found, version = read_spec(directory)
-        if changed := differences(found, spec):
+        if changed := _beyond(found, spec):
             more = f" and {len(changed) - MOST} more" if len(changed) > MOST else ""
             raise RunDirError(
                 f"{directory} holds another suite; asked for now: {'; '.join(changed[:MOST])}{more}"
@@ -200,6 +200,16 @@ def begin_suite(directory: Path, spec: SuiteSpec) -> str | None:
     except OSError as error:
         raise RunDirError(f"cannot make suite {directory}: {error.strerror}") from error
     return None
+
+
+def _beyond(found: SuiteSpec, spec: SuiteSpec) -> list[str]:
+    """How a spec differs from the runs of a suite, other than by leaving some of them out."""
+    with contextlib.suppress(ConfigError):  # it asks for what the suite has not
+        part = found.narrowed(
+            games=spec.games, seeds=spec.seeds, variants=[v.name for v in spec.variants]
+        )
+        return differences(part, spec)
+    return differences(found, spec)
 
 
 def read_spec(directory: Path) -> tuple[SuiteSpec, str]:
