@@ -234,6 +234,8 @@ NAN = float("nan")
         ("behaviour__layers", 0),
         ("behaviour__bins", 2),
         ("training__warmup_steps", -1),
+        ("training__warmup_hold", 0.5),
+        ("training__warmup_hold", float("inf")),
         ("training__world_model_ratio", -0.1),
         ("training__behaviour_ratio", NAN),
         ("training__log_every", 0),

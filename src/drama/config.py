@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -287,6 +288,9 @@ class TrainingConfig(Checked):
 
     warmup_steps: int = 1024
     """Environment steps with random actions before the first update."""
+    warmup_hold: float = 1.0
+    """Steps for which such an action is held on average; 1 draws one at each step. Where only a
+    way of many steps is rewarded, held actions find it and single ones do not."""
     world_model_ratio: float = 1.0
     """World-model updates per environment step."""
     behaviour_ratio: float = 1.0
@@ -326,6 +330,10 @@ class TrainingConfig(Checked):
         )
         require(self.threads >= 0, f"{section}.threads must not be negative")
         require(self.warmup_steps >= 0, f"{section}.warmup_steps must not be negative")
+        require(
+            1 <= self.warmup_hold < math.inf,
+            f"{section}.warmup_hold must be a number of steps from 1 on, got {self.warmup_hold}",
+        )
         for name in ("world_model_ratio", "behaviour_ratio"):
             value = getattr(self, name)
             require(0 <= value <= 1000, f"{section}.{name} must lie in [0, 1000], got {value}")

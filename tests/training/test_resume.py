@@ -130,6 +130,21 @@ def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> No
         ),
         ("CartPole-v1", {"world_model.dynamics.name": "gru"}, ("optimiser", 21, True)),
         ("CartPole-v1", {"replay.sampler": "dfs-learnt"}, ("optimiser", 21, True)),
+        # In the warm-up, where the action being held is carried over, and after it.
+        (
+            "CartPole-v1",
+            {
+                "training.warmup_hold": 8,
+                "training.warmup_steps": 40,
+                "training.checkpoint_every": 7,
+            },
+            ("collect", 33, True),
+        ),
+        (
+            "drama/Recall-v0",
+            {"behaviour.policy_memory": "current"},
+            ("optimiser", 25, True),
+        ),
         # Between two minibatches of one rollout.
         ("CartPole-v1", {"behaviour.algorithm": "ppo"}, ("optimiser", 17 * 10 + 7, True)),
     ],
@@ -142,6 +157,8 @@ def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> No
         "transformer",
         "gru",
         "dfs-learnt",
+        "held",
+        "current",
         "ppo",
     ],
 )

@@ -186,7 +186,7 @@ class Trainer:
 
     def _choose_action(self) -> int:
         if self.step < self.config.training.warmup_steps:
-            return int(self.rng.integers(self.world_model.num_actions))
+            return self._random_action()
         assert self.stream.obs is not None
         # Neither waits for the updates that a GPU is still busy with; the action does.
         obs = torch.from_numpy(self.stream.obs).unsqueeze(0)
@@ -196,6 +196,12 @@ class Trainer:
             obs, self.player_state, is_first, self.generators["acting"]
         )
         return int(action)
+
+    def _random_action(self) -> int:
+        hold, taken = self.config.training.warmup_hold, self.stream.actions
+        if hold > 1 and taken and self.rng.random() >= 1 / hold:
+            return taken[-1]
+        return int(self.rng.integers(self.world_model.num_actions))
 
     def _finish_episode(self, end: EpisodeEnd) -> None:
         self.episodes += 1
