@@ -117,7 +117,8 @@ class _ConvSilu(torch.autograd.Function):
             dbias += dtotal.sum((0, 1))
             # In place where sums have the type of x, and nothing is added to an earlier tile.
             straight = tile.lead == 0 and x.dtype == filters.dtype
-            dinputs = dx[rows, steps] if straight else torch.zeros_like(tile.inputs)
+            dinputs = dx[rows, steps] if straight else torch.empty_like(tile.inputs)
+            dinputs[:, : tile.lead].zero_()
             torch.mul(dtotal, filters[past], out=dinputs[:, tile.lead :])
             dfilters[past] += (dtotal * tile.inputs[:, tile.lead :]).sum((0, 1))
             for reach in tile.reaches(past):

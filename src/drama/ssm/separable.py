@@ -259,7 +259,7 @@ class Separable(torch.autograd.Function):
                 multiply_into(states[index - first], state, scales.begin[index])
             written = added[index].to(dtype)
             if state is None:
-                state = written * scales.end[index]
+                state = written.mul_(scales.end[index])
             else:
                 state = (state * carried[index]).addcmul_(written, scales.end[index])
         assert state is not None
