@@ -16,7 +16,8 @@ Results are added to ``docs/assets/results/memory-probe.json`` case by case, and
 
 ``python -m benchmarks.memory --runs NAME=SUITE`` asks what whole agents know instead, the last
 checkpoint of each run of a suite, finished or not: the same of their world models, and of their
-policies at the question, with the real past, the probability of the right answer (**right**) and
+policies at the question, with the real past, how often the colour can be read from what the policy
+sees (**policy sees**), the probability of the right answer (**right**) and
 the entropy in nats at the question and over all steps (ln 4 = 1.39 when all answers are alike).
 That makes ``memory-agents.json`` and the block ``memory-agents``.
 """
@@ -175,15 +176,29 @@ def ask(agent: drama.Agent, seen: Batch, question: int) -> dict[str, float]:
     deter = model.dynamics(model.sequence_input(stoch, seen.action), seen.is_first)[0]
     before = deter[:, :question]  # d_{t-1} of steps 1 to the question
     latent = model.sample(model.prior(before), generator)
-    log_probs = agent.behaviour.policy(policy_input(latent, before))  # (B, question, answers)
+    memory = before
+    if agent.config.behaviour.policy_memory == "current":
+        memory = called_to_mind(model, model.sequence_input(stoch, seen.action), latent)
+    log_probs = agent.behaviour.policy(policy_input(latent, memory))  # (B, question, answers)
     entropy = -(log_probs.exp() * log_probs).sum(-1)
     return {
         **look(model, seen, question),
         "recalls_before": probe(before[:, -1], right),
+        "policy_sees": probe(memory[:, -1], right),
         "right": float(log_probs[:, -1].exp().gather(-1, right[:, None]).mean()),
         "entropy_asked": float(entropy[:, -1].mean()),
         "entropy": float(entropy.mean()),
     }
+
+
+def called_to_mind(model: WorldModel, inputs: Tensor, latent: Tensor) -> Tensor:
+    """What the latents ``(B, S, Z)`` of steps 1 to S call to mind, ``(B, S, D)``."""
+    state = model.dynamics.init_state(len(inputs))
+    memory = []
+    for step in range(latent.shape[1]):
+        _, state = model.dynamics.step(inputs[:, step], state)
+        memory.append(model.recall(latent[:, step], state))
+    return torch.stack(memory, dim=1)
 
 
 @torch.no_grad()
@@ -296,7 +311,7 @@ def agents(name: str, directory: Path) -> list[dict[str, Any]]:
 
 def agents_table(result: Mapping[str, Any]) -> str:
     """The block of agents: one line for each run."""
-    keys = ("recalls", "answers", "apart", "recalls_before", "right", "entropy_asked", "entropy")
+    keys = ("recalls", "answers", "apart", "policy_sees", "right", "entropy_asked", "entropy")
     header = ("", "game", "seed", "steps", *(key.replace("_", " ") for key in keys))
     rows = [
         (
