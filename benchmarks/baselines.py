@@ -5,7 +5,7 @@ environment steps, evaluates them on seeds that no training run uses, and writes
 ``docs/assets/results/<env>-<agent>.json``: learning curves, evaluation episodes, settings and where
 they are from, versions, wall time. Runs found finished under ``--runs`` are not made again.
 
-All get the small convolutional network of the MinAtar paper.
+On MinAtar all get the small convolutional network of its paper.
 
 ``dqn``
     The MinAtar paper's settings. They were chosen for five million steps.
@@ -14,6 +14,11 @@ All get the small convolutional network of the MinAtar paper.
     run, an earlier first update, Adam.
 ``ppo``
     PureJaxRL's settings for MinAtar, with 8 environments instead of 64: as many more updates.
+``ppo-atari``
+    RL Baselines3 Zoo's settings for Atari, for which they were tuned, at ten million steps: four
+    stacked frames, the network of Nature's DQN, signs of rewards. The frames are those that Drama
+    sees (64 x 64, in colour), the environment is the same, and step size and clipping fall to zero
+    over this run.
 
 ``greedy`` evaluates the most probable action, ``sampled`` draws it (PPO from the policy, DQN with
 its last epsilon). PPO ends at the first whole rollout at or beyond the number of steps.
@@ -27,7 +32,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +41,9 @@ import stable_baselines3 as sb3
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
 from torch import Tensor, nn
 
 import drama
@@ -55,6 +59,7 @@ MINATAR = (
     "Young & Tian 2019, arXiv:1903.03176, and its github.com/kenjyoung/MinAtar/examples/dqn.py"
 )
 PUREJAXRL = "github.com/luchris429/purejaxrl/examples/brax_minatar.ipynb"
+ZOO = "github.com/DLR-RM/rl-baselines3-zoo/hyperparams/ppo.yml, atari"
 
 
 class SmallCNN(BaseFeaturesExtractor):
@@ -90,8 +95,23 @@ class Baseline:
     settings: dict[str, Any]
     policy: dict[str, Any] = field(default_factory=dict)
     num_envs: int = 1
-    anneal: bool = False
-    """Let the step size fall linearly to zero."""
+    anneal: tuple[str, ...] = ()
+    """Settings that fall linearly to zero."""
+    network: type[BaseFeaturesExtractor] = SmallCNN
+    stack: int = 1
+    """Frames seen at a time."""
+    signs: bool = False
+    """Learn from the signs of rewards."""
+
+    def environments(self, env_id: str, seed: int | None, count: int, *, learning: bool) -> VecEnv:
+        """Build environments as the algorithm sees them."""
+
+        def build() -> gym.Env[Any, Any]:
+            env = drama.make_env(env_id, seed, life_loss=learning)
+            return gym.wrappers.TransformReward(env, np.sign) if self.signs and learning else env
+
+        envs: VecEnv = DummyVecEnv([build for _ in range(count)])
+        return VecFrameStack(envs, self.stack) if self.stack > 1 else envs
 
 
 def rmsprop(parameters: Any, lr: float, **_: Any) -> torch.optim.Optimizer:
@@ -156,7 +176,25 @@ def baselines(steps: int) -> dict[str, Baseline]:
             },
             {"optimizer_kwargs": {"eps": 1e-5}},
             num_envs=8,
-            anneal=True,
+            anneal=("learning_rate",),
+        ),
+        "ppo-atari": Baseline(
+            sb3.PPO,
+            f"{ZOO}, but: frames of 64 x 64 in colour",
+            {
+                "learning_rate": 2.5e-4,
+                "n_steps": 128,
+                "n_epochs": 4,
+                "batch_size": 256,
+                "clip_range": 0.1,
+                "vf_coef": 0.5,
+                "ent_coef": 0.01,
+            },
+            num_envs=8,
+            anneal=("learning_rate", "clip_range"),
+            network=NatureCNN,
+            stack=4,
+            signs=True,
         ),
     }
 
@@ -177,18 +215,20 @@ class Episodes(BaseCallback):
         return True
 
 
-def evaluate(model: BaseAlgorithm, env_id: str, episodes: int, *, greedy: bool) -> list[float]:
+def evaluate(
+    model: BaseAlgorithm, spec: Baseline, env_id: str, episodes: int, *, greedy: bool
+) -> list[float]:
     """Return of each of ``episodes`` episodes, played one after the other."""
-    env = drama.make_env(env_id, EVALUATION_SEED)
-    returns = []
-    for _ in range(episodes):
-        obs, _ = env.reset()
-        total, over = 0.0, False
-        while not over:
-            action, _ = model.predict(obs, deterministic=greedy)
-            obs, reward, terminated, truncated, _ = env.step(int(action))
-            total, over = total + float(reward), terminated or truncated
-        returns.append(total)
+    env = spec.environments(env_id, EVALUATION_SEED, 1, learning=False)
+    returns: list[float] = []
+    obs, total = env.reset(), 0.0
+    while len(returns) < episodes:
+        action, _ = model.predict(obs, deterministic=greedy)
+        obs, reward, over, _ = env.step(action)
+        total += float(reward[0])
+        if over[0]:
+            returns.append(total)
+            total = 0.0
     env.close()
     return returns
 
@@ -196,17 +236,17 @@ def evaluate(model: BaseAlgorithm, env_id: str, episodes: int, *, greedy: bool) 
 def train(env_id: str, name: str, steps: int, seed: int, episodes: int) -> dict[str, Any]:
     """Train and evaluate one seed."""
     spec = baselines(steps)[name]
-    envs = DummyVecEnv([partial(drama.make_env, env_id) for _ in range(spec.num_envs)])
+    envs = spec.environments(env_id, None, spec.num_envs, learning=True)
     settings = dict(spec.settings)
-    if spec.anneal:
-        settings["learning_rate"] = LinearSchedule(settings["learning_rate"], 0.0, 1.0)
+    for name in spec.anneal:
+        settings[name] = LinearSchedule(settings[name], 0.0, 1.0)
     model = spec.algorithm(
         "CnnPolicy",
         envs,
         seed=1000 * seed,  # of the first environment; the others' follow it
         device="cpu",
         policy_kwargs={
-            "features_extractor_class": SmallCNN,
+            "features_extractor_class": spec.network,
             "net_arch": [],
             "normalize_images": True,
             **spec.policy,
@@ -217,8 +257,8 @@ def train(env_id: str, name: str, steps: int, seed: int, episodes: int) -> dict[
     began = time.perf_counter()
     model.learn(steps, callback=curve)
     seconds = time.perf_counter() - began
-    greedy = evaluate(model, env_id, episodes, greedy=True)
-    drawn = evaluate(model, env_id, episodes, greedy=False)
+    greedy = evaluate(model, spec, env_id, episodes, greedy=True)
+    drawn = evaluate(model, spec, env_id, episodes, greedy=False)
     return {
         "seed": seed,
         "environment_steps": model.num_timesteps,
@@ -251,6 +291,7 @@ def run(
         )
     spec = baselines(steps)[name]
     described = asdict(spec) | {"algorithm": spec.algorithm.__name__}
+    described["network"] = spec.network.__name__
     described["policy"] = {k: v.__doc__ if callable(v) else v for k, v in spec.policy.items()}
     env = drama.make_env(env_id)
     result = {
@@ -259,7 +300,7 @@ def run(
         "steps": steps,
         "command": f"python -m benchmarks.baselines --envs {env_id} --agents {name}",
         "settings": described,
-        "network": inspect.getdoc(SmallCNN),
+        "network": inspect.getdoc(spec.network),
         "protocol": drama.envs.describe(env),
         "evaluation": {"episodes": episodes, "seed": EVALUATION_SEED},
         "versions": {"stable_baselines3": sb3.__version__, "torch": torch.__version__},
@@ -289,7 +330,7 @@ def slug(env_id: str) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.baselines")
     parser.add_argument("--envs", nargs="+", default=["MinAtar/Breakout-v1", "MinAtar/Freeway-v1"])
-    parser.add_argument("--agents", nargs="+", default=list(baselines(1)))
+    parser.add_argument("--agents", nargs="+", default=["dqn", "dqn-short", "ppo"])
     parser.add_argument("--steps", type=int, default=50_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--episodes", type=int, help="of each evaluation")

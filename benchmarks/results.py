@@ -34,7 +34,12 @@ POINTS = 120
 """Points kept of a run's learning curve."""
 MACHINE = ("device_name", "threads", "precision", "python", "torch")
 """What ``run.json`` says of where a run was made, as far as the page tells it."""
-NAMES = {"ppo": "SB3 PPO", "dqn": "SB3 DQN", "dqn-short": "SB3 DQN, short schedule"}
+NAMES = {
+    "ppo": "SB3 PPO",
+    "dqn": "SB3 DQN",
+    "dqn-short": "SB3 DQN, short schedule",
+    "ppo-atari": "SB3 PPO",
+}
 
 Array = npt.NDArray[np.float64]
 
@@ -107,7 +112,7 @@ def steps_to_reach(curve: dict[str, list[float]], level: float) -> int | None:
 
 
 def finished(result: dict[str, Any], env: str, variant: str) -> list[dict[str, Any]]:
-    """Runs of a cell that were trained to their end and evaluated."""
+    """Runs of a cell that were evaluated: at their end, or by hand where they stand."""
     return [
         run
         for run in result["runs"]
@@ -142,9 +147,7 @@ def score_table(result: dict[str, Any], place: Path) -> str:
             if runs:
                 means = [run["evaluation"]["greedy"]["mean"] for run in runs]
                 minutes = [run["seconds"] / 60 for run in runs]
-                rows.append(
-                    score_row(label, means, f"{runs[0]['steps']:,}", float(np.median(minutes)))
-                )
+                rows.append(score_row(label, means, made(runs), float(np.median(minutes))))
             if open_:
                 rows.append((label, "", "", f"{open_} not finished", "", ""))
         for name, other in baselines_of(env, place).items():
@@ -162,6 +165,13 @@ def score_table(result: dict[str, Any], place: Path) -> str:
             rows.append((reference.name, f"{reference.top:.2f}", "", "", "", ""))
         parts.append(f"**{env}**\n\n{measure.table(header, rows)}")
     return "\n\n".join(parts)
+
+
+def made(runs: Sequence[dict[str, Any]]) -> str:
+    """Steps of the evaluated checkpoints, and of what if that was not the end."""
+    steps = " and ".join(f"{step:,}" for step in sorted({run["steps"] for run in runs}))
+    asked = runs[0]["steps_asked"]
+    return steps if all(run["steps"] == asked for run in runs) else f"{steps} of {asked:,}"
 
 
 def score_row(label: str, means: Sequence[float], steps: str, minutes: float) -> tuple[str, ...]:

@@ -70,3 +70,30 @@ def test_the_network_is_the_papers_in_size():
     network = baselines.SmallCNN(space)
     # 16 filters of 3 x 3 x 4 and a bias; 8 x 8 x 16 inputs to 128 units and a bias.
     assert sum(p.numel() for p in network.parameters()) == 16 * 37 + 128 * 1025
+
+
+def test_atari_is_learnt_from_four_frames_and_signs_and_judged_by_the_score(tmp_path):
+    spec = baselines.baselines(1)["ppo-atari"]
+    envs = spec.environments("ALE/Breakout-v5", 0, 2, learning=True)
+    assert envs.reset().shape == (2, 64, 64, 12)
+    rewards = []
+    for _ in range(400):
+        actions = np.array([envs.action_space.sample() for _ in range(2)])
+        rewards += list(envs.step(actions)[1])
+    assert set(np.abs(rewards)) <= {0.0, 1.0}
+    envs.close()
+    arguments = [
+        "--envs",
+        "ALE/Boxing-v5",
+        "--agents",
+        "ppo-atari",
+        "--steps",
+        "64",
+        "--seeds",
+        "0",
+    ]
+    places = ["--episodes", "1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
+    baselines.main(arguments + places)
+    found = json.loads((tmp_path / "ALE-Boxing-v5-ppo-atari.json").read_text())
+    assert len(found["runs"][0]["greedy"]["returns"]) == 1
+    assert found["settings"]["network"] == "NatureCNN"

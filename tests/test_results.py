@@ -33,6 +33,7 @@ def run(variant: str, seed: int, mean: float | None, curve: dict[str, Any]) -> d
         "seed": seed,
         "status": "running" if mean is None else "finished",
         "steps": 1000,
+        "steps_asked": 1000,
         "seconds": 120.0,
         "evaluation": {} if mean is None else {"greedy": {"mean": mean, "returns": [mean]}},
         "curve": curve,
@@ -204,3 +205,11 @@ def test_dreams_of_a_fresh_agent() -> None:
     assert found["last_frame"][0] == pytest.approx(float(first.square().sum()) / 6, rel=1e-3)
     with pytest.raises(SystemExit, match="no episode"):
         world_model.play(agent, length=30, windows=6, episodes=2)
+
+
+def test_steps_of_runs_that_are_not_over() -> None:
+    whole = run("ours", 0, 1.0, {})
+    half = {**run("ours", 1, 1.0, {}), "steps": 450}
+    assert results.made([whole, whole]) == "1,000"
+    assert results.made([half]) == "450 of 1,000"
+    assert results.made([whole, half]) == "450 and 1,000 of 1,000"
