@@ -72,7 +72,7 @@ def test_the_network_is_the_papers_in_size():
     assert sum(p.numel() for p in network.parameters()) == 16 * 37 + 128 * 1025
 
 
-def test_atari_is_learnt_from_four_frames_and_signs_and_judged_by_the_score(tmp_path):
+def test_atari_is_learnt_from_four_frames_and_the_signs_of_rewards(monkeypatch):
     spec = baselines.baselines(1)["ppo-atari"]
     envs = spec.environments("ALE/Breakout-v5", 0, 2, learning=True)
     assert envs.reset().shape == (2, 64, 64, 12)
@@ -82,18 +82,7 @@ def test_atari_is_learnt_from_four_frames_and_signs_and_judged_by_the_score(tmp_
         rewards += list(envs.step(actions)[1])
     assert set(np.abs(rewards)) <= {0.0, 1.0}
     envs.close()
-    arguments = [
-        "--envs",
-        "ALE/Boxing-v5",
-        "--agents",
-        "ppo-atari",
-        "--steps",
-        "64",
-        "--seeds",
-        "0",
-    ]
-    places = ["--episodes", "1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
-    baselines.main(arguments + places)
-    found = json.loads((tmp_path / "ALE-Boxing-v5-ppo-atari.json").read_text())
-    assert len(found["runs"][0]["greedy"]["returns"]) == 1
-    assert found["settings"]["network"] == "NatureCNN"
+    # An evaluation takes half a minute, and is the same for all.
+    monkeypatch.setattr(baselines, "evaluate", lambda *_, **__: [1.0])
+    row = baselines.train("ALE/Boxing-v5", "ppo-atari", 64, seed=0, episodes=1)
+    assert row["environment_steps"] == 1024
