@@ -50,7 +50,7 @@ import drama
 from benchmarks import measure
 
 RESULTS = measure.DOCS / "assets" / "results"
-EPISODES = {"MinAtar/Freeway-v1": 20}
+EPISODES = {"MinAtar/Freeway-v1": 20, "ALE/Boxing-v5": 20, "ALE/Pong-v5": 20}
 """Episodes of an evaluation where not 100: those of Freeway always take 2501 steps."""
 EVALUATION_SEED = 10_000
 """As :class:`drama.config.EvaluationConfig`: kept apart from training seeds."""
