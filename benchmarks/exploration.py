@@ -1,0 +1,77 @@
+"""How often random play is rewarded, with actions that last: ``python -m benchmarks.exploration``.
+
+Plays each game with random actions, drawn anew at each step or held for some steps on average (as
+`training.warmup_hold` has the warm-up do), and counts the steps with a positive reward. Writes
+``docs/assets/results/exploration.json`` and the block ``exploration`` of ``docs/results.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import drama
+from benchmarks import measure
+
+GAMES = ("MinAtar/Freeway-v1", "drama/Sparse-v0")
+HOLDS = (1, 4, 8, 16, 32, 64)
+
+
+def rewarded(env_id: str, hold: float, steps: int, seed: int = 0) -> int:
+    """Steps with a positive reward among ``steps`` of random play."""
+    env = drama.make_env(env_id, seed)
+    rng = np.random.default_rng(seed)
+    found, action = 0, None
+    env.reset()
+    for _ in range(steps):
+        if action is None or rng.random() < 1 / hold:
+            action = int(rng.integers(env.action_space.n))  # type: ignore[attr-defined]
+        _, reward, terminated, truncated, _ = env.step(action)
+        found += float(reward) > 0
+        if terminated or truncated:
+            env.reset()
+    env.close()
+    return found
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The block of the page."""
+    holds = result["holds"]
+    header = ("rewards in 10 000 random steps, actions held for", *(f"{h:g}" for h in holds))
+    rows = [
+        (game, *(f"{10_000 * n / result['steps']:.1f}" for n in counts))
+        for game, counts in result["rewarded"].items()
+    ]
+    return f"`{result['command']}`\n\n{measure.table(header, rows)}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Play, write."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.exploration")
+    parser.add_argument("--games", nargs="+", default=list(GAMES))
+    parser.add_argument("--holds", nargs="+", type=float, default=list(HOLDS))
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--docs", type=Path, default=measure.DOCS)
+    args = parser.parse_args(argv)
+    result = {
+        "command": "python -m benchmarks.exploration",
+        "steps": args.steps,
+        "holds": args.holds,
+        "rewarded": {
+            game: [rewarded(game, hold, args.steps) for hold in args.holds] for game in args.games
+        },
+    }
+    place = args.docs / "assets" / "results"
+    place.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result, indent=1) + "\n"
+    (place / "exploration.json").write_text(text, encoding="utf-8")
+    measure.replace_block(args.docs / "results.md", "exploration", markdown(result))
+
+
+if __name__ == "__main__":
+    main()
