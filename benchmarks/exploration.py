@@ -1,7 +1,8 @@
 """How often random play is rewarded, with actions that last: ``python -m benchmarks.exploration``.
 
 Plays each game with random actions, drawn anew at each step or held for some steps on average (as
-`training.warmup_hold` has the warm-up do), and counts the steps with a positive reward. Writes
+`training.warmup_hold` has the warm-up do), and counts the steps with a positive reward; beside it
+stands the mean return of the best action if nothing else is ever done. Writes
 ``docs/assets/results/exploration.json`` and the block ``exploration`` of ``docs/results.md``.
 """
 
@@ -20,6 +21,8 @@ from benchmarks import measure
 
 GAMES = ("MinAtar/Freeway-v1", "drama/Sparse-v0")
 HOLDS = (1, 4, 8, 16, 32, 64)
+EVALUATION_SEED = 10_000
+"""As :class:`drama.config.EvaluationConfig`: the episodes that agents are judged by."""
 
 
 def rewarded(env_id: str, hold: float, steps: int, seed: int = 0) -> int:
@@ -39,12 +42,35 @@ def rewarded(env_id: str, hold: float, steps: int, seed: int = 0) -> int:
     return found
 
 
+def steadily(env_id: str, episodes: int, seed: int) -> float:
+    """Mean return of the best of the policies that always do the same."""
+    means = []
+    actions = drama.make_env(env_id).action_space.n  # type: ignore[attr-defined]
+    for action in range(actions):
+        env = drama.make_env(env_id, seed)
+        total = 0.0
+        for _ in range(episodes):
+            env.reset()
+            over = False
+            while not over:
+                _, reward, terminated, truncated, _ = env.step(action)
+                total, over = total + float(reward), terminated or truncated
+        means.append(total / episodes)
+        env.close()
+    return max(means)
+
+
 def markdown(result: Mapping[str, Any]) -> str:
     """The block of the page."""
     holds = result["holds"]
-    header = ("rewards in 10 000 random steps, actions held for", *(f"{h:g}" for h in holds))
+    asked = "rewards in 10 000 random steps, actions held for"
+    header = (asked, *(f"{h:g}" for h in holds), "return of the best action alone")
     rows = [
-        (game, *(f"{10_000 * n / result['steps']:.1f}" for n in counts))
+        (
+            game,
+            *(f"{10_000 * n / result['steps']:.1f}" for n in counts),
+            f"{result['steadily'][game]:.1f}",
+        )
         for game, counts in result["rewarded"].items()
     ]
     return f"`{result['command']}`\n\n{measure.table(header, rows)}"
@@ -56,12 +82,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--games", nargs="+", default=list(GAMES))
     parser.add_argument("--holds", nargs="+", type=float, default=list(HOLDS))
     parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--docs", type=Path, default=measure.DOCS)
     args = parser.parse_args(argv)
     result = {
         "command": "python -m benchmarks.exploration",
         "steps": args.steps,
         "holds": args.holds,
+        "steadily": {game: steadily(game, args.episodes, EVALUATION_SEED) for game in args.games},
         "rewarded": {
             game: [rewarded(game, hold, args.steps) for hold in args.holds] for game in args.games
         },

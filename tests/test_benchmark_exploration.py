@@ -24,6 +24,16 @@ def test_the_page_says_what_the_file_says(tmp_path: Path) -> None:
     path = ROOT / "docs" / "assets" / "results" / "exploration.json"
     assert exploration.markdown(json.loads(path.read_text(encoding="utf-8"))) in page
     shutil.copy(ROOT / "docs" / "results.md", tmp_path / "results.md")
-    options = ["--games", "drama/Catch-v0", "--holds", "1", "2", "--steps", "200"]
+    options = [
+        "--games",
+        "drama/Catch-v0",
+        "--holds",
+        "1",
+        "2",
+        "--steps",
+        "200",
+        "--episodes",
+        "3",
+    ]
     exploration.main([*options, "--docs", str(tmp_path)])
     assert "drama/Catch-v0" in (tmp_path / "results.md").read_text(encoding="utf-8")
