@@ -23,9 +23,11 @@ import numpy.typing as npt
 
 import drama
 from benchmarks import measure
+from drama.evaluation import game_of, published
 from drama.report.figures import looks
-from drama.report.runs import Run, read_run, reference_of, running_mean
+from drama.report.runs import read_run, reference_of, running_mean
 from drama.suite import read_suite
+from drama.suite.layout import Cell
 
 RESULTS = measure.DOCS / "assets" / "results"
 WIDTH = 20
@@ -40,6 +42,9 @@ NAMES = {
     "dqn-short": "SB3 DQN, short schedule",
     "ppo-atari": "SB3 PPO",
 }
+
+PUBLISHED = ("Drama-XS", "DreamerV3", "STORM", "PPO")
+"""Methods whose published scores stand beside ours."""
 
 Array = npt.NDArray[np.float64]
 
@@ -57,12 +62,22 @@ def condense(directory: Path) -> dict[str, Any]:
         "command": f"drama suite run experiments/{suite.spec.name}.toml",
         "variants": labels,
         "games": list(suite.spec.games),
-        "runs": [one_run(read_run(cell)) for cell in suite.cells],
+        "runs": [one_run(cell) for cell in suite.cells],
     }
 
 
-def one_run(run: Run) -> dict[str, Any]:
+def so_far(cell: Cell) -> dict[str, Any]:
+    """What ``drama eval`` found of the last checkpoint of a run that was stopped; else nothing."""
+    path = cell.path / "eval.json"
+    if cell.status != "interrupted" or not path.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return {k: v for k, v in found.items() if v["protocol"]["train_steps"] == cell.step}
+
+
+def one_run(cell: Cell) -> dict[str, Any]:
     """One run: where it stands, its evaluation, and its learning curve thinned out."""
+    run = read_run(cell)
     steps, returns = thinned(run.episodes.steps, run.episodes.returns)
     start = run.starts[-1] if run.starts else {}
     return {
@@ -79,7 +94,7 @@ def one_run(run: Run) -> dict[str, Any]:
                 "mean": found["mean"],
                 "returns": [episode["return"] for episode in found["episodes"]],
             }
-            for mode, found in run.evaluation.items()
+            for mode, found in (run.evaluation or so_far(cell)).items()
         },
         "curve": {"step": steps, "return": returns},
         "machine": {key: start.get(key) for key in MACHINE},
@@ -151,20 +166,35 @@ def score_table(result: dict[str, Any], place: Path) -> str:
             if open_:
                 rows.append((label, "", "", f"{open_} not finished", "", ""))
         for name, other in baselines_of(env, place).items():
-            rows.append(
-                score_row(
-                    NAMES.get(name, name),
-                    [run["greedy"]["mean"] for run in other["runs"]],
-                    f"{other['steps']:,}",
-                    float(np.median([run["wall_seconds"] / 60 for run in other["runs"]])),
-                )
-            )
+            how, means = at_its_best(other)
+            minutes = [run["wall_seconds"] / 60 for run in other["runs"]]
+            label, steps = NAMES.get(name, name) + how, f"{other['steps']:,}"
+            rows.append(score_row(label, means, steps, float(np.median(minutes))))
         reference = reference_of(env)
         if reference is not None:
             rows.append(("random policy", f"{reference.floor:.2f}", "", "", "", ""))
             rows.append((reference.name, f"{reference.top:.2f}", "", "", "", ""))
+        rows += published_rows(env)
         parts.append(f"**{env}**\n\n{measure.table(header, rows)}")
     return "\n\n".join(parts)
+
+
+def published_rows(env: str) -> list[tuple[str, ...]]:
+    """Mean scores of others after 100 000 steps of an Atari100k game, by their papers."""
+    if game_of(env) is None:
+        return []
+    return [
+        (f"{method}, published", f"{score.score:.2f}", "", "", "100,000", "")
+        for method in PUBLISHED
+        for score in published(method, env)
+        if score.seed is None
+    ]
+
+
+def at_its_best(other: dict[str, Any]) -> tuple[str, list[float]]:
+    """How a baseline acted where it did better, and each seed's mean return so."""
+    greedy, drawn = ([run[key]["mean"] for run in other["runs"]] for key in ("greedy", "sampled"))
+    return (", drawn actions", drawn) if np.mean(drawn) > np.mean(greedy) else ("", greedy)
 
 
 def made(runs: Sequence[dict[str, Any]]) -> str:

@@ -71,7 +71,8 @@ def test_scores_by_hand(tmp_path: Path) -> None:
 
 def baseline(place: Path, last: float) -> None:
     episodes = {"step": list(range(10, 510, 10)), "return": [last] * 50, "length": [7] * 50}
-    row = {"seed": 0, "wall_seconds": 60.0, "greedy": {"mean": 0.25}, "episodes": episodes}
+    row = {"seed": 0, "wall_seconds": 60.0, "episodes": episodes}
+    row |= {"greedy": {"mean": 0.25}, "sampled": {"mean": 0.125}}
     (place / "drama-Catch-v0-ppo.json").write_text(
         json.dumps({"env": ENV, "agent": "ppo", "steps": 500, "runs": [row]})
     )
@@ -213,3 +214,18 @@ def test_steps_of_runs_that_are_not_over() -> None:
     assert results.made([whole, whole]) == "1,000"
     assert results.made([half]) == "450 of 1,000"
     assert results.made([whole, half]) == "450 and 1,000 of 1,000"
+
+
+def test_published_scores_stand_beside_games_that_have_them() -> None:
+    rows = results.published_rows("ALE/Boxing-v5")
+    assert ("Drama-XS, published", "78.00", "", "", "100,000", "") in rows
+    assert len(rows) == len(results.PUBLISHED)
+    assert results.published_rows(ENV) == results.published_rows("MinAtar/Breakout-v1") == []
+
+
+def test_baselines_act_as_they_do_better() -> None:
+    def seeds(greedy: float, drawn: float) -> dict[str, Any]:
+        return {"runs": [{"greedy": {"mean": greedy}, "sampled": {"mean": drawn}}]}
+
+    assert results.at_its_best(seeds(2.0, 1.0)) == ("", [2.0])
+    assert results.at_its_best(seeds(-24.0, 1.0)) == (", drawn actions", [1.0])
