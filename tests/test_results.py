@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -229,3 +230,16 @@ def test_baselines_act_as_they_do_better() -> None:
 
     assert results.at_its_best(seeds(2.0, 1.0)) == ("", [2.0])
     assert results.at_its_best(seeds(-24.0, 1.0)) == (", drawn actions", [1.0])
+
+
+@pytest.mark.parametrize(
+    ("status", "steps", "told"), [("interrupted", 400, True), ("interrupted", 300, False)]
+)
+def test_a_stopped_run_is_told_as_far_as_its_checkpoint_was_evaluated(
+    tmp_path: Path, status: str, steps: int, told: bool
+) -> None:
+    cell = SimpleNamespace(path=tmp_path, status=status, step=400)
+    assert results.so_far(cell) == {}  # type: ignore[arg-type]
+    found = {"greedy": {"mean": 2.0, "protocol": {"train_steps": steps}}}
+    (tmp_path / "eval.json").write_text(json.dumps(found))
+    assert results.so_far(cell) == (found if told else {})  # type: ignore[arg-type]
