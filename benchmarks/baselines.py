@@ -238,8 +238,8 @@ def train(env_id: str, name: str, steps: int, seed: int, episodes: int) -> dict[
     spec = baselines(steps)[name]
     envs = spec.environments(env_id, None, spec.num_envs, learning=True)
     settings = dict(spec.settings)
-    for name in spec.anneal:
-        settings[name] = LinearSchedule(settings[name], 0.0, 1.0)
+    for key in spec.anneal:
+        settings[key] = LinearSchedule(settings[key], 0.0, 1.0)
     model = spec.algorithm(
         "CnnPolicy",
         envs,

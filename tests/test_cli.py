@@ -444,9 +444,11 @@ def test_resume_of_a_finished_run(run: Path, capfd: Capture) -> None:
 def test_resume_keeps_the_run_s_own_settings(run: Path, capfd: Capture) -> None:
     before = contents(run)
     args = ["--seed", "7", "--behaviour.gamma", "0.9", "--training.log-every", "5", "--steps", "60"]
+    args += ["--training.warmup-hold", "8"]
     line = complaint(capfd, main(["train", "--resume", str(run), *args]))
     assert "seed=7 (the run has 0)" in line
     assert "behaviour.gamma=0.9 (the run has 0.985)" in line
+    assert "training.warmup_hold=8.0 (the run has 1.0)" in line.partition("could be taken")[0]
     refused, _, taken = line.partition("could be taken")
     assert "log_every" not in refused
     assert "training.log_every=5" in taken

@@ -243,3 +243,31 @@ def test_a_stopped_run_is_told_as_far_as_its_checkpoint_was_evaluated(
     found = {"greedy": {"mean": 2.0, "protocol": {"train_steps": steps}}}
     (tmp_path / "eval.json").write_text(json.dumps(found))
     assert results.so_far(cell) == (found if told else {})  # type: ignore[arg-type]
+
+
+def test_an_evaluated_checkpoint_is_told_by_its_own_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "eval.json").write_text(
+        json.dumps({"greedy": {"mean": 2.0, "episodes": [], "protocol": {"train_steps": 400}}})
+    )
+    empty = SimpleNamespace(steps=np.array([]), returns=np.array([]))
+    logged = SimpleNamespace(
+        variant="ours",
+        env_id=ENV,
+        seed=0,
+        status="interrupted",
+        steps=480,
+        steps_asked=1000,
+        seconds=1.0,
+        starts=[],
+        evaluation={},
+        episodes=empty,
+    )
+    monkeypatch.setattr(results, "read_run", lambda _: logged)
+    cell = SimpleNamespace(path=tmp_path, status="interrupted", step=400)
+    found = results.one_run(cell)  # type: ignore[arg-type]
+    assert (found["steps"], found["evaluation"]["greedy"]["mean"]) == (400, 2.0)
+    logged.steps_asked = 400  # at its end it is for the suite to say whether that counts
+    found = results.one_run(cell)  # type: ignore[arg-type]
+    assert (found["steps"], found["evaluation"]) == (480, {})

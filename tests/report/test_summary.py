@@ -89,6 +89,10 @@ def test_nothing_finished_is_a_summary_too(tmp_path: Path) -> None:
             {"protocol": {"policy_latent": "posterior"}},
             "policy_latent posterior (the others prior)",
         ),
+        (
+            {"protocol": {"policy_memory": "current"}},  # the others are from before it was told
+            "policy_memory current (the others previous)",
+        ),
         ({"env": {"sticky_actions": 0.25}}, "sticky_actions 0.25 (the others null)"),
         ({"env": {"max_episode_steps": 9}}, "max_episode_steps 9 (the others null)"),
         ({"env": {"env_kwargs": {"mode": 1}}}, 'env_kwargs {"mode": 1} (the others null)'),

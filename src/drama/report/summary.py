@@ -47,8 +47,10 @@ ATARI100K = {
 """What the published scores of the first table were measured under, as `drama` stamps it."""
 ATARI100K_STEPS = 100_000
 
-_TRAINED = ("train_steps", "episodes", "policy_latent")
+_TRAINED = ("train_steps", "episodes", "policy_latent", "policy_memory")
 """Fields of a result's protocol that all runs of a variant must agree in."""
+_UNTOLD = {"policy_memory": "previous"}
+"""What held before a field was recorded."""
 _FAMILY = ("frame_skip", "noop_max", "sticky_actions", "full_action_space", "life_loss")
 """Fields of the environment's that all its games of one family must agree in."""
 _OWN = ("id", "env_kwargs", "image_size", "observation_shape", "max_episode_steps", "num_actions")
@@ -261,6 +263,8 @@ def protocol_notes(summary: Summary) -> list[str]:
             f"{_thousands(p.get('train_steps'))} environment steps, policy latent "
             f"{p.get('policy_latent')}"
         )
+        if p.get("policy_memory") == "current":
+            said += ", which sees what the latent calls to mind"
         if p.get("frame_skip") is not None:
             said += (
                 f", frame skip {p['frame_skip']}, up to {p.get('noop_max')} no-ops, sticky "
@@ -397,7 +401,7 @@ def _majority(runs: Sequence[Run], protocol: Any) -> tuple[list[Run], list[LeftO
 def _stamp(run: Run, mode: Mode, trained: Iterable[str], env: Iterable[str] = ()) -> dict[str, Any]:
     """Some fields of a result's protocol and of its environment's."""
     protocol = run.evaluation[mode]["protocol"]
-    return {key: protocol.get(key) for key in trained} | {
+    return {key: protocol.get(key, _UNTOLD.get(key)) for key in trained} | {
         key: protocol["env"].get(key) for key in env
     }
 
