@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from drama.blocks import row_blocks
+from drama.gradients import differentiable_once
 from drama.place import on_cpu
 
 # Up to here the calls cost more than the work, and PyTorch's own are made in C++.
@@ -63,7 +63,7 @@ class _RMSNorm(torch.autograd.Function):
         return y.view(x.shape)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         flat, weight, scale = ctx.saved_tensors
         upstream = dy.reshape(flat.shape)

@@ -80,6 +80,23 @@ def test_a_state_has_one_shape_whatever_was_read(name: str) -> None:
     assert [t.shape for t in layer.step(torch.randn(2, 32), layer.init_state(2))[1]] == shapes
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_of_another_type_begins_with_the_state_that_a_window_leaves(
+    name: str, dtype: torch.dtype
+) -> None:
+    layer = LAYERS[name]().to(dtype)
+    x = torch.randn(2, 5, 32, dtype=dtype)
+    _, after = layer(x)
+    state = layer.init_state(2)
+    assert [v.dtype for v in state] == [v.dtype for v in after]
+    assert state.ssm.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    for t in range(5):
+        y, state = layer.step(x[:, t], state)
+    assert y.dtype == dtype
+    torch.testing.assert_close(state.ssm, after.ssm, rtol=2e-2, atol=2e-2)
+
+
 def test_initial_values() -> None:
     torch.manual_seed(0)
     layer = Mamba2(512, headdim=2)

@@ -149,6 +149,43 @@ def test_gradcheck(name: str) -> None:
     assert torch.autograd.gradcheck(call, [v.requires_grad_() for v in inputs.values()])
 
 
+@pytest.mark.parametrize("length", [10, 40])  # ssd goes either way
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_second_derivative_is_refused(name: str, length: int) -> None:
+    fast, slow, make = PAIRS[name]
+    inputs = make(length)
+    for leaf in ("dt", "A"):
+        inputs[leaf].requires_grad_()
+    # Of a sum, whose own gradient depends on nothing.
+    slowly = torch.autograd.grad(slow(**inputs)[0].sum(), inputs["dt"], create_graph=True)[0]
+    assert torch.autograd.grad(slowly.sum(), inputs["A"])[0].abs().max() > 0
+    y, _ = fast(**inputs)
+    with pytest.raises(RuntimeError, match="once only"):
+        torch.autograd.grad(y.sum(), inputs["dt"], create_graph=True)
+    torch.autograd.grad(fast(**inputs)[0].sum(), inputs["dt"])
+
+
+@pytest.mark.parametrize("length", [10, 40])
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_backward_pass_under_autocast_keeps_the_types_of_the_forward_pass(
+    name: str, length: int
+) -> None:
+    fast, _, make = PAIRS[name]
+    sizes = {"d_state": 16} if name == "ssd" else {}
+    inputs = {
+        k: v.float().requires_grad_() if v.is_floating_point() else v
+        for k, v in make(length, **sizes).items()
+    }
+    wanted = [v for v in inputs.values() if v.requires_grad]
+    plain = torch.autograd.grad(fast(**inputs)[0].square().sum(), wanted)
+    total = fast(**inputs)[0].square().sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = torch.autograd.grad(total, wanted)
+    for ours, theirs in zip(cast, plain, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_float32_is_close_to_float64(name: str) -> None:
     fast, slow, make = PAIRS[name]
@@ -186,6 +223,10 @@ def test_bfloat16_inputs_keep_a_float32_state(name: str) -> None:
         ({"B": torch.zeros(1, 4, 1, 5)}, "B and C"),
         ({"B": torch.zeros(1, 4, 3, 2), "C": torch.zeros(1, 4, 3, 2)}, "do not divide"),
         ({"chunk_size": 0}, "chunk_size"),
+        ({"D": torch.zeros(1)}, "D must be"),
+        ({"initial_state": torch.zeros(1, 2, 3, 1)}, "initial_state must be"),
+        ({"is_first": torch.zeros(1, 1, dtype=torch.bool)}, "is_first must be bool"),
+        ({"is_first": torch.zeros(1, 4, dtype=torch.uint8)}, "got uint8"),
     ],
 )
 def test_ssd_names_what_is_wrong(change: dict[str, Any], message: str) -> None:
@@ -208,6 +249,10 @@ def test_ssd_names_what_is_wrong(change: dict[str, Any], message: str) -> None:
         ({"dt": torch.zeros(1, 4, 3)}, "same shape"),
         ({"A": torch.zeros(3, 5)}, "same shape"),
         ({"C": torch.zeros(1, 4, 6)}, "B and C"),
+        ({"D": torch.zeros(1)}, "D must be"),
+        ({"initial_state": torch.zeros(1, 2, 1)}, "initial_state must be"),
+        ({"is_first": torch.zeros(1, 1, dtype=torch.bool)}, "is_first must be bool"),
+        ({"is_first": torch.zeros(1, 4)}, "got float32"),
     ],
 )
 def test_selective_scan_names_what_is_wrong(change: dict[str, Any], message: str) -> None:

@@ -313,3 +313,18 @@ def test_halved_heads_are_right_at_the_real_limit(dtype: torch.dtype) -> None:
     for name, ours, slow in zip(["y", "state", *given], *results, strict=True):
         assert ours.isfinite().all()
         assert (ours.double() - slow).norm() <= tolerance * slow.norm(), name
+
+
+@pytest.mark.parametrize("halved", [False, True])
+def test_no_gradient_of_a_step_size_passes_a_reset(halved: bool, used: list[int]) -> None:
+    given = halved_inputs(64, 1, torch.float32) if halved else inputs(64, 1, dtype=torch.float32)
+    reset = 30  # inside the first half
+    given["x"] = given["x"].bfloat16()  # whose rounding is what could pass
+    given["is_first"] = torch.zeros(3, 64, dtype=torch.bool)
+    given["is_first"][:, reset] = True
+    dt = given["dt"].requires_grad_()
+    y, _ = ssd(**given)
+    (gradient,) = torch.autograd.grad(y[:, reset:].float().square().sum(), dt)
+    assert torch.equal(gradient[:, :reset], torch.zeros_like(gradient[:, :reset]))
+    assert gradient[:, reset:].abs().amax() > 0
+    assert used == [1]

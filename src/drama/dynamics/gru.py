@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from drama.dynamics.base import register
 from drama.dynamics.config import DynamicsConfig
+from drama.ssm.checks import check_is_first
 
 
 class GRUState(NamedTuple):
     """Hidden states of all layers."""
 
     hidden: Tensor
-    """``(B, layers, D)``, float32 (float64 in a float64 model)."""
+    """``(B, layers, D)``, in the type of the weights, also under autocast."""
 
 
 class GRUCell(nn.Module):
@@ -58,6 +59,7 @@ class GRUDynamics(nn.Module):
         self, x: Tensor, is_first: Tensor | None = None, state: GRUState | None = None
     ) -> tuple[Tensor, GRUState]:
         """Read a window ``(B, T, D)``; see :class:`drama.dynamics.SequenceModel`."""
+        check_is_first("gru", is_first, *x.shape[:2])
         if state is None:
             state = self.init_state(x.shape[0])
         keep = None if is_first is None else (~is_first)[..., None].to(state.hidden.dtype)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from drama.dynamics.base import register
 from drama.dynamics.config import DynamicsConfig
 from drama.norm import RMSNorm
+from drama.ssm.checks import check_is_first
 
 
 class AttentionState(NamedTuple):
@@ -126,6 +127,7 @@ class TransformerDynamics(nn.Module):
         self, x: Tensor, is_first: Tensor | None = None, state: TransformerState | None = None
     ) -> tuple[Tensor, TransformerState]:
         """Read a window ``(B, T, D)``; see :class:`drama.dynamics.SequenceModel`."""
+        check_is_first("transformer", is_first, *x.shape[:2])
         if state is None:
             state = self.init_state(x.shape[0])
         states = []

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from drama.blocks import row_blocks
+from drama.gradients import differentiable_once
 from drama.ssm._numeric import matmul_dtype
+from drama.ssm.checks import check_is_first
 
 
 def causal_conv1d_silu(
@@ -37,8 +38,12 @@ def causal_conv1d_silu(
     Returns:
         ``y`` ``(B, T, C)`` in the type of matrix products, and the history for the next call
         ``(B, K - 1, C)`` in the type of ``x``, in which inputs from before the last reset are zero.
+
+    Raises:
+        ConfigError: If resets are not bool ``(B, T)``.
     """
     batch, length, channels = x.shape
+    check_is_first("convolution", is_first, batch, length)
     past = weight.shape[-1] - 1
     if bias is None:
         bias = weight.new_zeros(channels)
@@ -102,7 +107,7 @@ class _ConvSilu(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of ``x``, ``filters``, ``bias`` and ``history``."""
         x, filters, bias, history, same = ctx.saved_tensors

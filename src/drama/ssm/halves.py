@@ -66,8 +66,15 @@ class FirstHalf(NamedTuple):
         y[:, :steps, heads] += outputs.transpose(1, 2).to(y.dtype)
         return cls(values, into, column, row, scaled, scores, mixed)
 
-    def backward(self, dy: Tensor, heads: Tensor) -> Gradients:
-        """Return the gradients, where ``dy`` ``(B, K, H, P)`` is that of ``y``."""
+    def backward(self, dy: Tensor, heads: Tensor, pairs: Tensor | None) -> Gradients:
+        """Return the gradients.
+
+        Args:
+            dy: That of ``y``, ``(B, K, H, P)``.
+            heads: Which were done, ``(S,)``.
+            pairs: Strictly lower, 1 where no reset lies between, ``(1, B, 1, K, K)``; None if there
+                are no resets.
+        """
         dtype = self.row.dtype
         upstream = dy[:, : self.x.shape[2], heads].transpose(1, 2).to(dtype)
         dmixed = (upstream * self.row).to(self.scaled.dtype)
@@ -76,10 +83,16 @@ class FirstHalf(NamedTuple):
         dscaled = torch.matmul(self.scores.transpose(-1, -2), dmixed).to(dtype)
         along = (dscaled * self.x).sum(-1, keepdim=True)
         dsums -= along * self.into
+        if pairs is None:
+            dlogs = dsums.flip(2).cumsum(2).flip(2)
+        else:
+            steps = dsums.shape[2]
+            within = pairs[0, :, :, :steps, :steps].to(dtype)  # (B, 1, h, h)
+            dlogs = torch.matmul(within.transpose(-1, -2), dsums).add_(dsums)
         return Gradients(
             (dscaled * self.into).transpose(1, 2),
             (along * self.column)[..., 0].transpose(1, 2),
-            dsums.flip(2).cumsum(2).flip(2).mul_(math.log(2))[..., 0].transpose(1, 2),
+            dlogs.mul_(math.log(2))[..., 0].transpose(1, 2),
             dscores,
         )
 

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from drama.gradients import differentiable_once
 from drama.ssm import scan
 from drama.ssm._numeric import matmul_dtype
 
@@ -269,7 +269,7 @@ class _FinalState(torch.autograd.Function):
         return state.clone()
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, dstate: Tensor) -> tuple[Tensor | None, ...]:
         with torch.enable_grad():
             leaves = [v.detach().requires_grad_() for v in ctx.saved_tensors]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drama.errors import ConfigError
+from drama.ssm._numeric import accumulation_dtype
 from drama.ssm.backend import (
     BackendName,
     check_backend_name,
@@ -97,9 +98,10 @@ class Mamba1(nn.Module):
 
     def init_state(self, batch_size: int) -> Mamba1State:
         """Return the state at the start of a sequence: all zeros."""
+        dtype = accumulation_dtype(self.A_log)
         return Mamba1State(
             self.in_proj.weight.new_zeros(batch_size, self.d_conv - 1, self.d_inner),
-            self.A_log.new_zeros(batch_size, self.d_inner, self.d_state),
+            self.A_log.new_zeros(batch_size, self.d_inner, self.d_state, dtype=dtype),
         )
 
     def forward(

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drama.errors import ConfigError
+from drama.ssm._numeric import accumulation_dtype
 from drama.ssm.backend import (
     BackendName,
     check_backend_name,
@@ -109,10 +110,11 @@ class Mamba2(nn.Module):
 
     def init_state(self, batch_size: int) -> Mamba2State:
         """Return the state at the start of a sequence: all zeros."""
-        weight = self.in_proj.weight
+        weight, dtype = self.in_proj.weight, accumulation_dtype(self.A_log)
+        sizes = self.nheads, self.headdim, self.d_state
         return Mamba2State(
             weight.new_zeros(batch_size, self.d_conv - 1, self.conv_dim),
-            self.A_log.new_zeros(batch_size, self.nheads, self.headdim, self.d_state),
+            self.A_log.new_zeros(batch_size, *sizes, dtype=dtype),
         )
 
     def forward(

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from drama.blocks import row_blocks
+from drama.gradients import differentiable_once
 from drama.ssm._numeric import accumulation_dtype, multiply_into
 
 
@@ -56,7 +56,7 @@ class _GatedRMSNorm(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of ``y``, ``z`` and ``weight``."""
         y, z, weight, scale = ctx.saved_tensors

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from drama.gradients import differentiable_once
 from drama.place import on_cpu
 from drama.ssm._numeric import split_cumsum
 
@@ -102,7 +102,7 @@ class Pairwise(torch.autograd.Function):
         return _by_step(y.view(*per_head, chunk, headdim)), state
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, dy: Tensor, dfinal: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of all tensors that ``forward`` took."""
         dt, B, C, decay, scores, to_end, from_start, left, right, written = ctx.saved_tensors

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from drama.gradients import differentiable_once
 from drama.ssm._numeric import matmul_dtype
 
 
@@ -46,7 +46,7 @@ class _LinearInParts(torch.autograd.Function):
         return tuple(torch.mm(x, part.t()) for part in torch.split(weight, sizes))
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *dparts: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         dx, dweight = torch.empty_like(x), torch.empty_like(weight)

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from drama.errors import ConfigError
+from drama.gradients import differentiable_once
 from drama.ssm._numeric import accumulation_dtype, state_blocks
+from drama.ssm.checks import check_is_first, check_optional
 
 # Steps per chunk: T / 8 states kept against 8 states recomputed at a time.
 _CHUNK = 8
@@ -54,10 +55,13 @@ def selective_scan(
         ``y`` ``(B, T, D)`` in the type of ``x``, and the state after the last step ``(B, D, N)``.
 
     Raises:
-        ConfigError: If shapes disagree or T is 0.
+        ConfigError: If shapes disagree, resets are not bool, or T is 0.
     """
     _check_shapes(x, dt, A, B, C)
-    batch, _, channels = x.shape
+    batch, length, channels = x.shape
+    check_is_first("selective_scan", is_first, batch, length)
+    state_shape = batch, channels, A.shape[1]
+    check_optional("selective_scan", D=(D, (channels,)), initial_state=(initial_state, state_shape))
     dtype = accumulation_dtype(x, dt, A, initial_state)
     with torch.autocast(x.device.type, enabled=False):
         if initial_state is None:
@@ -164,7 +168,7 @@ class _Scan(torch.autograd.Function):
         return y, state.clone()
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, dy: Tensor, dstate: Tensor) -> tuple[Tensor | None, ...]:
         """Walk the chunks backward, recomputing the states of each."""
         x, dt, A, B, C, keep, starts = ctx.saved_tensors

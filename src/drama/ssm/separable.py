@@ -27,9 +27,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from drama.blocks import row_blocks
+from drama.gradients import differentiable_once
 from drama.ssm._numeric import multiply_add_into, multiply_into, split_cumsum
 from drama.ssm.halves import FirstHalf, group_of, half
 
@@ -283,7 +283,7 @@ class Separable(torch.autograd.Function):
         return result, state.flatten(1, 2)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, dy: Tensor | None, dfinal: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of all tensors that ``forward`` took."""
         x, dt, B, C, own, skip, scores, scaled, mixed, states, is_first, *s = ctx.saved_tensors
@@ -295,7 +295,9 @@ class Separable(torch.autograd.Function):
         result = x.new_empty(x.shape[1], chunks * x.shape[3], x.shape[2] * x.shape[4], x.shape[5])
         dx = layout.inward(result)
         dy = torch.zeros_like(result) if dy is None else dy
-        extra = None if first_half is None else first_half.backward(dy, ctx.halved)
+        extra = None
+        if first_half is not None:
+            extra = first_half.backward(dy, ctx.halved, None if is_first is None else masks.pairs)
         dy = layout.inward(dy)
 
         dskip, dsums = torch.empty_like(dt.expand_as(skip)), torch.empty_like(skip)
@@ -364,8 +366,13 @@ class Separable(torch.autograd.Function):
             multiply_add_into(dx[tile], part, dy[tile].to(dtype), skip[tile])
         ddt = (along * scales.column).addcmul_(dskip, own)
         dsums -= along * into
-        # A log-decay is part of all later sums of its chunk.
-        dlogs = dsums.flip(3).cumsum(3).flip(3).mul_(math.log(2))
+        # A log-decay is part of all later sums of its chunk, up to the next reset: what lies behind
+        # that adds up to 0, but to 0 and rounding.
+        if is_first is None:
+            dlogs = dsums.flip(3).cumsum(3).flip(3).mul_(math.log(2))
+        else:
+            later = torch.matmul(masks.pairs.to(dtype).transpose(-1, -2), dsums[..., 0])
+            dlogs = dsums.add_(later[..., None]).mul_(math.log(2))
         ddt, dlogs = (layout.outward(v)[..., 0] for v in (ddt, dlogs))
         if extra is not None:
             for total, part in ((result, extra.x), (ddt, extra.dt), (dlogs, extra.logs)):

@@ -20,7 +20,13 @@ from torch import Tensor
 from drama.errors import ConfigError
 from drama.place import on_cpu
 from drama.ssm import pairwise, separable
-from drama.ssm._numeric import accumulation_dtype, log_decay, matmul_dtype, state_blocks
+from drama.ssm._numeric import (
+    accumulation_dtype,
+    log_decay,
+    matmul_dtype,
+    state_blocks,
+)
+from drama.ssm.checks import check_is_first, check_optional
 
 
 def ssd(
@@ -56,10 +62,14 @@ def ssd(
         ``(B, H, P, N)``.
 
     Raises:
-        ConfigError: If shapes disagree, T is 0, or ``chunk_size`` is below 1.
+        ConfigError: If shapes disagree, resets are not bool, T is 0, or ``chunk_size`` is below 1.
     """
     _check_shapes(x, dt, A, B, C, chunk_size)
-    length, headdim, d_state = x.shape[1], x.shape[3], B.shape[3]
+    batch, length, heads, headdim = x.shape
+    d_state = B.shape[3]
+    check_is_first("ssd", is_first, batch, length)
+    state_shape = batch, heads, headdim, d_state
+    check_optional("ssd", D=(D, (heads,)), initial_state=(initial_state, state_shape))
     compute = matmul_dtype(x)
     dtype = accumulation_dtype(x, dt, A, initial_state)
     with torch.autocast(x.device.type, enabled=False):

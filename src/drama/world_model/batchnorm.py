@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from drama.gradients import differentiable_once
 from drama.place import on_cpu
 
 
@@ -71,7 +71,7 @@ class _BatchNormSiLU(torch.autograd.Function):
         return F.silu(y, inplace=True)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, scale = ctx.saved_tensors
         variance = scale.square().reciprocal_()  # eps is in it

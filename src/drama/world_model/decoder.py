@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from drama.blocks import row_blocks
 from drama.config import WorldModelConfig
+from drama.gradients import differentiable_once
 from drama.norm import RMSNorm
 from drama.place import on_cpu
 from drama.world_model.batchnorm import ImageLayers
@@ -109,7 +109,7 @@ class _FrameError(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, dtotal: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of ``logits``."""
         (slope,) = ctx.saved_tensors
