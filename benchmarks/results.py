@@ -152,7 +152,7 @@ def baselines_of(env: str, place: Path) -> dict[str, dict[str, Any]]:
 
 
 def score_table(result: dict[str, Any], place: Path) -> str:
-    """Greedy evaluation of every variant on every game, baselines below."""
+    """Evaluation of every variant on every game, with drawn actions too where there is one."""
     header = ("", "mean", "95 % interval", "each seed", "steps", "minutes a run")
     parts = []
     for env in result["games"]:
@@ -162,9 +162,11 @@ def score_table(result: dict[str, Any], place: Path) -> str:
             open_ = sum(r["env"] == env and r["variant"] == variant for r in result["runs"])
             open_ -= len(runs)
             if runs:
-                means = [run["evaluation"]["greedy"]["mean"] for run in runs]
-                minutes = [run["seconds"] / 60 for run in runs]
-                rows.append(score_row(label, means, made(runs), float(np.median(minutes))))
+                took = float(np.median([run["seconds"] / 60 for run in runs]))
+                for mode, how in (("greedy", ""), ("sampled", ", drawn actions")):
+                    if all(mode in run["evaluation"] for run in runs):
+                        means = [run["evaluation"][mode]["mean"] for run in runs]
+                        rows.append(score_row(label + how, means, made(runs), took))
             if open_:
                 rows.append((label, "", "", f"{open_} not finished", "", ""))
         for name, other in baselines_of(env, place).items():

@@ -349,7 +349,9 @@ def markdown(result: dict[str, Any]) -> str:
     if not_run:
         budget = f"{result['budget']['seconds']:.0f} s or {result['budget']['bytes'] / MIB:.0f} MiB"
         parts.append(f"Not run, for more than {budget} would be needed: {'; '.join(not_run)}.")
-    parts.append(f"Targets not met: {'; '.join(missed)}." if missed else "All targets are met.")
+    parts.append(
+        f"Targets not met: {'; '.join(missed)}." if missed else "All targets of this part are met."
+    )
     return "\n\n".join(parts)
 
 

@@ -561,7 +561,7 @@ def missed(rows: Sequence[dict[str, Any]]) -> list[str]:
     for row in rows:
         kind = TABLES[row["table"]][0].split(",")[0].lower()
         if row["met"] is False:
-            text = f"{row['ratio']['median']:.2f} for {row['target']:.2f}"
+            text = f"{row['ratio']['median']:.3g} for {row['target']:.2f}"
             text += f"; at its floor {at_floor(row):.2f}"
             found.append(f"{row['title']} ({kind}): {text}")
         memory = row.get("memory")

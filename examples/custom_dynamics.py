@@ -2,16 +2,21 @@
 
 This one keeps a leaky average of what it has read, at a rate that each step decides. A package
 can offer such a class without being imported first, by an entry point of the group
-``drama.dynamics``.
+``drama.dynamics``; then ``drama train --dynamics leaky`` knows it too.
+
+``python examples/custom_dynamics.py`` checks it; with ``--train`` it learns Catch for a while.
 """
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+import drama
 from drama.dynamics import DynamicsConfig, make_dynamics, register
 
 
@@ -30,8 +35,10 @@ class LeakyDynamics(nn.Module):
         return LeakyState(self.value.weight.new_zeros(batch_size, self.value.out_features))
 
     def step(self, x: Tensor, state: LeakyState) -> tuple[Tensor, LeakyState]:
-        memory = torch.lerp(state.memory, self.value(x), torch.sigmoid(self.rate(x)))
-        return x + memory, LeakyState(memory)
+        # In training the layers may compute in bfloat16 (autocast); a state keeps its own type.
+        value, rate = (layer(x).to(state.memory.dtype) for layer in (self.value, self.rate))
+        memory = torch.lerp(state.memory, value, torch.sigmoid(rate))
+        return x + memory.to(x.dtype), LeakyState(memory)
 
     def forward(
         self, x: Tensor, is_first: Tensor | None = None, state: LeakyState | None = None
@@ -40,10 +47,19 @@ class LeakyDynamics(nn.Module):
         outputs = []
         for t, read in enumerate(x.unbind(1)):
             if is_first is not None:  # forget the episode before
-                state = LeakyState(state.memory * ~is_first[:, t, None])
+                state = LeakyState(state.memory.masked_fill(is_first[:, t, None], 0.0))
             y, state = self.step(read, state)
             outputs.append(y)
         return torch.stack(outputs, dim=1), state
+
+
+def train(steps: int) -> drama.Agent:
+    config = drama.presets.quick()
+    dynamics = replace(config.world_model.dynamics, name="leaky")
+    config = replace(config, world_model=replace(config.world_model, dynamics=dynamics))
+    agent = drama.Agent("drama/Catch-v0", config)
+    agent.learn(steps)
+    return agent
 
 
 if __name__ == "__main__":
@@ -56,3 +72,5 @@ if __name__ == "__main__":
         torch.testing.assert_close(output, parallel[:, t])
     torch.testing.assert_close(state, final)
     print("one pass over the window equals its steps")
+    if "--train" in sys.argv:
+        train(1500)

@@ -70,6 +70,15 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     assert "| random policy | -0.75 |" in table
 
 
+def test_drawn_actions_have_a_row_where_every_seed_was_played_so(tmp_path: Path) -> None:
+    runs = [run("ours", seed, 1.0, RISING) for seed in (0, 1)]
+    runs[0]["evaluation"]["sampled"] = {"mean": 0.25, "returns": [0.25]}
+    assert "drawn" not in results.score_table(suite(*runs), tmp_path)
+    runs[1]["evaluation"]["sampled"] = {"mean": 0.5, "returns": [0.5]}
+    table = results.score_table(suite(*runs), tmp_path)
+    assert "| Ours, drawn actions | **0.38** | 0.25 to 0.50 | 0.25, 0.50 | 1,000 | 2 |" in table
+
+
 def baseline(place: Path, last: float) -> None:
     episodes = {"step": list(range(10, 510, 10)), "return": [last] * 50, "length": [7] * 50}
     row = {"seed": 0, "wall_seconds": 60.0, "episodes": episodes}

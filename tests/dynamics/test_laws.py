@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.training.runs import tiny
 from torch import Tensor
 
+from drama import Agent
 from drama.dynamics import (
     DynamicsConfig,
     make_dynamics,
@@ -178,6 +180,17 @@ def test_the_example_runs(
     monkeypatch.setattr("drama.dynamics.base._REGISTRY", {})
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     assert "equals its steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", registered())
+def test_every_model_learns_in_bfloat16(name: str, tmp_path: Path) -> None:
+    changes = {"world_model.dynamics.name": name, "training.precision": "bfloat16"}
+    agent = Agent("drama/Catch-v0", tiny(changes))
+    before = {k: v.clone() for k, v in agent.world_model.dynamics.state_dict().items()}
+    agent.learn(34, run_dir=tmp_path / "run")
+    after = agent.world_model.dynamics.state_dict()
+    assert all(v.isfinite().all() for v in after.values())
+    assert any(not torch.equal(v, after[k]) for k, v in before.items())
 
 
 @pytest.mark.parametrize("name", registered())

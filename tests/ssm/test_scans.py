@@ -227,6 +227,7 @@ def test_bfloat16_inputs_keep_a_float32_state(name: str) -> None:
         ({"initial_state": torch.zeros(1, 2, 3, 1)}, "initial_state must be"),
         ({"is_first": torch.zeros(1, 1, dtype=torch.bool)}, "is_first must be bool"),
         ({"is_first": torch.zeros(1, 4, dtype=torch.uint8)}, "got uint8"),
+        ({"is_first": torch.zeros(1, 4, dtype=torch.bool).numpy()}, "torch tensor, got ndarray"),
     ],
 )
 def test_ssd_names_what_is_wrong(change: dict[str, Any], message: str) -> None:

@@ -15,6 +15,8 @@ def check_is_first(name: str, is_first: Tensor | None, batch: int, length: int) 
     """
     if is_first is None:
         return
+    if not isinstance(is_first, Tensor):
+        raise ConfigError(f"{name}: is_first must be a torch tensor, got {type(is_first).__name__}")
     if is_first.dtype != torch.bool or is_first.shape != (batch, length):
         kind = str(is_first.dtype).removeprefix("torch.")
         raise ConfigError(
