@@ -212,6 +212,16 @@ def test_a_bare_object_cannot_be_made_again_and_says_what_to_do() -> None:
         Agent(Walk(), tiny()).evaluate(2)
 
 
+def test_a_preset_by_its_name() -> None:
+    assert Agent("drama/Catch-v0", "quick", device="cpu").config.preset == "quick"
+    with pytest.raises(ConfigError, match="unknown preset 'quik'; did you mean quick"):
+        Agent("drama/Catch-v0", "quik")
+    with pytest.raises(
+        ConfigError, match=r"config must be a drama\.Config or the name of a preset"
+    ):
+        Agent("drama/Catch-v0", 3)  # type: ignore[arg-type]
+
+
 def test_unknown_environments_name_the_nearest() -> None:
     with pytest.raises(UnknownEnvError, match="'drama/Catch-v0'"):
         Agent("drama/Cacth-v0", tiny())

@@ -272,6 +272,8 @@ TYPOS: dict[str, tuple[list[str], list[str]]] = {
     "unsupported environment": (["train", "quick", "--env", "Pendulum-v1"], ["Discrete"]),
     "option": (["train", "quick", "--training.precison", "x"], ["--training.precision"]),
     "section": (["train", "quick", "--trainin.precision", "x"], ["--training.precision"]),
+    "option of one word": (["train", "quick", "--dynamcis", "gru"], ["did you mean --dynamics?"]),
+    "field of one word": (["train", "quick", "--stepz=5"], ["--stepz", "did you mean --steps?"]),
     "integer": (["train", "quick", "--steps", "many"], ["--steps", "'many'"]),
     "fraction": (["train", "quick", "--steps", "1.5"], ["--steps", "1.5"]),
     "range": (["train", "quick", "--steps", "0"], ["steps", "positive", "0"]),

@@ -22,7 +22,7 @@ from drama.envs.source import EnvSource, build_env, source_name
 from drama.errors import CheckpointError, ConfigError, DramaError, EnvError, RunDirError
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.files import write_text
-from drama.presets import xs
+from drama.presets import preset, xs
 from drama.ssm.backend import backend_of
 from drama.training import snapshot
 from drama.training.callbacks import CallbackLike, Callbacks
@@ -48,8 +48,8 @@ class Agent:
     Args:
         env: A Gymnasium id, an environment object, or a factory of environments. An id or a
             factory is preferable: evaluation needs environments of its own.
-        config: Settings; the paper's (size XS) if None. An id given as ``env`` replaces the one
-            in ``config.env``.
+        config: Settings, or the name of a preset; the paper's (size XS) if None. An id given as
+            ``env`` replaces the one in ``config.env``.
         seed: Replaces ``config.seed``.
         device: Replaces ``config.device``.
 
@@ -60,12 +60,12 @@ class Agent:
     def __init__(
         self,
         env: EnvSource | None = None,
-        config: Config | None = None,
+        config: Config | str | None = None,
         *,
         seed: int | None = None,
         device: str | None = None,
     ) -> None:
-        config = config if config is not None else xs()
+        config = _settings(config)
         if env is not None:
             name = source_name(env)
             config = dataclasses.replace(config, env=dataclasses.replace(config.env, id=name))
@@ -431,6 +431,18 @@ class Agent:
     def get_env(self) -> gym.Env[Any, Any]:
         """Return the training environment (Stable-Baselines3's name for it)."""
         return self.env
+
+
+def _settings(config: Config | str | None) -> Config:
+    if config is None:
+        return xs()
+    if isinstance(config, str):
+        return preset(config)
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"config must be a drama.Config or the name of a preset, got {type(config).__name__}"
+        )
+    return config
 
 
 def find_checkpoint(path: Path) -> tuple[Checkpoint, Path | None]:

@@ -83,6 +83,11 @@ def test_register() -> None:
         register("memoryless")(lambda config: Memoryless(config))
 
 
+def test_register_wants_a_name() -> None:
+    with pytest.raises(ConfigError, match="register takes the name"):
+        register(Memoryless)  # type: ignore[arg-type]
+
+
 def test_a_builder_must_return_a_module() -> None:
     register("broken")(lambda config: "text")  # type: ignore[arg-type,return-value]
     with pytest.raises(ConfigError, match=r"'broken' must be a torch\.nn\.Module, got str"):
@@ -98,6 +103,44 @@ def test_entry_points_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None
     check_registered("elsewhere")
     model = make_dynamics(DynamicsConfig(name="elsewhere", width=4))
     assert isinstance(model, GRUDynamics)
+
+
+@pytest.mark.parametrize("where", ["not_a_module_of_ours:Thing", "drama.dynamics.gru:Missing"])
+def test_an_entry_point_that_leads_nowhere(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = importlib.metadata.EntryPoint("elsewhere", where, base.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(base, "entry_points", lambda group: [entry])
+    with pytest.raises(ConfigError, match=f"'elsewhere' is announced .* '{where}'"):
+        make_dynamics(DynamicsConfig(name="elsewhere"))
+
+
+@pytest.mark.parametrize("name", ["gru", "mamba1", "mamba2", "transformer"])
+def test_wrong_shapes_are_named(name: str) -> None:
+    model = make_dynamics(DynamicsConfig(name=name, width=32, headdim=16, context=4))
+    two = model.init_state(2)
+    for shape in ((2, 0, 32), (2, 32), (2, 3, 31)):
+        with pytest.raises(ConfigError, match=r"forward reads \(B, T, 32\) with T >= 1, got"):
+            model(torch.zeros(shape))
+    with pytest.raises(ConfigError, match="state is of 2 rows, the input of 3"):
+        model(torch.zeros(3, 1, 32), None, two)
+    for shape in ((2, 1, 32), (2, 31)):
+        with pytest.raises(ConfigError, match=r"step reads \(B, 32\), got"):
+            model.step(torch.zeros(shape), two)
+    with pytest.raises(ConfigError, match="state is of 1 rows, the input of 2"):
+        model.step(torch.zeros(2, 32), model.init_state(1))
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize(("context", "length"), [(1, 3), (4, 2), (4, 3), (4, 9)])
+def test_no_state_is_the_state_of_the_start(context: int, length: int, resets: bool) -> None:
+    # The transformer leaves out the slots before a window that follows on nothing.
+    model = make_dynamics(DynamicsConfig(name="transformer", width=16, context=context))
+    x = torch.randn(2, length, 16)
+    is_first = torch.tensor([[True, *[False] * (length - 2), True]] * 2) if resets else None
+    with torch.no_grad():
+        model.blocks[0].distance_bias.normal_()  # type: ignore[attr-defined]
+        found = model(x, is_first)
+        wanted = model(x, is_first, model.init_state(2))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import functools
 from pathlib import Path
 from typing import Any, get_args
@@ -82,6 +83,7 @@ def _parse_config(default: Config, short: argparse.Namespace, args: list[str]) -
             f"--behaviour NAME ({', '.join(get_args(AlgorithmName))}), "
             "--run-dir DIR, --resume DIR\n"
         )
+    _check_words(args)
     config = parse_fields(default, args, "drama train [PRESET]")
     for name, value in asked.items():
         found = functools.reduce(getattr, SHORT[name], config)
@@ -89,6 +91,18 @@ def _parse_config(default: Config, short: argparse.Namespace, args: list[str]) -
             field = ".".join(SHORT[name]).replace("_", "-")
             raise ConfigError(f"--{name} {value} and --{field} {found}: which one?")
     return config
+
+
+def _check_words(args: list[str]) -> None:
+    """Name what a misspelt option of one word was meant to be; the parser of fields cannot know."""
+    fields = (field.name.replace("_", "-") for field in dataclasses.fields(Config))
+    known = [*SHORT, *fields, "run-dir", "resume", "help"]
+    for arg in args:
+        word = arg.removeprefix("--").partition("=")[0].replace("_", "-")
+        if arg.startswith("--") and "." not in word and word not in known:
+            near = difflib.get_close_matches(word, known, n=1)
+            if near:
+                raise ConfigError(f"unknown option --{word}; did you mean --{near[0]}?")
 
 
 def _replace(section: Any, path: tuple[str, ...], value: object) -> Any:

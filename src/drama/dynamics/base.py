@@ -80,8 +80,10 @@ def register(name: str) -> Callable[[BuilderT], BuilderT]:
         A decorator that returns its argument unchanged.
 
     Raises:
-        ConfigError: If another backbone has that name.
+        ConfigError: If another backbone has that name, or none is given.
     """
+    if not isinstance(name, str):
+        raise ConfigError("register takes the name of the sequence model: @register('my-model')")
 
     def decorate(builder: BuilderT) -> BuilderT:
         known = _REGISTRY.get(name)
@@ -168,7 +170,13 @@ def _entry_points() -> list[Any]:
 def _load_entry_point(name: str) -> Builder:
     for entry in _entry_points():
         if entry.name == name:
-            return cast("Builder", entry.load())
+            try:
+                return cast("Builder", entry.load())
+            except (ImportError, AttributeError) as error:
+                raise ConfigError(
+                    f"sequence model {name!r} is announced by an installed package as "
+                    f"{entry.value!r}, which cannot be loaded: {error}"
+                ) from error
     raise ConfigError(_unknown(name))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from drama.dynamics.base import register
+from drama.dynamics.checks import check_step, check_window
 from drama.dynamics.config import DynamicsConfig
 from drama.ssm.checks import check_is_first
 
@@ -59,6 +60,7 @@ class GRUDynamics(nn.Module):
         self, x: Tensor, is_first: Tensor | None = None, state: GRUState | None = None
     ) -> tuple[Tensor, GRUState]:
         """Read a window ``(B, T, D)``; see :class:`drama.dynamics.SequenceModel`."""
+        check_window(x, self.width, state)
         check_is_first("gru", is_first, *x.shape[:2])
         if state is None:
             state = self.init_state(x.shape[0])
@@ -81,6 +83,7 @@ class GRUDynamics(nn.Module):
 
     def step(self, x: Tensor, state: GRUState) -> tuple[Tensor, GRUState]:
         """Read one step ``(B, D)``."""
+        check_step(x, self.width, state)
         hidden = []
         for index, cell in enumerate(cast("list[GRUCell]", self.cells)):
             x = cell(cell.input(x), state.hidden[:, index])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor, nn
 
 from drama.dynamics.base import register
+from drama.dynamics.checks import check_step, check_window
 from drama.dynamics.config import DynamicsConfig
 from drama.norm import RMSNorm
 from drama.ssm import Mamba1, Mamba1State, Mamba2, Mamba2State
@@ -49,6 +50,7 @@ class MambaStack(nn.Module):
 
     def __init__(self, width: int, layers: int, mixer: Callable[[], Mamba1 | Mamba2]) -> None:
         super().__init__()
+        self.width = width
         self.blocks = nn.ModuleList(MambaBlock(width, mixer()) for _ in range(layers))
         self.norm = RMSNorm(width)
 
@@ -61,6 +63,7 @@ class MambaStack(nn.Module):
         self, x: Tensor, is_first: Tensor | None = None, state: MambaState | None = None
     ) -> tuple[Tensor, MambaState]:
         """Read a window ``(B, T, D)``; see :class:`drama.dynamics.SequenceModel`."""
+        check_window(x, self.width, state)
         states = []
         for index, block in enumerate(self.blocks):
             x, new = block(x, is_first, None if state is None else state.layers[index])
@@ -75,6 +78,7 @@ class MambaStack(nn.Module):
         self, x: Tensor, state: MambaState, *, inplace: bool = False
     ) -> tuple[Tensor, MambaState]:
         """Read one step ``(B, D)``."""
+        check_step(x, self.width, state)
         states = []
         blocks = cast("list[MambaBlock]", self.blocks)
         for block, layer in zip(blocks, state.layers, strict=True):

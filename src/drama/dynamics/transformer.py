@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drama.dynamics.base import register
+from drama.dynamics.checks import check_step, check_window
 from drama.dynamics.config import DynamicsConfig
 from drama.norm import RMSNorm
 from drama.ssm.checks import check_is_first
@@ -64,41 +65,52 @@ class TransformerBlock(nn.Module):
         return AttentionState(past, past, torch.zeros_like(past[..., 0], dtype=torch.bool))
 
     def forward(
-        self, x: Tensor, is_first: Tensor | None, state: AttentionState
+        self, x: Tensor, is_first: Tensor | None, state: AttentionState | None
     ) -> tuple[Tensor, AttentionState]:
-        """Mix a window ``(B, T, D)``; one step is a window with T = 1."""
-        length, past = x.shape[1], self.context - 1
-        query, key, value = self.qkv(self.norm(x)).chunk(3, dim=-1)
-        key = torch.cat([state.key.to(key.dtype), key], dim=1)  # (B, W+T, D)
-        value = torch.cat([state.value.to(value.dtype), value], dim=1)
-        valid = F.pad(state.valid, (0, length), value=True)
+        """Mix a window ``(B, T, D)``; one step is a window with T = 1.
 
-        visible = valid[:, None].expand(-1, length, -1)  # (B, T, W+T)
+        Without a state nothing came before the window, and ``P``, the slots before it, is 0.
+        """
+        length, kept = x.shape[1], self.context - 1
+        past = 0 if state is None else kept
+        query, key, value = self.qkv(self.norm(x)).chunk(3, dim=-1)
+        valid = torch.ones_like(x[..., 0], dtype=torch.bool)
+        if state is not None:
+            key = torch.cat([state.key.to(key.dtype), key], dim=1)  # (B, P+T, D)
+            value = torch.cat([state.value.to(value.dtype), value], dim=1)
+            valid = torch.cat([state.valid, valid], dim=1)
+
+        visible = valid[:, None].expand(-1, length, -1)  # (B, T, P+T)
         if is_first is not None:
             # A step sees what has the same count of resets; what came before the window counts 0.
-            episode = F.pad(is_first.long().cumsum(1), (past, 0))  # (B, W+T)
+            episode = F.pad(is_first.long().cumsum(1), (past, 0))  # (B, P+T)
             visible = visible & (episode[:, past:, None] == episode[:, None])
+        bias = self._bias(None if state is None and is_first is None else visible, length, past)
         attended = F.scaled_dot_product_attention(
-            self._heads(query), self._heads(key), self._heads(value), self._bias(visible, query)
+            self._heads(query), self._heads(key), self._heads(value), bias.to(query.dtype)
         )
         x = x + self.out(attended.transpose(1, 2).flatten(-2))
-        valid, key, value = visible[:, -1, length:], key[:, length:], value[:, length:]
+        missing = kept - past
+        valid = F.pad(visible[:, -1], (missing, 0))[:, length:]
+        key, value = (F.pad(t, (0, 0, missing, 0))[:, length:] for t in (key, value))
         if is_first is not None or torch.is_grad_enabled():
             # Slots of another episode are emptied, so that equal situations have equal states. With
             # no reset they are empty already, and only pass on no gradient.
             key, value = (t.masked_fill(~valid[..., None], 0) for t in (key, value))
         return x + self.mlp(x), AttentionState(key, value, valid)
 
-    def _bias(self, visible: Tensor, query: Tensor) -> Tensor:
-        """Return the additive mask ``(B, H, T, W+T)``: minus infinity, or the bias by distance."""
-        length, past = query.shape[1], self.context - 1
-        steps = torch.arange(length, device=query.device)
-        slots = torch.arange(length + past, device=query.device)
-        distance = (steps[:, None] + past) - slots  # (T, W+T)
+    def _bias(self, visible: Tensor | None, length: int, past: int) -> Tensor:
+        """Return the additive mask ``(1 or B, H, T, P+T)``: minus infinity, or bias by distance.
+
+        ``visible`` ``(B, T, P+T)`` may hide what the distance allows; None hides nothing.
+        """
+        slots = torch.arange(length + past, device=self.distance_bias.device)
+        distance = slots[past:, None] - slots  # (T, P+T)
         inside = (distance >= 0) & (distance < self.context)
-        bias = self.distance_bias[:, distance.clamp(0, past)]  # (H, T, W+T)
-        hidden = ~(visible & inside)[:, None]
-        return bias.masked_fill(hidden, -math.inf).to(query.dtype)
+        bias = self.distance_bias[:, distance.clamp(0, self.context - 1)]  # (H, T, P+T)
+        shown = inside if visible is None else (visible & inside)[:, None]
+        bias = bias.masked_fill(~shown, -math.inf)
+        return bias[None] if visible is None else bias
 
     def _heads(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
@@ -112,6 +124,7 @@ class TransformerDynamics(nn.Module):
 
     def __init__(self, config: DynamicsConfig) -> None:
         super().__init__()
+        self.width = config.width
         self.blocks = nn.ModuleList(
             TransformerBlock(config.width, config.num_heads, config.context)
             for _ in range(config.layers)
@@ -127,16 +140,16 @@ class TransformerDynamics(nn.Module):
         self, x: Tensor, is_first: Tensor | None = None, state: TransformerState | None = None
     ) -> tuple[Tensor, TransformerState]:
         """Read a window ``(B, T, D)``; see :class:`drama.dynamics.SequenceModel`."""
+        check_window(x, self.width, state)
         check_is_first("transformer", is_first, *x.shape[:2])
-        if state is None:
-            state = self.init_state(x.shape[0])
         states = []
-        for block, layer in zip(self.blocks, state.layers, strict=True):
-            x, new = block(x, is_first, layer)
+        for index, block in enumerate(self.blocks):
+            x, new = block(x, is_first, None if state is None else state.layers[index])
             states.append(new)
         return self.norm(x), TransformerState(tuple(states))
 
     def step(self, x: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState]:
         """Read one step ``(B, D)``."""
+        check_step(x, self.width, state)
         y, state = self.forward(x[:, None], None, state)
         return y[:, 0], state
