@@ -217,6 +217,7 @@ NAN = float("nan")
         ("world_model__head_units", 0),
         ("world_model__action_scale", 0.0),
         ("world_model__action_scale", NAN),
+        ("world_model__motion_weight", 0.0),
         ("world_model__dynamics__width", 0),
         ("world_model__dynamics__headdim", 100),
         ("world_model__optim__lr", 0.0),

@@ -143,6 +143,9 @@ class WorldModelConfig(Checked):
     """Weight of the loss that pulls the prior to the posterior."""
     beta_rep: float = 0.1
     """Weight of the loss that pulls the posterior to the prior."""
+    motion_weight: float = 1.0
+    """How often the error of a pixel counts that differs from the frame before or behind it: small
+    things that move are little of a frame's error, and may be all of the game. The paper's is 1."""
     batch_size: int = 16
     """Windows per update."""
     batch_length: int = 128
@@ -173,6 +176,7 @@ class WorldModelConfig(Checked):
             bin_limit=self.bin_limit,
             batch_size=self.batch_size,
             action_scale=self.action_scale,
+            motion_weight=self.motion_weight,
         )
         for name in ("free_bits", "beta_dyn", "beta_rep"):
             require(getattr(self, name) >= 0, f"{section}.{name} must not be negative")

@@ -18,6 +18,7 @@ from drama.world_model import encoder as encoder_module
 from drama.world_model.decoder import ImageDecoder, VectorDecoder, frame_error
 from drama.world_model.encoder import ImageEncoder, VectorEncoder
 from drama.world_model.heads import MLP
+from drama.world_model.motion import moving_pixels
 
 
 def frames(*lead: int, side: int = 8, channels: int = 3, seed: int = 0) -> Tensor:
@@ -228,8 +229,13 @@ def test_folded_layers_equal_those_in_turn(
     torch.testing.assert_close(folded, in_turn.detach(), atol=tolerance, rtol=tolerance)
 
 
-def plain_error(logits: Tensor, obs: Tensor) -> Tensor:
-    return (torch.sigmoid(logits.float()) - obs.float() / 255).square().sum((-3, -2, -1))
+def plain_error(
+    logits: Tensor, obs: Tensor, moving: Tensor | None = None, weight: float = 1.0
+) -> Tensor:
+    error = (torch.sigmoid(logits.float()) - obs.float() / 255).square()
+    if moving is not None:
+        error = error * (1 + (weight - 1) * moving.unsqueeze(-1))
+    return error.sum((-3, -2, -1))
 
 
 def test_reconstruction_error_is_summed_over_pixels_and_channels() -> None:
@@ -240,21 +246,56 @@ def test_reconstruction_error_is_summed_over_pixels_and_channels() -> None:
     torch.testing.assert_close(frame_error(logits, obs), torch.tensor([12.0, 0.0]))
 
 
+@pytest.mark.parametrize("weight", [None, 10.0])
 @pytest.mark.parametrize("lead", [(), (7,), (3, 5), (2, 70)])
-def test_reconstruction_error_and_gradient_equal_the_plain_ones(lead: tuple[int, ...]) -> None:
+def test_reconstruction_error_and_gradient_equal_the_plain_ones(
+    lead: tuple[int, ...], weight: float | None
+) -> None:
     g = torch.Generator().manual_seed(1)
     logits = (3 * torch.randn(*lead, 64, 64, 3, generator=g)).requires_grad_()
     obs = frames(*lead, side=64)
     upstream = torch.rand(lead, generator=g) - 0.3
+    moving = torch.rand(*lead, 64, 64, generator=g) < 0.1
+    more = () if weight is None else (moving, weight)
     results = []
     for function in (frame_error, plain_error):
-        error = function(logits, obs)
+        error = function(logits, obs, *more)
         (gradient,) = torch.autograd.grad(error, logits, upstream)
         results.append((error, gradient))
     (ours, our_gradient), (plain, plain_gradient) = results
     assert ours.shape == lead
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=0)
     torch.testing.assert_close(our_gradient, plain_gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_what_moves_is_what_differs_from_a_neighbour_in_the_episode() -> None:
+    obs = torch.zeros(1, 5, 1, 4, 2, dtype=torch.uint8)
+    for t, place in enumerate((0, 1, 1, 2, 3)):
+        obs[0, t, 0, place, 1] = 200
+    obs[0, 3, 0, 3, 0] = 8  # no change to speak of
+    is_first = torch.tensor([[False, False, False, True, False]])
+    moving = moving_pixels(obs, is_first)[0, :, 0].int().tolist()
+    #                 to 1          from 0        seam          to 3          from 2
+    assert moving == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+
+
+def test_moving_pixels_count_as_often_as_the_setting_says(
+    tiny_config: Callable[..., WorldModelConfig],
+) -> None:
+    obs = torch.zeros(1, 2, 8, 8, 3, dtype=torch.uint8)
+    obs[0, 1, 5, 5, 2] = 255
+    latent, is_first = torch.randn(1, 2, 12), torch.zeros(1, 2, dtype=torch.bool)
+    for weight in (1.0, 7.0):
+        torch.manual_seed(0)
+        decoder = ImageDecoder((8, 8, 3), tiny_config(motion_weight=weight)).eval()
+        each = (decoder(latent) - obs / 255).square().sum(-1)
+        expected = each.sum((-2, -1)) + (weight - 1) * each[..., 5, 5]
+        torch.testing.assert_close(decoder.loss(latent, obs, is_first), expected)
+
+
+def test_vectors_have_no_moving_pixels(tiny_config: Callable[..., WorldModelConfig]) -> None:
+    with pytest.raises(ConfigError, match="motion_weight is of frames"):
+        VectorDecoder((2,), tiny_config(motion_weight=2.0))
 
 
 def test_reconstruction_error_without_a_gradient_keeps_none() -> None:
@@ -282,7 +323,7 @@ def test_vector_error_is_taken_in_symlog_space(
     obs = torch.tensor([[1.0, -3.0], [0.0, 0.0]])
     decoder = VectorDecoder((2,), tiny_config())
     decoder.layers = nn.Identity()
-    error = decoder.loss(symlog(obs) + torch.tensor([1.0, 2.0]), obs)
+    error = decoder.loss(symlog(obs) + torch.tensor([1.0, 2.0]), obs, torch.zeros(2).bool())
     torch.testing.assert_close(error, torch.tensor([5.0, 5.0]))
     torch.testing.assert_close(VectorDecoder.to_obs(symlog(obs)), obs)
 

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from drama.blocks import row_blocks
 from drama.config import WorldModelConfig
+from drama.errors import ConfigError
 from drama.gradients import differentiable_once
 from drama.norm import RMSNorm
 from drama.place import on_cpu
 from drama.world_model.batchnorm import ImageLayers
 from drama.world_model.encoder import channels_last, feature_side
+from drama.world_model.motion import moving_pixels
 from drama.world_model.twohot import symexp, symlog
 
 
@@ -44,6 +46,7 @@ class ImageDecoder(nn.Module):
         )
         self.layers = ImageLayers(*layers)
         channels_last(self.layers)
+        self.motion_weight = config.motion_weight
 
     def logits(self, stoch: Tensor) -> Tensor:
         """Map latents ``(..., Z)`` to frames ``(..., H, W, C)`` before the sigmoid."""
@@ -58,9 +61,13 @@ class ImageDecoder(nn.Module):
         """Map latents ``(..., Z)`` to frames ``(..., H, W, C)`` with values in [0, 1]."""
         return torch.sigmoid(self.logits(stoch))
 
-    def loss(self, stoch: Tensor, obs: Tensor) -> Tensor:
-        """Squared error summed over pixels and channels, of latents ``(..., Z)``: ``(...)``."""
-        return frame_error(self.logits(stoch), obs)
+    def loss(self, stoch: Tensor, obs: Tensor, is_first: Tensor) -> Tensor:
+        """Squared error summed over pixels and channels, of latents ``(B, T, Z)``: ``(B, T)``.
+
+        Pixels that move count ``world_model.motion_weight`` times.
+        """
+        moving = moving_pixels(obs, is_first) if self.motion_weight != 1 else None
+        return frame_error(self.logits(stoch), obs, moving, self.motion_weight)
 
     @staticmethod
     def to_obs(prediction: Tensor) -> Tensor:
@@ -68,22 +75,30 @@ class ImageDecoder(nn.Module):
         return (prediction.float() * 255.0).round().clamp(0, 255).to(torch.uint8)
 
 
-def frame_error(logits: Tensor, obs: Tensor) -> Tensor:
+def frame_error(
+    logits: Tensor, obs: Tensor, moving: Tensor | None = None, motion_weight: float = 1.0
+) -> Tensor:
     """Squared error of ``sigmoid(logits)`` to ``obs / 255``, summed over each frame, in float32.
 
     Args:
         logits: ``(..., H, W, C)``.
         obs: uint8 frames of the same shape.
+        moving: Pixels that count ``motion_weight`` times, bool ``(..., H, W)``.
+        motion_weight: See ``moving``.
 
     Returns:
         ``(...)``. On a CPU it can be differentiated once.
     """
     if not on_cpu(logits):
-        error = torch.sigmoid(logits.float()) - obs.float() / 255.0
-        return error.square().sum(dim=(-3, -2, -1))
+        error = (torch.sigmoid(logits.float()) - obs.float() / 255.0).square()
+        if moving is not None:
+            error = error * torch.where(moving, motion_weight, 1.0).unsqueeze(-1)
+        return error.sum(dim=(-3, -2, -1))
     lead = logits.shape[:-3]
+    if moving is not None:
+        moving = moving.reshape(lead.numel(), -1)
     total: Tensor = _FrameError.apply(  # type: ignore[no-untyped-call]
-        logits.reshape(lead.numel(), -1), obs.reshape(lead.numel(), -1)
+        logits.reshape(lead.numel(), -1), obs.reshape(lead.numel(), -1), moving, motion_weight
     )
     return total.reshape(lead)
 
@@ -95,16 +110,22 @@ class _FrameError(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, obs: Tensor) -> Tensor:
-        """Take rows of pixels ``(N, P)``; return ``(N,)``."""
+    def forward(
+        ctx: Any, logits: Tensor, obs: Tensor, moving: Tensor | None, motion_weight: float
+    ) -> Tensor:
+        """Take frames ``(N, P C)`` and pixels ``(N, P)``; return ``(N,)``."""
         total = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
         slope = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         for rows in row_blocks(len(logits), logits.shape[1], logits.device):
             frame = torch.sigmoid(logits[rows].float())
             error = torch.add(frame, obs[rows], alpha=-1 / 255)
+            weighted = error
+            if moving is not None:
+                weight = torch.where(moving[rows], motion_weight, 1.0).unsqueeze(-1)
+                weighted = (error.view(*weight.shape[:2], -1) * weight).view_as(error)
             if slope is not None:
-                slope[rows] = torch.ops.aten.sigmoid_backward(error, frame)
-            torch.sum(error.square_(), dim=1, out=total[rows])
+                slope[rows] = torch.ops.aten.sigmoid_backward(weighted, frame)
+            torch.sum(error.mul_(weighted), dim=1, out=total[rows])
         ctx.save_for_backward(slope)
         return total
 
@@ -113,7 +134,7 @@ class _FrameError(torch.autograd.Function):
     def backward(ctx: Any, dtotal: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of ``logits``."""
         (slope,) = ctx.saved_tensors
-        return slope * (2.0 * dtotal).to(slope.dtype)[:, None], None
+        return slope * (2.0 * dtotal).to(slope.dtype)[:, None], None, None, None
 
 
 class VectorDecoder(nn.Module):
@@ -121,6 +142,8 @@ class VectorDecoder(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], config: WorldModelConfig) -> None:
         super().__init__()
+        if config.motion_weight != 1:
+            raise ConfigError("world_model.motion_weight is of frames; these are vectors")
         (size,), units = shape, config.vector_units
         self.layers = nn.Sequential(
             nn.Linear(config.stoch_size, units),
@@ -137,8 +160,8 @@ class VectorDecoder(nn.Module):
         prediction: Tensor = self.layers(stoch)
         return prediction
 
-    def loss(self, stoch: Tensor, obs: Tensor) -> Tensor:
-        """Squared error in symlog space summed over entries, of latents ``(..., Z)``: ``(...)``."""
+    def loss(self, stoch: Tensor, obs: Tensor, is_first: Tensor) -> Tensor:
+        """Squared error in symlog space summed over entries: ``(B, T, Z)`` to ``(B, T)``."""
         error: Tensor = self(stoch).float() - symlog(obs.float())
         return error.square().sum(dim=-1)
 

@@ -168,7 +168,7 @@ class WorldModel(nn.Module):
             The scalar loss, and detached scalars for the log.
         """
         seen = self.observe(batch, random)
-        reconstruction = self.decoder.loss(seen.stoch, batch.obs).mean()
+        reconstruction = self.decoder.loss(seen.stoch, batch.obs, batch.is_first).mean()
 
         acted = (~batch.is_last).float()  # (B, T)
         reward_loss = _masked_mean(
