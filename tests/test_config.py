@@ -230,6 +230,7 @@ NAN = float("nan")
         ("behaviour__lambda_", 2.0),
         ("behaviour__slow_decay", -0.5),
         ("behaviour__return_decay", NAN),
+        ("behaviour__min_return_scale", 0.0),
         ("behaviour__horizon", 0),
         ("behaviour__context", 0),
         ("behaviour__layers", 0),

@@ -243,6 +243,9 @@ class BehaviourConfig(Checked):
     """Share of the uniform distribution mixed into the policy."""
     return_decay: float = 0.99
     """Decay of the running percentiles that scale advantages."""
+    min_return_scale: float = 1.0
+    """Advantages are divided by at least this. The paper's 1 leaves small returns as they are, and
+    then the entropy bonus may be worth more than all of them."""
     slow_decay: float = 0.98
     """Decay of the slow critic's weights."""
     bins: int = 255
@@ -269,6 +272,7 @@ class BehaviourConfig(Checked):
             context=self.context,
             horizon=self.horizon,
             bin_limit=self.bin_limit,
+            min_return_scale=self.min_return_scale,
         )
         fraction(
             section,

@@ -124,9 +124,10 @@ def test_a_zero_first_batch_counts_as_one() -> None:
 
 
 def test_small_returns_are_not_blown_up() -> None:
-    scale = ReturnScale()
-    scale.update(torch.linspace(0, 0.1, 50))
-    assert scale.scale() == 1.0
+    for least, expected in ((1.0, 1.0), (0.2, 0.2), (0.05, 0.09)):
+        scale = ReturnScale(least=least)
+        scale.update(torch.linspace(0, 0.1, 101))
+        assert scale.scale().item() == pytest.approx(expected)
 
 
 def test_reading_the_scale_moves_nothing() -> None:

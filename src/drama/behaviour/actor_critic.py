@@ -26,7 +26,7 @@ class ActorCritic(Behaviour):
     def __init__(self, config: BehaviourConfig, features: int, num_actions: int) -> None:
         super().__init__(config, features, num_actions)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.return_scale = ReturnScale(config.return_decay)
+        self.return_scale = ReturnScale(config.return_decay, config.min_return_scale)
 
     def loss(self, batch: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
         """Score-function loss of the actor plus the critic's two regressions.

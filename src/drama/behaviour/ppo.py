@@ -53,7 +53,7 @@ class PPO(Behaviour):
 
     def __init__(self, config: BehaviourConfig, features: int, num_actions: int) -> None:
         super().__init__(config, features, num_actions)
-        self.return_scale = ReturnScale(config.return_decay)
+        self.return_scale = ReturnScale(config.return_decay, config.min_return_scale)
 
     @property
     def steps_per_update(self) -> int:

@@ -45,7 +45,7 @@ def survival(termination: Tensor) -> Tensor:
 
 
 class ReturnScale(nn.Module):
-    """Running 5-to-95 percentile range of returns; advantages are divided by ``max(1, range)``.
+    """Running 5-to-95 percentile range of returns; advantages are divided by ``max(least, range)``.
 
     The running values are buffers: saved with the model, moved only by
     [update][drama.behaviour.returns.ReturnScale.update]. The first batch sets them, so that
@@ -56,9 +56,10 @@ class ReturnScale(nn.Module):
     high: Tensor
     started: Tensor
 
-    def __init__(self, decay: float = 0.99) -> None:
+    def __init__(self, decay: float = 0.99, least: float = 1.0) -> None:
         super().__init__()
         self.decay = decay
+        self.least = least
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
@@ -75,8 +76,8 @@ class ReturnScale(nn.Module):
         self.started.fill_(True)
 
     def scale(self) -> Tensor:
-        """Divisor of the advantages: ``max(1, high - low)``, a scalar."""
-        return (self.high - self.low).clamp_min(1.0)
+        """Divisor of the advantages: ``max(least, high - low)``, a scalar."""
+        return (self.high - self.low).clamp_min(self.least)
 
 
 def _between(ordered: Tensor, share: float) -> Tensor:

@@ -1,0 +1,281 @@
+"""Take a finished run apart: ``python -m benchmarks.apart WHAT RUN ...``.
+
+When an agent does not learn, its parts can be asked one at a time. ``WHAT`` is one of
+
+- ``held-out``: error of reconstructions and divergence of the prior, on rows that the world model
+  learnt from and on new episodes of the same policy. Far apart, it has learnt the rows by heart.
+- ``policy``: the world model stays as it is, and new policies learn in its dreams, with other
+  settings each; then they play. If one of them does well, the model was not what was missing.
+- ``pixels``: the policy stays away, and the world model learns on from the run's experience, with
+  other settings each. Told is how much of what differs from the median frame its reconstructions
+  show, in places where one thing only moves: 1 is all, 0 as little as the median frame.
+
+The run is copied, never written to. Each call adds to ``docs/assets/results/apart-WHAT.json``, or
+replaces what it had for the same run and case, and rewrites the block of that name of
+``docs/results.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import drama
+from benchmarks import measure
+from drama.agent import find_checkpoint
+from drama.behaviour import make_behaviour
+from drama.config import Config
+from drama.replay import ReplayBuffer
+from drama.suite.spec import override
+from drama.training.optim import Optimiser
+from drama.training.trainer import Trainer
+from drama.world_model import WorldModel
+from drama.world_model.latent import kl_divergence
+
+Changes = Mapping[str, Any]
+Row = dict[str, Any]
+
+POLICIES: Mapping[str, Changes] = {
+    "entropy bonus 1e-3": {"behaviour.entropy": 1e-3},
+    "entropy bonus 3e-3": {"behaviour.entropy": 3e-3},
+    "entropy bonus 6e-3": {"behaviour.entropy": 6e-3},
+    "3e-3, half as many dreams of 32 steps": {
+        "behaviour.entropy": 3e-3,
+        "behaviour.horizon": 32,
+        "behaviour.batch_size": 32,
+    },
+}
+MODELS: Mapping[str, Changes] = {
+    "as it was": {},
+    "a tenth of the weight on the KL": {"world_model.beta_dyn": 0.1, "world_model.beta_rep": 0.01},
+    "pixels that move count 10 times": {"world_model.motion_weight": 10.0},
+}
+PLACES: Mapping[str, Mapping[str, tuple[slice, slice]]] = {
+    "ALE/Pong-v5": {
+        "left paddle": (slice(12, 58), slice(5, 9)),
+        "right paddle": (slice(12, 58), slice(55, 60)),
+        "ball": (slice(12, 58), slice(10, 54)),
+    }
+}
+"""Rows and columns of a 64 x 64 frame where nothing else moves."""
+
+
+@contextlib.contextmanager
+def continued(run: Path, changes: Changes) -> Iterator[tuple[drama.Agent, Trainer]]:
+    """A copy of a run as it was left, with some settings changed."""
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place) / "run"
+        shutil.copytree(run, copy)
+        checkpoint, _ = find_checkpoint(copy)
+        config = override(Config.from_json(checkpoint.text("config.json")), changes)
+        agent = drama.Agent.load(copy, config=config, device="cpu")
+        parts = (agent.config, agent.env, agent.world_model, agent.behaviour)
+        trainer = Trainer(*parts, run_dir=copy)
+        trainer.load(checkpoint)
+        try:
+            yield agent, trainer
+        finally:
+            trainer.close()
+            agent.env.close()
+
+
+@torch.no_grad()
+def errors(model: WorldModel, replay: ReplayBuffer, length: int, windows: int) -> Row:
+    """Squared error of a reconstructed frame and nats of a step's KL, over windows."""
+    ends = torch.linspace(length, len(replay) - 2, windows).long().unique()
+    batch, generator = replay.windows(ends, length), torch.Generator().manual_seed(0)
+    seen = model.eval().observe(batch, generator)
+    linked = ~batch.is_first[:, 1:]
+    kl = kl_divergence(seen.posterior[:, 1:], model.prior(seen.deter[:, :-1]))[linked]
+    frame = model.decoder.loss(seen.stoch, batch.obs, batch.is_first)
+    return {"frame": round(float(frame.mean()), 2), "kl": round(float(kl.mean()), 2)}
+
+
+def held_out(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]]:
+    """Compare what was learnt from with what was not."""
+    with continued(run, {}) as (agent, trainer):
+        length = agent.config.world_model.batch_length
+        yield "rows learnt from", errors(agent.world_model, trainer.replay, length, options.windows)
+        rows = min(agent.config.replay.capacity, options.windows * length)
+        env = agent.new_env(options.seed)
+        fresh = Trainer(agent.config, env, agent.world_model, agent.behaviour)
+        fresh.step = agent.config.training.warmup_steps  # the policy acts from the first row on
+        while fresh.replay.total < rows:
+            fresh.collect()
+        yield "new episodes", errors(agent.world_model, fresh.replay, length, options.windows)
+
+
+def policy(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]]:
+    """Learn each policy anew in the dreams of the same model, and let it play."""
+    for case in options.cases or POLICIES:
+        with continued(run, POLICIES[case]) as (agent, trainer):
+            forget(agent, trainer)
+            for _ in range(options.updates):
+                trainer.update("behaviour")
+            means = trainer.meter.means()
+            row: Row = {"updates": options.updates, "episodes": options.episodes}
+            row |= {key: round(means[f"behaviour/{key}"], 3) for key in ("entropy", "return")}
+            for name, greedy in (("greedy", True), ("drawn", False)):
+                count = options.episodes
+                played = agent.evaluate(count, greedy=greedy, num_envs=count, seed=options.seed)
+                row[name] = sorted(round(e.ret, 2) for e in played.episodes)
+            yield case, row
+
+
+def forget(agent: drama.Agent, trainer: Trainer) -> None:
+    """Put a new policy and a new optimiser in the place of those of the run."""
+    config = agent.config
+    size = config.world_model.stoch_size + config.world_model.dynamics.width
+    new = make_behaviour(config.behaviour, size, agent.world_model.num_actions)
+    agent.behaviour.load_state_dict(new.state_dict())
+    optimiser = Optimiser(agent.behaviour.named_parameters(), config.behaviour.optim)
+    trainer.behaviour_optimiser = trainer.optimisers["behaviour"] = optimiser
+    trainer.meter.clear()
+
+
+def pixels(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]]:
+    """Let each model learn on, and look at what its reconstructions show."""
+    for case in options.cases or MODELS:
+        with continued(run, MODELS[case]) as (agent, trainer):
+            places = PLACES[agent.config.env.id]
+            rows = torch.arange(0, len(trainer.replay) - 1, 29)
+            frames = trainer.replay.windows(rows, 1).obs[:, 0]
+            shares = {"0": shown(agent.world_model, frames, places)}
+            trainer.meter.clear()
+            for update in range(1, options.updates + 1):
+                trainer.update("world_model")
+                if update % options.every == 0:
+                    shares[str(update)] = shown(agent.world_model, frames, places)
+            kl = round(trainer.meter.means()["world_model/kl"], 2)
+            yield case, {"shares": shares, "kl": kl}
+
+
+@torch.no_grad()
+def shown(
+    model: WorldModel, frames: Tensor, places: Mapping[str, tuple[slice, slice]]
+) -> dict[str, float]:
+    """Share of the squared deviation from the median frame that reconstructions explain."""
+    model.eval()
+    latent = model.sample(model.posterior(frames), torch.Generator().manual_seed(0))
+    real = frames.float() / 255
+    median = real.median(dim=0).values
+    off = (median - real).square().sum(dim=-1)
+    error = (model.decoder(latent).float() - real).square().sum(dim=-1)
+    moved = off > 0.02  # not the noise of resizing
+    found = {}
+    for name, (rows, columns) in places.items():
+        here = moved[:, rows, columns]
+        left, all_of_it = (t[:, rows, columns][here].sum() for t in (error, off))
+        found[name] = round(1 - float(left / all_of_it), 2)
+    return found
+
+
+# -- telling -----------------------------------------------------------------------------------
+
+
+def held_out_table(results: Sequence[Row]) -> str:
+    """Two rows a run."""
+    header = ("", "", "squared error of a frame", "KL of a step, nats")
+    rows = [(r["label"], r["case"], f"{r['frame']:.2f}", f"{r['kl']:.2f}") for r in results]
+    return measure.table(header, rows)
+
+
+def policy_table(results: Sequence[Row]) -> str:
+    """A row for each new policy: means, and the spread that one number would hide."""
+    header = ("", "policy learnt anew", "updates", "entropy", "return in dreams", "greedy", "drawn")
+    rows = []
+    for r in results:
+        played = []
+        for mode in ("greedy", "drawn"):
+            mean = sum(r[mode]) / len(r[mode])
+            played.append(f"{mean:.1f} ({r[mode][0]:g} to {r[mode][-1]:g})")
+        numbers = (str(r["updates"]), f"{r['entropy']:.2f}", f"{r['return']:.2f}")
+        rows.append((r["label"], r["case"], *numbers, *played))
+    return measure.table(header, rows)
+
+
+def pixels_table(results: Sequence[Row]) -> str:
+    """What is shown at the start, and after the last update, place by place."""
+    places = list(results[0]["shares"]["0"])
+    looks = list(results[0]["shares"])
+    header = ("", "", *(f"{place}, after {look}" for place in places for look in looks), "KL")
+    rows = [
+        (
+            r["label"],
+            r["case"],
+            *(f"{r['shares'][look][place]:.2f}" for place in places for look in looks),
+            f"{r['kl']:.1f}",
+        )
+        for r in results
+    ]
+    return measure.table(header, rows)
+
+
+Part = tuple[
+    Callable[[Path, argparse.Namespace], Iterator[tuple[str, Row]]], Callable[[Sequence[Row]], str]
+]
+PARTS: Mapping[str, Part] = {
+    "held-out": (held_out, held_out_table),
+    "policy": (policy, policy_table),
+    "pixels": (pixels, pixels_table),
+}
+
+
+def markdown(what: str, result: Mapping[str, Any]) -> str:
+    """The block of the page."""
+    commands = "\n".join(f"`{command}`" for command in result["commands"])
+    return f"{commands}\n\n{PARTS[what][1](result['results'])}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, add to the file, rewrite the block."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m benchmarks.apart",
+    )
+    parser.add_argument("what", choices=list(PARTS))
+    parser.add_argument("runs", nargs="+", metavar="LABEL=RUN")
+    parser.add_argument("--cases", nargs="+", help="some of the cases only")
+    parser.add_argument("--updates", type=int, default=300)
+    parser.add_argument("--every", type=int, default=300)
+    parser.add_argument("--windows", type=int, default=60)
+    parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=20_000, help="of what is played")
+    parser.add_argument("--docs", type=Path, default=measure.DOCS)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    path = options.docs / "assets" / "results" / f"apart-{options.what}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    asked = f"--updates {options.updates} " if options.what != "held-out" else ""
+    for given in options.runs:
+        label, _, run = given.partition("=")
+        command = f'python -m benchmarks.apart {options.what} {asked}"{given}"'
+        for case, row in PARTS[options.what][0](Path(run), options):
+            print(label, case, row, flush=True)
+            result: dict[str, Any] = {"commands": [], "results": []}
+            if path.is_file():
+                result = json.loads(path.read_text(encoding="utf-8"))
+            new = {"label": label, "case": case, **row}
+            others = [r for r in result["results"] if (r["label"], r["case"]) != (label, case)]
+            result = {
+                "commands": list(dict.fromkeys([*result["commands"], command])),
+                "machine": measure.machine(1),
+                "results": [*others, new],
+            }
+            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            name = f"apart-{options.what}"
+            measure.replace_block(options.docs / "results.md", name, markdown(options.what, result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Taking a run apart: that each part is measured alone, and told as it was measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training.runs import tiny
+
+from drama import Agent
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # benchmarks/ is part of a checkout, not of the package
+
+from benchmarks import apart  # noqa: E402
+
+GAME = "drama/Catch-v0"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("apart") / "run"
+    config = tiny()
+    agent = Agent(GAME, config)
+    agent.learn(config.training.warmup_steps + 20, run_dir=place)
+    return place
+
+
+def measured(what: str, run: Path, tmp_path: Path, *options: str) -> list[dict[str, Any]]:
+    """Measure with the published page beside, twice: the second replaces what the first said."""
+    shutil.copy(ROOT / "docs" / "results.md", tmp_path / "results.md")
+    before = {p: p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
+    for _ in range(2):
+        apart.main([what, f"here={run}", "--docs", str(tmp_path), *options])
+    assert before == {p: p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
+    found = json.loads((tmp_path / "assets" / "results" / f"apart-{what}.json").read_text())
+    assert apart.markdown(what, found) in (tmp_path / "results.md").read_text(encoding="utf-8")
+    results: list[dict[str, Any]] = found["results"]
+    assert {r["label"] for r in results} == {"here"}
+    return results
+
+
+@pytest.mark.parametrize("what", list(apart.PARTS))
+def test_the_page_says_what_the_file_says(what: str) -> None:
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    path = ROOT / "docs" / "assets" / "results" / f"apart-{what}.json"
+    assert apart.markdown(what, json.loads(path.read_text(encoding="utf-8"))) in page
+
+
+def test_rows_learnt_from_and_new_episodes(run: Path, tmp_path: Path) -> None:
+    known, new = measured("held-out", run, tmp_path, "--windows", "3")
+    assert (known["case"], new["case"]) == ("rows learnt from", "new episodes")
+    assert known["frame"] > 0
+    assert (known["frame"], known["kl"]) != (new["frame"], new["kl"])
+
+
+def test_a_policy_learns_anew_and_the_model_stays(run: Path) -> None:
+    with apart.continued(run, {"behaviour.entropy": 0.5}) as (agent, trainer):
+        assert agent.config.behaviour.entropy == 0.5
+        model = {k: v.clone() for k, v in agent.world_model.state_dict().items()}
+        size = agent.config.world_model.stoch_size + agent.config.world_model.dynamics.width
+        features = torch.randn(4, size, generator=torch.Generator().manual_seed(0))
+        uniform = torch.full((4, 3), 1 / 3)
+        assert not torch.allclose(agent.behaviour.policy(features).exp(), uniform, atol=1e-4)
+        apart.forget(agent, trainer)
+        torch.testing.assert_close(agent.behaviour.policy(features).exp(), uniform)
+        for _ in range(3):
+            trainer.update("behaviour")
+        assert not torch.equal(agent.behaviour.policy(features).exp(), uniform)
+        for key, value in agent.world_model.state_dict().items():
+            assert torch.equal(value, model[key]), key
+
+
+def test_policies_are_told_with_every_return(run: Path, tmp_path: Path) -> None:
+    options = ("--updates", "1", "--episodes", "2", "--cases", "entropy bonus 3e-3")
+    (row,) = measured("policy", run, tmp_path, *options)
+    assert len(row["greedy"]) == len(row["drawn"]) == 2
+    assert {*row["greedy"], *row["drawn"]} <= {-1.0, 1.0}
+
+
+def test_models_learn_on_with_other_weights(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    place = {"everywhere": (slice(None), slice(None))}
+    monkeypatch.setattr(apart, "PLACES", {GAME: place})
+    plain, _, weighted = measured("pixels", run, tmp_path, "--updates", "40", "--every", "20")
+    assert plain["shares"]["0"] == weighted["shares"]["0"]
+    assert set(plain["shares"]) == {"0", "20", "40"}
+    assert plain["shares"]["40"] != weighted["shares"]["40"]
+
+
+def test_shares_by_hand() -> None:
+    class Model:
+        def eval(self) -> None: ...
+
+        def posterior(self, frames: torch.Tensor) -> torch.Tensor:
+            return frames
+
+        def sample(self, latent: torch.Tensor, _: torch.Generator) -> torch.Tensor:
+            return latent
+
+        def decoder(self, latent: torch.Tensor) -> torch.Tensor:
+            shown = latent.float() / 255
+            shown[:, 0] *= 0.5  # half of the brightness is a quarter of the error
+            shown[:, 1] = 0.0  # and the second row is never drawn
+            return shown
+
+    frames = torch.zeros(5, 2, 3, 1, dtype=torch.uint8)
+    frames[0, 0, 0] = frames[1, 1, 2] = 200
+    places = {"drawn": (slice(0, 1), slice(None)), "missing": (slice(1, 2), slice(None))}
+    assert apart.shown(Model(), frames, places) == {"drawn": 0.75, "missing": 0.0}  # type: ignore[arg-type]
