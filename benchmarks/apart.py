@@ -191,7 +191,8 @@ def held_out_table(results: Sequence[Row]) -> str:
 
 def policy_table(results: Sequence[Row]) -> str:
     """A row for each new policy: means, and the spread that one number would hide."""
-    header = ("", "policy learnt anew", "updates", "entropy", "return in dreams", "greedy", "drawn")
+    dreams = ("entropy, mean while learning", "return in dreams, likewise")
+    header = ("", "policy learnt anew", "updates", *dreams, "greedy", "drawn")
     rows = []
     for r in results:
         played = []

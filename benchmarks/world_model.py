@@ -151,9 +151,12 @@ def share(hits: Tensor) -> float:
 def condense(name: str, directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All finished runs of one suite."""
     suite = read_suite(directory)
+    games = [game for game in suite.spec.games if options.games is None or game in options.games]
+    if not games:
+        raise SystemExit(f"{directory} has none of {', '.join(options.games)}")
     runs = []
     for cell in suite.cells:
-        if cell.status != "finished":
+        if cell.status != "finished" or cell.game not in games:
             continue
         agent = drama.Agent.load(cell.path, device="cpu")
         length = options.context + options.horizon
@@ -173,11 +176,11 @@ def condense(name: str, directory: Path, options: argparse.Namespace) -> dict[st
         "suite": suite.spec.name,
         "command": f"python -m benchmarks.world_model {name}=suites/{suite.spec.name} "
         f"--context {options.context} --horizon {options.horizon} --windows {options.windows} "
-        f"--episodes {options.episodes}",
+        f"--episodes {options.episodes}" + (f" --games {' '.join(games)}" if options.games else ""),
         "context": options.context,
         "horizon": options.horizon,
         "variants": {v.name: v.label or v.name for v in suite.spec.variants},
-        "games": list(suite.spec.games),
+        "games": games,
         "machine": measure.machine(torch.get_num_threads()),
         "runs": runs,
     }
@@ -267,6 +270,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--horizon", type=int, default=16, help="steps dreamt")
     parser.add_argument("--windows", type=int, default=500)
     parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--games", nargs="+", help="these of the suite's games; all if not given")
     parser.add_argument("--docs", type=Path, default=measure.DOCS)
     options = parser.parse_args(argv)
     place = options.docs / "assets" / "results"
