@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drama.behaviour import ReturnScale, lambda_return, survival
+from drama.behaviour import ReturnScale, lambda_return, make_behaviour, survival
+from drama.config import AlgorithmName, BehaviourConfig
 
 REWARD = torch.tensor([[1.0, 2.0, 3.0]])
 VALUE = torch.tensor([[10.0, 20.0, 30.0, 40.0]])
@@ -158,3 +161,10 @@ def test_percentiles_are_those_of_numpy(count: int) -> None:
     low, high = np.percentile(returns.double().numpy(), [5, 95])
     assert scale.low.item() == pytest.approx(low, rel=1e-5, abs=1e-6)
     assert scale.high.item() == pytest.approx(high, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["actor-critic", "ppo"])
+def test_the_least_scale_is_the_setting(algorithm: AlgorithmName) -> None:
+    config = BehaviourConfig(algorithm=algorithm, min_return_scale=0.2)
+    behaviour: Any = make_behaviour(config, 4, 2)
+    assert behaviour.return_scale.scale().item() == pytest.approx(0.2)
