@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -90,7 +91,7 @@ def continued(run: Path, changes: Changes) -> Iterator[tuple[drama.Agent, Traine
 
 @torch.no_grad()
 def errors(model: WorldModel, replay: ReplayBuffer, length: int, windows: int) -> Row:
-    """Squared error of a reconstructed frame and nats of a step's KL, over windows."""
+    """Squared error of a frame, weighted as the run weighs it, and nats of a step's KL."""
     ends = torch.linspace(length, len(replay) - 2, windows).long().unique()
     batch, generator = replay.windows(ends, length), torch.Generator().manual_seed(0)
     seen = model.eval().observe(batch, generator)
@@ -106,12 +107,19 @@ def held_out(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]
         length = agent.config.world_model.batch_length
         yield "rows learnt from", errors(agent.world_model, trainer.replay, length, options.windows)
         rows = min(agent.config.replay.capacity, options.windows * length)
-        env = agent.new_env(options.seed)
-        fresh = Trainer(agent.config, env, agent.world_model, agent.behaviour)
-        fresh.step = agent.config.training.warmup_steps  # the policy acts from the first row on
-        while fresh.replay.total < rows:
-            fresh.collect()
-        yield "new episodes", errors(agent.world_model, fresh.replay, length, options.windows)
+        replay = played(agent, options.seed, rows)
+        yield "new episodes", errors(agent.world_model, replay, length, options.windows)
+
+
+def played(agent: drama.Agent, seed: int, rows: int) -> ReplayBuffer:
+    """Rows of new episodes of the agent's policy."""
+    # A trainer seeds its environment: the run's own seed would bring the run's episodes back.
+    config = dataclasses.replace(agent.config, seed=seed)
+    trainer = Trainer(config, agent.new_env(seed), agent.world_model, agent.behaviour)
+    trainer.step = config.training.warmup_steps  # the policy acts from the first row on
+    while trainer.replay.total < rows:
+        trainer.collect()
+    return trainer.replay
 
 
 def policy(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]]:
@@ -126,8 +134,8 @@ def policy(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]]:
             row |= {key: round(means[f"behaviour/{key}"], 3) for key in ("entropy", "return")}
             for name, greedy in (("greedy", True), ("drawn", False)):
                 count = options.episodes
-                played = agent.evaluate(count, greedy=greedy, num_envs=count, seed=options.seed)
-                row[name] = sorted(round(e.ret, 2) for e in played.episodes)
+                found = agent.evaluate(count, greedy=greedy, num_envs=count, seed=options.seed)
+                row[name] = sorted(round(e.ret, 2) for e in found.episodes)
             yield case, row
 
 

@@ -13,6 +13,7 @@ import torch
 from tests.training.runs import tiny
 
 from drama import Agent
+from drama.replay import ReplayBuffer
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks/ is part of a checkout, not of the package
@@ -57,6 +58,26 @@ def test_rows_learnt_from_and_new_episodes(run: Path, tmp_path: Path) -> None:
     assert (known["case"], new["case"]) == ("rows learnt from", "new episodes")
     assert known["frame"] > 0
     assert (known["frame"], known["kl"]) != (new["frame"], new["kl"])
+
+
+def test_new_episodes_are_not_those_of_the_run(run: Path) -> None:
+    with apart.continued(run, {}) as (agent, trainer):
+        rows = torch.arange(60)
+
+        def begun(replay: ReplayBuffer) -> torch.Tensor:
+            batch = replay.windows(rows, 1)
+            return batch.obs[batch.is_first][:5]
+
+        own, again, new = (
+            begun(replay)
+            for replay in (
+                trainer.replay,
+                apart.played(agent, agent.config.seed, 61),
+                apart.played(agent, 20_000, 61),
+            )
+        )
+        assert torch.equal(own, again)  # so the seed is what decides
+        assert not torch.equal(own, new)
 
 
 def test_a_policy_learns_anew_and_the_model_stays(run: Path) -> None:
