@@ -76,6 +76,9 @@ class ReplayConfig(Checked):
     """Weight of the surplus of training over imagination in the same draw."""
     replacement: bool = False
     """Whether one batch may hold the same window twice."""
+    random_shift: tuple[int, ...] = (0, 0)
+    """Frames drawn for the world model are moved by up to so many pixels, up or down and left or
+    right, a window as a whole: against learning by heart. The paper does not."""
     device: ReplayDevice = "auto"
     """Where the ring lives: ``cpu``, beside the ``model``, or ``auto``: beside it on CUDA only."""
 
@@ -83,6 +86,11 @@ class ReplayConfig(Checked):
         positive("replay", capacity=self.capacity, tau=self.tau)
         require(self.capacity < 2**40, f"replay.capacity is too large, got {self.capacity}")
         positive("replay", imagination_tau=self.imagination_tau)
+        require(
+            len(self.random_shift) == 2 and min(self.random_shift) >= 0,
+            "replay.random_shift must be two numbers of pixels, up or down and left or right, "
+            f"got {self.random_shift}",
+        )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""Past experience: the ring buffer and the rules by which windows are drawn from it."""
+"""Past experience: the ring buffer, the rules by which windows are drawn, and their shifts."""
 
+from drama.replay.augment import shift_frames
 from drama.replay.buffer import Purpose, ReplayBuffer
 from drama.replay.sampling import (
     dfs_behaviour_scores,
@@ -16,5 +17,6 @@ __all__ = [
     "dfs_world_model_scores",
     "draw",
     "learnt_first_scores",
+    "shift_frames",
     "uniform_scores",
 ]

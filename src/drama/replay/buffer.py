@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from drama.config import ReplayConfig
-from drama.errors import ReplayError
+from drama.errors import ConfigError, ReplayError
 from drama.place import on_cpu, widest_float
+from drama.replay.augment import shift_frames
 from drama.replay.sampling import (
     NOTHING_TO_DRAW,
     dfs_behaviour_scores,
@@ -57,6 +58,9 @@ class ReplayBuffer:
         starts_at_first: bool = True,
         static_shapes: bool | None = None,
     ) -> None:
+        self.shifts = any(config.random_shift)
+        if self.shifts and len(obs_shape) != 3:
+            raise ConfigError("replay.random_shift is of frames; these are vectors")
         self.config = config
         self.capacity = config.capacity
         self.device = torch.device(device)
@@ -212,7 +216,12 @@ class ReplayBuffer:
         # Summed in int32 first: Apple's GPU adds no int64 at an index in older versions of PyTorch.
         drawn = torch.zeros(self.capacity, dtype=torch.int32, device=self.device)
         counter += drawn.index_add_(0, ends, torch.ones_like(ends, dtype=torch.int32))
-        return self.windows(ends, length)
+        batch = self.windows(ends, length)
+        if self.shifts and purpose == "world_model":
+            rows, columns = self.config.random_shift
+            moved = shift_frames(batch.obs, rows, columns, generator)
+            return batch._replace(obs=moved, slot=None)  # equal slots are no longer equal rows
+        return batch
 
     def check(self) -> None:
         """Look whether every draw had a row to choose, which off the CPU no draw does itself.
