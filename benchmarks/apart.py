@@ -4,6 +4,8 @@ When an agent does not learn, its parts can be asked one at a time. ``WHAT`` is 
 
 - ``held-out``: error of reconstructions and divergence of the prior, on rows that the world model
   learnt from and on new episodes of the same policy. Far apart, it has learnt the rows by heart.
+- ``unseeing``: whether the policy looks. It plays, and then actions are drawn that are as frequent
+  as its own, whatever the frame shows. If they return as much, it has learnt no more than that.
 - ``policy``: the world model stays as it is, and new policies learn in its dreams, with other
   settings each; then they play. If one of them does well, the model was not what was missing.
 - ``pixels``: the policy stays away, and the world model learns on from the run's experience, with
@@ -27,7 +29,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import drama
@@ -38,7 +43,7 @@ from drama.config import Config
 from drama.replay import ReplayBuffer
 from drama.suite.spec import override
 from drama.training.optim import Optimiser
-from drama.training.trainer import Trainer
+from drama.training.trainer import Event, Listener, Trainer
 from drama.world_model import WorldModel
 from drama.world_model.latent import kl_divergence
 
@@ -113,13 +118,52 @@ def held_out(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]
 
 def played(agent: drama.Agent, seed: int, rows: int) -> ReplayBuffer:
     """Rows of new episodes of the agent's policy."""
-    # A trainer seeds its environment: the run's own seed would bring the run's episodes back.
-    config = dataclasses.replace(agent.config, seed=seed)
-    trainer = Trainer(config, agent.new_env(seed), agent.world_model, agent.behaviour)
-    trainer.step = config.training.warmup_steps  # the policy acts from the first row on
+    trainer = beginning(agent, seed)
     while trainer.replay.total < rows:
         trainer.collect()
     return trainer.replay
+
+
+def beginning(agent: drama.Agent, seed: int, *listeners: Listener) -> Trainer:
+    """A trainer about to act with the agent's policy, in new episodes."""
+    # A trainer seeds its environment: the run's own seed would bring the run's episodes back.
+    config = dataclasses.replace(agent.config, seed=seed)
+    parts = (agent.new_env(seed), agent.world_model, agent.behaviour)
+    trainer = Trainer(config, *parts, listeners=listeners)
+    trainer.step = config.training.warmup_steps  # the policy acts from the first row on
+    return trainer
+
+
+def unseeing(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]]:
+    """Play with the policy, and with actions as frequent as its own that look at nothing."""
+    with continued(run, {}) as (agent, _):
+        seeing: list[float] = []
+
+        def hear(event: Event, payload: Any) -> None:
+            if event == "episode":
+                seeing.append(payload.ret)
+
+        trainer = beginning(agent, options.seed, hear)
+        while len(seeing) < options.episodes:
+            trainer.collect()
+        counts = np.bincount(trainer.stream.actions, minlength=agent.world_model.num_actions)
+        shares = counts / counts.sum()
+        env, rng = agent.new_env(options.seed), np.random.default_rng(options.seed)
+        blind = [blindly(env, shares, rng) for _ in range(options.episodes)]
+        env.close()
+    row = {"shares": shares.round(3).tolist()}
+    returns = {"seeing": seeing, "unseeing": blind}
+    yield "drawn actions", row | {k: sorted(round(r, 2) for r in v) for k, v in returns.items()}
+
+
+def blindly(env: gym.Env[Any, Any], shares: NDArray[np.float64], rng: np.random.Generator) -> float:
+    """Return of one episode of actions drawn with these probabilities."""
+    env.reset()
+    total, over = 0.0, False
+    while not over:
+        _, reward, terminated, truncated, _ = env.step(int(rng.choice(len(shares), p=shares)))
+        total, over = total + float(reward), terminated or truncated
+    return total
 
 
 def policy(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]]:
@@ -197,6 +241,19 @@ def held_out_table(results: Sequence[Row]) -> str:
     return measure.table(header, rows)
 
 
+def unseeing_table(results: Sequence[Row]) -> str:
+    """A row a run: how often it takes which action, and the two means with their errors."""
+    header = ("", "actions taken, each", "policy", "as often, without looking")
+    rows = []
+    for r in results:
+        means = []
+        for key in ("seeing", "unseeing"):
+            error = np.std(r[key], ddof=1) / len(r[key]) ** 0.5
+            means.append(f"{np.mean(r[key]):.2f} ({error:.2f})")
+        rows.append((r["label"], " ".join(f"{share:.2f}" for share in r["shares"]), *means))
+    return measure.table(header, rows)
+
+
 def policy_table(results: Sequence[Row]) -> str:
     """A row for each new policy: means, and the spread that one number would hide."""
     dreams = ("entropy, mean while learning", "return in dreams, likewise")
@@ -234,6 +291,7 @@ Part = tuple[
 ]
 PARTS: Mapping[str, Part] = {
     "held-out": (held_out, held_out_table),
+    "unseeing": (unseeing, unseeing_table),
     "policy": (policy, policy_table),
     "pixels": (pixels, pixels_table),
 }
@@ -265,7 +323,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     path = options.docs / "assets" / "results" / f"apart-{options.what}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    asked = f"--updates {options.updates} " if options.what != "held-out" else ""
+    asked = f"--updates {options.updates} " if options.what in ("policy", "pixels") else ""
+    if options.what == "unseeing":
+        asked = f"--episodes {options.episodes} "
     for given in options.runs:
         label, _, run = given.partition("=")
         command = f'python -m benchmarks.apart {options.what} {asked}"{given}"'

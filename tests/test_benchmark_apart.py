@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from tests.training.runs import tiny
@@ -78,6 +80,32 @@ def test_new_episodes_are_not_those_of_the_run(run: Path) -> None:
         )
         assert torch.equal(own, again)  # so the seed is what decides
         assert not torch.equal(own, new)
+
+
+def test_a_policy_beside_one_that_does_not_look(run: Path, tmp_path: Path) -> None:
+    (row,) = measured("unseeing", run, tmp_path, "--episodes", "4")
+    assert abs(sum(row["shares"]) - 1) < 0.01
+    assert len(row["shares"]) == 3
+    assert len(row["seeing"]) == len(row["unseeing"]) == 4
+    assert {*row["seeing"], *row["unseeing"]} <= {-1.0, 1.0}
+
+
+def test_without_looking_only_shares_matter() -> None:
+    class Game(gym.Env[int, int]):
+        """Pays the number of the action, whatever is seen; eight steps."""
+
+        def reset(self, **_: Any) -> tuple[int, dict[str, Any]]:
+            self.step_ = 0
+            return 0, {}
+
+        def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
+            self.step_ += 1
+            return 0, float(action), self.step_ == 8, False, {}
+
+    rng = np.random.default_rng(0)
+    assert apart.blindly(Game(), np.array([0.0, 0.0, 1.0]), rng) == 16
+    mean = np.mean([apart.blindly(Game(), np.array([0.5, 0.5, 0.0]), rng) for _ in range(400)])
+    assert abs(mean - 4) < 0.3
 
 
 def test_a_policy_learns_anew_and_the_model_stays(run: Path) -> None:
