@@ -2,8 +2,9 @@
 
 When an agent does not learn, its parts can be asked one at a time. ``WHAT`` is one of
 
-- ``held-out``: error of reconstructions and divergence of the prior, on rows that the world model
-  learnt from and on new episodes of the same policy. Far apart, it has learnt the rows by heart.
+- ``held-out``: error of reconstructions and of frames foretold one step ahead, and divergence of
+  the prior, on rows that the world model learnt from and on new episodes of the same policy. Far
+  apart, it has learnt the rows by heart.
 - ``unseeing``: whether the policy looks. It plays, and then actions are drawn that are as frequent
   as its own, whatever the frame shows. If they return as much, it has learnt no more than that.
 - ``policy``: the world model stays as it is, and new policies learn in its dreams, with other
@@ -96,14 +97,19 @@ def continued(run: Path, changes: Changes) -> Iterator[tuple[drama.Agent, Traine
 
 @torch.no_grad()
 def errors(model: WorldModel, replay: ReplayBuffer, length: int, windows: int) -> Row:
-    """Squared error of a frame, weighted as the run weighs it, and nats of a step's KL."""
+    """Squared errors of a frame, weighted as the run weighs them, and nats of a step's KL."""
     ends = torch.linspace(length, len(replay) - 2, windows).long().unique()
     batch, generator = replay.windows(ends, length), torch.Generator().manual_seed(0)
     seen = model.eval().observe(batch, generator)
     linked = ~batch.is_first[:, 1:]
-    kl = kl_divergence(seen.posterior[:, 1:], model.prior(seen.deter[:, :-1]))[linked]
+    prior = model.prior(seen.deter[:, :-1])
+    kl = kl_divergence(seen.posterior[:, 1:], prior)[linked]
     frame = model.decoder.loss(seen.stoch, batch.obs, batch.is_first)
-    return {"frame": round(float(frame.mean()), 2), "kl": round(float(kl.mean()), 2)}
+    # The first row only says what the second differs from, so it is given any latent.
+    ahead = torch.cat([seen.stoch[:, :1], model.sample(prior, generator)], dim=1)
+    foretold = model.decoder.loss(ahead, batch.obs, batch.is_first)[:, 1:][linked]
+    found = {"frame": frame, "foretold": foretold, "kl": kl}
+    return {key: round(float(values.mean()), 2) for key, values in found.items()}
 
 
 def held_out(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]]:
@@ -236,8 +242,9 @@ def shown(
 
 def held_out_table(results: Sequence[Row]) -> str:
     """Two rows a run."""
-    header = ("", "", "squared error of a frame", "KL of a step, nats")
-    rows = [(r["label"], r["case"], f"{r['frame']:.2f}", f"{r['kl']:.2f}") for r in results]
+    header = ("", "", "squared error of a frame", "foretold", "KL of a step, nats")
+    keys = ("frame", "foretold", "kl")
+    rows = [(r["label"], r["case"], *(f"{r[key]:.2f}" for key in keys)) for r in results]
     return measure.table(header, rows)
 
 
