@@ -153,7 +153,8 @@ class WorldModelConfig(Checked):
     """Weight of the loss that pulls the posterior to the prior."""
     motion_weight: float = 1.0
     """How often the error of a pixel counts that differs from the frame before or behind it: small
-    things that move are little of a frame's error, and may be all of the game. The paper's is 1."""
+    things that move are little of a frame's error, and may be all of the game. The paper's is 1.
+    Vectors are left as they are."""
     batch_size: int = 16
     """Windows per update."""
     batch_length: int = 128

@@ -294,8 +294,13 @@ def test_moving_pixels_count_as_often_as_the_setting_says(
 
 
 def test_vectors_have_no_moving_pixels(tiny_config: Callable[..., WorldModelConfig]) -> None:
-    with pytest.raises(ConfigError, match="motion_weight is of frames"):
-        VectorDecoder((2,), tiny_config(motion_weight=2.0))
+    obs, latent = torch.randn(1, 3, 2), torch.randn(1, 3, 12)
+    losses = []
+    for weight in (1.0, 7.0):
+        torch.manual_seed(0)
+        decoder = VectorDecoder((2,), tiny_config(motion_weight=weight))
+        losses.append(decoder.loss(latent, obs, torch.zeros(1, 3, dtype=torch.bool)))
+    assert torch.equal(*losses)
 
 
 def test_reconstruction_error_without_a_gradient_keeps_none() -> None:

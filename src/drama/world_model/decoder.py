@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from drama.blocks import row_blocks
 from drama.config import WorldModelConfig
-from drama.errors import ConfigError
 from drama.gradients import differentiable_once
 from drama.norm import RMSNorm
 from drama.place import on_cpu
@@ -138,12 +137,10 @@ class _FrameError(torch.autograd.Function):
 
 
 class VectorDecoder(nn.Module):
-    """Two hidden layers to symlog vectors."""
+    """Two hidden layers to symlog vectors, all of whose entries count alike."""
 
     def __init__(self, shape: tuple[int, ...], config: WorldModelConfig) -> None:
         super().__init__()
-        if config.motion_weight != 1:
-            raise ConfigError("world_model.motion_weight is of frames; these are vectors")
         (size,), units = shape, config.vector_units
         self.layers = nn.Sequential(
             nn.Linear(config.stoch_size, units),
