@@ -129,6 +129,14 @@ def test_updates_and_acting(backbone: str, algorithm: str, sampler: str) -> None
     assert np.isfinite(list(means.values())).all()
 
 
+def test_frames_moved_and_weighted() -> None:
+    made = trainer(**{"replay.random_shift": (1, 1), "world_model.motion_weight": 10.0})
+    with AppleGPU(), NamedDevices():
+        made.meter.add(learn(made, "world_model"), "world_model")
+        means = made.meter.means()
+    assert np.isfinite(list(means.values())).all()
+
+
 @pytest.mark.parametrize("env", ["drama/Catch-v0", "CartPole-v1"])
 def test_a_run_its_resumption_and_what_is_done_with_it(env: str, tmp_path: Path) -> None:
     """From the first step to a dream; making and loading weights is the host's affair."""

@@ -145,6 +145,11 @@ def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> No
             {"behaviour.policy_memory": "current"},
             ("optimiser", 25, True),
         ),
+        (
+            "drama/Recall-v0",
+            {"replay.random_shift": (1, 2), "world_model.motion_weight": 4.0},
+            ("optimiser", 25, True),
+        ),
         # Between two minibatches of one rollout.
         ("CartPole-v1", {"behaviour.algorithm": "ppo"}, ("optimiser", 17 * 10 + 7, True)),
     ],
@@ -159,6 +164,7 @@ def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> No
         "dfs-learnt",
         "held",
         "current",
+        "moved",
         "ppo",
     ],
 )

@@ -89,6 +89,14 @@ def test_an_update_looks_at_no_number(backbone: str, algorithm: str, sampler: st
         assert watch.launches > 100  # it saw the backward pass too
 
 
+@pytest.mark.usefixtures("accelerator")
+def test_nor_does_one_of_frames_moved_and_weighted() -> None:
+    made = trainer(**{"replay.random_shift": (1, 1), "world_model.motion_weight": 10.0})
+    with Watch() as watch:
+        learn(made, "world_model")
+    assert not watch.looks
+
+
 def test_the_watch_sees_a_look() -> None:
     """On the CPU's own path an update does look: the test above can fail."""
     with Watch() as watch:
