@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 import drama
 from benchmarks import measure
+from drama.config import Config
 from drama.evaluation import game_of, published
 from drama.report.figures import looks
 from drama.report.runs import read_run, reference_of, running_mean
@@ -62,8 +63,23 @@ def condense(directory: Path) -> dict[str, Any]:
         "command": f"drama suite run experiments/{suite.spec.name}.toml",
         "variants": labels,
         "games": list(suite.spec.games),
+        "settings": {c.variant.name: settings(c.config) for c in reversed(suite.cells)},
         "runs": [one_run(cell) for cell in suite.cells],
     }
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The settings that are not the paper's, by their dotted names; not what tells runs apart."""
+    given, default = (json.loads(c.to_json()) for c in (config, Config()))
+
+    def differing(given: Any, default: Any, name: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(given, dict):
+            for key, value in given.items():
+                yield from differing(value, default[key], f"{name}.{key}" if name else key)
+        elif given != default:
+            yield name, given
+
+    return {k: v for k, v in differing(given, default, "") if k not in ("env.id", "seed")}
 
 
 def so_far(cell: Cell) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from benchmarks import measure, results, world_model  # noqa: E402
 
 import drama  # noqa: E402
 from drama import presets  # noqa: E402
+from drama.suite import load_spec  # noqa: E402
 
 DOCS = ROOT / "docs"
 PAGE = DOCS / "results.md"
@@ -144,6 +146,29 @@ def test_published_page_says_what_the_results_say(tmp_path: Path) -> None:
         block = world_model.markdown(found, f"assets/results/{path.stem}.png")
         measure.replace_block(page, path.stem, block)
     assert page.read_bytes() == PAGE.read_bytes()
+
+
+def test_settings_by_hand() -> None:
+    base = presets.xs()
+    assert results.settings(dataclasses.replace(base, seed=3)) == {}
+    behaviour = dataclasses.replace(base.behaviour, gamma=0.9)
+    world_model = dataclasses.replace(base.world_model, filters=(8, 8))
+    changed = dataclasses.replace(base, behaviour=behaviour, world_model=world_model)
+    assert results.settings(changed) == {
+        "behaviour.gamma": 0.9,
+        "world_model.filters": [8, 8],
+    }
+
+
+@pytest.mark.parametrize("name", results.blocks(PAGE))
+def test_experiments_are_what_their_published_runs_were_made_with(name: str) -> None:
+    """Also after a preset has changed: then they say what it was."""
+    found = json.loads((DOCS / "assets" / "results" / f"suite-{name}.json").read_text())
+    spec = load_spec(str(ROOT / "experiments" / f"{name}.toml"))
+    assert found["variants"].keys() == found["settings"].keys()
+    for variant in found["variants"]:
+        config = spec.config(spec.variant(variant), spec.games[0], spec.seeds[0])
+        assert results.settings(config) == found["settings"][variant]
 
 
 def test_half_finished_suites_have_a_page(tmp_path: Path) -> None:
