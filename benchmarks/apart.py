@@ -133,7 +133,9 @@ def played(agent: drama.Agent, seed: int, rows: int) -> ReplayBuffer:
 def beginning(agent: drama.Agent, seed: int, *listeners: Listener) -> Trainer:
     """A trainer about to act with the agent's policy, in new episodes."""
     # A trainer seeds its environment: the run's own seed would bring the run's episodes back.
-    config = dataclasses.replace(agent.config, seed=seed)
+    # And nothing is to be learnt from what is measured, which overlapping would begin at once.
+    training = dataclasses.replace(agent.config.training, overlap=False)
+    config = dataclasses.replace(agent.config, seed=seed, training=training)
     parts = (agent.new_env(seed), agent.world_model, agent.behaviour)
     trainer = Trainer(config, *parts, listeners=listeners)
     trainer.step = config.training.warmup_steps  # the policy acts from the first row on
@@ -327,6 +329,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=20_000, help="of what is played")
     parser.add_argument("--docs", type=Path, default=measure.DOCS)
     options = parser.parse_args(argv)
+    if options.episodes < 2:
+        parser.error("--episodes: a standard error needs two")
     torch.set_num_threads(1)
     path = options.docs / "assets" / "results" / f"apart-{options.what}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -82,6 +82,43 @@ def test_new_episodes_are_not_those_of_the_run(run: Path) -> None:
         assert not torch.equal(own, new)
 
 
+def test_what_is_foretold_by_hand(run: Path) -> None:
+    with apart.continued(run, {}) as (agent, trainer):
+        model = agent.world_model
+        found = apart.errors(model, trainer.replay, 6, 4)
+        # A prior that is the posterior of the frame it foretells draws what a reconstruction does.
+        ends = torch.linspace(6, len(trainer.replay) - 2, 4).long().unique()
+        batch = trainer.replay.windows(ends, 6)
+        with torch.no_grad():
+            sure = (model.posterior(batch.obs).exp() > 2).float().log()  # all of it impossible
+            best = model.posterior(batch.obs).argmax(-1, keepdim=True)
+            sure = sure.scatter(-1, best, 0.0)  # but the most likely
+        model.posterior_of = lambda _: sure  # type: ignore[method-assign]
+        model.prior = lambda _: sure[:, 1:]  # type: ignore[method-assign]
+        known = apart.errors(model, trainer.replay, 6, 4)
+        linked = ~batch.is_first[:, 1:]
+        with torch.no_grad():
+            stoch = model.sample(sure, None)
+            right = model.decoder.loss(stoch, batch.obs, batch.is_first)[:, 1:][linked].mean()
+        assert known["foretold"] == round(float(right), 2)
+        assert known["foretold"] != found["foretold"]
+
+
+def test_what_is_measured_is_the_policy_and_nothing_is_learnt(run: Path) -> None:
+    with apart.continued(run, {"training.overlap": True}) as (agent, _):
+        with torch.no_grad():  # a policy of one action only
+            for name, value in agent.behaviour.named_parameters():
+                if name.startswith("actor"):
+                    value.zero_()
+            last = [p for n, p in agent.behaviour.named_parameters() if n.startswith("actor")][-1]
+            last[2] = 50.0
+        trainer = apart.beginning(agent, 3)
+        for _ in range(30):
+            trainer.collect()
+        assert trainer.stream.actions == [2] * 30
+        assert trainer.updates == {"world_model": 0, "behaviour": 0}
+
+
 def test_a_policy_beside_one_that_does_not_look(run: Path, tmp_path: Path) -> None:
     (row,) = measured("unseeing", run, tmp_path, "--episodes", "4")
     assert abs(sum(row["shares"]) - 1) < 0.01

@@ -77,6 +77,24 @@ def test_a_seed_moves_them_alike(
     assert torch.equal(*drawn)
 
 
+def test_rows_come_before_columns(
+    make_buffer: Callable[..., ReplayBuffer], fill: Callable[..., ReplayBuffer]
+) -> None:
+    for shift, alike in (((1, 0), 3), ((0, 1), 2)):  # the axis along which frames are constant
+        buffer = fill(make_buffer(random_shift=shift), 10)
+        # Frames of two columns, or two rows, that are constant: moving along them changes nothing.
+        frame = torch.tensor([[1, 2], [1, 2]] if alike == 3 else [[1, 1], [2, 2]])
+        buffer.rows["obs"].copy_(frame.view(1, 2, 2, 1).expand(10, -1, -1, -1))
+        obs = buffer.sample("world_model", 8, 3, g()).obs
+        assert torch.equal(obs, frame.view(1, 1, 2, 2, 1).expand(8, 3, -1, -1, -1).to(obs.dtype))
+
+
+def test_a_shift_leaves_something_of_the_frame() -> None:
+    ReplayBuffer(ReplayConfig(capacity=4, random_shift=(3, 4)), (4, 5, 1), torch.uint8)
+    with pytest.raises(ConfigError, match="random_shift of 5 leaves nothing of 5 columns"):
+        ReplayBuffer(ReplayConfig(capacity=4, random_shift=(3, 5)), (4, 5, 1), torch.uint8)
+
+
 @pytest.mark.parametrize("shift", [(1,), (1, 2, 3), (-1, 0)])
 def test_a_shift_is_two_numbers_of_pixels(shift: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match="random_shift must be two numbers of pixels"):

@@ -61,6 +61,13 @@ class ReplayBuffer:
         self.shifts = any(config.random_shift)
         if self.shifts and len(obs_shape) != 3:
             raise ConfigError("replay.random_shift is of frames; these are vectors")
+        for most, side, word in zip(
+            config.random_shift, obs_shape, ("rows", "columns"), strict=False
+        ):
+            if most >= side:
+                raise ConfigError(
+                    f"replay.random_shift of {most} leaves nothing of {side} {word} of pixels"
+                )
         self.config = config
         self.capacity = config.capacity
         self.device = torch.device(device)
