@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from drama.report.figures import looks
 from drama.report.runs import read_run, reference_of, running_mean
 from drama.suite import read_suite
 from drama.suite.layout import Cell
+from drama.training.resume import flat
 
 RESULTS = measure.DOCS / "assets" / "results"
 WIDTH = 20
@@ -70,16 +71,9 @@ def condense(directory: Path) -> dict[str, Any]:
 
 def settings(config: Config) -> dict[str, Any]:
     """The settings that are not the paper's, by their dotted names; not what tells runs apart."""
-    given, default = (json.loads(c.to_json()) for c in (config, Config()))
-
-    def differing(given: Any, default: Any, name: str) -> Iterator[tuple[str, Any]]:
-        if isinstance(given, dict):
-            for key, value in given.items():
-                yield from differing(value, default[key], f"{name}.{key}" if name else key)
-        elif given != default:
-            yield name, given
-
-    return {k: v for k, v in differing(given, default, "") if k not in ("env.id", "seed")}
+    given, default = (flat(json.loads(c.to_json())) for c in (config, Config()))
+    told_apart = ("env.id", "seed")
+    return {k: v for k, v in given.items() if v != default[k] and k not in told_apart}
 
 
 def so_far(cell: Cell) -> dict[str, Any]:

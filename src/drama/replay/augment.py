@@ -5,6 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from drama.errors import ConfigError
+
+
+def check_shift(random_shift: tuple[int, ...], obs_shape: tuple[int, ...]) -> None:
+    """Raise a ConfigError unless these are frames, and such a shift leaves something of them."""
+    if len(obs_shape) != 3:
+        raise ConfigError("replay.random_shift is of frames; these are vectors")
+    for most, side, word in zip(random_shift, obs_shape[:2], ("rows", "columns"), strict=True):
+        if most >= side:
+            raise ConfigError(
+                f"replay.random_shift of {most} leaves nothing of {side} {word} of pixels"
+            )
+
 
 def shift_frames(
     obs: Tensor, rows: int, columns: int, generator: torch.Generator | None = None

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from drama.config import ReplayConfig
-from drama.errors import ConfigError, ReplayError
+from drama.errors import ReplayError
 from drama.place import on_cpu, widest_float
-from drama.replay.augment import shift_frames
+from drama.replay.augment import check_shift, shift_frames
 from drama.replay.sampling import (
     NOTHING_TO_DRAW,
     dfs_behaviour_scores,
@@ -59,15 +59,8 @@ class ReplayBuffer:
         static_shapes: bool | None = None,
     ) -> None:
         self.shifts = any(config.random_shift)
-        if self.shifts and len(obs_shape) != 3:
-            raise ConfigError("replay.random_shift is of frames; these are vectors")
-        for most, side, word in zip(
-            config.random_shift, obs_shape, ("rows", "columns"), strict=False
-        ):
-            if most >= side:
-                raise ConfigError(
-                    f"replay.random_shift of {most} leaves nothing of {side} {word} of pixels"
-                )
+        if self.shifts:
+            check_shift(config.random_shift, obs_shape)
         self.config = config
         self.capacity = config.capacity
         self.device = torch.device(device)
