@@ -9,6 +9,9 @@ When an agent does not learn, its parts can be asked one at a time. ``WHAT`` is 
   as its own, whatever the frame shows. If they return as much, it has learnt no more than that.
 - ``policy``: the world model stays as it is, and new policies learn in its dreams, with other
   settings each; then they play. If one of them does well, the model was not what was missing.
+- ``lookahead``: the agent plays the episodes of its run's own evaluation, by its policy alone and
+  with the world model asked what each action promises. If the latter returns more, the model knows
+  what the policy has not learnt.
 - ``pixels``: the policy stays away, and the world model learns on from the run's experience, with
   other settings each. Told is how much of what differs from the median frame its reconstructions
   show, in places where one thing only moves: 1 is all, 0 as little as the median frame.
@@ -191,6 +194,18 @@ def policy(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]]:
             yield case, row
 
 
+def lookahead(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]]:
+    """Play by the policy alone and with the model asked, the same episodes."""
+    agent, count = drama.Agent.load(run, device="cpu"), options.episodes
+    for futures in (0, options.futures):
+        row: Row = {"futures": futures, "episodes": count}
+        for name, greedy in (("greedy", True), ("drawn", False)):
+            found = agent.evaluate(count, greedy=greedy, num_envs=count, lookahead=futures)
+            row[name] = sorted(round(e.ret, 2) for e in found.episodes)
+        yield f"{futures} futures of each action" if futures else "the policy alone", row
+    agent.env.close()
+
+
 def forget(agent: drama.Agent, trainer: Trainer) -> None:
     """Put a new policy and a new optimiser in the place of those of the run."""
     config = agent.config
@@ -255,11 +270,29 @@ def unseeing_table(results: Sequence[Row]) -> str:
     header = ("", "actions taken, each", "policy", "as often, without looking")
     rows = []
     for r in results:
-        means = []
-        for key in ("seeing", "unseeing"):
-            error = np.std(r[key], ddof=1) / len(r[key]) ** 0.5
-            means.append(f"{np.mean(r[key]):.2f} ({error:.2f})")
+        means = [mean_and_error(r[key]) for key in ("seeing", "unseeing")]
         rows.append((r["label"], " ".join(f"{share:.2f}" for share in r["shares"]), *means))
+    return measure.table(header, rows)
+
+
+def mean_and_error(returns: Sequence[float]) -> str:
+    """Mean, and in brackets its standard error."""
+    error = np.std(returns, ddof=1) / len(returns) ** 0.5
+    return f"{np.mean(returns):.2f} ({error:.2f})"
+
+
+def lookahead_table(results: Sequence[Row]) -> str:
+    """A row for each way of acting."""
+    header = ("", "acts by", "episodes", "greedy", "drawn")
+    rows = [
+        (
+            r["label"],
+            r["case"],
+            str(r["episodes"]),
+            *(mean_and_error(r[mode]) for mode in ("greedy", "drawn")),
+        )
+        for r in results
+    ]
     return measure.table(header, rows)
 
 
@@ -302,6 +335,7 @@ PARTS: Mapping[str, Part] = {
     "held-out": (held_out, held_out_table),
     "unseeing": (unseeing, unseeing_table),
     "policy": (policy, policy_table),
+    "lookahead": (lookahead, lookahead_table),
     "pixels": (pixels, pixels_table),
 }
 
@@ -326,6 +360,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=300)
     parser.add_argument("--windows", type=int, default=60)
     parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--futures", type=int, default=16, help="of each action")
     parser.add_argument("--seed", type=int, default=20_000, help="of what is played")
     parser.add_argument("--docs", type=Path, default=measure.DOCS)
     options = parser.parse_args(argv)
@@ -335,8 +370,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = options.docs / "assets" / "results" / f"apart-{options.what}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     asked = f"--updates {options.updates} " if options.what in ("policy", "pixels") else ""
-    if options.what == "unseeing":
+    if options.what in ("unseeing", "lookahead"):
         asked = f"--episodes {options.episodes} "
+    if options.what == "lookahead":
+        asked += f"--futures {options.futures} "
     for given in options.runs:
         label, _, run = given.partition("=")
         command = f'python -m benchmarks.apart {options.what} {asked}"{given}"'

@@ -37,7 +37,7 @@ from torch import Tensor
 
 import drama
 from benchmarks import measure
-from drama.behaviour.imagination import policy_input
+from drama.behaviour import policy_input
 from drama.envs.toy import Recall
 from drama.suite import load_spec, read_suite
 from drama.suite.spec import override

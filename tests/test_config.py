@@ -171,6 +171,8 @@ def test_an_unknown_field_names_the_nearest(path: str, near: str | None) -> None
         ("world_model__optim", 4e-5),
         ("behaviour__policy_latent", "posteriour"),
         ("behaviour__policy_memory", "last"),
+        ("behaviour__actor_gradient", "all"),
+        ("behaviour__lookahead", 1.5),
         ("training__precision", "float16"),
     ],
 )
@@ -331,6 +333,11 @@ def test_two_configurations_share_nothing() -> None:
         (lambda: ReplayConfig(capacity=100.5), "capacity"),  # type: ignore[arg-type]
         (lambda: BehaviourConfig(policy_latent="posteriour"), "policy_latent"),  # type: ignore[arg-type]
         (lambda: BehaviourConfig(policy_memory="last"), "policy_memory"),  # type: ignore[arg-type]
+        (lambda: BehaviourConfig(lookahead=-1), "lookahead"),
+        (
+            lambda: BehaviourConfig(algorithm="ppo", actor_gradient="all-actions"),
+            "actor_gradient 'all-actions' is for actor-critic, not for ppo",
+        ),
         (lambda: BehaviourConfig(entropy=float("nan")), "entropy"),
         (lambda: OptimConfig(lr=float("inf")), "lr"),
         (lambda: OptimConfig(beta2=1.0), "beta2"),

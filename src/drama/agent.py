@@ -16,7 +16,7 @@ import torch
 from gymnasium import spaces
 
 from drama.behaviour import Player, make_behaviour
-from drama.config import Config
+from drama.config import BehaviourConfig, Config
 from drama.envs import AdaptedEnv, describe
 from drama.envs.source import EnvSource, build_env, source_name
 from drama.errors import CheckpointError, ConfigError, DramaError, EnvError, RunDirError
@@ -99,8 +99,7 @@ class Agent:
             resets=config.world_model.reset_at_episode_start,
         )
         """What runs the SSM layers in training, and why."""
-        c = config.behaviour
-        self.player = Player(self.world_model, self.behaviour, c.policy_latent, c.policy_memory)
+        self.player = self._player(config.behaviour)
         self._generator = torch.Generator(self.device).manual_seed(config.seed)
         self._trainer: Trainer | None = None
         self._checkpoint: Checkpoint | None = None
@@ -377,6 +376,7 @@ class Agent:
         greedy: bool = True,
         num_envs: int | None = None,
         seed: int | None = None,
+        lookahead: int | None = None,
         progress: Callable[[EpisodeResult], None] | None = None,
     ) -> EvaluationResult:
         """Play whole episodes on environments of their own; nothing of the agent changes.
@@ -386,12 +386,17 @@ class Agent:
             greedy: Most probable actions rather than drawn ones.
             num_envs: Environments stepped side by side.
             seed: Seed of the first one.
+            lookahead: In the place of the run's ``behaviour.lookahead``.
             progress: Called with each finished episode.
 
         Raises:
             EnvError: The agent was made with an environment object that cannot be made again.
+            ConfigError: A number is out of range.
         """
         defaults = self.config.evaluation
+        player = self.player
+        if lookahead is not None:
+            player = self._player(dataclasses.replace(self.config.behaviour, lookahead=lookahead))
         seed = defaults.seed if seed is None else seed
         protocol: dict[str, Any] = {}
 
@@ -401,7 +406,7 @@ class Agent:
             return env
 
         result = evaluate(
-            self.player,
+            player,
             build,
             episodes=defaults.episodes if episodes is None else episodes,
             num_envs=defaults.num_envs if num_envs is None else num_envs,
@@ -412,6 +417,10 @@ class Agent:
             progress=progress,
         )
         return dataclasses.replace(result, protocol={**result.protocol, **protocol})
+
+    def _player(self, c: BehaviourConfig) -> Player:
+        parts = (self.world_model, self.behaviour)
+        return Player(*parts, c.policy_latent, c.policy_memory, c.lookahead)
 
     # -- environments -------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ AlgorithmName = Literal["actor-critic", "ppo"]
 AdvantageScale = Literal["returns", "deviation"]
 PolicyLatent = Literal["prior", "posterior"]
 PolicyMemory = Literal["previous", "current"]
+ActorGradient = Literal["sampled", "all-actions"]
 Precision = Literal["auto", "float32", "bfloat16"]
 ReplayDevice = Literal["auto", "cpu", "model"]
 
@@ -236,6 +237,9 @@ class BehaviourConfig(Checked):
     policy_memory: PolicyMemory = "previous"
     """What policy and critic see beside the latent: ``d_{t-1}`` (the paper), or what the sequence
     model makes of the current latent before an action, at the price of a second step of it."""
+    lookahead: int = 0
+    """Futures of each action that the world model is asked about before one is taken on the real
+    environment; what they promise improves the policy. 0, the paper's, asks the policy alone."""
     batch_size: int = 1024
     """Imagined trajectories per update."""
     context: int = 8
@@ -255,6 +259,10 @@ class BehaviourConfig(Checked):
     min_return_scale: float = 1.0
     """Advantages are divided by at least this. The paper's 1 leaves small returns as they are, and
     then the entropy bonus may be worth more than all of them."""
+    actor_gradient: ActorGradient = "sampled"
+    """What the actor learns from: ``sampled``, the returns of the actions that a dream took (the
+    paper), or ``all-actions``, what each action promises one step ahead, ``r + gamma V``, which is
+    less noisy by far and costs as many steps of the model as there are actions."""
     slow_decay: float = 0.98
     """Decay of the slow critic's weights."""
     bins: int = 255
@@ -290,6 +298,15 @@ class BehaviourConfig(Checked):
             unimix=self.unimix,
             return_decay=self.return_decay,
             slow_decay=self.slow_decay,
+        )
+        require(
+            0 <= self.lookahead <= 1024,
+            f"{section}.lookahead must lie in [0, 1024], got {self.lookahead}",
+        )
+        require(
+            self.algorithm == "actor-critic" or self.actor_gradient == "sampled",
+            f"{section}.actor_gradient {self.actor_gradient!r} is for actor-critic, not for "
+            f"{self.algorithm}, which learns from the actions that were drawn",
         )
         require(
             self.algorithm != "ppo" or self.ppo.minibatches <= self.batch_size * self.horizon,

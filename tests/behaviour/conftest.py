@@ -34,7 +34,10 @@ class ScriptedWorld:
     """
 
     training = False
-    config = SimpleNamespace(stoch_size=CLASSES, dynamics=SimpleNamespace(width=3))
+    num_actions = 3
+    config = SimpleNamespace(
+        stoch_size=CLASSES, latent_variables=1, dynamics=SimpleNamespace(width=3)
+    )
 
     def __init__(self) -> None:
         self.dynamics = SimpleNamespace(

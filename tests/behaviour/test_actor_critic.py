@@ -90,6 +90,50 @@ def test_the_advantage_is_the_return_less_the_value_acted_from(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_gradient_of_all_actions_by_hand(build: Callable[..., ActorCritic]) -> None:
+    # Uniform policy: d loss / d logits = -(Q - mean Q) / 3 / scale. The actions that the dream
+    # took, their returns, and what all actions have in common do not enter.
+    model = build(zero_init_heads=True, gamma=0.0, entropy=0.0, min_return_scale=0.5)
+    model.eval()
+    model.return_scale.high.fill_(4.0)
+    promised = torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(1))
+    rollout = dream()._replace(outlook=promised)
+    expected = -((promised - promised.mean(-1, keepdim=True)) / 3 / 4).mean(dim=(0, 1))
+    for common in (0.0, 100.0):
+        found = gradients(model, rollout._replace(outlook=promised + common))
+        torch.testing.assert_close(found["actor.out.bias"], expected, rtol=1e-3, atol=1e-5)
+    sampled = gradients(model, rollout._replace(outlook=None))
+    torch.testing.assert_close(found["critic.out.bias"], sampled["critic.out.bias"])
+    assert not torch.allclose(sampled["actor.out.bias"], expected, atol=1e-3)
+
+
+def test_nothing_promised_beyond_an_end_is_learnt_from(build: Callable[..., ActorCritic]) -> None:
+    model = build(zero_init_heads=True, gamma=0.0, entropy=0.0).eval()
+    promised = torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(1))
+    ends = torch.zeros(6, 5)
+    ends[:, 1] = 1.0
+    rollout = dream()._replace(outlook=promised, termination=ends)
+    centred = (promised - promised.mean(-1, keepdim=True)) / 3
+    expected = -centred[:, :2].sum(dim=(0, 1)) / 30
+    found = gradients(model, rollout)["actor.out.bias"]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_an_improved_policy_by_hand(build: Callable[..., ActorCritic]) -> None:
+    model = build(entropy=0.01, min_return_scale=0.5)
+    model.return_scale.high.fill_(2.0)
+    log_probs = torch.tensor([0.5, 0.3, 0.2]).log()
+    promised = torch.tensor([7.0, 7.02, 6.98])  # in units of 0.01 * 2: 0, 1 and -1
+    weights = torch.tensor([0.5, 0.3 * math.e, 0.2 / math.e])
+    improved = model.improved(log_probs, promised)
+    torch.testing.assert_close(improved.exp(), weights / weights.sum(), rtol=1e-3, atol=1e-4)
+    # Without a bonus the best is taken, and only among equals does the policy decide.
+    free = build(entropy=0.0)
+    best = free.improved(log_probs, torch.tensor([0.0, 1e-3, -1.0])).exp()
+    torch.testing.assert_close(best, torch.tensor([0.0, 1.0, 0.0]))
+    torch.testing.assert_close(free.improved(log_probs, torch.ones(3)), log_probs)
+
+
 def test_critic_gradient_by_hand(build: Callable[..., ActorCritic]) -> None:
     # gamma 0: the target is the reward, here e - 1 (symlog 1: bin 12 of 21, 0.5 apart). The slow
     # copy gives the same target, so the two regressions add up: 2 (softmax - code).

@@ -47,6 +47,7 @@ class Recorder:
 
     policy_latent = "prior"
     policy_memory = "previous"
+    lookahead = 0
 
     def __init__(self) -> None:
         self.world_model = types.SimpleNamespace(training=False, train=lambda mode: None)

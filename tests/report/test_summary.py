@@ -93,6 +93,7 @@ def test_nothing_finished_is_a_summary_too(tmp_path: Path) -> None:
             {"protocol": {"policy_memory": "current"}},  # the others are from before it was told
             "policy_memory current (the others previous)",
         ),
+        ({"protocol": {"lookahead": 16}}, "lookahead 16 (the others 0)"),
         ({"env": {"sticky_actions": 0.25}}, "sticky_actions 0.25 (the others null)"),
         ({"env": {"max_episode_steps": 9}}, "max_episode_steps 9 (the others null)"),
         ({"env": {"env_kwargs": {"mode": 1}}}, 'env_kwargs {"mode": 1} (the others null)'),

@@ -59,6 +59,21 @@ def test_each_function_is_one_graph(
     agree({"world_model.dynamics.name": backbone, "behaviour.algorithm": algorithm}, 2)
 
 
+@pytest.mark.parametrize("memory", ["previous", "current"])
+def test_nor_does_asking_about_every_action_break_one(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trace(function: Callable[..., Any]) -> Callable[..., Any]:
+        traced: Callable[..., Any] = torch.compile(
+            function, fullgraph=True, dynamic=False, backend="eager"
+        )
+        return traced
+
+    torch.compiler.reset()
+    monkeypatch.setattr(compiled, "_compile", trace)
+    agree({"behaviour.actor_gradient": "all-actions", "behaviour.policy_memory": memory}, 2)
+
+
 def test_a_break_in_a_graph_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
     made = trainer(**{"training.compile": True})

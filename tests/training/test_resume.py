@@ -150,6 +150,11 @@ def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> No
             {"replay.random_shift": (1, 2), "world_model.motion_weight": 4.0},
             ("optimiser", 25, True),
         ),
+        (
+            "drama/Recall-v0",
+            {"behaviour.actor_gradient": "all-actions", "behaviour.lookahead": 3},
+            ("optimiser", 25, True),
+        ),
         # Between two minibatches of one rollout.
         ("CartPole-v1", {"behaviour.algorithm": "ppo"}, ("optimiser", 17 * 10 + 7, True)),
     ],
@@ -165,6 +170,7 @@ def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> No
         "held",
         "current",
         "moved",
+        "all-actions",
         "ppo",
     ],
 )

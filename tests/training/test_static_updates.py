@@ -97,6 +97,17 @@ def test_nor_does_one_of_frames_moved_and_weighted() -> None:
     assert not watch.looks
 
 
+@pytest.mark.usefixtures("accelerator")
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_nor_does_one_that_asks_about_every_action(backbone: str) -> None:
+    made = trainer(
+        **{"world_model.dynamics.name": backbone, "behaviour.actor_gradient": "all-actions"}
+    )
+    with Watch() as watch:
+        learn(made, "behaviour")
+    assert not watch.looks
+
+
 def test_the_watch_sees_a_look() -> None:
     """On the CPU's own path an update does look: the test above can fail."""
     with Watch() as watch:
@@ -177,7 +188,8 @@ def numbers(made: Trainer) -> dict[str, torch.Tensor]:
     grads = {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
     dream = imagine(model, made.behaviour, context, 3, generator)
     model.load_state_dict(start)  # the running statistics of BatchNorm move
-    return {**metrics, **grads, **dream._asdict()}
+    columns = {name: column for name, column in dream._asdict().items() if column is not None}
+    return {**metrics, **grads, **columns}
 
 
 def compared(backbone: str) -> Trainer:

@@ -3,7 +3,8 @@
 from drama.behaviour.acting import Player
 from drama.behaviour.actor_critic import ActorCritic
 from drama.behaviour.base import Behaviour
-from drama.behaviour.imagination import DreamStep, dream_step, imagine, policy_input
+from drama.behaviour.imagination import DreamStep, dream_step, imagine
+from drama.behaviour.outlook import policy_input
 from drama.behaviour.ppo import PPO
 from drama.behaviour.registry import make_behaviour
 from drama.behaviour.returns import ReturnScale, lambda_return, survival

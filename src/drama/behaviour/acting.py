@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
-from drama.behaviour.imagination import Policy, policy_input
+from drama.behaviour.base import Behaviour
+from drama.behaviour.imagination import Policy
+from drama.behaviour.outlook import every_action, policy_input
 from drama.config import PolicyLatent, PolicyMemory
 from drama.dynamics import where_state
 from drama.types import PolicyState
@@ -21,6 +25,10 @@ class Player:
     current frame only enters through the state carried to the next step. With ``"posterior"``
     it is read from the current frame. On an episode's first frame nothing has been read yet,
     so both take the posterior, beside ``d = 0``.
+
+    With ``lookahead`` the world model is asked what each action promises, see
+    :func:`~drama.behaviour.outlook.every_action`, and the policy is improved by it. That works on
+    frames whose like the policy has not learnt from, as long as the model knows what follows them.
     """
 
     def __init__(
@@ -29,11 +37,13 @@ class Player:
         policy: Policy,
         policy_latent: PolicyLatent,
         policy_memory: PolicyMemory = "previous",
+        lookahead: int = 0,
     ) -> None:
         self.world_model = world_model
         self.policy = policy
         self.policy_latent = policy_latent
         self.policy_memory = policy_memory
+        self.lookahead = lookahead
 
     def init_state(self, batch_size: int) -> PolicyState:
         """Return the state before the first frame of ``batch_size`` episodes."""
@@ -59,7 +69,8 @@ class Player:
             state: State from the last call.
             is_first: ``(B,)`` bool; these rows start afresh whatever ``state`` holds.
             generator: Source of randomness for latents and actions.
-            greedy: Take the most probable latents and action; nothing is drawn.
+            greedy: Take the most probable latents and action; nothing is drawn but the futures
+                of ``lookahead``.
 
         Returns:
             Actions ``(B,)`` int64, and the state for the next call.
@@ -76,7 +87,21 @@ class Player:
         memory = state.deter
         if self.policy_memory == "current":
             memory = world_model.recall(latent, state.dynamics).float()
-        action, _ = self.policy.act(policy_input(latent, memory), generator, greedy)
+        features = policy_input(latent, memory)
+        if self.lookahead:
+            behaviour = cast("Behaviour", self.policy)
+            ahead = every_action(
+                world_model,
+                posterior,
+                state.dynamics,
+                generator,
+                self.policy_memory,
+                behaviour.outlook,
+                self.lookahead,
+            )
+            action, _ = behaviour.act(features, generator, greedy, ahead.outlook)
+        else:
+            action, _ = self.policy.act(features, generator, greedy)
         deter, dynamics = world_model.step(posterior, action, state.dynamics)
         return action, PolicyState(dynamics, deter.float())
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from drama.behaviour.base import Behaviour
-from drama.behaviour.returns import ReturnScale, lambda_return, survival
+from drama.behaviour.returns import lambda_return, survival
 from drama.config import BehaviourConfig
 from drama.ssm._numeric import matmul_dtype
 from drama.types import Rollout
 
 
 class ActorCritic(Behaviour):
-    """Adds a slow copy of the critic and the scale of the returns; one step on each rollout.
+    """Adds a slow copy of the critic; one step on each rollout.
 
     Args:
         config: Sizes and coefficients.
@@ -26,11 +26,12 @@ class ActorCritic(Behaviour):
     def __init__(self, config: BehaviourConfig, features: int, num_actions: int) -> None:
         super().__init__(config, features, num_actions)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.return_scale = ReturnScale(config.return_decay, config.min_return_scale)
 
     def loss(self, batch: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
-        """Score-function loss of the actor plus the critic's two regressions.
+        """Policy-gradient loss of the actor plus the critic's two regressions.
 
+        The actor learns from the actions that were drawn, by their score function, or, where the
+        rollout tells what every action promised, from all of them: the sum of ``pi(a) Q(a)``.
         The critic learns the lambda-return and is held near the lambda-return that its slow
         copy gives. In training mode the running return scale moves.
 
@@ -60,13 +61,18 @@ class ActorCritic(Behaviour):
             weight = survival(rollout.termination)  # (B, H)
             if self.training:
                 self.return_scale.update(returns)
-            advantage = (returns - value[:, :-1]) / self.return_scale.scale()
+            scale = self.return_scale.scale()
 
         # One row too many, which is less work than copying the others would be.
         log_probs = self.policy(features)[:, :-1]  # (B, H, A)
-        log_prob = log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1)
         entropy = -(log_probs.exp() * log_probs).sum(dim=-1)  # (B, H)
-        actor_loss = -(weight * (advantage * log_prob + config.entropy * entropy)).mean()
+        if rollout.outlook is None:
+            log_prob = log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1)
+            gain = (returns - value[:, :-1]) / scale * log_prob
+        else:
+            # No baseline: probabilities sum to 1, so what all actions have in common moves nothing.
+            gain = (log_probs.exp() * rollout.outlook / scale).sum(dim=-1)
+        actor_loss = -(weight * (gain + config.entropy * entropy)).mean()
 
         targets = torch.stack([returns, slow_returns], dim=-1)
         losses = self.twohot.losses(critic_logits[:, :-1], targets)  # (B, H, 2)

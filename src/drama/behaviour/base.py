@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from drama.behaviour.returns import ReturnScale
 from drama.config import BehaviourConfig
 from drama.types import Rollout
 from drama.world_model.heads import MLP
@@ -16,7 +17,7 @@ from drama.world_model.twohot import TwoHot
 
 
 class Behaviour(nn.Module):
-    """Actor, and critic over two-hot bins, that learn from imagined trajectories alone.
+    """Actor, critic over two-hot bins, and scale of returns, learning from dreams alone.
 
     For each rollout the trainer does, with the behaviour in training mode::
 
@@ -44,6 +45,7 @@ class Behaviour(nn.Module):
             features, config.bins, layers=layers, units=config.critic_units, zero_init=zero
         )
         self.twohot = TwoHot(config.bins, config.bin_limit)
+        self.return_scale = ReturnScale(config.return_decay, config.min_return_scale)
 
     # -- playing ------------------------------------------------------------------------------
 
@@ -51,21 +53,59 @@ class Behaviour(nn.Module):
         """Log-probabilities of the actions, ``(..., F)`` to ``(..., A)``."""
         return mix_uniform(self.actor(features), self.config.unimix)
 
+    def improved(self, log_probs: Tensor, outlook: Tensor) -> Tensor:
+        """Log-probabilities of the policy that is better by what each action promises.
+
+        ``log pi(a) + Q(a) / (entropy * scale)``, normalised: what maximises the promise in units
+        of the return scale if a nat of divergence from ``pi`` costs as much as the actor's bonus
+        pays for a nat of entropy. With no bonus, the most promising action alone.
+
+        Args:
+            log_probs: Of ``pi``, ``(..., A)``.
+            outlook: What each action promises, ``(..., A)``.
+        """
+        price = (self.config.entropy * self.return_scale.scale()).clamp_min(1e-8)
+        ahead = outlook - outlook.amax(dim=-1, keepdim=True)
+        return torch.log_softmax(log_probs + ahead / price, dim=-1)
+
     def act(
-        self, features: Tensor, random: Randomness, greedy: bool = False
+        self,
+        features: Tensor,
+        random: Randomness,
+        greedy: bool = False,
+        outlook: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Choose actions, drawn or most probable.
+
+        Args:
+            features: What the policy sees, ``(..., F)``.
+            random: Source of randomness.
+            greedy: Take the most probable action.
+            outlook: What each action promises, ``(..., A)``: act with the policy that is better
+                by it.
 
         Returns:
             Actions ``(...)`` int64 and their log-probabilities ``(...)``.
         """
         log_probs = self.policy(features)
+        if outlook is not None:
+            log_probs = self.improved(log_probs, outlook)
         action = log_probs.argmax(-1) if greedy else sample_categorical(log_probs, random)
         return action, log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
     def value(self, features: Tensor) -> Tensor:
         """Expected return, ``(..., F)`` to ``(...)``."""
         return self.twohot.decode(self.critic(features))
+
+    def outlook(self, features: Tensor, reward: Tensor, termination: Tensor) -> Tensor:
+        """What an action promises, by what follows it: ``r + gamma (1 - e) V``, all ``(...)``.
+
+        Args:
+            features: What the policy sees next, ``(..., F)``.
+            reward: Predicted reward of the action, ``(...)``.
+            termination: Predicted probability that it ends the episode, ``(...)``.
+        """
+        return reward + self.config.gamma * (1.0 - termination) * self.value(features)
 
     # -- learning -----------------------------------------------------------------------------
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from drama.behaviour.outlook import Outlook, every_action, seen_by_policy
 from drama.config import PolicyMemory
-from drama.dynamics import where_state
+from drama.dynamics import map_state, where_state
 from drama.place import on_cpu
 from drama.types import Batch, Rollout
 from drama.world_model import WorldModel
@@ -32,11 +33,6 @@ class Policy(Protocol):
         ...
 
 
-def policy_input(stoch: Tensor, memory: Tensor) -> Tensor:
-    """``concat(latent_t, d_{t-1})``, or what the latent calls to mind: what the policy sees."""
-    return torch.cat([stoch, memory], dim=-1)
-
-
 class Dreamt(NamedTuple):
     """One imagined step of ``B`` trajectories."""
 
@@ -50,6 +46,8 @@ class Dreamt(NamedTuple):
     """``d_t`` after the action, float32: ``(B, D)``."""
     state: Any
     """State of the sequence model; what was given may have been overwritten."""
+    outlook: Tensor | None
+    """What each of the ``A`` actions promised, ``(B, A)``, where that was asked for."""
 
 
 def dream_step(
@@ -59,6 +57,7 @@ def dream_step(
     state: Any,
     random: tuple[Randomness, Randomness],
     memory: PolicyMemory = "previous",
+    outlook: Outlook | None = None,
 ) -> Dreamt:
     """Act on ``observed`` and predict what comes of it.
 
@@ -69,26 +68,35 @@ def dream_step(
         state: Of the sequence model; may be overwritten.
         random: Sources of randomness for action and latent.
         memory: What it sees beside the latent.
+        outlook: Ask about every action, and tell what each promises. The dream stays the same.
     """
     action, log_prob = policy.act(observed, random[0])
+    if outlook is not None:
+        stoch = observed[:, : world_model.config.stoch_size]
+        ahead = every_action(world_model, stoch, state, random[1], memory, outlook)
+        taken = torch.arange(len(action), device=action.device) * world_model.num_actions + action
+        state = map_state(lambda x: x[taken], ahead.state)
+        return Dreamt(
+            action, log_prob, ahead.observed[taken], ahead.deter[taken], state, ahead.outlook
+        )
     stoch = observed[:, : world_model.config.stoch_size]
     deter, state = world_model.step(stoch, action, state, inplace=True)
     deter = deter.float()
     stoch = world_model.sample(world_model.prior(deter), random[1])
-    observed = _seen_by_policy(world_model, stoch, deter, state, memory)
-    return Dreamt(action, log_prob, observed, deter, state)
-
-
-def _seen_by_policy(
-    world_model: WorldModel, stoch: Tensor, deter: Tensor, state: Any, memory: PolicyMemory
-) -> Tensor:
-    if memory == "current":
-        deter = world_model.recall(stoch, state).float()
-    return policy_input(stoch, deter)
+    observed = seen_by_policy(world_model, stoch, deter, state, memory)
+    return Dreamt(action, log_prob, observed, deter, state, None)
 
 
 DreamStep = Callable[
-    [WorldModel, Policy, Tensor, Any, tuple[Randomness, Randomness], PolicyMemory],
+    [
+        WorldModel,
+        Policy,
+        Tensor,
+        Any,
+        tuple[Randomness, Randomness],
+        PolicyMemory,
+        Outlook | None,
+    ],
     Dreamt,
 ]
 
@@ -103,6 +111,7 @@ def imagine(
     *,
     start_at_episode_starts: bool = True,
     memory: PolicyMemory = "previous",
+    outlook: Outlook | None = None,
     compiled_step: DreamStep | None = None,
 ) -> Rollout:
     """Read ``context`` in parallel, then act for ``horizon`` steps on predicted latents.
@@ -127,6 +136,9 @@ def imagine(
         generator: Source of randomness.
         start_at_episode_starts: See above.
         memory: What the policy sees beside the latent, as `behaviour.policy_memory` has it.
+        outlook: Values what follows an action. At each step the model is asked about every action,
+            taken or not, which costs as many steps as there are actions; a dream is the same
+            with it and without.
         compiled_step: Stands in for :func:`dream_step`; it is given numbers, not the generator,
             and those are the ones that the generator would have given.
     """
@@ -138,7 +150,9 @@ def imagine(
         dtype=posterior.dtype,
         device=posterior.device,
     )
-    size = CPU_PIECE if on_cpu(posterior) else batch
+    size = batch
+    if on_cpu(posterior):
+        size = max(1, CPU_PIECE // (1 if outlook is None else world_model.num_actions))
     pieces = []
     for begin in range(0, batch, size):
         rows = slice(begin, begin + size)
@@ -146,7 +160,15 @@ def imagine(
         seen = world_model.observe(windows, generator, posterior[rows])
         fresh = windows.is_first[:, -1] if start_at_episode_starts else None
         dreamt = _dream(
-            world_model, policy, seen, fresh, features[rows], generator, memory, compiled_step
+            world_model,
+            policy,
+            seen,
+            fresh,
+            features[rows],
+            generator,
+            memory,
+            outlook,
+            compiled_step,
         )
         pieces.append(dreamt)
     columns = (torch.cat(column) for column in zip(*pieces, strict=True))
@@ -161,8 +183,9 @@ def _dream(
     features: Tensor,
     generator: torch.Generator | None,
     memory: PolicyMemory,
+    outlook: Outlook | None,
     compiled_step: DreamStep | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Dream from the end of what was seen, or, where ``fresh``, from its last row on.
 
     Fills ``features`` ``(B, H + 1, Z + D)`` and returns the other columns of a rollout.
@@ -175,8 +198,8 @@ def _dream(
         deter = deter.masked_fill(fresh.unsqueeze(-1), 0.0)
         state = where_state(fresh, world_model.dynamics.init_state(1), state)
 
-    actions, log_probs, deters = [], [], []
-    features[:, 0] = observed = _seen_by_policy(world_model, stoch, deter, state, memory)
+    actions, log_probs, deters, promised = [], [], [], []
+    features[:, 0] = observed = seen_by_policy(world_model, stoch, deter, state, memory)
     for t in range(1, features.shape[1]):
         random: tuple[Randomness, Randomness] = generator, generator
         if compiled_step is not None:
@@ -186,12 +209,14 @@ def _dream(
                 uniform_numbers((batch, variables), observed, generator),
             )
         step = compiled_step or dream_step
-        dreamt = step(world_model, policy, observed, state, random, memory)
+        dreamt = step(world_model, policy, observed, state, random, memory, outlook)
         state = dreamt.state
         features[:, t] = observed = dreamt.observed
         actions.append(dreamt.action)
         log_probs.append(dreamt.log_prob)
         deters.append(dreamt.deter)
+        if dreamt.outlook is not None:
+            promised.append(dreamt.outlook)
 
     # (B, H, D): d_t, after action t. What the policy sees holds it already, if nothing newer.
     after = features[:, 1:, -deter.shape[-1] :]
@@ -202,6 +227,7 @@ def _dream(
         torch.stack(log_probs, dim=1),
         world_model.reward(after),
         world_model.termination(after),
+        *([torch.stack(promised, dim=1)] if promised else []),
     )
 
 

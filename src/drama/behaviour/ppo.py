@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from drama.behaviour.base import Behaviour
-from drama.behaviour.returns import ReturnScale, lambda_return, survival
-from drama.config import BehaviourConfig
+from drama.behaviour.returns import lambda_return, survival
 from drama.ssm._numeric import matmul_dtype
 from drama.types import Rollout
 
@@ -50,10 +49,6 @@ class PPO(Behaviour):
     share no weights and the optimiser divides by the gradient's size, so their losses carry no
     relative weight.
     """
-
-    def __init__(self, config: BehaviourConfig, features: int, num_actions: int) -> None:
-        super().__init__(config, features, num_actions)
-        self.return_scale = ReturnScale(config.return_decay, config.min_return_scale)
 
     @property
     def steps_per_update(self) -> int:

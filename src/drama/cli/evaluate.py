@@ -27,6 +27,11 @@ def evaluate(args: list[str]) -> int:
     parser.add_argument("--episodes", type=int, help="episodes of each kind (default: the run's)")
     parser.add_argument("--num-envs", type=int, help="environments side by side")
     parser.add_argument("--seed", type=int, help="seed of the first environment")
+    parser.add_argument(
+        "--lookahead",
+        type=int,
+        help="futures of each action asked about before one is taken (default: the run's)",
+    )
     parser.add_argument("--mode", choices=("both", "greedy", "sampled"), default="both")
     parser.add_argument("--device", help="auto, cpu, cuda or mps (default: the run's)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -50,6 +55,7 @@ def evaluate(args: list[str]) -> int:
         episodes=options.episodes,
         num_envs=options.num_envs,
         seed=options.seed,
+        lookahead=options.lookahead,
     )
     return 0
 

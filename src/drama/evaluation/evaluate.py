@@ -167,6 +167,7 @@ def evaluate(
             "seed": seed,
             "policy_latent": player.policy_latent,
             "policy_memory": player.policy_memory,
+            "lookahead": player.lookahead,
         },
         optimum=float(optimum) if optimum is not None else None,
     )

@@ -47,9 +47,9 @@ ATARI100K = {
 """What the published scores of the first table were measured under, as `drama` stamps it."""
 ATARI100K_STEPS = 100_000
 
-_TRAINED = ("train_steps", "episodes", "policy_latent", "policy_memory")
+_TRAINED = ("train_steps", "episodes", "policy_latent", "policy_memory", "lookahead")
 """Fields of a result's protocol that all runs of a variant must agree in."""
-_UNTOLD = {"policy_memory": "previous"}
+_UNTOLD = {"policy_memory": "previous", "lookahead": 0}
 """What held before a field was recorded."""
 _FAMILY = ("frame_skip", "noop_max", "sticky_actions", "full_action_space", "life_loss")
 """Fields of the environment's that all its games of one family must agree in."""
@@ -265,6 +265,8 @@ def protocol_notes(summary: Summary) -> list[str]:
         )
         if p.get("policy_memory") == "current":
             said += ", which sees what the latent calls to mind"
+        if p.get("lookahead"):
+            said += f", improved by {p['lookahead']} futures of each action"
         if p.get("frame_skip") is not None:
             said += (
                 f", frame skip {p['frame_skip']}, up to {p.get('noop_max')} no-ops, sticky "

@@ -81,7 +81,7 @@ class Trainer:
         )
         self.stream = EnvStream(env, config.seed)
         c = config.behaviour
-        self.player = Player(world_model, behaviour, c.policy_latent, c.policy_memory)
+        self.player = Player(world_model, behaviour, c.policy_latent, c.policy_memory, c.lookahead)
         self.player_state: PolicyState = self.player.init_state(1)
         self.world_model_optimiser = Optimiser(
             world_model.named_parameters(), config.world_model.optim
@@ -277,6 +277,7 @@ class Trainer:
                 self.generators["learning"],
                 start_at_episode_starts=c.start_at_episode_starts,
                 memory=c.policy_memory,
+                outlook=self.behaviour.outlook if c.actor_gradient == "all-actions" else None,
                 compiled_step=self._compiled.dream_step if self._compiled else None,
             )
         self.behaviour.train()

@@ -1,0 +1,227 @@
+"""What every action promises: in a world written down beforehand, and in real models' dreams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from drama.behaviour import ActorCritic, Player, imagination, imagine
+from drama.behaviour.outlook import every_action
+from drama.config import PolicyMemory
+from drama.dynamics import map_state
+from drama.types import Batch, PolicyState
+from drama.world_model import WorldModel
+
+ALL = ["mamba2", "mamba1", "gru", "transformer"]
+NO, YES = torch.tensor([False]), torch.tensor([True])
+
+
+def g(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def leaves(state: PolicyState) -> list[Tensor]:
+    found: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_state(keep, state)
+    return found
+
+
+def latent_seen(features: Tensor, reward: Tensor, termination: Tensor) -> Tensor:
+    """Worth 1000 per class of the latent that follows, plus reward, plus 0.5 for an end."""
+    return 1000.0 * features[..., :7].argmax(-1) + reward + 0.5 * termination
+
+
+def test_every_action_by_hand(scripted_world: Any) -> None:
+    stoch = torch.nn.functional.one_hot(torch.tensor([5, 6]), 7).float()
+    state = scripted_world.dynamics.init_state(2)
+    state.steps[1] = 4.0
+    ahead = every_action(scripted_world, stoch, state, None, "previous", latent_seen)
+    # Latent z and action a pay 10 z + a, lead to (z + a) mod 7, and end the episode for a = 2.
+    assert ahead.outlook.tolist() == [[5050.0, 6051.0, 52.5], [6060.0, 61.0, 1062.5]]
+    assert ahead.deter.tolist() == [
+        [5, 0, 1],
+        [5, 1, 1],
+        [5, 2, 1],
+        [6, 0, 5],
+        [6, 1, 5],
+        [6, 2, 5],
+    ]
+    assert ahead.state.steps[:, 0].tolist() == [1, 1, 1, 5, 5, 5]
+    assert state.steps[:, 0].tolist() == [0, 4]
+    assert ahead.observed[:, :7].argmax(-1).tolist() == [5, 6, 0, 6, 0, 1]
+
+
+@pytest.mark.parametrize("futures", [1, 5])
+def test_actions_that_do_the_same_promise_the_same(
+    tiny_world: Callable[..., WorldModel], tiny_policy: Callable[..., ActorCritic], futures: int
+) -> None:
+    world, policy = tiny_world(), tiny_policy()
+    asked: list[Tensor] = []
+    original = world.sequence_input
+
+    def blind(stoch: Tensor, action: Tensor) -> Tensor:
+        asked.append(action)
+        return original(stoch, torch.where(action == 2, action, 0))  # 1 does what 0 does
+
+    world.sequence_input = blind  # type: ignore[method-assign]
+    stoch = world.sample(torch.full((4, 3, 4), 0.25).log(), g(1))
+    state = world.dynamics.init_state(4)
+    found = every_action(world, stoch, state, g(), "previous", policy.outlook, futures).outlook
+    assert asked[0].tolist() == [0, 1, 2] * 4
+    assert torch.equal(found[:, 0], found[:, 1])  # drawn apart they would differ
+    assert (found[:, 0] != found[:, 2]).all()
+
+
+def test_futures_are_averaged(
+    tiny_world: Callable[..., WorldModel], tiny_policy: Callable[..., ActorCritic]
+) -> None:
+    world, policy = tiny_world(), tiny_policy()
+    stoch = world.sample(torch.full((1, 3, 4), 0.25).log(), g(1))
+    state = world.dynamics.init_state(1)
+    random = g()
+    ask = (world, stoch, state, random, "previous", policy.outlook)
+    each = torch.stack([every_action(*ask).outlook for _ in range(6)])  # type: ignore[arg-type]
+    assert each.std(0).max() > 1e-3
+    random.manual_seed(0)
+    found = every_action(*ask, 6).outlook  # type: ignore[arg-type]
+    torch.testing.assert_close(found, each.mean(0))
+
+
+@pytest.mark.parametrize("memory", ["previous", "current"])
+@pytest.mark.parametrize("dynamics", ALL)
+def test_a_dream_stays_the_same_and_tells_what_its_actions_promised(
+    tiny_world: Callable[..., WorldModel],
+    tiny_policy: Callable[..., ActorCritic],
+    frames: Callable[..., Batch],
+    dynamics: str,
+    memory: PolicyMemory,
+) -> None:
+    world, policy = tiny_world(dynamics), tiny_policy()
+    is_first = torch.zeros(3, 5, dtype=torch.bool)
+    is_first[1, 4] = True
+    context = frames(is_first=is_first)
+    plain = imagine(world, policy, context, 4, g(), memory=memory)
+    asked = imagine(world, policy, context, 4, g(), memory=memory, outlook=policy.outlook)
+    assert plain.outlook is None
+    assert asked.outlook is not None
+    assert asked.outlook.shape == (3, 4, 3)
+    for name, column in plain._asdict().items():
+        if column is not None:
+            torch.testing.assert_close(getattr(asked, name), column, msg=name)
+    taken = asked.outlook.gather(-1, asked.action.unsqueeze(-1)).squeeze(-1)
+    with torch.no_grad():
+        worth = policy.outlook(asked.features[:, 1:], asked.reward, asked.termination)
+        by_hand = asked.reward + 0.985 * (1 - asked.termination) * policy.value(
+            asked.features[:, 1:]
+        )
+    torch.testing.assert_close(taken, worth)
+    torch.testing.assert_close(worth, by_hand)
+    assert asked.outlook.std(-1).min() > 0
+
+
+def test_pieces_are_smaller_by_as_many_actions(
+    tiny_world: Callable[..., WorldModel],
+    tiny_policy: Callable[..., ActorCritic],
+    frames: Callable[..., Batch],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, policy, rows = tiny_world(), tiny_policy(), []
+    original = world.dynamics.step_  # type: ignore[attr-defined]
+
+    def step(x: Tensor, state: Any) -> Any:
+        rows.append(len(x))
+        return original(x, state)
+
+    monkeypatch.setattr(world.dynamics, "step_", step)
+    monkeypatch.setattr(imagination, "CPU_PIECE", 7)
+    imagine(world, policy, frames(5), 2, g(), outlook=policy.outlook)
+    assert rows == [6, 6, 6, 6, 3, 3]
+
+
+class Asked:
+    """A behaviour that is told what each action promises, and keeps it."""
+
+    def __init__(self) -> None:
+        self.outlooks: list[Tensor] = []
+
+    def outlook(self, features: Tensor, reward: Tensor, termination: Tensor) -> Tensor:
+        return latent_seen(features, reward, termination)
+
+    def act(
+        self, features: Tensor, random: Any, greedy: bool, outlook: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        self.outlooks.append(outlook)
+        return outlook.argmax(-1), torch.zeros(len(features))
+
+
+@pytest.mark.parametrize("latent", ["prior", "posterior"])
+def test_looking_ahead_starts_from_the_frame_that_is_there(
+    scripted_world: Any, latent: Any
+) -> None:
+    # The world predicts other latents than the frames 3 and 5 show: what is asked about is those.
+    behaviour = Asked()
+    player = Player(scripted_world, behaviour, latent, lookahead=2)  # type: ignore[arg-type]
+    state = player.init_state(1)
+    first, state = player.act(torch.tensor([[3.0]]), state, YES)
+    second, state = player.act(torch.tensor([[5.0]]), state, NO)
+    assert [x.tolist() for x in behaviour.outlooks] == [
+        [[3030.0, 4031.0, 5032.5]],
+        [[5050.0, 6051.0, 52.5]],
+    ]
+    assert (first.item(), second.item()) == (2, 1)
+    assert state.deter.tolist() == [[5, 1, 2]]  # one step each, of the action taken
+
+
+@pytest.mark.parametrize("memory", ["previous", "current"])
+@pytest.mark.parametrize("dynamics", ALL)
+def test_looking_ahead_moves_nothing_but_the_choice(
+    tiny_world: Callable[..., WorldModel],
+    tiny_policy: Callable[..., ActorCritic],
+    frames: Callable[..., Batch],
+    dynamics: str,
+    memory: PolicyMemory,
+) -> None:
+    world, policy, obs = tiny_world(dynamics), tiny_policy(entropy=1e6), frames(2, 4).obs
+    results = []
+    for lookahead in (0, 3):
+        player = Player(world, policy, "posterior", memory, lookahead)
+        state, actions = player.init_state(2), []
+        for t in range(4):
+            first = torch.full((2,), t == 0)
+            action, state = player.act(obs[:, t], state, first, g(), greedy=True)
+            actions.append(action)
+        results.append((torch.stack(actions), state))
+    (plain, before), (ahead, after) = results
+    # A nat of entropy so dear that no promise is worth it: the policy as it is.
+    assert torch.equal(plain, ahead)
+    for left, right in zip(leaves(before), leaves(after), strict=True):
+        torch.testing.assert_close(left, right)
+
+
+def test_what_is_promised_can_outweigh_the_policy(
+    tiny_world: Callable[..., WorldModel],
+    tiny_policy: Callable[..., ActorCritic],
+    frames: Callable[..., Batch],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, policy = tiny_world(), tiny_policy(entropy=1e-3)
+
+    def third(features: Tensor, reward: Tensor, termination: Tensor) -> Tensor:
+        return (torch.arange(len(reward)) % 3 == 2).float()  # actions of a row lie side by side
+
+    monkeypatch.setattr(policy, "outlook", third)
+    player = Player(world, policy, "posterior", lookahead=1)
+    obs = frames(4, 1).obs[:, 0]
+    every = torch.ones(4, dtype=torch.bool)
+    for greedy in (False, True):
+        action, _ = player.act(obs, player.init_state(4), every, g(), greedy=greedy)
+        assert action.tolist() == [2, 2, 2, 2]
