@@ -15,6 +15,7 @@ import torch
 from tests.training.runs import tiny
 
 from drama import Agent
+from drama.behaviour import Behaviour
 from drama.replay import ReplayBuffer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,6 +128,32 @@ def test_a_policy_beside_one_that_does_not_look(run: Path, tmp_path: Path) -> No
     assert len(row["shares"]) == 3
     assert len(row["seeing"]) == len(row["unseeing"]) == 4
     assert {*row["seeing"], *row["unseeing"]} <= {-1.0, 1.0}
+
+
+def agent_steps(run: Path) -> int:
+    """Steps of an episode of the game, which are as many in each."""
+    (length,) = {e.length for e in Agent.load(run).evaluate(4).episodes}
+    return length
+
+
+def test_by_the_policy_and_by_asking_the_model(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    length, asked = agent_steps(run), []
+    original = Behaviour.improved
+
+    def improved(self: Behaviour, log_probs: torch.Tensor, outlook: torch.Tensor) -> torch.Tensor:
+        asked.append(outlook.shape)
+        return original(self, log_probs, outlook)
+
+    monkeypatch.setattr(Behaviour, "improved", improved)
+    options = ("--episodes", "4", "--futures", "2")
+    alone, ahead = measured("lookahead", run, tmp_path, *options)
+    assert (alone["case"], ahead["case"]) == ("the policy alone", "2 futures of each action")
+    assert {*alone["greedy"], *alone["drawn"], *ahead["greedy"], *ahead["drawn"]} <= {-1.0, 1.0}
+    assert {tuple(shape) for shape in asked} == {(4, 3)}
+    # Asked before each step of episodes of one length, in two modes, by two calls; alone never.
+    assert len(asked) == length * 2 * 2
 
 
 def test_without_looking_only_shares_matter() -> None:

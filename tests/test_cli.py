@@ -139,6 +139,19 @@ def test_eval_writes_both_modes_and_json_alone_to_standard_output(
     assert tree["greedy"]["protocol"]["seed"] == 4
 
 
+def test_eval_can_ask_the_model_before_acting(run: Path, capfd: Capture) -> None:
+    args = ["eval", str(run), "--episodes", "2", "--mode", "greedy"]
+    for futures in (0, 3):
+        assert main([*args, "--lookahead", str(futures)]) == 0
+        tree = json.loads((run / "eval.json").read_text())
+        assert tree["greedy"]["protocol"]["lookahead"] == futures
+    assert main(args) == 0  # what the run has
+    assert json.loads((run / "eval.json").read_text())["greedy"]["protocol"]["lookahead"] == 0
+    capfd.readouterr()
+    assert main([*args, "--lookahead", "-1"]) == 2
+    assert "lookahead must lie in [0, 1024], got -1" in capfd.readouterr().err
+
+
 def test_eval_changes_nothing_but_its_own_file(run: Path) -> None:
     before = contents(run)
     assert main(["eval", str(run), "--episodes", "2"]) == 0
