@@ -17,6 +17,10 @@ Outlook = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Worth of what follows an action: of features, reward and termination, see `Behaviour.outlook`."""
 
 
+ROWS_AT_ONCE = 1024
+"""Futures drawn together, times rows and actions: few rows are all overhead, many all memory."""
+
+
 class Branches(NamedTuple):
     """What follows each of ``A`` actions on ``B`` rows, those of one row side by side."""
 
@@ -80,11 +84,21 @@ def every_action(
     prior, variables = world_model.prior(deter), world_model.config.latent_variables
     reward, termination = world_model.reward(deter), world_model.termination(deter)
     worth = torch.zeros_like(reward)
-    for _ in range(futures):
+    at_once = min(futures, max(1, ROWS_AT_ONCE // (batch * count)))
+    for begin in range(0, futures, at_once):
+        share = min(at_once, futures - begin)
+
+        def several(x: Tensor, share: int = share) -> Tensor:
+            return x if share == 1 else x.repeat(share, *[1] * (x.dim() - 1))
+
         numbers = random
         if not isinstance(numbers, Tensor):
-            numbers = uniform_numbers((batch, variables), deter, numbers)
-        following = world_model.sample(prior, repeated(numbers))
-        observed = seen_by_policy(world_model, following, deter, after, memory)
-        worth = worth + outlook(observed, reward, termination)
+            numbers = uniform_numbers((share * batch, variables), deter, numbers)
+        following = world_model.sample(several(prior), repeated(numbers))
+        # The state is large, and only the current memory looks at it.
+        reached = map_state(several, after) if memory == "current" else after
+        observed = seen_by_policy(world_model, following, several(deter), reached, memory)
+        found = outlook(observed, several(reward), several(termination))
+        worth = worth + found.view(share, batch * count).sum(dim=0)
+    observed = observed[-batch * count :]
     return Branches(observed, deter, after, worth.view(batch, count) / futures)

@@ -1,0 +1,101 @@
+"""What rows teach about new episodes: events and areas by hand, and what the page says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from drama import Agent
+from drama.suite import load_spec
+from drama.suite.spec import override
+from drama.types import Batch
+
+pytest.importorskip("minatar", reason="MinAtar is not installed")
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # benchmarks/ is part of a checkout, not of the package
+
+from benchmarks import foretell  # noqa: E402
+
+
+def test_the_page_says_what_the_file_says() -> None:
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    path = ROOT / "docs" / "assets" / "results" / "foretell.json"
+    assert foretell.markdown(json.loads(path.read_text(encoding="utf-8"))) in page
+
+
+def rows(lanes: list[int], firsts: list[int], rewards: list[float]) -> foretell.Rows:
+    """Rows on which the chicken stands in these lanes, 0 at the top."""
+    count = len(lanes)
+    obs = torch.zeros(1, count, 10, 10, 7, dtype=torch.uint8)
+    obs[0, torch.arange(count), torch.tensor(lanes), 4, 0] = 255
+    none = torch.zeros(1, count, dtype=torch.bool)
+    return foretell.Rows(
+        Batch(
+            obs=obs,
+            is_first=torch.tensor([firsts]).bool(),
+            action=torch.arange(count)[None] % 3,
+            reward=torch.tensor([rewards]),
+            terminated=none,
+            truncated=none,
+            is_last=none,
+        )
+    )
+
+
+def test_a_car_throws_back_and_a_crossing_or_a_seam_does_not() -> None:
+    found = rows([9, 8, 9, 8, 1, 9, 8, 9], [1, 0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 1, 0, 0, 0])
+    # From the bottom nothing throws back; row 4 pays; row 6 leads to another episode's first.
+    assert found.asked.tolist() == [False, True, False, True, True, False, False]
+    assert found.thrown.tolist() == [False, True, False, False, False, False, True]
+
+
+def test_rows_asked_about_have_a_past_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foretell, "WINDOW", 2)
+    found = rows([8] * 7, [1, 0, 0, 1, 0, 0, 0], [0.0] * 7)
+    assert found.having(1).tolist() == [1, 3, 4, 5]
+    assert found.having(2).tolist() == [1, 4, 5]
+    assert found.having(3).tolist() == [5]
+    shown = found.shown(torch.tensor([4]), 2)
+    assert shown.shape == (1, 20, 10, 10)
+    assert shown[0, 7:10, 0, 0].tolist() == [0, 1, 0]  # row 4 took action 1
+    assert shown[0, 17:, 0, 0].tolist() == [1, 0, 0]  # row 3 took action 0
+
+
+def test_area_by_hand() -> None:
+    happened = torch.tensor([True, True, False, False])
+    assert foretell.area(torch.tensor([3.0, 2.0, 1.0, 0.0]), happened) == 1.0
+    assert foretell.area(torch.tensor([3.0, 0.0, 1.0, 2.0]), happened) == 0.5
+    assert foretell.area(torch.tensor([1.0, 1.0, 1.0, 0.0]), happened) == 0.75  # ties count half
+
+
+def test_the_convolution_does_not_know_one_place_from_another() -> None:
+    torch.manual_seed(0)
+    here = torch.zeros(2, 5, 10, 10)
+    here[0, :, 4, 4] = here[1, :, 5, 5] = 1.0
+    one, other = foretell.Convolution(5)(here)
+    torch.testing.assert_close(one, other)
+    one, other = foretell.Perceptron(5)(here)
+    assert one != other
+
+
+def test_a_run_is_asked_and_told(tmp_path: Path) -> None:
+    spec = load_spec(str(ROOT / "experiments" / "minatar.toml"))
+    warmup = {"training.warmup_steps": 1500, "training.warmup_hold": 24}
+    config = override(spec.variant("drama").config, warmup)
+    Agent("MinAtar/Freeway-v1", config).learn(1490, run_dir=tmp_path / "run")
+    shutil.copy(ROOT / "docs" / "results.md", tmp_path / "results.md")
+    options = ["--updates", "3", "--new-rows", "700", "--most", "200", "--docs", str(tmp_path)]
+    foretell.main([f"here={tmp_path / 'run'}", *options])
+    found = json.loads((tmp_path / "assets" / "results" / "foretell.json").read_text())
+    scores = found["runs"]["here"]["scores"]
+    assert list(scores) == [*foretell.NETWORKS, "the world model of the run"]
+    for areas in scores.values():
+        assert len(areas) == 2
+        assert all(0 <= area <= 1 for area in areas)
+    assert foretell.markdown(found) in (tmp_path / "results.md").read_text(encoding="utf-8")
