@@ -49,8 +49,9 @@ class Rows:
         here, following = place[:-1], place[1:]
         seen = lane.amax(-1) > 0
         # At the top a crossing pays and begins anew at the bottom, which is no accident.
-        self.asked = seen[:-1] & seen[1:] & ~self.first[1:] & (here < 9)
-        self.thrown = (following == 9) & (here < 9) & (rows.reward[0, :-1] == 0)
+        on_the_road = (here < 9) & (rows.reward[0, :-1] == 0)
+        self.asked = seen[:-1] & seen[1:] & ~self.first[1:] & on_the_road
+        self.thrown = (following == 9) & on_the_road
 
     def having(self, frames: int) -> Tensor:
         """Indices of rows that are asked about and whose last ``frames`` are of one episode."""
@@ -133,7 +134,7 @@ def area(score: Tensor, happened: Tensor) -> float:
 
 
 @torch.no_grad()
-def model_says(model: WorldModel, rows: Rows, index: Tensor, futures: int = 8) -> Tensor:
+def model_says(model: WorldModel, rows: Rows, index: Tensor, futures: int = 64) -> Tensor:
     """How often the world model, having read up to a row, sees the chicken at the bottom next."""
     generator = torch.Generator().manual_seed(0)
     found = []
@@ -171,7 +172,7 @@ def ask(run: Path, new_rows: int, updates: int, most: int, seed: int) -> dict[st
             network = taught(build, known, frames, updates)
             scores[name] = []
             for rows in (known, new):
-                index = spaced(rows.having(frames), most)
+                index = spaced(rows.having(WINDOW), most)  # the same rows for all
                 with torch.no_grad():
                     said = torch.cat([network(rows.shown(i, frames)) for i in index.split(500)])
                 scores[name].append(round(area(said, rows.thrown[index]), 3))

@@ -145,8 +145,13 @@ def test_eval_can_ask_the_model_before_acting(run: Path, capfd: Capture) -> None
         assert main([*args, "--lookahead", str(futures)]) == 0
         tree = json.loads((run / "eval.json").read_text())
         assert tree["greedy"]["protocol"]["lookahead"] == futures
+    # What was measured of another way of acting does not stay beside it.
+    assert main(["eval", str(run), "--episodes", "2", "--mode", "sampled"]) == 0
+    tree = json.loads((run / "eval.json").read_text())
+    assert list(tree) == ["sampled"]
+    assert tree["sampled"]["protocol"]["lookahead"] == 0
     assert main(args) == 0  # what the run has
-    assert json.loads((run / "eval.json").read_text())["greedy"]["protocol"]["lookahead"] == 0
+    assert list(json.loads((run / "eval.json").read_text())) == ["greedy", "sampled"]
     capfd.readouterr()
     assert main([*args, "--lookahead", "-1"]) == 2
     assert "lookahead must lie in [0, 1024], got -1" in capfd.readouterr().err

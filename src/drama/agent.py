@@ -321,7 +321,8 @@ class Agent:
                 as the agent sees it.
             state: What the last call returned; None starts afresh.
             episode_start: ``(B,)`` bool, rows that start afresh whatever ``state`` holds.
-            deterministic: Most probable latents and action, nothing drawn.
+            deterministic: Most probable latents and action; nothing is drawn but the futures of
+                ``behaviour.lookahead``.
 
         Returns:
             Actions of the environment, ``(B,)`` or a scalar for one observation, and the state

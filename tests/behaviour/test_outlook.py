@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from drama.behaviour import ActorCritic, Player, imagination, imagine
+from drama.behaviour import outlook as module
 from drama.behaviour.outlook import every_action
-from drama.config import PolicyMemory
+from drama.config import PolicyLatent, PolicyMemory
 from drama.dynamics import map_state
 from drama.types import Batch, PolicyState
 from drama.world_model import WorldModel
@@ -81,19 +82,26 @@ def test_actions_that_do_the_same_promise_the_same(
     assert (found[:, 0] != found[:, 2]).all()
 
 
+@pytest.mark.parametrize("memory", ["previous", "current"])
 def test_futures_are_averaged(
-    tiny_world: Callable[..., WorldModel], tiny_policy: Callable[..., ActorCritic]
+    tiny_world: Callable[..., WorldModel],
+    tiny_policy: Callable[..., ActorCritic],
+    monkeypatch: pytest.MonkeyPatch,
+    memory: PolicyMemory,
 ) -> None:
     world, policy = tiny_world(), tiny_policy()
     stoch = world.sample(torch.full((1, 3, 4), 0.25).log(), g(1))
     state = world.dynamics.init_state(1)
     random = g()
-    ask = (world, stoch, state, random, "previous", policy.outlook)
+    ask = (world, stoch, state, random, memory, policy.outlook)
     each = torch.stack([every_action(*ask).outlook for _ in range(6)])  # type: ignore[arg-type]
     assert each.std(0).max() > 1e-3
-    random.manual_seed(0)
-    found = every_action(*ask, 6).outlook  # type: ignore[arg-type]
-    torch.testing.assert_close(found, each.mean(0))
+    # Together, four at a time and then two, and one by one: the same draws.
+    for rows in (1024, 12, 1):
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", rows)
+        random.manual_seed(0)
+        found = every_action(*ask, 6).outlook  # type: ignore[arg-type]
+        torch.testing.assert_close(found, each.mean(0))
 
 
 @pytest.mark.parametrize("memory", ["previous", "current"])
@@ -152,8 +160,10 @@ class Asked:
 
     def __init__(self) -> None:
         self.outlooks: list[Tensor] = []
+        self.deters: list[Tensor] = []
 
     def outlook(self, features: Tensor, reward: Tensor, termination: Tensor) -> Tensor:
+        self.deters.append(features[:, 7:])
         return latent_seen(features, reward, termination)
 
     def act(
@@ -167,18 +177,21 @@ class Asked:
 def test_looking_ahead_starts_from_the_frame_that_is_there(
     scripted_world: Any, latent: Any
 ) -> None:
-    # The world predicts other latents than the frames 3 and 5 show: what is asked about is those.
+    # After 3 and action 2 the world predicts 5 where 4 comes: what is asked about is what comes.
     behaviour = Asked()
     player = Player(scripted_world, behaviour, latent, lookahead=2)  # type: ignore[arg-type]
     state = player.init_state(1)
     first, state = player.act(torch.tensor([[3.0]]), state, YES)
-    second, state = player.act(torch.tensor([[5.0]]), state, NO)
+    second, state = player.act(torch.tensor([[4.0]]), state, NO)
     assert [x.tolist() for x in behaviour.outlooks] == [
         [[3030.0, 4031.0, 5032.5]],
-        [[5050.0, 6051.0, 52.5]],
+        [[4040.0, 5041.0, 6042.5]],
     ]
-    assert (first.item(), second.item()) == (2, 1)
-    assert state.deter.tolist() == [[5, 1, 2]]  # one step each, of the action taken
+    assert (first.item(), second.item()) == (2, 2)
+    assert state.deter.tolist() == [[4, 2, 2]]  # one step each, of the action taken
+    # Asked of the state that has read what went before: the second frame's steps are step 2.
+    steps = [deter[:, 2].tolist() for deter in behaviour.deters]
+    assert steps == [[1] * 6, [2] * 6]  # two futures of three actions
 
 
 @pytest.mark.parametrize("memory", ["previous", "current"])
@@ -205,6 +218,38 @@ def test_looking_ahead_moves_nothing_but_the_choice(
     assert torch.equal(plain, ahead)
     for left, right in zip(leaves(before), leaves(after), strict=True):
         torch.testing.assert_close(left, right)
+
+
+@pytest.mark.parametrize("memory", ["previous", "current"])
+@pytest.mark.parametrize("latent", ["prior", "posterior"])
+def test_the_question_is_asked_from_where_the_agent_stands(
+    tiny_world: Callable[..., WorldModel],
+    tiny_policy: Callable[..., ActorCritic],
+    frames: Callable[..., Batch],
+    monkeypatch: pytest.MonkeyPatch,
+    memory: PolicyMemory,
+    latent: PolicyLatent,
+) -> None:
+    world, policy, obs = tiny_world(), tiny_policy(), frames(2, 3).obs
+    told: list[Tensor] = []
+    original = policy.improved
+
+    def improved(log_probs: Tensor, outlook: Tensor) -> Tensor:
+        told.append(outlook)
+        return original(log_probs, outlook)
+
+    monkeypatch.setattr(policy, "improved", improved)
+    player = Player(world, policy, latent, memory, 2)
+    state = player.init_state(2)
+    for t in range(3):
+        first = torch.full((2,), t == 0)
+        mode = world.posterior(obs[:, t]).argmax(-1)
+        stoch = torch.nn.functional.one_hot(mode, 4).flatten(-2).float()
+        ask = (world, stoch, state.dynamics, g(t), memory, policy.outlook)
+        with torch.no_grad():
+            expected = every_action(*ask, 2).outlook
+        _, state = player.act(obs[:, t], state, first, g(t), greedy=True)
+        torch.testing.assert_close(told[-1], expected)
 
 
 def test_what_is_promised_can_outweigh_the_policy(

@@ -219,6 +219,13 @@ def test_departures_from_the_published_protocol_are_told(tmp_path: Path) -> None
     assert "image size [84, 84] instead of [64, 64]" in told("size", env={"image_size": [84, 84]})
     assert "max episode steps 40 instead of 27000" in told("cut", env={"max_episode_steps": 40})
     assert 'env kwargs {"mode": 1} instead of {}' in told("mode", env={"env_kwargs": {"mode": 1}})
+    asked = told("asked", protocol={"lookahead": 16})
+    assert "evaluated with lookahead 16 instead of the run's 0" in asked
+    assert "improved by 16 futures of each action" in asked
+    always = Variant("a", "A", "xs", {"behaviour.lookahead": 16})
+    asked = told("always", variant=always, protocol={"lookahead": 16})
+    assert "behaviour.lookahead 16 (not 0)" in asked
+    assert "evaluated with lookahead" not in asked
     whole = Variant("w", "W", "xs", {"env.life_loss": False})
     assert "env.life_loss false (not true)" in told("lives", variant=whole)
     laptop = Variant("laptop", "Laptop", "laptop")

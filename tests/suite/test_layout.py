@@ -165,6 +165,14 @@ SOUND: dict[str, tuple[Callable[[Path], object], str, str, int]] = {
         "train steps 20, the suite asks for 40",
         40,
     ),
+    "looked ahead": (
+        lambda run: edit_json(
+            run / "eval.json", lambda t: t["greedy"]["protocol"].update(lookahead=16)
+        ),
+        "interrupted",
+        "lookahead 16, the suite asks for 0",
+        40,
+    ),
     "fewer episodes": (
         lambda run: edit_json(
             run / "eval.json", lambda t: t["greedy"]["protocol"].update(episodes=2)

@@ -57,14 +57,16 @@ class Behaviour(nn.Module):
         """Log-probabilities of the policy that is better by what each action promises.
 
         ``log pi(a) + Q(a) / (entropy * scale)``, normalised: what maximises the promise in units
-        of the return scale if a nat of divergence from ``pi`` costs as much as the actor's bonus
-        pays for a nat of entropy. With no bonus, the most promising action alone.
+        of the return scale if a nat of divergence from ``pi`` costs as much as actor-critic's bonus
+        pays for a nat of entropy. With no bonus, the most promising action alone: promises that are
+        equal but for rounding are equal.
 
         Args:
             log_probs: Of ``pi``, ``(..., A)``.
             outlook: What each action promises, ``(..., A)``.
         """
-        price = (self.config.entropy * self.return_scale.scale()).clamp_min(1e-8)
+        rounding = 1e-5 * outlook.abs().amax(dim=-1, keepdim=True).clamp_min(1e-3)
+        price = (self.config.entropy * self.return_scale.scale()).maximum(rounding)
         ahead = outlook - outlook.amax(dim=-1, keepdim=True)
         return torch.log_softmax(log_probs + ahead / price, dim=-1)
 

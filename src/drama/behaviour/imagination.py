@@ -138,7 +138,7 @@ def imagine(
         memory: What the policy sees beside the latent, as `behaviour.policy_memory` has it.
         outlook: Values what follows an action. At each step the model is asked about every action,
             taken or not, which costs as many steps as there are actions; a dream is the same
-            with it and without.
+            with it and without, to rounding.
         compiled_step: Stands in for :func:`dream_step`; it is given numbers, not the generator,
             and those are the ones that the generator would have given.
     """

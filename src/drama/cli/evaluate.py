@@ -76,7 +76,8 @@ def evaluate_and_report(
         run_dir: Where to write; None writes nothing.
         modes: ``greedy`` and ``sampled``, in the order wanted.
         as_json: Print one line of JSON instead of words.
-        merge: Keep what ``eval.json`` has of other modes, if the agent had made as many steps.
+        merge: Keep what ``eval.json`` has of other modes, if the agent had made as many steps
+            and looked as far ahead.
         **options: Passed on to `drama.Agent.evaluate`.
     """
     results = {}
@@ -87,7 +88,7 @@ def evaluate_and_report(
         if not as_json:
             out.print(_summary(result))
     if run_dir is not None:
-        kept = _same_steps(run_dir / "eval.json", results) if merge else {}
+        kept = _same_agent(run_dir / "eval.json", results) if merge else {}
         write_json(run_dir / "eval.json", dict(sorted((kept | results).items())))
         if not as_json:
             out.print(f"written to {run_dir / 'eval.json'}")
@@ -102,17 +103,21 @@ def _is_last(checkpoint: Checkpoint, run_dir: Path) -> bool:
         return False
 
 
-def _same_steps(path: Path, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what ``eval.json`` has of an agent that had made as many steps; damage is dropped."""
+def _same_agent(path: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``eval.json`` has of the same steps and way of acting; damage is dropped."""
     try:
         tree = read_json(path)
     except CheckpointError:
         return {}
-    steps = {result["protocol"]["train_steps"] for result in results.values()}
+
+    def agent(protocol: Mapping[str, Any]) -> tuple[Any, ...]:
+        return protocol["train_steps"], protocol.get("lookahead", 0)
+
+    same = {agent(result["protocol"]) for result in results.values()}
     kept = {}
     for mode in ("greedy", "sampled"):
         try:
-            if tree[mode]["protocol"]["train_steps"] in steps:
+            if agent(tree[mode]["protocol"]) in same:
                 kept[mode] = tree[mode]
         except (KeyError, TypeError):
             continue

@@ -328,6 +328,9 @@ def _departures(variant: Variant) -> list[str]:
     if name != "xs":
         found.append(f"preset {name} instead of the paper's configuration (xs)")
     found += _changed_settings(config, name)
+    asked, own = (p.get("lookahead", 0) for p in (variant.protocol, config.get("behaviour", {})))
+    if asked != own:
+        found.append(f"evaluated with lookahead {asked} instead of the run's {own}")
     return found
 
 

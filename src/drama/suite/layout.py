@@ -466,8 +466,9 @@ def _lacking(evaluations: Mapping[str, Any] | None, wanted: Config) -> str:
         "episodes": asked.episodes,
         "num_envs": min(asked.num_envs, asked.episodes),
         "seed": asked.seed,
+        "lookahead": wanted.behaviour.lookahead,
     }
-    found = evaluations[MODE]["protocol"]
+    found = {"lookahead": 0, **evaluations[MODE]["protocol"]}  # older ones do not tell it
     for name, value in protocol.items():
         if found.get(name) != value:
             had = json.dumps(found.get(name))
