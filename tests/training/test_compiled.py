@@ -41,19 +41,19 @@ def agree(changes: Changes, updates: int) -> None:
             torch.testing.assert_close(tensor, weights[name], rtol=1e-3, atol=2e-3, msg=name)
 
 
+def trace(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Traced as for compilation, then run eagerly: a break in the graph would be an error."""
+    traced: Callable[..., Any] = torch.compile(
+        function, fullgraph=True, dynamic=False, backend="eager"
+    )
+    return traced
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_each_function_is_one_graph(
     backbone: str, algorithm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Traced as for compilation, then run eagerly: a break in the graph would be an error."""
-
-    def trace(function: Callable[..., Any]) -> Callable[..., Any]:
-        traced: Callable[..., Any] = torch.compile(
-            function, fullgraph=True, dynamic=False, backend="eager"
-        )
-        return traced
-
     torch.compiler.reset()
     monkeypatch.setattr(compiled, "_compile", trace)
     agree({"world_model.dynamics.name": backbone, "behaviour.algorithm": algorithm}, 2)
@@ -63,12 +63,6 @@ def test_each_function_is_one_graph(
 def test_nor_does_asking_about_every_action_break_one(
     memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def trace(function: Callable[..., Any]) -> Callable[..., Any]:
-        traced: Callable[..., Any] = torch.compile(
-            function, fullgraph=True, dynamic=False, backend="eager"
-        )
-        return traced
-
     torch.compiler.reset()
     monkeypatch.setattr(compiled, "_compile", trace)
     agree({"behaviour.actor_gradient": "all-actions", "behaviour.policy_memory": memory}, 2)
