@@ -239,7 +239,8 @@ class BehaviourConfig(Checked):
     model makes of the current latent before an action, at the price of a second step of it."""
     lookahead: int = 0
     """Futures of each action that the world model is asked about before one is taken on the real
-    environment; what they promise improves the policy. 0, the paper's, asks the policy alone."""
+    environment, to prefer those that promise more. Better in some games, ruinous in others
+    (docs/results.md). 0, the paper's, asks the policy alone."""
     batch_size: int = 1024
     """Imagined trajectories per update."""
     context: int = 8

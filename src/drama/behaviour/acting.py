@@ -27,8 +27,8 @@ class Player:
     so both take the posterior, beside ``d = 0``.
 
     With ``lookahead`` the world model is asked what each action promises, see
-    :func:`~drama.behaviour.outlook.every_action`, and the policy is improved by it. That works on
-    frames whose like the policy has not learnt from, as long as the model knows what follows them.
+    :func:`~drama.behaviour.outlook.every_action`, and the policy is moved towards what promises
+    more. Whether the agent plays better for it depends on the game: see docs/results.md.
     """
 
     def __init__(

@@ -71,15 +71,14 @@ def dream_step(
         outlook: Ask about every action, and tell what each promises. The dream stays the same.
     """
     action, log_prob = policy.act(observed, random[0])
+    stoch = observed[:, : world_model.config.stoch_size]
     if outlook is not None:
-        stoch = observed[:, : world_model.config.stoch_size]
         ahead = every_action(world_model, stoch, state, random[1], memory, outlook)
         taken = torch.arange(len(action), device=action.device) * world_model.num_actions + action
         state = map_state(lambda x: x[taken], ahead.state)
         return Dreamt(
             action, log_prob, ahead.observed[taken], ahead.deter[taken], state, ahead.outlook
         )
-    stoch = observed[:, : world_model.config.stoch_size]
     deter, state = world_model.step(stoch, action, state, inplace=True)
     deter = deter.float()
     stoch = world_model.sample(world_model.prior(deter), random[1])
