@@ -94,14 +94,16 @@ def test_futures_are_averaged(
     state = world.dynamics.init_state(1)
     random = g()
     ask = (world, stoch, state, random, memory, policy.outlook)
-    each = torch.stack([every_action(*ask).outlook for _ in range(6)])  # type: ignore[arg-type]
+    alone = [every_action(*ask) for _ in range(6)]  # type: ignore[arg-type]
+    each = torch.stack([branches.outlook for branches in alone])
     assert each.std(0).max() > 1e-3
     # Together, four at a time and then two, and one by one: the same draws.
     for rows in (1024, 12, 1):
         monkeypatch.setattr(module, "ROWS_AT_ONCE", rows)
         random.manual_seed(0)
-        found = every_action(*ask, 6).outlook  # type: ignore[arg-type]
-        torch.testing.assert_close(found, each.mean(0))
+        found = every_action(*ask, 6)  # type: ignore[arg-type]
+        torch.testing.assert_close(found.outlook, each.mean(0))
+        torch.testing.assert_close(found.observed, alone[-1].observed)
 
 
 @pytest.mark.parametrize("memory", ["previous", "current"])
