@@ -14,8 +14,10 @@ from drama.behaviour import outlook as module
 from drama.behaviour.outlook import every_action
 from drama.config import PolicyLatent, PolicyMemory
 from drama.dynamics import map_state
+from drama.errors import ConfigError
 from drama.types import Batch, PolicyState
 from drama.world_model import WorldModel
+from drama.world_model.latent import Randomness
 
 ALL = ["mamba2", "mamba1", "gru", "transformer"]
 NO, YES = torch.tensor([False]), torch.tensor([True])
@@ -272,3 +274,18 @@ def test_what_is_promised_can_outweigh_the_policy(
     for greedy in (False, True):
         action, _ = player.act(obs, player.init_state(4), every, g(), greedy=greedy)
         assert action.tolist() == [2, 2, 2, 2]
+
+
+def test_a_policy_that_values_nothing_cannot_look_ahead(
+    tiny_world: Callable[..., WorldModel],
+) -> None:
+    class Stay:
+        def act(
+            self, features: Tensor, random: Randomness, greedy: bool = False
+        ) -> tuple[Tensor, Tensor]:
+            still = torch.zeros(len(features), dtype=torch.int64)
+            return still, still.float()
+
+    Player(tiny_world(), Stay(), "posterior")
+    with pytest.raises(ConfigError, match="Stay has no outlook"):
+        Player(tiny_world(), Stay(), "posterior", lookahead=1)

@@ -12,6 +12,7 @@ from drama.behaviour.imagination import Policy
 from drama.behaviour.outlook import every_action, policy_input
 from drama.config import PolicyLatent, PolicyMemory
 from drama.dynamics import where_state
+from drama.errors import ConfigError
 from drama.types import PolicyState
 from drama.world_model import WorldModel
 
@@ -29,6 +30,9 @@ class Player:
     With ``lookahead`` the world model is asked what each action promises, see
     :func:`~drama.behaviour.outlook.every_action`, and the policy is moved towards what promises
     more. Whether the agent plays better for it depends on the game: see docs/results.md.
+
+    Raises:
+        ConfigError: ``lookahead`` with a policy that cannot value what follows an action.
     """
 
     def __init__(
@@ -39,6 +43,11 @@ class Player:
         policy_memory: PolicyMemory = "previous",
         lookahead: int = 0,
     ) -> None:
+        if lookahead and not hasattr(policy, "outlook"):
+            raise ConfigError(
+                "behaviour.lookahead needs a policy that values what follows an action, "
+                f"as drama.behaviour.Behaviour does; {type(policy).__name__} has no outlook"
+            )
         self.world_model = world_model
         self.policy = policy
         self.policy_latent = policy_latent
