@@ -25,7 +25,7 @@ import drama
 from benchmarks import measure
 from drama.config import Config
 from drama.evaluation import game_of, published
-from drama.report.figures import looks
+from drama.report.drawing import looks
 from drama.report.runs import read_run, reference_of, running_mean
 from drama.suite import read_suite
 from drama.suite.layout import Cell

@@ -31,7 +31,7 @@ from torch import Tensor
 import drama
 from benchmarks import measure
 from drama.envs.source import build_env
-from drama.report.figures import looks
+from drama.report.drawing import looks
 from drama.suite import read_suite
 from drama.types import Batch
 

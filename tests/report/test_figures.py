@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from tests.report.made_up import CATCH, PONG, SPARSE, UNIFORM, XS, runs
 
-from drama.report.figures import PALETTE, Figure, curve, draw_all, looks
+from drama.report.curves import curve
+from drama.report.drawing import PALETTE, Figure, looks
+from drama.report.figures import draw_all
 from drama.report.runs import Episodes, Run
 from drama.report.summary import summarise
 from drama.suite import load_spec

@@ -21,14 +21,9 @@ from tests.report.made_up import (
 
 from drama import presets
 from drama.evaluation import aggregate, published_runs
-from drama.report.figures import ablations
-from drama.report.summary import (
-    _INDIFFERENT,
-    Summary,
-    protocol_notes,
-    published_label,
-    summarise,
-)
+from drama.report.curves import ablations
+from drama.report.protocol import _INDIFFERENT, protocol_notes
+from drama.report.summary import Summary, published_label, summarise
 from drama.suite import Variant
 from drama.training.resume import flat
 

@@ -15,8 +15,9 @@ from drama.evaluation.aggregate import CONFIDENCE, RESAMPLES
 from drama.files import read_json, write_json, write_text
 from drama.report import tables as tab
 from drama.report.page import GENERATOR, html_page, markdown_page
+from drama.report.protocol import protocol_notes
 from drama.report.runs import read_run
-from drama.report.summary import Mode, Summary, protocol_notes, summarise
+from drama.report.summary import Mode, Summary, summarise
 from drama.suite import read_suite
 
 PAGE = "index.html"

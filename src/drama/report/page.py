@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from drama.report.protocol import protocol_notes
 from drama.report.runs import Run
-from drama.report.summary import Summary, protocol_notes
+from drama.report.summary import Summary
 from drama.report.tables import Cell, Table, markdown_text, progress_table
 
 if TYPE_CHECKING:
-    from drama.report.figures import Figure
+    from drama.report.drawing import Figure
 
 GENERATOR = "drama report"
 """What marks a page as one that may be written anew."""

@@ -8,15 +8,12 @@ variant has finished.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from drama import presets
-from drama.errors import ConfigError
 from drama.evaluation import game_of, scores
 from drama.evaluation.aggregate import (
     Aggregate,
@@ -26,27 +23,14 @@ from drama.evaluation.aggregate import (
     probability_of_improvement,
     published_runs,
 )
+from drama.report.protocol import canonical, setting_differences, shown
 from drama.report.runs import Run, by_variant, game_name, reference_of
-from drama.training.resume import flat
 
 Mode = Literal["greedy", "sampled"]
 PAPER = "Drama paper, Table 1"
 """Source of the published columns of the first table."""
 OURS = "Drama-XS"
 """Published method that this package reproduces."""
-ATARI100K = {
-    "frame_skip": 4,
-    "noop_max": 30,
-    "sticky_actions": 0.0,
-    "full_action_space": False,
-    "life_loss": False,
-    "image_size": [64, 64],
-    "max_episode_steps": 27_000,
-    "env_kwargs": {},
-}
-"""What the published scores of the first table were measured under, as `drama` stamps it."""
-ATARI100K_STEPS = 100_000
-
 _TRAINED = ("train_steps", "episodes", "policy_latent", "policy_memory", "lookahead")
 """Fields of a result's protocol that all runs of a variant must agree in."""
 _UNTOLD = {"policy_memory": "previous", "lookahead": 0}
@@ -210,145 +194,6 @@ def published_label(method: str, variants: Iterable[str]) -> str:
     return f"{method} (published)" if _letters(method) in taken else method
 
 
-def setting_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, ...]:
-    """Say in which settings that decide what is learnt two ``config.json`` differ.
-
-    Args:
-        one: The configuration that is asked about.
-        other: What it is compared with.
-
-    Returns:
-        ``section.field VALUE (not OTHER)`` for each, in the order of the fields.
-    """
-    mine, theirs = flat(dict(one)), flat(dict(other))
-    return tuple(
-        f"{key} {_shown(mine.get(key))} (not {_shown(theirs.get(key))})"
-        for key in dict.fromkeys((*mine, *theirs))
-        if mine.get(key) != theirs.get(key) and not key.startswith(_INDIFFERENT)
-    )
-
-
-_INDIFFERENT = (
-    "seed",
-    "preset",
-    "device",
-    "env.id",
-    "evaluation.",
-    "training.precision",
-    "training.threads",
-    "training.keep_memory",
-    "training.log_every",
-    "training.checkpoint_every",
-    "training.keep_checkpoints",
-    "training.tensorboard",
-    "training.wandb",
-    "training.cuda_graphs",
-    "training.compile",
-    "replay.device",
-    "world_model.dynamics.backend",
-    "world_model.dynamics.chunk_size",
-)
-"""Settings that name a run, or change its speed and its files only."""
-
-
-def protocol_notes(summary: Summary) -> list[str]:
-    """Say plainly how the runs were measured, and where that differs from published scores."""
-    notes = []
-    for variant in summary.variants:
-        if not variant.runs:
-            continue
-        p = variant.protocol
-        said = (
-            f"{variant.name}: {summary.mode} evaluation, {p.get('episodes')} episodes after "
-            f"{_thousands(p.get('train_steps'))} environment steps, policy latent "
-            f"{p.get('policy_latent')}"
-        )
-        if p.get("policy_memory") == "current":
-            said += ", which sees what the latent calls to mind"
-        if p.get("lookahead"):
-            said += f", improved by {p['lookahead']} futures of each action"
-        if p.get("frame_skip") is not None:
-            said += (
-                f", frame skip {p['frame_skip']}, up to {p.get('noop_max')} no-ops, sticky "
-                f"actions {p.get('sticky_actions')}, "
-                f"{'all 18 actions' if p.get('full_action_space') else 'minimal action set'}"
-            )
-        elif p.get("sticky_actions") is not None:
-            said += f", sticky actions {p['sticky_actions']}"
-        notes.append(said + ".")
-    return notes + differences_from_published(summary)
-
-
-def differences_from_published(summary: Summary) -> list[str]:
-    """Say where each variant's protocol or settings are not those of the published scores.
-
-    Args:
-        summary: Of any suite; unless every game is of Atari100k, there is nothing to say.
-    """
-    if not summary.atari:
-        return []
-    notes = []
-    for variant in summary.variants:
-        if not variant.runs:
-            continue
-        found = _departures(variant)
-        notes.append(
-            f"{variant.name} differs from what the paper's scores were measured with: "
-            + "; ".join(found)
-            + "."
-            if found
-            else f"{variant.name} was measured under the protocol of the published scores as far "
-            "as it is stamped; how many evaluation episodes those took differs between them."
-        )
-    return notes
-
-
-def cut_short(variant: Variant) -> bool:
-    """Whether a variant on Atari stopped before the benchmark's 100 000 steps."""
-    atari = any(game_of(env_id) for env_id in variant.runs)
-    return atari and variant.steps is not None and variant.steps < ATARI100K_STEPS
-
-
-def _departures(variant: Variant) -> list[str]:
-    found = []
-    steps = variant.steps
-    if steps != ATARI100K_STEPS:
-        found.append(f"{_thousands(steps)} environment steps instead of 100,000")
-    for key, usual in ATARI100K.items():
-        values = {
-            _key(run.evaluation[variant.mode]["protocol"]["env"].get(key))
-            for runs in variant.runs.values()
-            for run in runs
-        }
-        for value in sorted(values - {_key(usual)}):
-            found.append(f"{key.replace('_', ' ')} {value} instead of {_key(usual)}")
-    # Its runs differ in game and seed alone.
-    config = next(iter(variant.runs.values()))[0].config
-    name = str(config.get("preset"))
-    if name != "xs":
-        found.append(f"preset {name} instead of the paper's configuration (xs)")
-    found += _changed_settings(config, name)
-    asked, own = (p.get("lookahead", 0) for p in (variant.protocol, config.get("behaviour", {})))
-    if asked != own:
-        found.append(f"evaluated with lookahead {asked} instead of the run's {own}")
-    return found
-
-
-def _changed_settings(config: Mapping[str, Any], name: str) -> list[str]:
-    """Settings that were changed from the preset, most of which are the point of a variant."""
-    try:
-        usual = json.loads(presets.preset(name).to_json())
-    except ConfigError:
-        return ["its preset is not one of this package"]
-    # Steps are told beside it; so is the environment, but for what ends a learning episode.
-    changed = setting_differences(config, usual)
-    return [
-        text
-        for text in changed
-        if text.startswith("env.life_loss ") or not text.startswith(("steps ", "env."))
-    ]
-
-
 def _variant(name: str, runs: Sequence[Run], env_ids: Sequence[str], mode: Mode) -> Variant:
     left_out: list[LeftOut] = []
     candidates = []
@@ -388,7 +233,7 @@ def _majority(runs: Sequence[Run], protocol: Any) -> tuple[list[Run], list[LeftO
     if not runs:
         return [], []
     stamps = [protocol(run) for run in runs]
-    keys = [_key(stamp) for stamp in stamps]
+    keys = [canonical(stamp) for stamp in stamps]
     counts = Counter(keys)
     best = max(
         range(len(runs)),
@@ -418,9 +263,9 @@ def _family(env_id: str) -> str:
 
 def _contrast(stamp: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
     return ", ".join(
-        f"{key} {_shown(stamp[key])} (the others {_shown(usual[key])})"
+        f"{key} {shown(stamp[key])} (the others {shown(usual[key])})"
         for key in stamp
-        if _key(stamp[key]) != _key(usual[key])
+        if canonical(stamp[key]) != canonical(usual[key])
     )
 
 
@@ -517,21 +362,7 @@ def _letters(name: str) -> str:
     return "".join(c for c in name.casefold() if c.isalnum())
 
 
-def _key(value: object) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
-
-
-def _shown(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _thousands(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else "an unknown number of"
-
-
 __all__ = [
-    "ATARI100K",
-    "ATARI100K_STEPS",
     "Block",
     "LeftOut",
     "Mode",
@@ -539,10 +370,6 @@ __all__ = [
     "Row",
     "Summary",
     "Variant",
-    "cut_short",
-    "differences_from_published",
-    "protocol_notes",
     "published_label",
-    "setting_differences",
     "summarise",
 ]

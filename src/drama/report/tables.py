@@ -12,15 +12,9 @@ from dataclasses import dataclass, field, replace
 
 from drama.evaluation import game_of, human_score, published, random_score
 from drama.evaluation.aggregate import RESAMPLES, Aggregate, Estimate, mean
+from drama.report.protocol import ATARI100K_STEPS, cut_short, differences_from_published
 from drama.report.runs import game_name, reference_of
-from drama.report.summary import (
-    ATARI100K_STEPS,
-    Block,
-    Summary,
-    Variant,
-    cut_short,
-    differences_from_published,
-)
+from drama.report.summary import Block, Summary, Variant
 
 MISSING = "—"
 """What stands where nothing was measured."""
