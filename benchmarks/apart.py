@@ -5,6 +5,8 @@ When an agent does not learn, its parts can be asked one at a time. ``WHAT`` is 
 - ``held-out``: error of reconstructions and of frames foretold one step ahead, and divergence of
   the prior, on rows that the world model learnt from and on new episodes of the same policy. Far
   apart, it has learnt the rows by heart.
+- ``rewards``: what the reward head foretells, frame and action known, where a reward is paid and
+  where none is, on rows that it learnt from and in new episodes of the same policy.
 - ``unseeing``: whether the policy looks. It plays, and then actions are drawn that are as frequent
   as its own, whatever the frame shows. If they return as much, it has learnt no more than that.
 - ``policy``: the world model stays as it is, and new policies learn in its dreams, with other
@@ -123,6 +125,35 @@ def held_out(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]
         rows = min(agent.config.replay.capacity, options.windows * length)
         replay = played(agent, options.seed, rows)
         yield "new episodes", errors(agent.world_model, replay, length, options.windows)
+
+
+@torch.no_grad()
+def foretold_rewards(model: WorldModel, replay: ReplayBuffer, length: int, windows: int) -> Row:
+    """What is foretold of rows that pay and of rows that do not, as shares of what is paid."""
+    paid = replay.rows["reward"][: len(replay)]
+    found: Row = {"paid": int((paid != 0).sum())}
+    # Nothing is done on the last frame of an episode, so its row has no reward.
+    acted = ~replay.rows["is_first"][: len(replay)].roll(-1)
+    for name, there in (("foretold", paid != 0), ("made_up", (paid == 0) & acted)):
+        ends = there.nonzero().squeeze(1)
+        ends = ends[ends >= length - 1]
+        ends = ends[torch.linspace(0, len(ends) - 1, min(windows, len(ends))).long()]
+        batch = replay.windows(ends, length)
+        deter = model.eval().observe(batch, torch.Generator().manual_seed(0)).deter[:, -1]
+        said, real = model.reward(deter), batch.reward[:, -1]
+        share = said / real if name == "foretold" else said.abs() / paid[paid != 0].abs().mean()
+        found[name] = round(float(share.mean()), 4) if found["paid"] and len(ends) else None
+    return found
+
+
+def rewards(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]]:
+    """Ask for the rewards of what was learnt from and of what was not."""
+    with continued(run, {}) as (agent, trainer):
+        asked = (agent.config.world_model.batch_length, options.windows)
+        yield "rows learnt from", foretold_rewards(agent.world_model, trainer.replay, *asked)
+        rows = min(agent.config.replay.capacity, 4 * options.windows * asked[0])
+        replay = played(agent, options.seed, rows)
+        yield "new episodes", foretold_rewards(agent.world_model, replay, *asked)
 
 
 def played(agent: drama.Agent, seed: int, rows: int) -> ReplayBuffer:
@@ -265,6 +296,21 @@ def held_out_table(results: Sequence[Row]) -> str:
     return measure.table(header, rows)
 
 
+def rewards_table(results: Sequence[Row]) -> str:
+    """Two rows a run."""
+    header = ("", "", "rows that pay", "foretold of what they pay", "foretold of others")
+
+    def percent(share: float | None) -> str:
+        return "" if share is None else f"{100 * share:.1f} %"
+
+    keys = ("foretold", "made_up")
+    rows = [
+        (r["label"], r["case"], f"{r['paid']:,}", *(percent(r[key]) for key in keys))
+        for r in results
+    ]
+    return measure.table(header, rows)
+
+
 def unseeing_table(results: Sequence[Row]) -> str:
     """A row a run: how often it takes which action, and the two means with their errors."""
     header = ("", "actions taken, each", "policy", "as often, without looking")
@@ -333,6 +379,7 @@ Part = tuple[
 ]
 PARTS: Mapping[str, Part] = {
     "held-out": (held_out, held_out_table),
+    "rewards": (rewards, rewards_table),
     "unseeing": (unseeing, unseeing_table),
     "policy": (policy, policy_table),
     "lookahead": (lookahead, lookahead_table),

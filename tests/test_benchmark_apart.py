@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -17,6 +18,7 @@ from tests.training.runs import tiny
 from drama import Agent
 from drama.behaviour import Behaviour
 from drama.replay import ReplayBuffer
+from drama.types import Batch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks/ is part of a checkout, not of the package
@@ -105,6 +107,31 @@ def test_what_is_foretold_by_hand(run: Path) -> None:
             stoch = model.sample(sure, None)
             right = model.decoder.loss(stoch, batch.obs, batch.is_first)[:, 1:][linked].mean()
         assert known["foretold"] == round(float(right), 2)
+
+
+def test_rewards_are_asked_for_where_one_can_be_paid(run: Path, tmp_path: Path) -> None:
+    known, new = measured("rewards", run, tmp_path, "--windows", "3")
+    assert (known["case"], new["case"]) == ("rows learnt from", "new episodes")
+    assert known["paid"] > 0
+
+    def seen(batch: Batch, _: object) -> SimpleNamespace:
+        # An end is foretold as a reward of 100: it comes one row late, where nothing is paid.
+        late = 100.0 * batch.terminated.roll(1, dims=1)
+        return SimpleNamespace(deter=(0.5 * batch.reward + late).unsqueeze(-1))
+
+    with apart.continued(run, {}) as (agent, trainer):
+        model = agent.world_model
+        model.observe = seen  # type: ignore[method-assign,assignment]
+        model.reward = lambda deter: deter.squeeze(-1)  # type: ignore[method-assign]
+        found = apart.foretold_rewards(model, trainer.replay, 6, 1000)
+        paid = trainer.replay.rows["reward"][: len(trainer.replay)] != 0
+        assert found == {"paid": int(paid.sum()), "foretold": 0.5, "made_up": 0.0}
+        trainer.replay.rows["reward"].zero_()
+        found = apart.foretold_rewards(model, trainer.replay, 6, 1000)
+        assert found == {"paid": 0, "foretold": None, "made_up": None}
+    row = {"label": "a", "case": "b"}
+    told = apart.rewards_table([row | {"paid": 1200, "foretold": 0.5, "made_up": None}])
+    assert "| a | b | 1,200 | 50.0 % |  |" in told
 
 
 def test_what_is_measured_is_the_policy_and_nothing_is_learnt(run: Path) -> None:
