@@ -246,7 +246,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
                 break
             mean = np.mean([r[key] for r in every], axis=0)
             axes.plot(horizon, mean, color="grey", ls=":" if key == "last_frame" else "-", lw=1)
-            axes.annotate(label, (horizon[0], mean[0]), fontsize=7, color="grey", va="bottom")
+            # Where they end, for both begin at the frame last read.
+            end = (horizon[-1], mean[-1])
+            axes.annotate(label, end, fontsize=7, color="grey", ha="right", va="bottom")
         axes.set(xlabel="steps dreamt", title=env, yscale="log")
         axes.title.set_fontsize(10)
     panels[0][0].set_ylabel("squared error of a frame", fontsize=9)
