@@ -100,10 +100,17 @@ def continued(run: Path, changes: Changes) -> Iterator[tuple[drama.Agent, Traine
             agent.env.close()
 
 
+def whole(replay: ReplayBuffer, length: int) -> Tensor:
+    """Slots in which windows of so many rows end, oldest first, none over the write position."""
+    oldest = max(replay.total - replay.capacity, 0)
+    return torch.arange(oldest + length - 1, replay.total) % replay.capacity
+
+
 @torch.no_grad()
 def errors(model: WorldModel, replay: ReplayBuffer, length: int, windows: int) -> Row:
     """Squared errors of a frame, weighted as the run weighs them, and nats of a step's KL."""
-    ends = torch.linspace(length, len(replay) - 2, windows).long().unique()
+    ends = whole(replay, length)[1:-1]
+    ends = ends[torch.linspace(0, len(ends) - 1, windows).long().unique()]
     batch, generator = replay.windows(ends, length), torch.Generator().manual_seed(0)
     seen = model.eval().observe(batch, generator)
     linked = ~batch.is_first[:, 1:]
@@ -130,19 +137,25 @@ def held_out(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]
 @torch.no_grad()
 def foretold_rewards(model: WorldModel, replay: ReplayBuffer, length: int, windows: int) -> Row:
     """What is foretold of rows that pay and of rows that do not, as shares of what is paid."""
-    paid = replay.rows["reward"][: len(replay)]
-    found: Row = {"paid": int((paid != 0).sum())}
-    # Nothing is done on the last frame of an episode, so its row has no reward.
-    acted = ~replay.rows["is_first"][: len(replay)].roll(-1)
-    for name, there in (("foretold", paid != 0), ("made_up", (paid == 0) & acted)):
-        ends = there.nonzero().squeeze(1)
-        ends = ends[ends >= length - 1]
+    reward, slots = replay.rows["reward"], whole(replay, length)
+    paid = reward[: len(replay)]
+    paid = paid[paid != 0].abs()
+    found: Row = {"paid": len(paid), "foretold": None, "made_up": None}
+    # Nothing is done on the last frame of an episode, so its row has no reward to foretell.
+    acted, pays = ~replay.rows["is_last"][slots], reward[slots] != 0
+    for name, there in (("foretold", pays), ("made_up", acted & ~pays)):
+        ends = slots[there]
         ends = ends[torch.linspace(0, len(ends) - 1, min(windows, len(ends))).long()]
+        if not len(paid) or not len(ends):
+            continue
         batch = replay.windows(ends, length)
         deter = model.eval().observe(batch, torch.Generator().manual_seed(0)).deter[:, -1]
         said, real = model.reward(deter), batch.reward[:, -1]
-        share = said / real if name == "foretold" else said.abs() / paid[paid != 0].abs().mean()
-        found[name] = round(float(share.mean()), 4) if found["paid"] and len(ends) else None
+        if name == "foretold":
+            share = (said * real.sign()).sum() / real.abs().sum()
+        else:
+            share = said.abs().mean() / paid.mean()
+        found[name] = round(float(share), 4)
     return found
 
 

@@ -245,10 +245,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
             if not every:
                 break
             mean = np.mean([r[key] for r in every], axis=0)
-            axes.plot(horizon, mean, color="grey", ls=":" if key == "last_frame" else "-", lw=1)
-            # Where they end, for both begin at the frame last read.
-            end = (horizon[-1], mean[-1])
-            axes.annotate(label, end, fontsize=7, color="grey", ha="right", va="bottom")
+            dots = ":" if key == "last_frame" else "-"
+            axes.plot(horizon, mean, color="grey", ls=dots, lw=1, label=label)
         axes.set(xlabel="steps dreamt", title=env, yscale="log")
         axes.title.set_fontsize(10)
     panels[0][0].set_ylabel("squared error of a frame", fontsize=9)

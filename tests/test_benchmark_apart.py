@@ -7,18 +7,20 @@ import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from tests.training.runs import tiny
+from torch import Tensor
 
 from drama import Agent
 from drama.behaviour import Behaviour
+from drama.config import ReplayConfig
 from drama.replay import ReplayBuffer
-from drama.types import Batch
+from drama.types import Batch, Transition
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks/ is part of a checkout, not of the package
@@ -112,23 +114,63 @@ def test_what_is_foretold_by_hand(run: Path) -> None:
 def test_rewards_are_asked_for_where_one_can_be_paid(run: Path, tmp_path: Path) -> None:
     known, new = measured("rewards", run, tmp_path, "--windows", "3")
     assert (known["case"], new["case"]) == ("rows learnt from", "new episodes")
-    assert known["paid"] > 0
+    with apart.continued(run, {}) as (agent, trainer):
+        paid = trainer.replay.rows["reward"][: len(trainer.replay)] != 0
+        length = agent.config.world_model.batch_length
+        again = apart.foretold_rewards(agent.world_model, trainer.replay, length, 3)
+    assert known["paid"] == int(paid.sum()) > 0
+    assert again == {key: known[key] for key in again}
+    assert again != {key: new[key] for key in again}
+
+
+@pytest.mark.parametrize("total", [40, 53])  # full to the brim; thirteen rows overwritten
+def test_rewards_by_hand(total: int) -> None:
+    length, capacity = 4, 40
+    replay = ReplayBuffer(ReplayConfig(capacity=capacity), (1,), torch.float32)
+    for g in range(total):  # episodes of four actions and a last frame; the fourth action pays
+        last, pays = g % 5 == 4, g % 5 == 3
+        reward = (-2.0 if g % 2 else 1.0) * pays
+        obs = np.array([g], np.float32)
+        replay.append(Transition(obs, g % 5 == 0, 0, reward, pays, False, last))
+    asked: list[list[float]] = []
 
     def seen(batch: Batch, _: object) -> SimpleNamespace:
-        # An end is foretold as a reward of 100: it comes one row late, where nothing is paid.
-        late = 100.0 * batch.terminated.roll(1, dims=1)
-        return SimpleNamespace(deter=(0.5 * batch.reward + late).unsqueeze(-1))
+        rows = batch.obs[..., 0]
+        assert torch.equal(rows.diff(dim=1), torch.ones(len(rows), length - 1))  # no seam
+        asked.append(rows[:, -1].tolist())
+        return SimpleNamespace(deter=batch.reward)
 
-    with apart.continued(run, {}) as (agent, trainer):
-        model = agent.world_model
-        model.observe = seen  # type: ignore[method-assign,assignment]
-        model.reward = lambda deter: deter.squeeze(-1)  # type: ignore[method-assign]
-        found = apart.foretold_rewards(model, trainer.replay, 6, 1000)
-        paid = trainer.replay.rows["reward"][: len(trainer.replay)] != 0
-        assert found == {"paid": int(paid.sum()), "foretold": 0.5, "made_up": 0.0}
-        trainer.replay.rows["reward"].zero_()
-        found = apart.foretold_rewards(model, trainer.replay, 6, 1000)
-        assert found == {"paid": 0, "foretold": None, "made_up": None}
+    class Model:
+        def eval(self) -> Model:
+            return self
+
+        observe = staticmethod(seen)
+
+        @staticmethod
+        def reward(deter: Tensor) -> Tensor:
+            return torch.where(deter == 0, -0.3, deter.clamp_max(0.5))  # 1 is thought a half
+
+    kept = range(total - capacity, total)
+    pays = [float(g) for g in kept if g % 5 == 3]
+    whole = [g for g in pays if g >= kept[length - 1]]
+    others = [float(g) for g in kept[length - 1 :] if g % 5 < 3]
+    found = apart.foretold_rewards(cast("Any", Model()), replay, length, 1000)
+    assert asked == [whole, others]  # neither too old, nor where nothing is done
+    halves, doubles = (sum(g % 2 == odd for g in whole) for odd in (0, 1))
+    share = (0.5 * halves + 2 * doubles) / (halves + 2 * doubles)
+    assert found["paid"] == len(pays)
+    assert found["foretold"] == round(share, 4)
+    mean = sum(2 if g % 2 else 1 for g in pays) / len(pays)
+    assert found["made_up"] == round(0.3 / mean, 4)
+    asked.clear()
+    apart.foretold_rewards(cast("Any", Model()), replay, length, 2)
+    assert asked == [[whole[0], whole[-1]], [others[0], others[-1]]]  # spread over all of them
+    replay.rows["reward"].zero_()
+    found = apart.foretold_rewards(cast("Any", Model()), replay, length, 2)
+    assert found == {"paid": 0, "foretold": None, "made_up": None}
+
+
+def test_the_table_leaves_out_what_was_not_asked() -> None:
     row = {"label": "a", "case": "b"}
     told = apart.rewards_table([row | {"paid": 1200, "foretold": 0.5, "made_up": None}])
     assert "| a | b | 1,200 | 50.0 % |  |" in told
