@@ -103,7 +103,7 @@ def continued(run: Path, changes: Changes) -> Iterator[tuple[drama.Agent, Traine
 def whole(replay: ReplayBuffer, length: int) -> Tensor:
     """Slots in which windows of so many rows end, oldest first, none over the write position."""
     oldest = max(replay.total - replay.capacity, 0)
-    return torch.arange(oldest + length - 1, replay.total) % replay.capacity
+    return torch.arange(oldest, replay.total)[length - 1 :] % replay.capacity
 
 
 @torch.no_grad()

@@ -165,6 +165,8 @@ def test_rewards_by_hand(total: int) -> None:
     asked.clear()
     apart.foretold_rewards(cast("Any", Model()), replay, length, 2)
     assert asked == [[whole[0], whole[-1]], [others[0], others[-1]]]  # spread over all of them
+    found = apart.foretold_rewards(cast("Any", Model()), replay, capacity + 9, 2)
+    assert found == {"paid": len(pays), "foretold": None, "made_up": None}  # no window is whole
     replay.rows["reward"].zero_()
     found = apart.foretold_rewards(cast("Any", Model()), replay, length, 2)
     assert found == {"paid": 0, "foretold": None, "made_up": None}
