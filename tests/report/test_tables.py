@@ -13,10 +13,8 @@ from tests.report.made_up import ALIEN, BOXING, CATCH, PONG, SPARSE, UNIFORM, XS
 
 from drama.evaluation import Estimate
 from drama.report.summary import Summary, summarise
+from drama.report.table import MISSING, Cell, Table
 from drama.report.tables import (
-    MISSING,
-    Cell,
-    Table,
     aggregate_table,
     improvement_table,
     interval,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from drama.report.protocol import protocol_notes
 from drama.report.runs import Run
 from drama.report.summary import Summary
-from drama.report.tables import Cell, Table, markdown_text, progress_table
+from drama.report.table import Cell, Table, markdown_text
+from drama.report.tables import progress_table
 
 if TYPE_CHECKING:
     from drama.report.drawing import Figure

@@ -18,7 +18,7 @@ from drama.errors import CheckpointError
 from drama.evaluation import game_of, human_score, random_score
 from drama.files import as_number, read_json
 from drama.suite import Cell
-from drama.suite.layout import Status
+from drama.suite.verdict import Status
 
 Array = npt.NDArray[np.float64]
 

@@ -1,0 +1,162 @@
+"""A table as data, and the forms it is written in: Markdown, CSV, LaTeX, HTML."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+MISSING = "—"
+"""What stands where nothing was measured."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table."""
+
+    text: str = MISSING
+    bold: bool = False
+    value: float | None = None
+    """The number that the text shows, unrounded; None where the text is not of one number."""
+    more: Mapping[str, float] = field(default_factory=dict)
+    """Other numbers in the text by name, such as the ends of an interval."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: the first column names the row, the others hold numbers."""
+
+    name: str
+    """Stem of its files."""
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+    """Lines below it."""
+    split: int = 0
+    """Rows from here on are aggregates, set apart by a line; 0 for none."""
+    words: bool = False
+    """Whether the cells are words rather than numbers."""
+
+    def markdown(self) -> str:
+        """The table for Markdown, its notes below it."""
+        rule = [":---", *[":---" if self.words else "---:"] * (len(self.header) - 1)]
+        lines = [_pipe([markdown_text(h) for h in self.header]), _pipe(rule)]
+        for row in self.rows:
+            texts = [markdown_text(cell.text) for cell in row]
+            lines.append(
+                _pipe([f"**{t}**" if c.bold else t for c, t in zip(row, texts, strict=True)])
+            )
+        notes = [f"- {markdown_text(note)}" for note in self.notes]
+        return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
+
+    def csv(self) -> str:
+        """The table as comma-separated values, for a program.
+
+        Numbers are not rounded, and nothing stands where one is missing. What a cell says beside
+        its number has columns of its own: ``A``, ``A low``, ``A high``, ``A seeds``.
+        """
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        columns = range(len(self.header))
+        more = [list(dict.fromkeys(n for row in self.rows for n in row[i].more)) for i in columns]
+        writer.writerow(
+            name
+            for i in columns
+            for name in (self.header[i], *(f"{self.header[i]} {part}" for part in more[i]))
+        )
+        for row in self.rows:
+            writer.writerow(
+                entry
+                for i, cell in enumerate(row)
+                for entry in (_plain(cell), *(cell.more.get(part, "") for part in more[i]))
+            )
+        return file.getvalue()
+
+    def latex(self) -> str:
+        """The table for LaTeX; needs the package ``booktabs``."""
+        columns = "l" + ("l" if self.words else "r") * (len(self.header) - 1)
+        lines = [
+            "% needs \\usepackage{booktabs}",
+            f"\\begin{{tabular}}{{{columns}}}",
+            "\\toprule",
+            " & ".join(_latex(h) for h in self.header) + r" \\",
+            "\\midrule",
+        ]
+        for number, row in enumerate(self.rows):
+            if self.split and number == self.split:
+                lines.append("\\midrule")
+            cells = [_latex_cell(cell) for cell in row]
+            # What follows the end of a row is taken for its argument if it begins like one.
+            shield = "{}" if cells[0].startswith(("[", "*")) else ""
+            lines.append(shield + " & ".join(cells) + r" \\")
+        lines += ["\\bottomrule", "\\end{tabular}"]
+        lines += [f"% {_one_line(note)}" for note in self.notes]
+        return "\n".join(lines) + "\n"
+
+    def html(self) -> str:
+        """The table for HTML, in a container that scrolls sideways, its notes below it."""
+        head = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in self.header)
+        body = []
+        for number, row in enumerate(self.rows):
+            kind = ' class="first"' if self.split and number == self.split else ""
+            cells = [_html_cell(cell, first=not i) for i, cell in enumerate(row)]
+            body.append(f"<tr{kind}>{''.join(cells)}</tr>")
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        title = html.escape(self.title)
+        kind = ' class="words"' if self.words else ""
+        return (
+            f'<div class="scroll" role="region" tabindex="0" aria-label="{title}">'
+            f'<table id="{self.name}"{kind}><caption>{title}</caption>'
+            f"<thead><tr>{head}</tr></thead>\n"
+            f"<tbody>{chr(10).join(body)}</tbody></table></div>\n"
+            + (f'<ul class="notes">{notes}</ul>\n' if notes else "")
+        )
+
+
+def _pipe(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def markdown_text(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\|*_`<>\[\]#$~&])", r"\\\1", _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    # A label, or the reason of a failure, may have line breaks, which would break a table.
+    return " ".join(text.split())
+
+
+def _plain(cell: Cell) -> str | float:
+    if cell.value is not None:
+        return cell.value
+    return "" if cell.text == MISSING else cell.text
+
+
+def _latex(text: str) -> str:
+    special = {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "—": "---",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+    }
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in _one_line(text))
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = _latex(cell.text)
+    if cell.value is not None:
+        text = text.replace("-", "$-$")  # a minus, not a hyphen
+    return rf"\textbf{{{text}}}" if cell.bold else text
+
+
+def _html_cell(cell: Cell, *, first: bool) -> str:
+    text = html.escape(cell.text)
+    text = f"<b>{text}</b>" if cell.bold else text
+    return f'<th scope="row">{text}</th>' if first else f"<td>{text}</td>"
