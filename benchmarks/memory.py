@@ -19,7 +19,7 @@ checkpoint of each run of a suite, finished or not: the same of their world mode
 policies at the question, with the real past, how often the colour can be read from what the policy
 sees (**policy sees**), the probability of the right answer (**right**) and
 the entropy in nats at the question and over all steps (ln 4 = 1.39 when all answers are alike).
-That makes ``memory-agents.json`` and the block ``memory-agents``.
+That makes ``memory-agents.json`` and the block ``memory-agents``, or those of another ``--block``.
 """
 
 from __future__ import annotations
@@ -336,6 +336,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--updates", type=int, default=1000)
     parser.add_argument("--every", type=int, default=100)
     parser.add_argument("--runs", nargs="+", metavar="NAME=SUITE", help="ask agents instead")
+    parser.add_argument("--block", default="memory-agents", help="what --runs makes")
     parser.add_argument("--docs", type=Path, default=measure.DOCS)
     parser.add_argument("--page", default="results.md", help="page in --docs that has the block")
     args = parser.parse_args(argv)
@@ -344,14 +345,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     place.mkdir(parents=True, exist_ok=True)
     if args.runs:
         named = [given.partition("=") for given in args.runs]
+        given_block = "" if args.block == parser.get_default("block") else f"--block {args.block} "
         result: dict[str, Any] = {
-            "command": "python -m benchmarks.memory --runs " + " ".join(args.runs),
+            "command": f"python -m benchmarks.memory {given_block}--runs {' '.join(args.runs)}",
             "machine": measure.machine(1),
             "runs": [run for name, _, suite in named for run in agents(name, Path(suite))],
         }
-        path = place / "memory-agents.json"
+        path = place / f"{args.block}.json"
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        measure.replace_block(args.docs / args.page, "memory-agents", agents_table(result))
+        measure.replace_block(args.docs / args.page, args.block, agents_table(result))
         return
     path = place / "memory-probe.json"
     for name in args.cases:

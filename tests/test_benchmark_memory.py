@@ -145,3 +145,30 @@ def test_cases_are_added_to_what_is_there(
     text = page.read_text()
     assert text.index("reward loss 30 times") < text.index("32 heads of 16 and action 4")
     assert "not by 2 (" in text
+
+
+@pytest.mark.parametrize("block", ["memory-agents", "elsewhere"])
+def test_agents_go_into_the_block_that_was_named(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    numbers = ("recalls", "answers", "apart", "policy_sees", "right", "entropy_asked", "entropy")
+
+    def found(name: str, directory: Path) -> list[dict[str, object]]:
+        row = {"variant": directory.name, "env": ENV, "seed": 3, "steps": 1234}
+        return [{"name": name, **row, **{key: i / 8 for i, key in enumerate(numbers)}}]
+
+    monkeypatch.setattr(memory, "agents", found)
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"<!-- begin {b} -->\n<!-- end {b} -->\n" for b in (block, "other")))
+    named = [] if block == "memory-agents" else ["--block", block]
+    common = ["--docs", str(tmp_path), "--page", "page.md"]
+    memory.main([*named, *common, "--runs", "one=suites/a", "two=suites/b"])
+    command = " ".join(["python -m benchmarks.memory", *named, "--runs one=suites/a two=suites/b"])
+    result = json.loads((tmp_path / "assets" / "results" / f"{block}.json").read_text())
+    assert result["command"] == command
+    text = page.read_text()
+    assert text.startswith(f"<!-- begin {block} -->\n`{command}`\n")
+    assert (
+        f"| one, a | {ENV} | 3 | 1,234 | 0.00 | 0.12 | 0.25 | 0.38 | 0.50 | 0.62 | 0.75 |" in text
+    )
+    assert text.endswith("<!-- begin other -->\n<!-- end other -->\n")
