@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -347,7 +348,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         named = [given.partition("=") for given in args.runs]
         given_block = "" if args.block == parser.get_default("block") else f"--block {args.block} "
         result: dict[str, Any] = {
-            "command": f"python -m benchmarks.memory {given_block}--runs {' '.join(args.runs)}",
+            "command": f"python -m benchmarks.memory {given_block}--runs {shlex.join(args.runs)}",
             "machine": measure.machine(1),
             "runs": [run for name, _, suite in named for run in agents(name, Path(suite))],
         }

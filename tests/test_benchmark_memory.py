@@ -162,8 +162,9 @@ def test_agents_go_into_the_block_that_was_named(
     page.write_text("".join(f"<!-- begin {b} -->\n<!-- end {b} -->\n" for b in (block, "other")))
     named = [] if block == "memory-agents" else ["--block", block]
     common = ["--docs", str(tmp_path), "--page", "page.md"]
-    memory.main([*named, *common, "--runs", "one=suites/a", "two=suites/b"])
-    command = " ".join(["python -m benchmarks.memory", *named, "--runs one=suites/a two=suites/b"])
+    memory.main([*named, *common, "--runs", "one=suites/a", "the other=suites/b"])
+    runs = "--runs one=suites/a 'the other=suites/b'"
+    command = " ".join(["python -m benchmarks.memory", *named, runs])
     result = json.loads((tmp_path / "assets" / "results" / f"{block}.json").read_text())
     assert result["command"] == command
     text = page.read_text()
