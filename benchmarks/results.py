@@ -34,6 +34,8 @@ from drama.training.resume import flat
 RESULTS = measure.DOCS / "assets" / "results"
 WIDTH = 20
 """Training episodes in a running mean."""
+WIDTHS = {"MinAtar/Freeway-v1": 5}
+"""The same for games of which a whole run has fewer than that: 19 episodes of 2500 steps."""
 POINTS = 120
 """Points kept of a run's learning curve."""
 MACHINE = ("device_name", "threads", "precision", "python", "torch")
@@ -88,7 +90,7 @@ def so_far(cell: Cell) -> dict[str, Any]:
 def one_run(cell: Cell) -> dict[str, Any]:
     """One run: where it stands, its evaluation, and its learning curve thinned out."""
     run = read_run(cell)
-    steps, returns = thinned(run.episodes.steps, run.episodes.returns)
+    steps, returns = thinned(run.episodes.steps, run.episodes.returns, width_of(run.env_id))
     start = run.starts[-1] if run.starts else {}
     # Logs may go on behind the last checkpoint, and a run at its end is the suite's to judge.
     early = so_far(cell) if 0 < cell.step < run.steps_asked else {}
@@ -113,10 +115,15 @@ def one_run(cell: Cell) -> dict[str, Any]:
     }
 
 
-def thinned(steps: Array, returns: Array) -> tuple[list[int], list[float]]:
-    """Running means of :data:`WIDTH` episodes at no more than :data:`POINTS` steps."""
-    means = running_mean(returns, WIDTH)
-    at = steps[WIDTH - 1 :]
+def width_of(env: str) -> int:
+    """Training episodes in a running mean of a game."""
+    return WIDTHS.get(env, WIDTH)
+
+
+def thinned(steps: Array, returns: Array, width: int) -> tuple[list[int], list[float]]:
+    """Running means of ``width`` episodes at no more than :data:`POINTS` steps."""
+    means = running_mean(returns, width)
+    at = steps[width - 1 :]
     keep = np.unique(np.linspace(0, len(means) - 1, POINTS).astype(int)) if len(means) else []
     return [int(at[i]) for i in keep], [round(float(means[i]), 4) for i in keep]
 
@@ -236,7 +243,7 @@ def reach_table(result: dict[str, Any], place: Path) -> str:
     rows = []
     for env in result["games"]:
         for name, other in baselines_of(env, place).items():
-            level, took = where_it_ended(other)
+            level, took = where_it_ended(other, width_of(env))
             if took is None:
                 continue
             for variant, label in result["variants"].items():
@@ -262,17 +269,17 @@ def reach_table(result: dict[str, Any], place: Path) -> str:
     return f"**{title}**\n\n{measure.table(header, rows)}"
 
 
-def where_it_ended(other: dict[str, Any]) -> tuple[float, float | None]:
+def where_it_ended(other: dict[str, Any], width: int) -> tuple[float, float | None]:
     """Mean last return of a baseline's seeds, and the median step at which each first had its own.
 
     The step is None if no seed has enough episodes.
     """
     lasts, took = [], []
     for run in other["runs"]:
-        means = running_mean(np.array(run["episodes"]["return"], float), WIDTH)
+        means = running_mean(np.array(run["episodes"]["return"], float), width)
         if len(means):
             lasts.append(float(means[-1]))
-            took.append(run["episodes"]["step"][WIDTH - 1 + int(np.argmax(means >= means[-1]))])
+            took.append(run["episodes"]["step"][width - 1 + int(np.argmax(means >= means[-1]))])
     return (float(np.mean(lasts)), float(np.median(took))) if took else (0.0, None)
 
 
@@ -311,7 +318,9 @@ def draw(result: dict[str, Any], place: Path, path: Path) -> None:
         for name, other in baselines_of(env, place).items():
             for run in other["runs"]:
                 episodes = run["episodes"]
-                step, ret = thinned(np.array(episodes["step"]), np.array(episodes["return"]))
+                step, ret = thinned(
+                    np.array(episodes["step"]), np.array(episodes["return"]), width_of(env)
+                )
                 if len(step) > 1:
                     curve: dict[str, list[float]] = {"step": list(step), "return": ret}
                     curves.setdefault(NAMES.get(name, name), []).append(curve)
@@ -326,7 +335,7 @@ def draw(result: dict[str, Any], place: Path, path: Path) -> None:
                 axes.axhline(level, color="grey", lw=0.8, ls=":")
         axes.set(xlabel="environment steps", title=env)
         axes.title.set_fontsize(10)
-    panels[0][0].set_ylabel(f"training return, mean of {WIDTH} episodes", fontsize=9)
+        axes.set_ylabel(f"training return, mean of {width_of(env)} episodes", fontsize=9)
     handles: dict[str, Any] = {}
     for axes in panels[0]:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))

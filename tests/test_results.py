@@ -107,11 +107,12 @@ def test_steps_to_reach_a_baseline(tmp_path: Path) -> None:
 
 def test_a_curve_is_thinned_to_running_means() -> None:
     steps, returns = np.arange(1.0, 1001), np.arange(1000.0)
-    step, mean = results.thinned(steps, returns)
+    step, mean = results.thinned(steps, returns, 20)
     assert len(step) == results.POINTS
     assert (step[0], step[-1]) == (20, 1000)
     assert (mean[0], mean[-1]) == (9.5, 989.5)  # means of 0..19 and of 980..999
-    assert results.thinned(steps[:5], returns[:5]) == ([], [])
+    assert results.thinned(steps[:5], returns[:5], 20) == ([], [])
+    assert results.thinned(steps[:5], returns[:5], 5) == ([steps[4]], [returns[:5].mean()])
 
 
 def test_page_is_made_from_the_numbers(tmp_path: Path) -> None:
