@@ -335,6 +335,7 @@ def draw(result: dict[str, Any], place: Path, path: Path) -> None:
                 axes.axhline(level, color="grey", lw=0.8, ls=":")
         axes.set(xlabel="environment steps", title=env)
         axes.title.set_fontsize(10)
+        axes.locator_params(axis="x", nbins=5)
         axes.set_ylabel(f"training return, mean of {width_of(env)} episodes", fontsize=9)
     handles: dict[str, Any] = {}
     for axes in panels[0]:
