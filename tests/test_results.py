@@ -115,6 +115,16 @@ def test_a_curve_is_thinned_to_running_means() -> None:
     assert results.thinned(steps[:5], returns[:5], 5) == ([steps[4]], [returns[:5].mean()])
 
 
+def test_a_game_of_few_episodes_has_a_shorter_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    baseline(tmp_path, 0.5)
+    monkeypatch.setitem(results.WIDTHS, ENV, 5)
+    table = results.reach_table(suite(run("ours", 0, 1.0, RISING)), tmp_path)
+    # Its first five episodes are over after 50 steps.
+    assert "| SB3 PPO | 0.50 | 50 | Ours | 300 | 6.00 |" in table
+
+
 def test_page_is_made_from_the_numbers(tmp_path: Path) -> None:
     place = tmp_path / "assets" / "results"
     place.mkdir(parents=True)
