@@ -310,6 +310,18 @@ def agents(name: str, directory: Path) -> list[dict[str, Any]]:
     return found
 
 
+def joined(found: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of agents, and those of an earlier file of others; an agent's lines stand together."""
+
+    def agent(line: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(line[key] for key in ("name", "variant", "env"))
+
+    here = {(*agent(line), line["seed"]) for line in found}
+    lines = found + [line for line in before if (*agent(line), line["seed"]) not in here]
+    order = {name: i for i, name in enumerate(dict.fromkeys(map(agent, before + found)))}
+    return sorted(lines, key=lambda line: (order[agent(line)], line["seed"]))
+
+
 def agents_table(result: Mapping[str, Any]) -> str:
     """The block of agents: one line for each run."""
     keys = ("recalls", "answers", "apart", "policy_sees", "right", "entropy_asked", "entropy")
@@ -338,6 +350,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=100)
     parser.add_argument("--runs", nargs="+", metavar="NAME=SUITE", help="ask agents instead")
     parser.add_argument("--block", default="memory-agents", help="what --runs makes")
+    parser.add_argument(
+        "--keep", action="store_true", help="with --runs: keep lines of runs that are not at hand"
+    )
     parser.add_argument("--docs", type=Path, default=measure.DOCS)
     parser.add_argument("--page", default="results.md", help="page in --docs that has the block")
     args = parser.parse_args(argv)
@@ -347,12 +362,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.runs:
         named = [given.partition("=") for given in args.runs]
         given_block = "" if args.block == parser.get_default("block") else f"--block {args.block} "
+        path = place / f"{args.block}.json"
+        found = [run for name, _, suite in named for run in agents(name, Path(suite))]
+        if args.keep and path.is_file():
+            found = joined(found, json.loads(path.read_text(encoding="utf-8"))["runs"])
         result: dict[str, Any] = {
             "command": f"python -m benchmarks.memory {given_block}--runs {shlex.join(args.runs)}",
             "machine": measure.machine(1),
-            "runs": [run for name, _, suite in named for run in agents(name, Path(suite))],
+            "runs": found,
         }
-        path = place / f"{args.block}.json"
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         measure.replace_block(args.docs / args.page, args.block, agents_table(result))
         return

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,25 @@ def condense(directory: Path) -> dict[str, Any]:
         "settings": {c.variant.name: settings(c.config) for c in reversed(suite.cells)},
         "runs": [one_run(cell) for cell in suite.cells],
     }
+
+
+def joined(here: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """The runs made here, and from an earlier file those that were evaluated there and not here.
+
+    So seeds may be made on several machines. Raises SystemExit where a variant's settings differ.
+    """
+    known = {tuple(run[key] for key in ("variant", "env", "seed")): run for run in before["runs"]}
+    runs = []
+    for run in here["runs"]:
+        other = known.get((run["variant"], run["env"], run["seed"]))
+        if run["evaluation"] or not (other and other["evaluation"]):
+            runs.append(run)
+            continue
+        name = run["variant"]
+        if before["settings"][name] != here["settings"][name]:
+            sys.exit(f"{here['suite']}: the runs of {name!r} kept so far had other settings")
+        runs.append(other)
+    return {**here, "runs": runs}
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -403,6 +423,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("suites", nargs="*", type=Path, help="directories of suites to condense")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep runs that the file has and the suite has not"
+    )
     parser.add_argument("--docs", type=Path, default=measure.DOCS)
     args = parser.parse_args(argv)
     place = args.docs / "assets" / "results"
@@ -410,6 +433,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for directory in args.suites:
         result = condense(directory) | {"drama": drama.__version__}
         path = place / f"suite-{result['suite']}.json"
+        if args.keep and path.is_file():
+            result = joined(result, json.loads(path.read_text(encoding="utf-8")))
         path.write_text(text(result), encoding="utf-8")
         print(f"{directory}: {path}")
     render(args.docs)

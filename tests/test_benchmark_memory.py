@@ -173,3 +173,17 @@ def test_agents_go_into_the_block_that_was_named(
         f"| one, a | {ENV} | 3 | 1,234 | 0.00 | 0.12 | 0.25 | 0.38 | 0.50 | 0.62 | 0.75 |" in text
     )
     assert text.endswith("<!-- begin other -->\n<!-- end other -->\n")
+
+    # Another seed, made elsewhere: the lines that are there stay if they are asked to.
+    def later(name: str, directory: Path) -> list[dict[str, object]]:
+        return [{**found(name, directory)[0], "seed": 2, "right": 1.0}]
+
+    monkeypatch.setattr(memory, "agents", later)
+    memory.main([*named, *common, "--keep", "--runs", "one=suites/a"])
+    lines = [line[:20] for line in page.read_text().splitlines() if ENV in line]
+    assert lines == [
+        line[:20] for line in (f"| one, a | {ENV}",) * 2 + (f"| the other, b | {ENV}",)
+    ]
+    assert f"| one, a | {ENV} | 2 |" in page.read_text().splitlines()[5]
+    memory.main([*named, *common, "--runs", "one=suites/a"])
+    assert len([line for line in page.read_text().splitlines() if ENV in line]) == 1

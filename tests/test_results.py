@@ -182,6 +182,42 @@ def test_experiments_are_what_their_published_runs_were_made_with(name: str) -> 
         assert results.settings(config) == found["settings"][variant]
 
 
+def test_runs_made_elsewhere_are_kept() -> None:
+    begun = {"step": [], "return": []}
+    settings = {"settings": {"ours": {"seed": 1}, "other": {}}}
+    here = suite(
+        run("ours", 0, 0.5, RISING), run("ours", 1, None, begun), run("other", 0, 0.1, RISING)
+    )
+    before = suite(
+        run("ours", 0, 1.0, RISING), run("ours", 1, 0.7, RISING), run("ours", 2, 0.6, RISING)
+    )
+    found = results.joined(here | settings, before | settings)
+    means = [r["evaluation"]["greedy"]["mean"] for r in found["runs"]]
+    # What was made here counts before what the file says, and the file's seed 2 is not asked for.
+    assert means == [0.5, 0.7, 0.1]
+    assert [r["seed"] for r in found["runs"]] == [0, 1, 0]
+    # One that is under way on both sides stays as it is here.
+    going = suite(run("ours", 1, None, RISING)) | settings
+    assert results.joined(going, suite(run("ours", 1, None, begun)) | settings) == going
+    with pytest.raises(SystemExit, match="'ours' kept so far had other settings"):
+        results.joined(here | settings, before | {"settings": {"ours": {}, "other": {}}})
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_file_is_kept_where_that_is_asked(
+    keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "assets" / "results" / "suite-made-up.json"
+    path.parent.mkdir(parents=True)
+    (tmp_path / "results.md").write_text("nothing of it\n")
+    path.write_text(results.text(suite(run("ours", 0, 1.0, RISING)) | {"settings": {"ours": {}}}))
+    begun = suite(run("ours", 0, None, RISING)) | {"settings": {"ours": {}}}
+    monkeypatch.setattr(results, "condense", lambda directory: begun)
+    results.main([*["--keep"] * keep, "suites/made-up", "--docs", str(tmp_path)])
+    evaluation = json.loads(path.read_text())["runs"][0]["evaluation"]
+    assert evaluation == ({"greedy": {"mean": 1.0, "returns": [1.0]}} if keep else {})
+
+
 def test_half_finished_suites_have_a_page(tmp_path: Path) -> None:
     begun = suite(run("ours", 0, None, RISING))
     begun["runs"][0]["machine"] = dict.fromkeys(results.MACHINE)
