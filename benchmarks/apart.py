@@ -47,7 +47,7 @@ from drama.agent import find_checkpoint
 from drama.behaviour import make_behaviour
 from drama.config import Config
 from drama.replay import ReplayBuffer
-from drama.suite.spec import override
+from drama.suite.override import override
 from drama.training.optim import Optimiser
 from drama.training.trainer import Event, Listener, Trainer
 from drama.world_model import WorldModel

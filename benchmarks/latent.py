@@ -21,7 +21,7 @@ import torch
 import drama
 from benchmarks import measure
 from drama.suite import load_spec
-from drama.suite.spec import override
+from drama.suite.override import override
 from drama.training.trainer import Trainer
 
 SPEC = measure.ROOT / "experiments" / "minatar.toml"

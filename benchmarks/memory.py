@@ -41,7 +41,7 @@ from benchmarks import measure
 from drama.behaviour import policy_input
 from drama.envs.toy import Recall
 from drama.suite import load_spec, read_suite
-from drama.suite.spec import override
+from drama.suite.override import override
 from drama.training.trainer import Trainer
 from drama.types import Batch
 from drama.world_model import WorldModel

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))  # benchmarks/ is part of a checkout, not of the p
 from benchmarks import memory  # noqa: E402
 
 from drama.suite import load_spec  # noqa: E402
-from drama.suite.spec import override  # noqa: E402
+from drama.suite.override import override  # noqa: E402
 
 GAP = 2
 ENV = f"drama/Recall{GAP}-v0"

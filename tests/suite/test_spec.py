@@ -13,8 +13,9 @@ from drama import evaluation, presets
 from drama.cli.common import parse_fields
 from drama.errors import ConfigError
 from drama.suite import BUILT_IN, SuiteSpec, Variant, load_spec
+from drama.suite.override import override, parse_override
 from drama.suite.process import options
-from drama.suite.spec import differences, override, parse_override, slug
+from drama.suite.spec import differences, slug
 from drama.training.resume import flat
 
 TEXT = """

@@ -24,9 +24,10 @@ from drama.suite.layout import (
     read_suite,
 )
 from drama.suite.local import LocalPool, Plan, SuiteLock, check_counts, plan
+from drama.suite.override import parse_override
 from drama.suite.ray import RayPool
 from drama.suite.runner import Outcome, Pool, Runner
-from drama.suite.spec import SuiteSpec, parse_override
+from drama.suite.spec import SuiteSpec
 from drama.suite.view import View, report_failures
 
 MOST_SEEDS = 10_000

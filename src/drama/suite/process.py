@@ -18,7 +18,7 @@ from typing import Any
 from drama import presets
 from drama.errors import RunDirError
 from drama.suite.layout import Cell
-from drama.suite.spec import OWN
+from drama.suite.override import OWN
 from drama.suite.verdict import worth_keeping
 from drama.training.resume import flat
 from drama.training.rundir import RunLock

@@ -8,30 +8,35 @@ a game with a seed, has exactly one [Config][drama.config.Config].
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from drama import presets
-from drama.config import Config, from_dict
+from drama.config import Config
 from drama.errors import ConfigError
 from drama.evaluation import game_of
-from drama.training.resume import flat
+from drama.suite.checking import (
+    as_toml,
+    distinct,
+    fields_of,
+    items_at,
+    listed,
+    nearest,
+    table_at,
+    typed,
+)
+from drama.suite.override import dotted, override
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-T = TypeVar("T")
-
-OWN = ("preset", "seed", "steps", "env.id")
-"""Settings that the spec itself decides, so that no variant may."""
 RESERVED = ("report", "logs", "suite.json")
 """What lies in the directory of a suite and is not a variant's."""
 LONGEST_NAME = 100
@@ -73,7 +78,7 @@ class Variant:
                 f"variant name {self.name!r} is no directory name: letters, digits, '.', '_' and "
                 f"'-', a letter or digit first, and not {' or '.join(RESERVED)}"
             )
-        object.__setattr__(self, "overrides", _dotted(self.overrides))
+        object.__setattr__(self, "overrides", dotted(self.overrides))
         self.config  # noqa: B018 - raises where preset or overrides are wrong
 
     @functools.cached_property
@@ -90,7 +95,7 @@ class Variant:
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Variant:
         """Return the same with further overrides, which prevail."""
-        return dataclasses.replace(self, overrides={**self.overrides, **_dotted(overrides)})
+        return dataclasses.replace(self, overrides={**self.overrides, **dotted(overrides)})
 
 
 @dataclass(frozen=True)
@@ -118,9 +123,9 @@ class SuiteSpec:
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ConfigError(f"suite name {self.name!r} is no directory name")
-        _distinct("game", self.games, lambda game: slug(game).casefold())
-        _distinct("seed", self.seeds, lambda seed: seed)
-        _distinct("variant", self.variants, lambda variant: variant.name.casefold())
+        distinct("game", self.games, lambda game: slug(game).casefold())
+        distinct("seed", self.seeds, lambda seed: seed)
+        distinct("variant", self.variants, lambda variant: variant.name.casefold())
         if any(not slug(game) for game in self.games):
             raise ConfigError("a game's id is empty")
         for variant in self.variants:
@@ -141,7 +146,7 @@ class SuiteSpec:
             ConfigError: There is none.
         """
         by_name = {variant.name: variant for variant in self.variants}
-        return by_name[_nearest("variant", name, by_name)]
+        return by_name[nearest("variant", name, by_name)]
 
     def config(
         self, variant: Variant, game: str, seed: int, preset: Config | None = None
@@ -196,7 +201,7 @@ class SuiteSpec:
             for seed in seeds:
                 if seed not in self.seeds:
                     raise ConfigError(
-                        f"suite {self.name} has no seed {seed}; it has {_listed(self.seeds)}"
+                        f"suite {self.name} has no seed {seed}; it has {listed(self.seeds)}"
                     )
             spec = dataclasses.replace(spec, seeds=tuple(s for s in self.seeds if s in seeds))
         if variants is not None:
@@ -223,7 +228,7 @@ class SuiteSpec:
         title = game_of(name)
         if title in known:
             return known[title]
-        return known[_nearest("game", name, known)]
+        return known[nearest("game", name, known)]
 
     # -- as text ------------------------------------------------------------------------------
 
@@ -257,14 +262,14 @@ class SuiteSpec:
         """
         tree = self.to_dict()
         variants = tree.pop("variants")
-        lines = [f"{key} = {_toml(value)}" for key, value in tree.items() if value is not None]
+        lines = [f"{key} = {as_toml(value)}" for key, value in tree.items() if value is not None]
         for variant in variants:
             overrides = variant.pop("overrides")
             lines += ["", "[[variants]]"]
-            lines += [f"{key} = {_toml(value)}" for key, value in variant.items()]
+            lines += [f"{key} = {as_toml(value)}" for key, value in variant.items()]
             if overrides:
                 lines += ["", "[variants.overrides]"]
-                lines += [f"{_toml(key)} = {_toml(value)}" for key, value in overrides.items()]
+                lines += [f"{as_toml(key)} = {as_toml(value)}" for key, value in overrides.items()]
         return "\n".join(lines) + "\n"
 
     @classmethod
@@ -280,34 +285,34 @@ class SuiteSpec:
             raise ConfigError("the suite has text that is not Unicode: a lone surrogate") from error
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"the suite cannot be written as JSON: {error}") from error
-        values = _fields(cls, tree, "suite")
-        variants = _items(values["variants"], "suite.variants")
+        values = fields_of(cls, tree, "suite")
+        variants = items_at(values["variants"], "suite.variants")
         built = []
         for index, branch in enumerate(variants):
             path = f"suite.variants[{index}]"
-            found = _fields(Variant, branch, path, optional=("label", "overrides"))
-            name = _typed(str, found["name"], f"{path}.name")
+            found = fields_of(Variant, branch, path, optional=("label", "overrides"))
+            name = typed(str, found["name"], f"{path}.name")
             built.append(
                 Variant(
                     name,
-                    _typed(str, found.get("label", name), f"{path}.label"),
-                    _typed(str, found["preset"], f"{path}.preset"),
-                    _table(found.get("overrides", {}), f"{path}.overrides"),
+                    typed(str, found.get("label", name), f"{path}.label"),
+                    typed(str, found["preset"], f"{path}.preset"),
+                    table_at(found.get("overrides", {}), f"{path}.overrides"),
                 )
             )
-        name = _typed(str, values["name"], "suite.name")
+        name = typed(str, values["name"], "suite.name")
         steps = values.get("steps")
         return cls(
             name=name,
-            title=_typed(str, values.get("title", name), "suite.title"),
+            title=typed(str, values.get("title", name), "suite.title"),
             games=tuple(
-                _typed(str, game, "suite.games") for game in _items(values["games"], "suite.games")
+                typed(str, game, "suite.games") for game in items_at(values["games"], "suite.games")
             ),
             seeds=tuple(
-                _typed(int, seed, "suite.seeds") for seed in _items(values["seeds"], "suite.seeds")
+                typed(int, seed, "suite.seeds") for seed in items_at(values["seeds"], "suite.seeds")
             ),
             variants=tuple(built),
-            steps=None if steps is None else _typed(int, steps, "suite.steps"),
+            steps=None if steps is None else typed(int, steps, "suite.steps"),
         )
 
     @classmethod
@@ -366,136 +371,6 @@ def _sets(name: str, before: tuple[Any, ...], after: tuple[Any, ...]) -> list[st
         return []
     added = [item for item in after if item not in before]
     missing = [item for item in before if item not in after]
-    parts = [f"more: {_listed(added)}"] if added else []
-    parts += [f"without: {_listed(missing)}"] if missing else []
+    parts = [f"more: {listed(added)}"] if added else []
+    parts += [f"without: {listed(missing)}"] if missing else []
     return [f"{name} {', '.join(parts) or 'in another order'}"]
-
-
-def override(config: Config, overrides: Mapping[str, Any]) -> Config:
-    """Return ``config`` with settings replaced.
-
-    Args:
-        config: To start from.
-        overrides: Dotted ``section.field`` to value, as in ``config.json``.
-
-    Raises:
-        ConfigError: There is no such setting (the nearest is named), the suite itself decides
-            it, or the value does not fit.
-    """
-    tree = dataclasses.asdict(config)
-    known = flat(tree)
-    for key, value in overrides.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise ConfigError(f"there is no setting {key!r}; did you mean {near[0]}?")
-        if key in OWN:
-            raise ConfigError(f"{key} is for the suite to say, not for an override")
-        *sections, name = key.split(".")
-        branch = tree
-        for section in sections:
-            branch = branch[section]
-        branch[name] = value
-    changed = from_dict(Config, tree)
-    if not changed.evaluation.episodes:
-        raise ConfigError("evaluation.episodes must be at least 1: a suite is made of evaluations")
-    return changed
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """Read ``section.field=value``; the value is JSON, or else a string.
-
-    Raises:
-        ConfigError: There is no ``=``, or the value is nested too deeply to be read.
-    """
-    key, sign, value = text.partition("=")
-    if not sign or not key.strip():
-        raise ConfigError(f"--set takes section.field=value, got {text!r}")
-    try:
-        return key.strip(), json.loads(value)
-    except ValueError:
-        return key.strip(), value.strip()
-    except RecursionError as error:
-        raise ConfigError(f"--set {key.strip()}: its value is nested too deeply") from error
-
-
-# -- checking -------------------------------------------------------------------------------------
-
-
-def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten sections, so that ``replay.sampler = ...`` may be bare in TOML; lists to tuples."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = prefix + str(key).replace("-", "_")
-        if isinstance(value, Mapping):
-            found |= _dotted(value, f"{name}.")
-        else:
-            found[name] = tuple(value) if isinstance(value, list) else value
-    return found
-
-
-def _fields(
-    cls: type, tree: object, path: str, optional: tuple[str, ...] = ("title", "steps")
-) -> Mapping[str, Any]:
-    """Check that ``tree`` has the fields of ``cls`` and no others."""
-    tree = _table(tree, path)
-    known = [f.name for f in dataclasses.fields(cls)]
-    for name in tree:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"{path} has no field {name!r}; did you mean {near}?")
-    for name in known:
-        if name not in tree and name not in optional:
-            raise ConfigError(f"{path} lacks {name!r}")
-    return tree
-
-
-def _table(value: object, path: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{path} must be a table, got {value!r}")
-    return value
-
-
-def _items(value: object, path: str) -> Sequence[Any]:
-    if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{path} must be a list, got {value!r}")
-    return value
-
-
-def _typed(kind: type[T], value: object, path: str) -> T:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        word = "a string" if kind is str else "an integer"
-        raise ConfigError(f"{path} must be {word}, got {value!r}")
-    return value
-
-
-def _distinct(word: str, items: Sequence[T], key: Callable[[T], object]) -> None:
-    if not items:
-        raise ConfigError(f"a suite needs at least one {word}")
-    seen: dict[object, T] = {}
-    for item in items:
-        if key(item) in seen:
-            one, two = (getattr(x, "name", x) for x in (seen[key(item)], item))
-            raise ConfigError(f"{word} {two!r} would share its directory with {one!r}")
-        seen[key(item)] = item
-
-
-def _nearest(word: str, name: str, known: Iterable[str]) -> str:
-    if name in (known := list(known)):
-        return name
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    raise ConfigError(f"the suite has no {word} {name!r}; did you mean {near}?")
-
-
-def _listed(items: Iterable[Any]) -> str:
-    return ", ".join(map(str, items))
-
-
-def _toml(value: Any) -> str:
-    """Return a scalar or a list of scalars in TOML, whose strings and numbers are JSON's."""
-    if value is None:
-        raise ConfigError("TOML has no null; keep this suite as JSON")
-    if isinstance(value, list):
-        return f"[{', '.join(map(_toml, value))}]"
-    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    # JSON writes 1e-05, which TOML reads; it writes no integer for a float, nor the reverse.
-    return text

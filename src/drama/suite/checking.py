@@ -1,0 +1,87 @@
+"""What a suite read from a file must look like: each function raises ConfigError with the place."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from drama.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def fields_of(
+    cls: type, tree: object, path: str, optional: tuple[str, ...] = ("title", "steps")
+) -> Mapping[str, Any]:
+    """Check that ``tree`` has the fields of ``cls`` and no others."""
+    tree = table_at(tree, path)
+    known = [f.name for f in dataclasses.fields(cls)]
+    for name in tree:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"{path} has no field {name!r}; did you mean {near}?")
+    for name in known:
+        if name not in tree and name not in optional:
+            raise ConfigError(f"{path} lacks {name!r}")
+    return tree
+
+
+def table_at(value: object, path: str) -> Mapping[str, Any]:
+    """Return a mapping, which is what must stand at ``path``."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path} must be a table, got {value!r}")
+    return value
+
+
+def items_at(value: object, path: str) -> Sequence[Any]:
+    """Return a list, which is what must stand at ``path``."""
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{path} must be a list, got {value!r}")
+    return value
+
+
+def typed(kind: type[T], value: object, path: str) -> T:
+    """Return a string or an integer, which is what must stand at ``path``."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        word = "a string" if kind is str else "an integer"
+        raise ConfigError(f"{path} must be {word}, got {value!r}")
+    return value
+
+
+def distinct(word: str, items: Sequence[T], key: Callable[[T], object]) -> None:
+    """Check that there are items, and that no two have the same key."""
+    if not items:
+        raise ConfigError(f"a suite needs at least one {word}")
+    seen: dict[object, T] = {}
+    for item in items:
+        if key(item) in seen:
+            one, two = (getattr(x, "name", x) for x in (seen[key(item)], item))
+            raise ConfigError(f"{word} {two!r} would share its directory with {one!r}")
+        seen[key(item)] = item
+
+
+def nearest(word: str, name: str, known: Iterable[str]) -> str:
+    """Return ``name`` if it is known; the error says which known one is nearest."""
+    if name in (known := list(known)):
+        return name
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    raise ConfigError(f"the suite has no {word} {name!r}; did you mean {near}?")
+
+
+def listed(items: Iterable[Any]) -> str:
+    """Return items as words, comma between."""
+    return ", ".join(map(str, items))
+
+
+def as_toml(value: Any) -> str:
+    """Return a scalar or a list of scalars in TOML, whose strings and numbers are JSON's."""
+    if value is None:
+        raise ConfigError("TOML has no null; keep this suite as JSON")
+    if isinstance(value, list):
+        return f"[{', '.join(map(as_toml, value))}]"
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    # JSON writes 1e-05, which TOML reads; it writes no integer for a float, nor the reverse.
+    return text
