@@ -12,7 +12,7 @@ import torch
 
 from drama import Agent
 from drama.suite import load_spec
-from drama.suite.spec import override
+from drama.suite.override import override
 from drama.types import Batch
 
 pytest.importorskip("minatar", reason="MinAtar is not installed")
@@ -21,12 +21,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks/ is part of a checkout, not of the package
 
 from benchmarks import foretell  # noqa: E402
+from benchmarks.apart import played  # noqa: E402
 
 
-def test_the_page_says_what_the_file_says() -> None:
+def test_the_page_says_what_the_files_say() -> None:
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    path = ROOT / "docs" / "assets" / "results" / "foretell.json"
-    assert foretell.markdown(json.loads(path.read_text(encoding="utf-8"))) in page
+    for event in foretell.EVENTS.values():
+        path = ROOT / "docs" / "assets" / "results" / f"{event.block}.json"
+        assert foretell.markdown(json.loads(path.read_text(encoding="utf-8"))) in page
 
 
 def rows(lanes: list[int], firsts: list[int], rewards: list[float]) -> foretell.Rows:
@@ -44,7 +46,9 @@ def rows(lanes: list[int], firsts: list[int], rewards: list[float]) -> foretell.
             terminated=none,
             truncated=none,
             is_last=none,
-        )
+        ),
+        3,
+        foretell.thrown,
     )
 
 
@@ -52,7 +56,7 @@ def test_a_car_throws_back_and_a_crossing_or_a_seam_does_not() -> None:
     found = rows([9, 8, 9, 8, 1, 9, 8, 9], [1, 0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 1, 0, 0, 0])
     # From the bottom nothing throws back; row 4 pays; row 6 leads to another episode's first.
     assert found.asked.tolist() == [False, True, False, True, False, False, False]
-    assert found.thrown.tolist() == [False, True, False, False, False, False, True]
+    assert found.happened.tolist() == [False, True, False, False, False, False, True]
 
 
 def test_rows_asked_about_have_a_past_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,10 +82,20 @@ def test_the_convolution_does_not_know_one_place_from_another() -> None:
     torch.manual_seed(0)
     here = torch.zeros(2, 5, 10, 10)
     here[0, :, 4, 4] = here[1, :, 5, 5] = 1.0
-    one, other = foretell.Convolution(5)(here)
+    one, other = foretell.Convolution(5, 10)(here)
     torch.testing.assert_close(one, other)
-    one, other = foretell.Perceptron(5)(here)
+    one, other = foretell.Perceptron(5, 10)(here)
     assert one != other
+    strides = [layer.stride[0] for layer in foretell.Convolution(5, 64).layers[::2]]
+    assert strides == [2, 2, 1, 1, 1]
+
+
+def test_what_is_paid_for_is_asked_of_the_row_whose_action_it_was() -> None:
+    given = rows([0] * 5, [1, 0, 0, 1, 0], [0.0, 1.0, 0.0, -1.0, 1.0]).batch
+    is_last = torch.tensor([[False, False, True, False, False]])
+    found = foretell.Rows(given._replace(is_last=is_last), 3, foretell.paid)
+    assert found.asked.tolist() == [True, True, False, True]
+    assert found.happened.tolist() == [False, True, False, False]  # to be hit is not to be paid
 
 
 def test_a_run_is_asked_and_told(tmp_path: Path) -> None:
@@ -94,8 +108,47 @@ def test_a_run_is_asked_and_told(tmp_path: Path) -> None:
     foretell.main([f"here={tmp_path / 'run'}", *options])
     found = json.loads((tmp_path / "assets" / "results" / "foretell.json").read_text())
     scores = found["runs"]["here"]["scores"]
-    assert list(scores) == [*foretell.NETWORKS, "the world model of the run"]
+    networks = [f"{kind}, {many}" for kind in ("convolution", "MLP") for many in foretell.FRAMES]
+    assert list(scores) == [*networks, "the world model of the run"]
     for areas in scores.values():
         assert len(areas) == 2
         assert all(0 <= area <= 1 for area in areas)
     assert foretell.markdown(found) in (tmp_path / "results.md").read_text(encoding="utf-8")
+
+
+def test_latents_take_the_place_of_frames(tmp_path: Path) -> None:
+    warmup = {"training.warmup_steps": 400}
+    config = override(
+        load_spec(str(ROOT / "experiments" / "catch-current.toml")).variants[0].config, warmup
+    )
+    agent = Agent("drama/Catch-v0", config).learn(390, run_dir=tmp_path / "run")
+    replay = played(agent, 3, 200)
+    model = agent.world_model.eval()
+    batch = replay.windows(torch.tensor([198]), 199)
+    found = foretell.Rows(batch, model.num_actions, foretell.paid)
+    with torch.no_grad():
+        latents = found.as_latents(model)
+        shown = latents.shown(torch.tensor([50, 60]), 1)
+        expected = model.posterior(batch.obs[0, [50, 60]]).exp().flatten(1)
+        said = foretell.expected_reward(model, found, torch.tensor([40, 50]))
+        window = replay.windows(torch.tensor([40, 50]), foretell.WINDOW)
+        deter = model.observe(window, torch.Generator().manual_seed(0)).deter[:, -1]
+    assert shown.shape[2:] == (1, 1)
+    torch.testing.assert_close(shown[:, : expected.shape[1], 0, 0], expected)
+    assert found.shows.dtype == torch.uint8  # the frames are still there
+    torch.testing.assert_close(said, model.reward(deter))
+
+    (tmp_path / "results.md").write_text(
+        "<!-- begin foretell-paid -->\n<!-- end foretell-paid -->\n"
+    )
+    options = ["--updates", "3", "--new-rows", "300", "--docs", str(tmp_path)]
+    foretell.main(["--event", "paid", f"here={tmp_path / 'run'}", *options])
+    page = (tmp_path / "results.md").read_text()
+    options = "--event paid --new-rows 300 --updates 3"
+    assert f'`python -m benchmarks.foretell {options} "here={tmp_path / "run"}"`' in page
+    for name in (
+        "convolution, four frames",
+        "MLP, latents, one frame",
+        "the world model of the run",
+    ):
+        assert f"| here | {name} |" in page
