@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from benchmarks import measure
 from benchmarks.apart import continued, played
+from drama.replay import ReplayBuffer
 from drama.types import Batch
 from drama.world_model import WorldModel
 
@@ -64,6 +65,12 @@ def thrown(rows: Batch) -> Asked:
 def paid(rows: Batch) -> Asked:
     """Whether the row's action is rewarded."""
     return ~rows.is_last[0, :-1], rows.reward[0, :-1] > 0
+
+
+def in_order(replay: ReplayBuffer) -> Batch:
+    """All rows but the newest, oldest first ``(1, N, ...)``, also of a ring that has wrapped."""
+    end = torch.tensor([(replay.total - 2) % replay.capacity])
+    return replay.windows(end, len(replay) - 1)
 
 
 class Rows:
@@ -238,14 +245,13 @@ def ask(
     with continued(run, {}) as (agent, trainer):
         model = agent.world_model.eval()
         both = [
-            Rows(
-                replay.windows(torch.tensor([len(replay) - 2]), len(replay) - 1),
-                model.num_actions,
-                event.of,
-            )
+            Rows(in_order(replay), model.num_actions, event.of)
             for replay in (trainer.replay, played(agent, seed, new_rows))
         ]
-        indices = [spaced(rows.having(WINDOW), most) for rows in both]  # the same rows for all
+        # The same rows for all. Windows that the model reads may begin before an episode, as those
+        # that it learnt from do: some games have shorter ones.
+        longest = max(FRAMES.values())
+        indices = [spaced(rows.having(longest), most) for rows in both]
         scores: dict[str, list[float]] = {}
 
         def score(name: str, says: Callable[[int], Tensor]) -> None:

@@ -365,7 +365,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         path = place / f"{args.block}.json"
         found = [run for name, _, suite in named for run in agents(name, Path(suite))]
         if args.keep and path.is_file():
-            found = joined(found, json.loads(path.read_text(encoding="utf-8"))["runs"])
+            before = json.loads(path.read_text(encoding="utf-8"))
+            made_on = {"machine": before["machine"]}
+            found = joined(found, [made_on | line for line in before["runs"]])
+            given_block += "--keep "
         result: dict[str, Any] = {
             "command": f"python -m benchmarks.memory {given_block}--runs {shlex.join(args.runs)}",
             "machine": measure.machine(1),

@@ -73,22 +73,33 @@ def condense(directory: Path) -> dict[str, Any]:
 
 
 def joined(here: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    """The runs made here, and from an earlier file those that were evaluated there and not here.
+    """The runs made here and the evaluated ones of an earlier file: of two, the one further on.
 
     So seeds may be made on several machines. Raises SystemExit where a variant's settings differ.
     """
-    known = {tuple(run[key] for key in ("variant", "env", "seed")): run for run in before["runs"]}
-    runs = []
+
+    def key(run: dict[str, Any]) -> tuple[Any, ...]:
+        return run["variant"], run["env"], run["seed"]
+
+    def standing(run: dict[str, Any]) -> tuple[bool, bool, int]:
+        return bool(run["evaluation"]), run["status"] == "finished", run["steps"]
+
+    kept = {key(run): run for run in before["runs"] if run["evaluation"]}
     for run in here["runs"]:
-        other = known.get((run["variant"], run["env"], run["seed"]))
-        if run["evaluation"] or not (other and other["evaluation"]):
-            runs.append(run)
-            continue
-        name = run["variant"]
-        if before["settings"][name] != here["settings"][name]:
-            sys.exit(f"{here['suite']}: the runs of {name!r} kept so far had other settings")
-        runs.append(other)
-    return {**here, "runs": runs}
+        if key(run) in kept and standing(run) >= standing(kept[key(run)]):
+            del kept[key(run)]
+    for variant in {run["variant"] for run in kept.values()} & here["settings"].keys():
+        if before["settings"][variant] != here["settings"][variant]:
+            sys.exit(f"{here['suite']}: the runs of {variant!r} kept so far had other settings")
+    variants = here["variants"] | {
+        name: label for name, label in before["variants"].items() if name not in here["variants"]
+    }
+    games = list(dict.fromkeys([*here["games"], *before["games"]]))
+    runs = [run for run in here["runs"] if key(run) not in kept] + list(kept.values())
+    order = list(variants)
+    runs.sort(key=lambda r: (order.index(r["variant"]), games.index(r["env"]), r["seed"]))
+    settings = before["settings"] | here["settings"]
+    return {**here, "variants": variants, "games": games, "settings": settings, "runs": runs}
 
 
 def settings(config: Config) -> dict[str, Any]:

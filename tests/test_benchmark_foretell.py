@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks/ is part of a checkout, not of the package
 
 from benchmarks import foretell  # noqa: E402
-from benchmarks.apart import played  # noqa: E402
+from benchmarks.apart import continued, played  # noqa: E402
 
 
 def test_the_page_says_what_the_files_say() -> None:
@@ -116,39 +116,119 @@ def test_a_run_is_asked_and_told(tmp_path: Path) -> None:
     assert foretell.markdown(found) in (tmp_path / "results.md").read_text(encoding="utf-8")
 
 
-def test_latents_take_the_place_of_frames(tmp_path: Path) -> None:
-    warmup = {"training.warmup_steps": 400}
-    config = override(
-        load_spec(str(ROOT / "experiments" / "catch-current.toml")).variants[0].config, warmup
-    )
-    agent = Agent("drama/Catch-v0", config).learn(390, run_dir=tmp_path / "run")
-    replay = played(agent, 3, 200)
+CATCH = {"training.warmup_steps": 400, "world_model.filters": (4, 8), "replay.capacity": 300}
+
+
+def catch_agent(run_dir: Path) -> Agent:
+    spec = load_spec(str(ROOT / "experiments" / "catch-current.toml"))
+    agent = Agent("drama/Catch-v0", override(spec.variants[0].config, CATCH))
+    return agent.learn(390, run_dir=run_dir)
+
+
+def test_rows_of_a_ring_that_has_wrapped_are_in_order(tmp_path: Path) -> None:
+    agent = catch_agent(tmp_path / "run")
+    with continued(tmp_path / "run", {}) as (_, trainer):
+        replay = trainer.replay
+        assert replay.total > replay.capacity == len(replay)
+        slots = foretell.in_order(replay).slot
+        assert slots is not None
+        oldest = replay.total % replay.capacity
+        expected = [(oldest + i) % replay.capacity for i in range(replay.capacity - 1)]
+        assert slots[0].tolist() == expected
+        young = played(agent, 3, 200)
+        slots = foretell.in_order(young).slot
+        assert slots is not None
+        assert slots[0].tolist() == list(range(young.total - 1))
+
+
+def test_frames_and_latents_of_the_rows_asked_about(tmp_path: Path) -> None:
+    agent = catch_agent(tmp_path / "run")
     model = agent.world_model.eval()
-    batch = replay.windows(torch.tensor([198]), 199)
+    torch.manual_seed(0)
+    last = list(model.reward_head.parameters())[-2]
+    torch.nn.init.normal_(last)  # which is zero until it has learnt
+    replay = played(agent, 3, 200)
+    batch = foretell.in_order(replay)
     found = foretell.Rows(batch, model.num_actions, foretell.paid)
+    index = torch.tensor([50, 60])
+    shown = found.shown(index, 2)
+    channels = batch.obs.shape[-1]
+    for back in range(2):
+        frames = shown[:, back * (channels + model.num_actions) :][:, :channels]
+        expected = batch.obs[0, index - back].permute(0, 3, 1, 2) / 255
+        torch.testing.assert_close(frames, expected)
+    assert not torch.equal(batch.obs[0, index], batch.obs[0, index - 1])
     with torch.no_grad():
         latents = found.as_latents(model)
-        shown = latents.shown(torch.tensor([50, 60]), 1)
-        expected = model.posterior(batch.obs[0, [50, 60]]).exp().flatten(1)
-        said = foretell.expected_reward(model, found, torch.tensor([40, 50]))
-        window = replay.windows(torch.tensor([40, 50]), foretell.WINDOW)
+        shown = latents.shown(index, 1)
+        expected = model.posterior(batch.obs[0, index]).exp().flatten(1)
+        said = foretell.expected_reward(model, found, index)
+        window = replay.windows(index, foretell.WINDOW)
         deter = model.observe(window, torch.Generator().manual_seed(0)).deter[:, -1]
     assert shown.shape[2:] == (1, 1)
     torch.testing.assert_close(shown[:, : expected.shape[1], 0, 0], expected)
     assert found.shows.dtype == torch.uint8  # the frames are still there
     torch.testing.assert_close(said, model.reward(deter))
+    assert said[0] != said[1]
 
-    (tmp_path / "results.md").write_text(
-        "<!-- begin foretell-paid -->\n<!-- end foretell-paid -->\n"
-    )
+
+def test_networks_learn_from_known_rows_and_are_asked_about_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = catch_agent(tmp_path / "run")
+    taught: list[tuple[int, torch.dtype, int]] = []
+
+    class Knows(torch.nn.Module):
+        """Says what is in the middle of the lowest row, or the first latent."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, 0, -1, x.shape[-1] // 2]
+
+    def stub(build: foretell.Build, rows: foretell.Rows, frames: int, updates: int) -> Knows:
+        taught.append((len(rows.shows), rows.shows.dtype, frames))
+        return Knows()
+
+    asked: list[tuple[int, int]] = []
+
+    def area(score: torch.Tensor, happened: torch.Tensor) -> float:
+        asked.append((len(score), int(happened.sum())))
+        return len(asked)
+
+    monkeypatch.setattr(foretell, "taught", stub)
+    monkeypatch.setattr(foretell, "area", area)
+    event = foretell.EVENTS["paid"]
+    found = foretell.ask(tmp_path / "run", event, new_rows=150, updates=1, most=1000, seed=5)
+    known = found["rows"]
+    assert known == CATCH["replay.capacity"] - 1
+    assert found["new"] == 149
+    frames, latents = torch.uint8, torch.float32
+    assert taught == [
+        (known, frames, 1),
+        (known, frames, 4),
+        (known, latents, 1),
+        (known, latents, 4),
+    ]
+    # Five are asked, each about known rows and then about new ones.
+    (one, other), happened = asked[:2], found["happened"]
+    assert asked == [one, other] * 5
+    assert [one[1], other[1]] == happened
+    new = foretell.Rows(foretell.in_order(played(agent, 5, 150)), 3, foretell.paid)
+    index = new.having(4)
+    assert other == (len(index), int(new.happened[index].sum()))
+    assert one[0] > other[0]
+    assert one[1] > other[1] > 0
+    assert list(found["scores"].values()) == [[2 * i + 1, 2 * i + 2] for i in range(5)]
+
+
+def test_another_event_goes_into_a_block_of_its_own(tmp_path: Path) -> None:
+    catch_agent(tmp_path / "run")
+    block = "<!-- begin foretell-paid -->\n<!-- end foretell-paid -->\n"
+    (tmp_path / "results.md").write_text(block)
     options = ["--updates", "3", "--new-rows", "300", "--docs", str(tmp_path)]
     foretell.main(["--event", "paid", f"here={tmp_path / 'run'}", *options])
     page = (tmp_path / "results.md").read_text()
-    options = "--event paid --new-rows 300 --updates 3"
-    assert f'`python -m benchmarks.foretell {options} "here={tmp_path / "run"}"`' in page
-    for name in (
-        "convolution, four frames",
-        "MLP, latents, one frame",
-        "the world model of the run",
-    ):
+    told = "--event paid --new-rows 300 --updates 3"
+    assert f'`python -m benchmarks.foretell {told} "here={tmp_path / "run"}"`' in page
+    names = ("convolution, four frames", "MLP, latents, one frame", "the world model of the run")
+    for name in names:
         assert f"| here | {name} |" in page

@@ -174,16 +174,29 @@ def test_agents_go_into_the_block_that_was_named(
     )
     assert text.endswith("<!-- begin other -->\n<!-- end other -->\n")
 
-    # Another seed, made elsewhere: the lines that are there stay if they are asked to.
+    # Others are made elsewhere, and one anew: the lines that are not stay if they are asked to.
+    lines = {2: ENV, 3: "drama/Recall8-v0"}
+
     def later(name: str, directory: Path) -> list[dict[str, object]]:
-        return [{**found(name, directory)[0], "seed": 2, "right": 1.0}]
+        (line,) = found(name, directory)
+        anew = [line | {"right": 1.0}] if directory.name == "b" else []
+        return [line | {"seed": seed, "env": env} for seed, env in lines.items()] + anew
 
     monkeypatch.setattr(memory, "agents", later)
-    memory.main([*named, *common, "--keep", "--runs", "one=suites/a"])
-    lines = [line[:20] for line in page.read_text().splitlines() if ENV in line]
-    assert lines == [
-        line[:20] for line in (f"| one, a | {ENV}",) * 2 + (f"| the other, b | {ENV}",)
+    memory.main([*named, *common, "--keep", "--runs", "the other=suites/b"])
+
+    def told() -> list[tuple[str, ...]]:
+        rows = [line.split(" | ") for line in page.read_text().splitlines() if "/Recall" in line]
+        return [(row[0][2:], row[1], row[2], row[8]) for row in rows]
+
+    assert told() == [
+        ("one, a", ENV, "3", "0.50"),  # 4 eighths
+        ("the other, b", ENV, "2", "0.50"),
+        ("the other, b", ENV, "3", "1.00"),
+        ("the other, b", "drama/Recall8-v0", "3", "0.50"),
     ]
-    assert f"| one, a | {ENV} | 2 |" in page.read_text().splitlines()[5]
-    memory.main([*named, *common, "--runs", "one=suites/a"])
-    assert len([line for line in page.read_text().splitlines() if ENV in line]) == 1
+    assert "--keep --runs 'the other=suites/b'`" in page.read_text()
+    result = json.loads((tmp_path / "assets" / "results" / f"{block}.json").read_text())
+    assert ["machine" in line for line in result["runs"]] == [True, False, False, False]
+    memory.main([*named, *common, "--runs", "the other=suites/b"])
+    assert len(told()) == 3

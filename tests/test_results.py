@@ -182,25 +182,61 @@ def test_experiments_are_what_their_published_runs_were_made_with(name: str) -> 
         assert results.settings(config) == found["settings"][variant]
 
 
+def means_of(result: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return [
+        (r["variant"], r["env"], r["seed"], r["evaluation"].get("greedy", {}).get("mean"))
+        for r in result["runs"]
+    ]
+
+
 def test_runs_made_elsewhere_are_kept() -> None:
-    begun = {"step": [], "return": []}
     settings = {"settings": {"ours": {"seed": 1}, "other": {}}}
-    here = suite(
-        run("ours", 0, 0.5, RISING), run("ours", 1, None, begun), run("other", 0, 0.1, RISING)
-    )
+    here = suite(run("ours", 0, 0.5, RISING), run("ours", 1, None, RISING)) | settings
+    elsewhere = run("ours", 1, 0.9, RISING) | {"env": "drama/Sparse-v0"}
     before = suite(
-        run("ours", 0, 1.0, RISING), run("ours", 1, 0.7, RISING), run("ours", 2, 0.6, RISING)
+        run("other", 0, 0.1, RISING),
+        run("ours", 0, 1.0, RISING),
+        run("ours", 1, 0.7, RISING),
+        run("ours", 2, 0.6, RISING),
+        run("ours", 3, None, RISING),
+        elsewhere,
     )
-    found = results.joined(here | settings, before | settings)
-    means = [r["evaluation"]["greedy"]["mean"] for r in found["runs"]]
-    # What was made here counts before what the file says, and the file's seed 2 is not asked for.
-    assert means == [0.5, 0.7, 0.1]
-    assert [r["seed"] for r in found["runs"]] == [0, 1, 0]
+    before |= settings | {"games": [ENV, "drama/Sparse-v0"]}
+    found = results.joined(here, before)
+    assert means_of(found) == [
+        ("ours", ENV, 0, 0.5),  # what was made here counts before what the file says
+        ("ours", ENV, 1, 0.7),
+        ("ours", ENV, 2, 0.6),  # also where the suite here was asked for other seeds
+        ("ours", "drama/Sparse-v0", 1, 0.9),
+        ("other", ENV, 0, 0.1),
+    ]
+    assert found["games"] == [ENV, "drama/Sparse-v0"]
     # One that is under way on both sides stays as it is here.
     going = suite(run("ours", 1, None, RISING)) | settings
-    assert results.joined(going, suite(run("ours", 1, None, begun)) | settings) == going
+    assert means_of(results.joined(going, going)) == [("ours", ENV, 1, None)]
+
+
+def test_of_two_runs_the_one_further_on_is_kept() -> None:
+    settings = {"settings": {"ours": {}, "other": {}}}
+    stopped = run("ours", 0, 0.2, RISING) | {"status": "interrupted", "steps": 500}
+    later = stopped | {"steps": 600, "seconds": 1.0}
+    finished = run("ours", 0, 0.5, RISING)
+    for one, other in ((stopped, finished), (finished, stopped)):
+        found = results.joined(suite(one) | settings, suite(other) | settings)
+        assert means_of(found) == [("ours", ENV, 0, 0.5)]
+    for one, other in ((stopped, later), (later, stopped)):
+        found = results.joined(suite(one) | settings, suite(other) | settings)
+        assert [r["steps"] for r in found["runs"]] == [600]
+
+
+def test_runs_with_other_settings_are_not_joined() -> None:
+    here = suite(run("ours", 0, 0.5, RISING)) | {"settings": {"ours": {"seed": 1}}}
+    before = suite(run("ours", 1, 0.5, RISING)) | {"settings": {"ours": {}}}
     with pytest.raises(SystemExit, match="'ours' kept so far had other settings"):
-        results.joined(here | settings, before | {"settings": {"ours": {}, "other": {}}})
+        results.joined(here, before)
+    # A variant that has none of its runs kept may have changed.
+    before = suite(run("ours", 0, 0.7, RISING)) | {"settings": {"ours": {}}}
+    assert means_of(results.joined(here, before)) == [("ours", ENV, 0, 0.5)]
 
 
 @pytest.mark.parametrize("keep", [False, True])
