@@ -15,8 +15,6 @@ from drama.suite import load_spec
 from drama.suite.override import override
 from drama.types import Batch
 
-pytest.importorskip("minatar", reason="MinAtar is not installed")
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks/ is part of a checkout, not of the package
 
@@ -99,6 +97,7 @@ def test_what_is_paid_for_is_asked_of_the_row_whose_action_it_was() -> None:
 
 
 def test_a_run_is_asked_and_told(tmp_path: Path) -> None:
+    pytest.importorskip("minatar", reason="MinAtar is not installed")
     spec = load_spec(str(ROOT / "experiments" / "minatar.toml"))
     warmup = {"training.warmup_steps": 1500, "training.warmup_hold": 24}
     config = override(spec.variant("drama").config, warmup)
