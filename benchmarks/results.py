@@ -81,8 +81,8 @@ def joined(here: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     def key(run: dict[str, Any]) -> tuple[Any, ...]:
         return run["variant"], run["env"], run["seed"]
 
-    def standing(run: dict[str, Any]) -> tuple[bool, bool, int]:
-        return bool(run["evaluation"]), run["status"] == "finished", run["steps"]
+    def standing(run: dict[str, Any]) -> tuple[bool, int]:
+        return bool(run["evaluation"]), run["steps"]
 
     kept = {key(run): run for run in before["runs"] if run["evaluation"]}
     for run in here["runs"]:
