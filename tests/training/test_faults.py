@@ -72,9 +72,10 @@ def test_an_environment_that_no_seed_brings_back_costs_one_cut_episode(tmp_path:
     assert sum("does not repeat itself" in note for note in notes) == 1
     found = snapshot(run)
     cut = 4 * 8 + 3 - 1  # the newest row before the cut: an episode of 7 steps takes 8 rows
-    assert found["replay/is_first"][cut + 1]
+    assert found["replay/is_first"][cut + 2]  # behind the observation that it was cut at
     assert not found["replay/truncated"][:cut].any()
     assert found["replay/truncated"][cut]
+    assert found["replay/is_last"].nonzero().flatten().tolist() == [7, 15, 23, 31, cut + 1, cut + 9]
     assert found["state"]["episodes"] == 5  # the cut one is not a whole episode
 
 
@@ -141,6 +142,22 @@ def test_a_loss_that_is_nan_takes_no_step(
     else:
         assert all(torch.equal(t, before[k]) for k, t in agent.world_model.named_parameters())
     assert CheckpointDir(tmp_path / "run").last().step == 30
+    assert not any(m.training for m in [*agent.world_model.modules(), *agent.behaviour.modules()])
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_an_update_that_fails_replaces_no_checkpoint(overlap: bool, tmp_path: Path) -> None:
+    """The weights are finite, so nothing but the failed update says that they are bad."""
+    run = tmp_path / "run"
+    config = tiny({"training.overlap": overlap, "training.keep_checkpoints": 1})
+    agent = Agent(env_id(Walk), config).learn(45, run_dir=run)
+    assert CheckpointDir(run).last().step == 45
+    with torch.no_grad():
+        agent.world_model.reward_head.out.weight.fill_(1e38)
+    with pytest.raises(NonFiniteError, match=r"the last good checkpoint is \S+000000045"):
+        agent.learn(15)
+    assert [path.name for path in CheckpointDir(run).all()] == ["000000045"]
+    assert not agent.world_model.training
 
 
 def test_a_gradient_that_is_inf_is_named(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ from drama.envs.guard import FaultGuard, env_name
 from drama.envs.mapping import ActionAdapter, ObservationAdapter
 from drama.errors import EnvError
 
+_STATISTICS = "drama.episode"
+"""Where episodes are counted first: Gymnasium's wrapper refuses a key that is in use already."""
+
 
 class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any]):
     """An environment as the agent sees it: adapted spaces, and a seed that is used once.
@@ -45,6 +48,8 @@ class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self.remake: Callable[[int | None], gym.Env[Any, Any]] | None = None
         """Makes a further one with another seed and, for Atari, whole games; None if unknown."""
         self._first_seed = seed
+        self.calls = 0
+        """Resets and steps asked for, also those that failed: tells whether others used it."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -57,12 +62,16 @@ class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any]):
         if seed is None:
             seed = self._first_seed
         self._first_seed = None
+        self.calls += 1
         obs, info = self.env.reset(seed=seed, options=options)
         return self.adapt_observation(obs), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Step with an action of the agent, counted from 0."""
+        self.calls += 1
         obs, reward, terminated, truncated, info = self.env.step(self.adapt_action(action))
+        if _STATISTICS in info:  # an environment's own count, such as a monitor's, comes first
+            info.setdefault("episode", info.pop(_STATISTICS))
         return self.adapt_observation(obs), float(reward), terminated, truncated, info
 
 
@@ -130,14 +139,15 @@ def adapt(
     wrapped: gym.Env[Any, Any] = FaultGuard(env)
     if max_episode_steps is not None:
         wrapped = TimeLimit(wrapped, max_episode_steps)
-    if not _has_wrapper(env, RecordEpisodeStatistics):
-        wrapped = RecordEpisodeStatistics(wrapped)
+    if not has_wrapper(env, RecordEpisodeStatistics):
+        wrapped = RecordEpisodeStatistics(wrapped, stats_key=_STATISTICS)
     return AdaptedEnv(
         wrapped, observation, action, seed=seed, protocol={**inherited, **(protocol or {})}
     )
 
 
-def _has_wrapper(env: gym.Env[Any, Any], kind: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
+def has_wrapper(env: gym.Env[Any, Any], kind: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
+    """Whether a wrapper of this kind is around ``env``, at any depth."""
     while isinstance(env, gym.Wrapper):
         if isinstance(env, kind):
             return True

@@ -89,9 +89,12 @@ class ObservationAdapter:
             raise _unsupported(space, f"it has {len(space.shape)} dimensions")
 
     def __call__(self, obs: npt.ArrayLike) -> ObsArray:
-        """Map one observation of the raw space to one of ``space``."""
-        adapted: ObsArray = self.batch(np.asarray(obs)[None])[0]
-        return adapted
+        """Map one observation of the raw space to one of ``space``, in memory of its own.
+
+        An environment may hand out the same array at every step and write into it; what is kept
+        of an observation must not change with it.
+        """
+        return np.array(self.batch(np.asarray(obs)[None])[0], order="C")
 
     def batch(self, obs: npt.ArrayLike) -> ObsArray:
         """Map observations with one leading batch axis; the result has the same batch axis.
@@ -108,7 +111,7 @@ class ObservationAdapter:
                 raise EnvError(f"an observation of dtype {raw.dtype} does not fit {self.raw_space}")
             raw = raw.astype(self.raw_space.dtype)
         if not self.is_image:
-            return raw.astype(np.float32, copy=False)
+            return np.ascontiguousarray(raw, np.float32)
         if self._scale is not None:  # (B, *raw) -> uint8 in 0..255
             scaled = (raw.astype(self._scale.dtype) - self._low) * self._scale
             raw = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from drama.config import Precision, ReplayDevice, TrainingConfig
 from drama.errors import ConfigError
@@ -129,3 +130,17 @@ def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCon
         return contextlib.nullcontext()
     context: contextlib.AbstractContextManager[None] = torch.autocast(device.type, dtype=dtype)
     return context
+
+
+@contextlib.contextmanager
+def training_mode(module: nn.Module) -> Iterator[None]:
+    """Put ``module`` into training mode for one update, and back however the update ends.
+
+    Left in it, a model would normalise what it acts on with the statistics of single frames, and
+    move its running ones.
+    """
+    module.train()
+    try:
+        yield
+    finally:
+        module.eval()

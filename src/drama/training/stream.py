@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from drama.envs.adapt import has_wrapper
+from drama.envs.atari import LifeLossEpisodes
 from drama.types import ObsArray, Transition
 
 
@@ -29,7 +32,9 @@ class EnvStream:
 
     Everything an environment does follows from its seed and the actions taken, so the log of
     actions is its saved state: [return_to][drama.training.stream.EnvStream.return_to] takes
-    them again.
+    them again. Where somebody else has used the environment, or a step was broken off,
+    [is_lost][drama.training.stream.EnvStream.is_lost] is True and
+    [cut][drama.training.stream.EnvStream.cut] ends the episode.
 
     Args:
         env: Adapted environment; its next reset is seeded if ``seed`` is given.
@@ -40,7 +45,7 @@ class EnvStream:
         self.env = env
         self.seed = seed
         self.actions: list[int] = []
-        """Every action since the first reset."""
+        """Every action since the last seeded reset."""
         self.obs: ObsArray | None = None
         """Current observation; None before the first reset."""
         self.is_first = True
@@ -48,6 +53,38 @@ class EnvStream:
         self._return = 0.0
         self._length = 0
         self._began = time.perf_counter()
+        self._has_lives = has_wrapper(env, LifeLossEpisodes)
+        self._calls = self._calls_of_all()
+
+    def _calls_of_all(self) -> int:
+        """Resets and steps that the environment was asked for, by whomever; 0 if it keeps none."""
+        return int(getattr(self.env, "calls", 0))
+
+    def is_lost(self) -> bool:
+        """Whether the environment may have left the place where this stream last saw it."""
+        # Before the first reset there is no place to leave: that reset is seeded.
+        return self.obs is not None and self._calls_of_all() != self._calls
+
+    def cut(self) -> Transition | None:
+        """End the episode where it stands; the next one begins with a reset that is seeded anew.
+
+        Returns:
+            The row of the final observation, unless rows have already ended the episode, or it
+            has none yet. The row before it must be marked as truncated.
+        """
+        last = None
+        if self.obs is not None and not (self.needs_reset or self.is_first):
+            last = Transition(self.obs, False, 0, 0.0, False, False, True)
+        if self.seed is not None:
+            # Another seed than before, or the same episodes would come again.
+            drawn = np.random.SeedSequence([self.seed, len(self.actions), 1]).generate_state(1)
+            self.seed = int(drawn[0] >> 1)
+        self.obs, self.actions = None, []
+        self.is_first, self.needs_reset = True, True
+        self._return, self._length = 0.0, 0
+        self._began = time.perf_counter()
+        self._calls = self._calls_of_all()
+        return last
 
     def start(self) -> EpisodeEnd | None:
         """Begin the next episode if the last one has ended, so that ``obs`` can be acted on.
@@ -61,7 +98,9 @@ class EnvStream:
         seed = self.seed if self.obs is None else None
         self.obs, info = self.env.reset(seed=seed)
         self.is_first, self.needs_reset = True, False
-        return self._finish(info["episode"]) if "episode" in info else None
+        self._calls = self._calls_of_all()
+        unseen = self._has_lives and "episode" in info
+        return self._finish(info) if unseen else None
 
     def step(self, action: int) -> tuple[list[Transition], EpisodeEnd | None]:
         """Take one action, after [start][drama.training.stream.EnvStream.start].
@@ -82,15 +121,17 @@ class EnvStream:
         if terminated or truncated:
             rows.append(Transition(following, False, 0, 0.0, False, False, True))
             self.needs_reset = True
-            if not info.get("life_lost", False):
-                end = self._finish(info.get("episode"))
+            if not (self._has_lives and info.get("life_lost", False)):
+                end = self._finish(info)
+        self._calls = self._calls_of_all()
         return rows, end
 
-    def _finish(self, counted: dict[str, Any] | None) -> EpisodeEnd:
+    def _finish(self, info: dict[str, Any]) -> EpisodeEnd:
         """Close the books of a whole game; an environment's own count (Atari's) comes first."""
         seconds = time.perf_counter() - self._began
         end = EpisodeEnd(self._return, self._length, seconds)
-        if counted is not None:
+        counted = info.get("episode")
+        if isinstance(counted, Mapping) and {"r", "l"} <= counted.keys():
             end = EpisodeEnd(float(counted["r"]), int(counted["l"]), seconds)
         self._return, self._length = 0.0, 0
         self._began = time.perf_counter()
@@ -99,6 +140,7 @@ class EnvStream:
     def position(self) -> dict[str, Any]:
         """Where the stream stands, JSON-able; with ``obs`` it checks a return to this place."""
         return {
+            "seed": self.seed,
             "is_first": self.is_first,
             "needs_reset": self.needs_reset,
             "return": self._return,
@@ -110,16 +152,18 @@ class EnvStream:
 
         Returns:
             Whether that led to where the stream stood when ``obs`` and ``position`` were saved.
-            If not, the environment does not follow from its seed, and the next step begins a
-            new episode.
+            If not, the environment does not follow from its seed, and all that can be done is
+            to ``cut`` the episode there.
         """
+        self.seed = position.get("seed", self.seed)  # checkpoints of earlier versions have none
         for action in actions:
             self.start()
             self.step(action)
         if not position["needs_reset"]:
             self.start()
-        same = self.position() == position and np.array_equal(self.obs, obs)  # type: ignore[arg-type]
+        here = self.position()
+        same = here == {**here, **position} and np.array_equal(self.obs, obs)  # type: ignore[arg-type]
         if not same:
-            self.needs_reset = True
-            self._return, self._length = 0.0, 0
+            self.obs, self.is_first = obs, position["is_first"]
+            self.needs_reset = position["needs_reset"]
         return same

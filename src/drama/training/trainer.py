@@ -22,7 +22,7 @@ from drama.replay.storage import ReplayStore
 from drama.training import snapshot
 from drama.training.checkpoint import Checkpoint, CheckpointDir, write_checkpoint
 from drama.training.compiled import compile_functions
-from drama.training.device import autocast, pick_dtype, pick_replay_device
+from drama.training.device import autocast, pick_dtype, pick_replay_device, training_mode
 from drama.training.graphs import Recorded, Update, shared_pool
 from drama.training.metrics import Clock, Meter, RunLog, TimeSplit
 from drama.training.optim import Optimiser
@@ -161,28 +161,45 @@ class Trainer:
 
     def collect(self) -> None:
         """Take one environment step and keep what it yields."""
+        if self.stream.is_lost():
+            self._cut_episode(
+                "the environment was used by others, or a step of it was broken off: its episode "
+                "is cut here and a new one begins"
+            )
         before = self.player_state
         try:
             with self.clock.phase("env"):
                 unseen = self.stream.start()
+            if unseen is not None:
+                self._finish_episode(unseen)
             with self.clock.phase("acting"):
                 action = self._choose_action()
             if self.config.training.overlap:
                 self._learn_by(self.step + 1)  # a GPU works on it while the environment steps
             with self.clock.phase("env"):
                 rows, end = self.stream.step(action)
-        except Exception:
-            # The action was not taken, so the acting state must not have read it.
+        except BaseException as error:
+            # The action does not count as taken, so the acting state must not have read it.
             self.player_state = before
-            self.save()
+            if isinstance(error, Exception) and not isinstance(error, NonFiniteError):
+                self.save()
             raise
         with self.clock.phase("replay"):
             for row in rows:
                 self.replay.append(row)
         self.step += 1
-        for finished in (unseen, end):
-            if finished is not None:
-                self._finish_episode(finished)
+        if end is not None:
+            self._finish_episode(end)
+
+    def _cut_episode(self, why: str) -> None:
+        """End the episode at the newest row, for it cannot be continued."""
+        last = self.stream.cut()
+        if last is not None:
+            self.replay.mark_cut()
+            self.replay.append(last)
+            if self.store is not None:
+                self.store.reopen_last()
+        self.note(why)
 
     def _choose_action(self) -> int:
         if self.step < self.config.training.warmup_steps:
@@ -256,11 +273,10 @@ class Trainer:
             loss_of = self._compiled.world_model_loss
             shape = (c.batch_size, c.batch_length, c.latent_variables)
             random = uniform_numbers(shape, batch.reward, self.generators["learning"])
-        self.world_model.train()
-        with autocast(self.device, self.dtype):
-            loss, metrics = loss_of(batch, random)
-        norm = self._apply(self.world_model_optimiser, loss, metrics, "world_model")
-        self.world_model.eval()
+        with training_mode(self.world_model):
+            with autocast(self.device, self.dtype):
+                loss, metrics = loss_of(batch, random)
+            norm = self._apply(self.world_model_optimiser, loss, metrics, "world_model")
         return {**metrics, "grad_norm": norm}
 
     def _learn_behaviour(self) -> dict[str, Tensor]:
@@ -280,18 +296,17 @@ class Trainer:
                 outlook=self.behaviour.outlook if c.actor_gradient == "all-actions" else None,
                 compiled_step=self._compiled.dream_step if self._compiled else None,
             )
-        self.behaviour.train()
-        with autocast(self.device, self.dtype):
-            batches = self.behaviour.batches(rollout, self.generators["learning"])
         loss_of = self._compiled.behaviour_loss if self._compiled else self.behaviour.loss
         steps = []
-        for batch in batches:
+        with training_mode(self.behaviour):
             with autocast(self.device, self.dtype):
-                loss, metrics = loss_of(batch)
-            norm = self._apply(self.behaviour_optimiser, loss, metrics, "behaviour")
-            self.behaviour.after_step()
-            steps.append({**metrics, "grad_norm": norm})
-        self.behaviour.eval()
+                batches = self.behaviour.batches(rollout, self.generators["learning"])
+            for batch in batches:
+                with autocast(self.device, self.dtype):
+                    loss, metrics = loss_of(batch)
+                norm = self._apply(self.behaviour_optimiser, loss, metrics, "behaviour")
+                self.behaviour.after_step()
+                steps.append({**metrics, "grad_norm": norm})
         return {name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]}
 
     def _sample(self, purpose: Purpose, batch_size: int, length: int) -> Batch:
@@ -459,6 +474,12 @@ class Trainer:
         self._saved_at = self.step
         self._clocked_from = self._row_from = self.step
         # If the run goes back to an older checkpoint, that is the last one from now on.
+        later = [path.name for path in self.checkpoints.all() if int(path.name) > self.step]
+        if later:
+            self.note(
+                f"going on from step {self.step}: what the run wrote after it is dropped "
+                f"(checkpoints {', '.join(later)} and the rows of its logs)"
+            )
         self.checkpoints.publish(self.step)
         self.store.prune(self.checkpoints.prune(newest=self.step))
         # What a killed run logged after its last checkpoint is made again.
@@ -479,13 +500,10 @@ class Trainer:
         if len(actions) > MANY_ACTIONS:
             self.note(f"taking {len(actions):,} actions again to bring the environment back")
         if not self.stream.return_to(actions, obs, position):
-            self.note(
+            self._cut_episode(
                 "the environment does not repeat itself from its seed: its episode is cut here "
                 "and a new one begins, so the run will not be bit-for-bit the same"
             )
-            self.replay.mark_cut()
-            if self.store is not None:
-                self.store.reopen_last()
 
     def note(self, text: str) -> None:
         """Tell the listeners something that the user should read."""
