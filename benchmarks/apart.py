@@ -11,9 +11,9 @@ When an agent does not learn, its parts can be asked one at a time. ``WHAT`` is 
   as its own, whatever the frame shows. If they return as much, it has learnt no more than that.
 - ``policy``: the world model stays as it is, and new policies learn in its dreams, with other
   settings each; then they play. If one of them does well, the model was not what was missing.
-- ``lookahead``: the agent plays the episodes of its run's own evaluation, by its policy alone and
-  with the world model asked what each action promises. If the latter returns more, the model knows
-  what the policy has not learnt.
+- ``lookahead``: the agent plays so many episodes, each the first of an environment, by its policy
+  alone and with the world model asked what each action promises. If the latter returns more, the
+  model knows what the policy has not learnt.
 - ``pixels``: the policy stays away, and the world model learns on from the run's experience, with
   other settings each. Told is how much of what differs from the median frame its reconstructions
   show, in places where one thing only moves: 1 is all, 0 as little as the median frame.

@@ -298,7 +298,10 @@ def run(
         "env": env_id,
         "agent": name,
         "steps": steps,
-        "command": f"python -m benchmarks.baselines --envs {env_id} --agents {name}",
+        "command": (
+            f"python -m benchmarks.baselines --envs {env_id} --agents {name} --steps {steps} "
+            f"--seeds {' '.join(map(str, seeds))}"
+        ),
         "settings": described,
         "network": inspect.getdoc(spec.network),
         "protocol": drama.envs.describe(env),

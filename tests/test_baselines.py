@@ -44,6 +44,9 @@ def test_runs_are_told_whole_and_not_made_again(tmp_path):
     assert len(run["greedy"]["returns"]) == 4
     assert run["greedy"]["mean"] == np.mean(run["greedy"]["returns"])
     assert found["protocol"]["id"] == "drama/Catch-v0"
+    assert found["command"].endswith(
+        "--envs drama/Catch-v0 --agents dqn-short --steps 300 --seeds 3"
+    )
     assert found["settings"]["settings"]["batch_size"] == 32
     ppo = json.loads((tmp_path / "out" / "drama-Catch-v0-ppo.json").read_text())
     assert ppo["runs"][0]["environment_steps"] == 1024  # 8 environments of 128 steps
