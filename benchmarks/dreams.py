@@ -1,7 +1,8 @@
 """Look into a world model: ``python -m benchmarks.dreams RUN --out dream.png``.
 
 Draws three strips over a stretch of real play: the frames, their reconstructions from the
-posterior, and a dream that saw only the first few frames and was then given the real actions.
+posterior, and a dream that saw only the first few frames and was then given the real actions. An
+amber line in the dream's row shows where it began.
 """
 
 from __future__ import annotations
@@ -18,10 +19,16 @@ from drama.envs import as_rgb
 from drama.envs.source import build_env
 from drama.types import ObsArray
 
+GREY = (128, 128, 128)
+AMBER = (255, 176, 0)
+"""Colours of the lines between frames, and of that behind which a dream sees no more."""
+
 
 @torch.no_grad()
 def strips(agent: drama.Agent, *, seed: int, seen: int, length: int, skip: int) -> ObsArray:
-    """Return the picture ``(3 H, length W, 3)`` of frames, reconstructions and open-loop dream.
+    """Return frames, reconstructions and open-loop dream: ``(3, length, H, W, 3)``.
+
+    Fewer than ``length`` where the episode ends before.
 
     Args:
         agent: A trained agent on an image environment.
@@ -58,7 +65,30 @@ def strips(agent: drama.Agent, *, seed: int, seen: int, length: int, skip: int) 
         dreamt.append(model.decoder.to_obs(model.decoder(latent))[0])
         deter, dynamics = model.step(latent, torch.tensor([action]), dynamics)
     rows = [as_rgb(each[skip:].numpy()) for each in (real, rebuilt, torch.stack(dreamt))]
-    picture: ObsArray = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+    return np.stack(rows)
+
+
+def drawn(rows: ObsArray, *, seen: int, scale: int) -> ObsArray:
+    """Return ``rows`` of frames ``(R, T, H, W, 3)`` as one picture, with a line around each frame.
+
+    Args:
+        rows: The frames of each strip; the last strip is the dream.
+        seen: Frames that the dream read.
+        scale: Pixels a pixel becomes; lines are two pixels wide.
+    """
+    line = 2
+    count, length, height, width = rows.shape[:4]
+    height, width = height * scale, width * scale
+    down, right = height + line, width + line
+    picture = np.empty((count * down + line, length * right + line, 3), np.uint8)
+    picture[:] = GREY
+    for r, row in enumerate(rows):
+        for t, frame in enumerate(row):
+            large = frame.repeat(scale, axis=0).repeat(scale, axis=1)
+            top, left = r * down + line, t * right + line
+            picture[top : top + height, left : left + width] = large
+    if seen < length:
+        picture[-down:, seen * right : seen * right + line] = AMBER
     return picture
 
 
@@ -74,8 +104,8 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=2, help="enlargement")
     args = parser.parse_args()
     agent = drama.Agent.load(args.run, device="cpu")
-    picture = strips(agent, seed=args.seed, seen=args.seen, length=args.length, skip=args.skip)
-    picture = picture.repeat(args.scale, axis=0).repeat(args.scale, axis=1)
+    rows = strips(agent, seed=args.seed, seen=args.seen, length=args.length, skip=args.skip)
+    picture = drawn(rows, seen=args.seen, scale=args.scale)
     cv2.imwrite(str(args.out), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     print(args.out)
 
