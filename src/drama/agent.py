@@ -32,7 +32,7 @@ from drama.training.checkpoint import (
     copy_checkpoint,
     open_checkpoint,
 )
-from drama.training.device import pick_device, pick_dtype, process_settings
+from drama.training.device import cpu_threads, pick_device, pick_dtype, process_settings
 from drama.training.metrics import TimeSplit
 from drama.training.progress import Progress
 from drama.training.record import facts, record_start, record_stop
@@ -382,6 +382,8 @@ class Agent:
     ) -> EvaluationResult:
         """Play whole episodes on environments of their own; nothing of the agent changes.
 
+        ``training.threads`` holds here too: the last bits of a sum follow the number of threads.
+
         Args:
             episodes: Number of episodes; ``config.evaluation`` has the defaults of all these.
             greedy: Most probable actions rather than drawn ones.
@@ -406,17 +408,18 @@ class Agent:
             protocol["env"] = describe(env)
             return env
 
-        result = evaluate(
-            player,
-            build,
-            episodes=defaults.episodes if episodes is None else episodes,
-            num_envs=defaults.num_envs if num_envs is None else num_envs,
-            seed=seed,
-            greedy=greedy,
-            protocol={"train_steps": self.num_timesteps, "train_seed": self.config.seed},
-            device=self.device,
-            progress=progress,
-        )
+        with cpu_threads(self.config.training.threads):  # as many as it learnt with
+            result = evaluate(
+                player,
+                build,
+                episodes=defaults.episodes if episodes is None else episodes,
+                num_envs=defaults.num_envs if num_envs is None else num_envs,
+                seed=seed,
+                greedy=greedy,
+                protocol={"train_steps": self.num_timesteps, "train_seed": self.config.seed},
+                device=self.device,
+                progress=progress,
+            )
         return dataclasses.replace(result, protocol={**result.protocol, **protocol})
 
     def _player(self, c: BehaviourConfig) -> Player:

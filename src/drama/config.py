@@ -333,7 +333,8 @@ class TrainingConfig(Checked):
     precision: Precision = "auto"
     """Matrix work in float32 or bfloat16; ``auto`` asks the device."""
     threads: int = 0
-    """CPU threads of PyTorch; 0 leaves its own choice. Sums, and so the last bits, follow it."""
+    """CPU threads of PyTorch, also in evaluation; 0 leaves its own choice. Sums, and so the last
+    bits, follow it."""
     keep_memory: bool = True
     """On a CPU, keep freed memory for the next update: faster, with a higher resident size."""
     cuda_graphs: bool = True

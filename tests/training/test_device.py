@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.training.runs import tiny
 
+from drama import Agent
+from drama.behaviour import Player
 from drama.errors import ConfigError
 from drama.training import device
 from drama.training.device import (
@@ -112,6 +115,27 @@ def test_threads_are_the_runs_own_and_put_back() -> None:
     assert torch.get_num_threads() == before
     with process_settings(tiny({"training.threads": 0}).training, CPU):
         assert torch.get_num_threads() == before
+
+
+def test_evaluation_plays_on_the_runs_own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, seen, act = torch.get_num_threads(), set(), Player.act
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        seen.add(torch.get_num_threads())
+        return act(*args, **kwargs)
+
+    monkeypatch.setattr(Player, "act", watched)
+    agent = Agent("drama/Catch-v0", tiny({"training.threads": before + 1}))
+    agent.evaluate(1)
+    assert seen == {before + 1}
+    assert torch.get_num_threads() == before
+
+    def fail(*_: object) -> None:
+        raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        agent.evaluate(1, progress=fail)
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize(

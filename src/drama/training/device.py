@@ -104,21 +104,31 @@ def choose_dtype(precision: Precision, device: torch.device) -> tuple[torch.dtyp
 
 
 @contextlib.contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Give PyTorch so many CPU threads for a while; 0 leaves their number alone."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if count:
+            torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def process_settings(config: TrainingConfig, device: torch.device) -> Iterator[None]:
     """Give the process what suits a run: threads, memory management; all is put back.
 
     On CUDA cuDNN tries its convolutions at their first call and keeps the quickest: their shapes
     never change.
     """
-    threads = torch.get_num_threads()
     with contextlib.ExitStack() as stack:
         if device.type == "cuda":
             cudnn = torch.backends.cudnn
             stack.callback(setattr, cudnn, "benchmark", cudnn.benchmark)
             cudnn.benchmark = True
-        if config.threads:
-            stack.callback(torch.set_num_threads, threads)
-            torch.set_num_threads(config.threads)
+        stack.enter_context(cpu_threads(config.threads))
         if config.keep_memory and device.type == "cpu":
             stack.enter_context(keep_freed_memory())
         yield
