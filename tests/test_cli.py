@@ -22,6 +22,7 @@ from drama.evaluation import EvaluationResult
 from drama.training.checkpoint import CheckpointDir
 from drama.training.rundir import RunLock
 from drama.training.stream import EnvStream
+from drama.training.trainer import Trainer
 
 WALK = env_id(Walk)
 Capture = pytest.CaptureFixture[str]
@@ -386,6 +387,34 @@ def test_what_the_system_refuses_costs_one_line(
 
         monkeypatch.setitem(app.COMMANDS, "doctor", app.Command(refuse, ""))
         assert complaint(capfd, main(["doctor"])) == f"drama: error: {words}"
+
+
+@pytest.mark.faults
+def test_a_disk_that_is_full_at_a_checkpoint_costs_one_line(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource")
+    # Files that may not grow stand in for a full disk; the system's signal would end the process.
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    write = Trainer._write
+
+    def tight(trainer: Trainer, *args: Any) -> None:
+        if trainer.step == 40:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+        write(trainer, *args)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_write", tight)
+            code = train("--run-dir", "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    line = complaint(capfd, code)
+    assert line.endswith(".safetensors: File too large")
+    assert CheckpointDir(Path("run")).last().step == 20
+    assert main(["train", "--resume", "run", "--steps", "45"]) == 0
 
 
 def test_more_memory_than_there_is(capfd: Capture) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from drama import files
 from drama.errors import CheckpointError, DramaError
@@ -97,6 +100,36 @@ def test_an_interrupted_write_leaves_the_old_file(
     assert torch.equal(files.read_tensors(tmp_path / "s")["a"], torch.zeros(2))
     files.write_text(tmp_path / "t", "new")  # what the failure left behind is no obstacle
     assert (tmp_path / "t").read_text() == "new"
+
+
+@pytest.mark.faults
+def test_what_the_system_refuses_is_its_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors has one error for all, which a command could not tell from a bug."""
+    with pytest.raises(OSError, match="No such file") as caught:
+        files.write_tensors(tmp_path / "nowhere" / "s", {"a": torch.zeros(2)})
+    assert caught.value.errno == errno.ENOENT
+    assert caught.value.filename == str(tmp_path / "nowhere" / "s")
+
+    def full(*_: object) -> None:
+        raise SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors.torch, "save_file", full)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            files.write_tensors(tmp_path / "s", {"a": torch.zeros(2)})
+    assert (caught.value.errno, caught.value.strerror) == (errno.ENOSPC, "No space left on device")
+
+    def wrong(*_: object) -> None:
+        raise SafetensorError("Error while serializing: tensors overlap")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors.torch, "save_file", wrong)
+        with pytest.raises(SafetensorError, match="overlap"):
+            files.write_tensors(tmp_path / "s", {"a": torch.zeros(2)})
 
 
 def test_the_file_is_synced_before_it_is_renamed(

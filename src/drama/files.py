@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,14 +94,24 @@ def as_number(value: object) -> float | None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write named tensors as safetensors in one step; returns the file's SHA-256."""
+    """Write named tensors as safetensors in one step; returns the file's SHA-256.
+
+    Raises:
+        OSError: The system refuses, as where the disk is full; it names ``path``.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     # Clones: safetensors refuses tensors that share memory, and wants dense rows.
     dense = {
         name: t.detach().cpu().contiguous().clone(memory_format=torch.contiguous_format)
         for name, t in tensors.items()
     }
-    safetensors.torch.save_file(dense, str(temporary))
+    try:
+        safetensors.torch.save_file(dense, str(temporary))
+    except safetensors.SafetensorError as error:  # which tells the system's errors as a text only
+        told = re.search(r"I/O error: (.*) \(os error (\d+)\)", str(error))
+        if told is None:
+            raise
+        raise OSError(int(told[2]), told[1], str(path)) from error
     digest = sha256(temporary)
     _replace(path, temporary)
     return digest
