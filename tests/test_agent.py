@@ -23,6 +23,7 @@ from tests.training.runs import differences, everything, snapshot, tiny
 
 import drama
 from drama import Agent
+from drama.config import Config
 from drama.errors import CheckpointError, ConfigError, EnvError, RunDirError, UnknownEnvError
 
 WALK = env_id(Walk)
@@ -308,6 +309,17 @@ def test_a_loaded_agent_saved_again_has_lost_nothing(tmp_path: Path) -> None:
     assert twin.num_timesteps == 31
     ends = [everything(a.learn(9), tmp_path / n) for a, n in ((agent, "a"), (twin, "b"))]
     assert not differences(*_without_logs(*ends))
+
+
+@pytest.mark.parametrize("replay", [True, False])
+def test_a_loaded_agent_saved_again_keeps_the_settings_it_was_given(
+    replay: bool, tmp_path: Path
+) -> None:
+    Agent(WALK, tiny()).learn(26).save(tmp_path / "one", replay=replay)
+    config = tiny({"env.id": WALK, "evaluation.episodes": 7, "training.log_every": 3})
+    Agent.load(tmp_path / "one", config=config).save(tmp_path / "two", replay=replay)
+    assert Agent.load(tmp_path / "two").config == config
+    assert Config.from_json((tmp_path / "two" / "config.json").read_text()) == config
 
 
 def test_saving_without_the_replay_keeps_what_plays(tmp_path: Path) -> None:

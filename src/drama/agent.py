@@ -242,7 +242,7 @@ class Agent:
             self._trainer.save_to(path, everything=replay)
         elif self._checkpoint is not None:
             segments = self._loaded_dir / "replay" if replay and self._loaded_dir else None
-            copy_checkpoint(self._checkpoint, segments, path)
+            copy_checkpoint(self._checkpoint, segments, path, self.config.to_json())
         else:
             snapshot.write_untrained(path, self.config, self.world_model, self.behaviour, self.env)
 

@@ -160,13 +160,16 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def copy_checkpoint(checkpoint: Checkpoint, replay: Path | None, run_dir: Path) -> None:
+def copy_checkpoint(
+    checkpoint: Checkpoint, replay: Path | None, run_dir: Path, config: str
+) -> None:
     """Write ``checkpoint`` into another run directory, verified on the way.
 
     Args:
         checkpoint: What to copy.
         replay: Directory of its replay segments; None leaves out what only learning needs.
         run_dir: An empty run directory.
+        config: The configuration that the copy goes on with, as JSON.
     """
     everything = replay is not None
     segments = checkpoint.segments if everything else []
@@ -181,7 +184,7 @@ def copy_checkpoint(checkpoint: Checkpoint, replay: Path | None, run_dir: Path) 
     write_checkpoint(
         checkpoints.at(checkpoint.step),
         step=checkpoint.step,
-        config=checkpoint.text("config.json"),
+        config=config,
         state=checkpoint.json("state"),
         tensors={name: checkpoint.tensors(name) for name in names if checkpoint.has(name)},
         segments=segments,
