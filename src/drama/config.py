@@ -424,11 +424,13 @@ class Config(Checked):
             f"training.warmup_steps ({self.training.warmup_steps}) must exceed the longest "
             f"window ({longest}), or the first update has nothing to read",
         )
-        dreams_of_nothing = self.training.behaviour_ratio > self.training.world_model_ratio == 0
+        c = self.training
         require(
-            not (self.replay.sampler == "dfs-learnt" and dreams_of_nothing),
-            "replay.sampler dfs-learnt dreams of what the world model has learnt, which with "
-            "training.world_model_ratio 0 is nothing",
+            self.replay.sampler != "dfs-learnt"
+            or c.world_model_ratio >= min(1.0, c.behaviour_ratio),
+            "replay.sampler dfs-learnt dreams of what the world model has learnt, so the "
+            "world model must be the first to learn: training.world_model_ratio must be at least "
+            f"training.behaviour_ratio, or 1; got {c.world_model_ratio} and {c.behaviour_ratio}",
         )
 
     def to_json(self) -> str:

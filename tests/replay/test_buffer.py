@@ -347,6 +347,24 @@ def test_static_shapes_draw_no_empty_slot(make_buffer: Build, fill: Build) -> No
     assert set(batch.slot[:, -1].tolist()) == {2, 3, 4, 5, 6}
 
 
+def test_episodes_of_one_step_start_dreams_at_their_first_row_only(
+    numbered: Callable[..., Transition],
+) -> None:
+    """Where that is switched off the error says so."""
+
+    def played(starts_at_first: bool) -> ReplayBuffer:
+        config = ReplayConfig(capacity=50)
+        buffer = ReplayBuffer(config, (2, 2, 1), torch.uint8, starts_at_first=starts_at_first)
+        for i in range(0, 20, 2):
+            buffer.append(numbered(i, is_first=True, terminated=True))
+            buffer.append(numbered(i + 1, is_last=True))
+        return buffer
+
+    assert played(True).sample("behaviour", 4, 4, g()).is_first[:, -1].all()
+    with pytest.raises(ReplayError, match=r"episodes of one step .*start_at_episode_starts"):
+        played(False).sample("behaviour", 4, 4, g())
+
+
 def test_a_draw_from_nothing_is_told_when_one_looks(make_buffer: Build, fill: Build) -> None:
     """Off the CPU a draw looks at no number, so that it cannot raise itself."""
     buffer = fill(make_buffer(capacity=50, sampler="dfs-learnt"), 20)
