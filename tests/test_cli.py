@@ -18,6 +18,7 @@ from drama import Agent
 from drama.cli import main
 from drama.config import Config
 from drama.dynamics import GRUDynamics, base, registered
+from drama.errors import ConfigError
 from drama.evaluation import EvaluationResult
 from drama.training.checkpoint import CheckpointDir
 from drama.training.rundir import RunLock
@@ -122,6 +123,41 @@ def test_runs_are_numbered(capfd: Capture) -> None:
         "runs/CartPole-v1-quick-s0-1",
         "runs/CartPole-v1-quick-s0-2",
     ]
+
+
+def test_runs_that_start_at_the_same_time_have_directories_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second one chooses its name while the first has chosen, but written nothing yet."""
+    changes = {"steps": 5, "evaluation.episodes": 0}
+    learn, codes = Agent.learn, []
+
+    def second_first(agent: Agent, *args: Any, **kwargs: Any) -> Agent:
+        monkeypatch.setattr(Agent, "learn", learn)
+        codes.append(train(changes=changes, env="CartPole-v1"))
+        return learn(agent, *args, **kwargs)
+
+    monkeypatch.setattr(Agent, "learn", second_first)
+    codes.append(train(changes=changes, env="CartPole-v1"))
+    assert codes == [0, 0]
+    assert sorted(path.name for path in Path("runs").iterdir()) == [
+        "CartPole-v1-quick-s0-1",
+        "CartPole-v1-quick-s0-2",
+    ]
+
+
+def test_a_name_that_nothing_was_written_under_is_free_again(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ConfigError("not today")
+
+    monkeypatch.setattr(Agent, "learn", refuse)
+    assert "not today" in complaint(capfd, train(env="CartPole-v1"))
+    assert list(Path("runs").iterdir()) == []
+    (Path("mine")).mkdir()  # but the user's own directory stays
+    assert "not today" in complaint(capfd, train("--run-dir", "mine"))
+    assert Path("mine").is_dir()
 
 
 def test_eval_writes_both_modes_and_json_alone_to_standard_output(

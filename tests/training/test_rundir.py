@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -19,13 +21,33 @@ from drama.training.rundir import RunLock, create_run_dir, fresh_run_dir
 def test_numbering_takes_the_first_number_that_is_free(tmp_path: Path) -> None:
     first = fresh_run_dir(tmp_path, "ALE/Pong-v5", "xs", 3)
     assert first == tmp_path / "Pong-v5-xs-s3-1"
-    assert fresh_run_dir(tmp_path, "ALE/Pong-v5", "xs", 3) == first  # nothing was made
-    create_run_dir(first)
+    assert list(first.iterdir()) == []
+    create_run_dir(first)  # it may be used by whoever made it
     assert fresh_run_dir(tmp_path, "ALE/Pong-v5", "xs", 3).name == "Pong-v5-xs-s3-2"
     assert fresh_run_dir(tmp_path, "ALE/Pong-v5", "xs", 4).name == "Pong-v5-xs-s4-1"
     assert (
         fresh_run_dir(tmp_path, "my.module:Env_(1)-v0", "s", 0).name == "my-module-Env-1-v0-s-s0-1"
     )
+
+
+def test_no_two_processes_choose_the_same_name(tmp_path: Path) -> None:
+    """Neither looks before the other has made its directory."""
+    with ThreadPoolExecutor(8) as pool:
+        together = Barrier(8)
+
+        def choose(_: int) -> Path:
+            together.wait()
+            return fresh_run_dir(tmp_path / "runs", "ALE/Pong-v5", "xs", 3)
+
+        names = sorted(path.name for path in pool.map(choose, range(8)))
+    assert names == [f"Pong-v5-xs-s3-{n}" for n in range(1, 9)]
+
+
+def test_a_name_is_not_to_be_had_where_no_directory_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for root in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(RunDirError, match="cannot make run directory"):
+            fresh_run_dir(root, "ALE/Pong-v5", "xs", 3)
 
 
 def test_an_empty_directory_may_be_used(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -46,13 +47,15 @@ def train(args: list[str]) -> int:
     if known.run_dir is not None and not known.run_dir.strip():
         raise ConfigError("--run-dir is empty; name a new directory")
     config = _parse_config(presets.preset(name or "xs"), known, config_args)
-    directory = (
-        Path(known.run_dir)
-        if known.run_dir is not None
-        else fresh_run_dir(Path("runs"), config.env.id, config.preset, config.seed)
-    )
     agent = Agent(config=config)
-    return _learn(agent, directory, config.steps)
+    if known.run_dir is not None:
+        return _learn(agent, Path(known.run_dir), config.steps)
+    directory = fresh_run_dir(Path("runs"), config.env.id, config.preset, config.seed)
+    try:
+        return _learn(agent, directory, config.steps)
+    finally:
+        with contextlib.suppress(OSError):  # not empty, as a rule: something was written there
+            directory.rmdir()
 
 
 def _split_train_args(args: list[str]) -> tuple[argparse.Namespace, list[str]]:

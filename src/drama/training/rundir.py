@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from pathlib import Path
@@ -11,13 +12,30 @@ from drama.errors import RunDirError
 
 
 def fresh_run_dir(root: Path, env_id: str, preset: str, seed: int) -> Path:
-    """Return ``root/<env>-<preset>-s<seed>-<n>`` with the first number that is not taken."""
+    """Make ``root/<env>-<preset>-s<seed>-<n>`` with the first number that is not taken.
+
+    It is made at once, empty, so that no other process can choose the same.
+
+    Raises:
+        RunDirError: It cannot be made.
+    """
     env = re.sub(r"[^A-Za-z0-9]+", "-", env_id.split("/")[-1]).strip("-")
     stem = f"{env}-{preset}-s{seed}"
-    n = 1
-    while (root / f"{stem}-{n}").exists():
-        n += 1
-    return root / f"{stem}-{n}"
+    for n in itertools.count(1):
+        path = root / f"{stem}-{n}"
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+        except FileExistsError:
+            if not root.is_dir():
+                raise RunDirError(
+                    f"cannot make run directory {path}: {root} is no directory"
+                ) from None
+        except OSError as error:
+            raise RunDirError(f"cannot make run directory {path}: {error.strerror}") from error
+        else:
+            break
+    return path
 
 
 def create_run_dir(path: Path) -> None:
