@@ -213,6 +213,41 @@ def test_a_bare_object_cannot_be_made_again_and_says_what_to_do() -> None:
         Agent(Walk(), tiny()).evaluate(2)
 
 
+class NoEnv:
+    """Has what an environment has, but is none."""
+
+    observation_space = Walk.observation_space
+    action_space = Walk.action_space
+    step = Walk.step
+
+    def __repr__(self) -> str:
+        return "<NoEnv>"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (42, r"must be an id, a gymnasium\.Env or a function that returns one, got 42$"),
+        (NoEnv(), r"must be an id, .* got <NoEnv>; .* old Gym API"),
+        (lambda: 42, r"<lambda> was given as a function .* returned 42, which is no"),
+        (lambda: None, r"returned None, which is no gymnasium\.Env"),
+        (NoEnv, r"NoEnv was given as a function .* returned <NoEnv>.* wrap it with shimmy"),
+    ],
+)
+def test_what_is_no_environment_is_refused(source: Any, words: str) -> None:
+    with pytest.raises(EnvError, match=words):
+        Agent(source, tiny())
+
+
+def test_environments_side_by_side_are_refused() -> None:
+    several = gym.make_vec("CartPole-v1", num_envs=2)
+    with pytest.raises(EnvError, match=r"CartPoleVectorEnv is several environments .* from one"):
+        Agent(several, tiny())  # type: ignore[arg-type]
+    with pytest.raises(EnvError, match=r"returned CartPoleVectorEnv.*which is no gymnasium\.Env$"):
+        Agent(lambda: several, tiny())  # type: ignore[arg-type, return-value]
+    several.close()
+
+
 def test_a_preset_by_its_name() -> None:
     assert Agent("drama/Catch-v0", "quick", device="cpu").config.preset == "quick"
     with pytest.raises(ConfigError, match="unknown preset 'quik'; did you mean quick"):

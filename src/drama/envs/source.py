@@ -38,7 +38,7 @@ def build_env(
         again: A further environment is wanted, not the object given.
 
     Raises:
-        EnvError: It cannot be made, or not be made again.
+        EnvError: It cannot be made, or not be made again; or ``source`` is none of the three.
     """
     if isinstance(source, str):
         return make_env(
@@ -52,11 +52,36 @@ def build_env(
             sticky_actions=config.sticky_actions,
             full_action_space=config.full_action_space,
         )
-    env = source if isinstance(source, gym.Env) else source()
+    env = source if isinstance(source, gym.Env) else _made_by(source)
     if again and env is source:
         env = _again(env, seed)
     size = config.image_size if config.image_size is not None else default_image_size(env)
     return adapt(env, image_size=size, max_episode_steps=config.max_episode_steps, seed=seed)
+
+
+def _made_by(source: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
+    """Return what a function makes, which has to be an environment."""
+    wanted = "an id, a gymnasium.Env or a function that returns one"
+    if isinstance(source, gym.vector.VectorEnv):
+        raise EnvError(
+            f"a {type(source).__name__} is several environments side by side, and the agent learns "
+            f"from one: give it {wanted}"
+        )
+    if not callable(source):
+        raise EnvError(f"the environment must be {wanted}, got {source!r}{_old(source)}")
+    env = source()
+    if not isinstance(env, gym.Env):
+        raise EnvError(
+            f"{source_name(source)} was given as a function that returns an environment, and "
+            f"returned {env!r}, which is no gymnasium.Env{_old(env)}"
+        )
+    return env
+
+
+def _old(env: object) -> str:
+    """Return what to do with an object that may be an environment of another library."""
+    steps = hasattr(env, "step") and not isinstance(env, gym.vector.VectorEnv)
+    return "; if it follows the old Gym API, port it or wrap it with shimmy" if steps else ""
 
 
 def _again(env: gym.Env[Any, Any], seed: int) -> gym.Env[Any, Any]:
