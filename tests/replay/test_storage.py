@@ -126,9 +126,15 @@ def test_prune_keeps_what_is_listed(tmp_path: Path, make_buffer: Build, fill: Bu
     for total in (5, 10, 15):
         segments = store.save(fill(buffer, total))
     keep = {s["file"] for s in segments[1:]}
-    (tmp_path / ".left-over.tmp").write_text("of a killed write")
+    for name in (".000000000015-000000000020.safetensors.tmp", ".tmpE78Pk7"):
+        (tmp_path / name).write_text("of a killed write")
+    others = ("@eaDir", ".ipynb_checkpoints", "000000000000-000000000099.safetensors")
+    for name in others:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text("of somebody else")
+    (tmp_path / "notes.txt").write_text("the user's")
     store.prune(keep)
-    assert {p.name for p in tmp_path.iterdir()} == keep
+    assert {p.name for p in tmp_path.iterdir()} == {*keep, *others, "notes.txt"}
     ReplayStore(tmp_path / "nowhere").prune(set())
 
 

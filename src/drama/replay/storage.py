@@ -12,12 +12,17 @@ hashes. A segment goes when no kept checkpoint lists it.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TypedDict
 
 from drama.errors import CheckpointError
 from drama.files import read_tensors, sha256, write_tensors
 from drama.replay.buffer import ReplayBuffer
+
+OURS = re.compile(r"\.?\d{12,}-\d{12,}\.safetensors(\.tmp)?|\.tmp\w+")
+"""Names of segments, and of what a killed write leaves: ours, or the temporary file that
+safetensors makes for it."""
 
 
 class Segment(TypedDict):
@@ -88,8 +93,11 @@ class ReplayStore:
         self.segments = list(segments)
 
     def prune(self, keep: set[str]) -> None:
-        """Delete every segment file whose name is not in ``keep``."""
+        """Delete every segment file whose name is not in ``keep``, and those of killed writes.
+
+        What others keep there is left alone, such as a file server's ``@eaDir``.
+        """
         if self.directory.is_dir():
             for path in self.directory.iterdir():
-                if path.name not in keep:
+                if path.name not in keep and OURS.fullmatch(path.name) and path.is_file():
                     path.unlink()
