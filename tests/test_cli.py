@@ -648,6 +648,58 @@ def test_a_second_interrupt_gives_up_at_once(
     assert CheckpointDir(Path("run")).last().step == 60
 
 
+def test_an_interrupt_in_the_last_step_names_what_is_left_to_do(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(59, 1, signal.SIGINT, patch)
+        assert train("--run-dir", "run") == 130
+    err = capfd.readouterr().err
+    assert "saved at step 60; all steps are made, evaluate with: drama eval run" in err
+    assert "--resume" not in err
+    assert main(["eval", "run", "--episodes", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("moment", "words"),
+    [
+        ("before", "given up; continue from step 40 with: drama train --resume run"),
+        ("after", "given up; all steps are made, evaluate with: drama eval run"),
+    ],
+)
+def test_giving_up_at_the_last_save_tells_what_it_left(
+    moment: str, words: str, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Trainer.save
+
+    def twice(trainer: Trainer) -> None:
+        if moment == "after":
+            save(trainer)
+        if trainer.step == 60:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        save(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save", twice)
+        assert train("--run-dir", "run") == 130
+    assert words in capfd.readouterr().err
+    command = words.partition("drama ")[2].split()
+    assert main(command) == 0
+
+
+def test_giving_up_before_the_first_checkpoint_promises_none(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(5, 2, signal.SIGINT, patch)
+        assert train("--run-dir", "run") == 130
+    err = capfd.readouterr().err
+    assert "given up; there was no checkpoint yet, so run holds nothing to continue" in err
+    assert "--resume" not in err
+    assert "holds no checkpoint" in complaint(capfd, main(["train", "--resume", "run"]))
+
+
 def test_an_interrupt_before_the_first_step(
     capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

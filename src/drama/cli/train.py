@@ -16,7 +16,8 @@ from drama.cli.common import Parser, err, out, parse_fields, signals
 from drama.cli.evaluate import evaluate_and_report
 from drama.config import AlgorithmName, Config, SamplerName
 from drama.dynamics import check_registered, registered
-from drama.errors import ConfigError
+from drama.errors import CheckpointError, ConfigError
+from drama.training.checkpoint import CheckpointDir
 from drama.training.device import pick_dtype
 from drama.training.resume import compare
 from drama.training.rundir import fresh_run_dir
@@ -167,16 +168,26 @@ def _learn(agent: Agent, run_dir: Path, steps: int) -> int:
         try:
             agent.learn(steps, run_dir=run_dir, progress_bar=True, listeners=[stop_if_interrupted])
         except KeyboardInterrupt:
-            err.print(f"given up; the last checkpoint stands: drama train --resume {run_dir}")
+            err.print(f"given up; {_what_next(run_dir, config.steps)}")
             return 130
     if interrupted:
         err.print(str(agent.time_split))
-        err.print(
-            f"saved at step {agent.num_timesteps:,}; continue with: drama train --resume {run_dir}"
-        )
+        saved = f"saved at step {agent.num_timesteps:,}"
+        err.print(f"{saved}; {_what_next(run_dir, config.steps)}")
         return 130
     if config.evaluation.episodes:
         evaluate_and_report(agent, run_dir, ("greedy",))
     out.print(str(agent.time_split))
     out.print(f"run: {run_dir}")
     return 0
+
+
+def _what_next(run_dir: Path, steps: int) -> str:
+    """Return what can be done with a run of so many steps that was stopped, judged by its files."""
+    try:
+        made = CheckpointDir(run_dir).last().step
+    except CheckpointError:
+        return f"there was no checkpoint yet, so {run_dir} holds nothing to continue"
+    if made >= steps:
+        return f"all steps are made, evaluate with: drama eval {run_dir}"
+    return f"continue from step {made:,} with: drama train --resume {run_dir}"
