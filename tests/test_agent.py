@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tests.training.faulty_envs import Walk, env_id
-from tests.training.runs import differences, everything, snapshot, tiny
+from tests.training.runs import contents, differences, everything, snapshot, tiny
 
 import drama
 from drama import Agent
@@ -183,6 +184,22 @@ def test_no_steps_are_refused(steps: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         Agent(WALK, tiny()).learn(steps, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_log_that_cannot_be_kept_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(ConfigError, match="needs Weights & Biases: pip install"):
+        Agent(WALK, tiny({"training.wandb": True})).learn(5, run_dir=run)
+    assert not run.exists()
+    Agent(WALK, tiny()).learn(5, run_dir=run)  # its name is free
+    before = contents(run)
+    config = tiny({"training.wandb": True, "env.id": WALK})
+    with pytest.raises(ConfigError, match="needs Weights & Biases"):
+        Agent.load(run, config=config).learn(5)
+    assert contents(run) == before
+    # Where no log is kept, nothing is missing.
+    assert Agent(WALK, tiny({"training.wandb": True})).learn(5).num_timesteps == 5
 
 
 # -- where the environment comes from ----------------------------------------------------------

@@ -33,7 +33,7 @@ from drama.training.checkpoint import (
     open_checkpoint,
 )
 from drama.training.device import cpu_threads, pick_device, pick_dtype, process_settings
-from drama.training.metrics import TimeSplit
+from drama.training.metrics import TimeSplit, import_wandb
 from drama.training.progress import Progress
 from drama.training.record import facts, record_start, record_stop
 from drama.training.rundir import RunLock, create_run_dir
@@ -149,6 +149,7 @@ class Agent:
             The agent itself.
 
         Raises:
+            ConfigError: ``total_timesteps`` is below 1, or what the settings need is not there.
             RunDirError: The directory exists or is in use.
             CheckpointError: The checkpoint to go on from is damaged.
             EnvFaultError: The environment broke its contract.
@@ -195,6 +196,8 @@ class Agent:
     ) -> tuple[Trainer, Checkpoint | None]:
         """Return the trainer of this run and what it must load first, its directory locked."""
         current = self.run_dir
+        if self.config.training.wandb and (run_dir or current) is not None:
+            import_wandb()  # if it is missing, now: there is nothing yet to leave behind
         if run_dir is not None and current is not None and run_dir.resolve() != current.resolve():
             raise RunDirError(f"this agent's run is in {current}; it cannot move to {run_dir}")
         if run_dir is not None and current is None:

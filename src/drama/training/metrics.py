@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drama.errors import ConfigError
 from drama.place import widest_float
 
 
@@ -223,6 +224,21 @@ class JsonLines:
         self._file.close()
 
 
+def import_wandb() -> Any:
+    """Return the module that talks to Weights & Biases, an extra.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError(
+            "training.wandb needs Weights & Biases: pip install 'drama-rl[wandb]'"
+        ) from error
+    return wandb
+
+
 class RunLog:
     """Rows of a run: ``metrics.jsonl`` and ``episodes.jsonl`` always, the rest on request.
 
@@ -252,15 +268,7 @@ class RunLog:
                 str(directory / "tensorboard"), purge_step=first_step or None
             )
         if wandb_config is not None:
-            try:
-                import wandb
-            except ImportError as error:
-                from drama.errors import ConfigError
-
-                raise ConfigError(
-                    "training.wandb needs Weights & Biases: pip install 'drama-rl[wandb]'"
-                ) from error
-            self._wandb = wandb.init(
+            self._wandb = import_wandb().init(
                 project="drama",
                 name=directory.name,
                 id=directory.name,
