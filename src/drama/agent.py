@@ -17,7 +17,8 @@ from gymnasium import spaces
 
 from drama.behaviour import Player, make_behaviour
 from drama.config import BehaviourConfig, Config
-from drama.envs import AdaptedEnv, describe
+from drama.envs import describe
+from drama.envs.adapt import adapter_of, as_batch
 from drama.envs.source import EnvSource, build_env, source_name
 from drama.errors import CheckpointError, ConfigError, DramaError, EnvError, RunDirError
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
@@ -80,7 +81,7 @@ class Agent:
         assert isinstance(self.env.action_space, spaces.Discrete)  # adapted environments are
         self.observation_space = self.env.observation_space
         self.action_space = self.env.action_space
-        self._adapter = _adapter_of(self.env)
+        self._adapter = adapter_of(self.env)
 
         shape, actions = tuple(self.observation_space.shape or ()), int(self.action_space.n)
         features = config.world_model.stoch_size + config.world_model.dynamics.width
@@ -334,7 +335,7 @@ class Agent:
         Raises:
             EnvError: The observation fits neither the raw nor the adapted space.
         """
-        obs, single, raw = self._batch(np.asarray(observation))
+        obs, single, raw = as_batch(np.asarray(observation), self.observation_space, self._adapter)
         count = obs.shape[0]
         if state is None:
             state, episode_start = self.player.init_state(count), np.ones(count, dtype=bool)
@@ -355,23 +356,6 @@ class Agent:
             mapping = self._adapter.adapt_action
             chosen = np.array([mapping(a) for a in chosen], dtype=np.int64)
         return (chosen[0] if single else chosen), state
-
-    def _batch(self, obs: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], bool, bool]:
-        """Return observations as an adapted batch, whether it was one, and whether it was raw."""
-        space = self.observation_space
-        for single in (True, False):
-            batch = obs[None] if single else obs
-            if batch.ndim and batch.shape[1:] == space.shape and batch.dtype == space.dtype:
-                return np.ascontiguousarray(batch), single, False
-        if self._adapter is not None:
-            adapter = self._adapter.adapt_observation
-            for single in (True, False):
-                batch = obs[None] if single else obs
-                if batch.ndim and batch.shape[1:] == adapter.raw_space.shape:
-                    return np.ascontiguousarray(adapter.batch(batch)), single, True
-        raise EnvError(
-            f"an observation of shape {obs.shape} and type {obs.dtype} does not fit {space}"
-        )
 
     def evaluate(
         self,
@@ -477,11 +461,3 @@ def find_checkpoint(path: Path) -> tuple[Checkpoint, Path | None]:
         folder = path.resolve().parent
         return open_checkpoint(path), folder.parent if folder.name == "checkpoints" else None
     return CheckpointDir(path).last(), path
-
-
-def _adapter_of(env: gym.Env[Any, Any]) -> AdaptedEnv | None:
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, AdaptedEnv):
-            return env
-        env = env.env
-    return None

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
 from drama.envs.guard import FaultGuard, env_name
@@ -153,3 +156,38 @@ def has_wrapper(env: gym.Env[Any, Any], kind: type[gym.Wrapper[Any, Any, Any, An
             return True
         env = env.env
     return False
+
+
+def adapter_of(env: gym.Env[Any, Any]) -> AdaptedEnv | None:
+    """Return the outermost layer of ``env`` that adapts it, if there is one."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, AdaptedEnv):
+            return env
+        env = env.env
+    return None
+
+
+def as_batch(
+    obs: npt.NDArray[Any], space: spaces.Space[Any], adapter: AdaptedEnv | None
+) -> tuple[npt.NDArray[Any], bool, bool]:
+    """Return observations as an adapted batch, whether it was one alone, and whether it was raw.
+
+    Args:
+        obs: One observation or a batch, adapted or raw. What could be both is taken as adapted.
+        space: The adapted space.
+        adapter: What maps raw observations; None takes adapted ones only.
+
+    Raises:
+        EnvError: The observation fits neither the raw nor the adapted space.
+    """
+    for single in (True, False):
+        batch = obs[None] if single else obs
+        if batch.ndim and batch.shape[1:] == space.shape and batch.dtype == space.dtype:
+            return np.ascontiguousarray(batch), single, False
+    if adapter is not None:
+        raw = adapter.adapt_observation
+        for single in (True, False):
+            batch = obs[None] if single else obs
+            if batch.ndim and batch.shape[1:] == raw.raw_space.shape:
+                return np.ascontiguousarray(raw.batch(batch)), single, True
+    raise EnvError(f"an observation of shape {obs.shape} and type {obs.dtype} does not fit {space}")
