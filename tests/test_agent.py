@@ -20,12 +20,20 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tests.training.faulty_envs import Walk, env_id
-from tests.training.runs import contents, differences, everything, snapshot, tiny
+from tests.training.runs import (
+    contents,
+    differences,
+    everything,
+    global_random_state,
+    snapshot,
+    tiny,
+)
 
 import drama
 from drama import Agent
 from drama.config import Config
 from drama.errors import CheckpointError, ConfigError, EnvError, RunDirError, UnknownEnvError
+from drama.world_model import WorldModel
 
 WALK = env_id(Walk)
 
@@ -418,6 +426,30 @@ def test_seed_and_device_replace_the_configuration_s() -> None:
     assert all(torch.equal(a, b) for a, b in pairs)
     with pytest.raises(ConfigError, match="cuda or mps"):
         Agent(WALK, tiny(), device="abacus")
+
+
+def test_no_random_state_of_the_caller_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a GPU neither: no weight is drawn there, and it would not be put back."""
+
+    def touched(*_: object) -> None:
+        raise AssertionError("the GPU's random state was set")
+
+    for kind in (torch.cuda, torch.mps):
+        for name in ("manual_seed", "manual_seed_all"):
+            if hasattr(kind, name):
+                monkeypatch.setattr(kind, name, touched)
+    before = global_random_state()
+    agent = Agent(WALK, tiny({"seed": 3}))
+    assert global_random_state() == before
+    # The weights are those that torch.manual_seed gives.
+    monkeypatch.undo()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = WorldModel(agent.config.world_model, (3,), 2)
+    expected = model.state_dict()
+    found = agent.world_model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 # -- predict -----------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ class Agent:
         shape, actions = tuple(self.observation_space.shape or ()), int(self.action_space.n)
         features = config.world_model.stoch_size + config.world_model.dynamics.width
         with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
-            torch.manual_seed(config.seed)
+            torch.default_generator.manual_seed(config.seed)  # the CPU's alone; all is built there
             world_model = WorldModel(config.world_model, shape, actions)
             behaviour = make_behaviour(config.behaviour, features, actions)
         self.world_model = world_model.to(self.device).eval()
