@@ -32,6 +32,8 @@ from tests.training.runs import (
 import drama
 from drama import Agent
 from drama.config import Config
+from drama.envs import adapt
+from drama.envs.adapt import as_batch
 from drama.errors import CheckpointError, ConfigError, EnvError, RunDirError, UnknownEnvError
 from drama.world_model import WorldModel
 
@@ -528,6 +530,32 @@ def test_raw_and_adapted_observations_are_both_understood() -> None:
     assert single == actions[0]
     assert state.deter.shape[0] == 4
     returns, _ = evaluate_policy(agent, Grey(), 2, warn=False, return_episode_rewards=True)
+    assert len(returns) == 2
+
+
+class Dim(Walk):
+    """Its pictures have the agent's shape and type, but end at 10; its actions count from 1."""
+
+    observation_space = gym.spaces.Box(0, 10, (16, 16, 3), np.uint8)
+    action_space = gym.spaces.Discrete(2, start=1)
+
+    def _obs(self) -> Any:
+        return np.full((16, 16, 3), 10, np.uint8)
+
+
+def test_what_could_be_raw_or_adapted_is_taken_as_adapted() -> None:
+    agent = Agent(Dim, tiny({"env.image_size": 16}))
+    dim, _ = Dim().reset()
+    bright, _ = agent.get_env().reset()
+    assert (dim.max(), bright.max()) == (10, 255)
+    for obs in (dim, bright):
+        read, single, raw = as_batch(obs, agent.observation_space, agent._adapter)
+        assert np.array_equal(read[0], obs)
+        assert (single, raw) == (True, False)
+    assert set(agent.predict(np.stack([dim] * 40))[0]) == {0, 1}
+    # As the documentation advises: adapted, the environment takes these actions.
+    env = adapt(Dim(), image_size=16)
+    returns, _ = evaluate_policy(agent, env, 2, warn=False, return_episode_rewards=True)
     assert len(returns) == 2
 
 

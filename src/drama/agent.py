@@ -322,7 +322,11 @@ class Agent:
 
         Args:
             observation: One observation or a batch, raw as the environment gives it or adapted
-                as the agent sees it.
+                as the agent sees it. Where shape and type fit both it is taken as adapted, and the
+                actions count from 0. So it is with a uint8 picture of the agent's size, whatever
+                its bounds, and with observations that need no adapting, whatever actions count
+                from: play such an environment through `drama.envs.adapt`. What `get_env`,
+                `new_env` and `drama.make_env` return is adapted already.
             state: What the last call returned; None starts afresh.
             episode_start: ``(B,)`` bool, rows that start afresh whatever ``state`` holds.
             deterministic: Most probable latents and action; nothing is drawn but the futures of
