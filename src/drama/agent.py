@@ -266,7 +266,8 @@ class Agent:
             env: Needed where the run's environment has no registered id.
             device: Device to load onto; the run's own choice if None. If there is one, the backend
                 is what that device offers, also where the run insisted on ``kernels``.
-            config: Settings that replace the run's; sizes must agree with the weights.
+            config: Settings that replace the run's. Sizes must agree with the weights and, if it
+                goes on learning, ``replay.capacity`` with the run's; other changes are told then.
 
         Raises:
             CheckpointError: There is no checkpoint, it is damaged, or it was made for another

@@ -149,6 +149,27 @@ def test_other_sizes_than_the_weights_are_refused(run: Path) -> None:
         Agent.load(run, config=tiny({"env.id": env_id(Walk), "world_model.head_units": 8}))
 
 
+@pytest.mark.parametrize("capacity", [30, 400])
+def test_a_run_goes_on_with_a_replay_of_its_own_size(capacity: int, run: Path) -> None:
+    before = contents(run)
+    agent = Agent.load(run, config=tiny({"env.id": env_id(Walk), "replay.capacity": capacity}))
+    assert agent.evaluate(episodes=1).episodes  # to play it is enough
+    with pytest.raises(CheckpointError, match=f"replay.capacity is {capacity} here and 200 there"):
+        agent.learn(5)
+    assert contents(run) == before
+
+
+def test_what_a_run_goes_on_with_and_had_not_before_is_told(run: Path) -> None:
+    notes: list[Any] = []
+    changes = {"env.id": env_id(Walk), "behaviour.entropy": 0.5, "training.log_every": 5}
+    agent = Agent.load(run, config=tiny(changes))
+    agent.learn(5, listeners=[lambda event, said: notes.append(said) if event == "note" else None])
+    (told,) = [note for note in notes if "other settings" in note]
+    before = tiny().behaviour.entropy
+    assert told.endswith(f"than before: behaviour.entropy=0.5 (the run has {before})")
+    assert Agent.load(run).config.behaviour.entropy == 0.5
+
+
 @pytest.mark.parametrize("content", ["nothing", "a file", "an empty directory", "no checkpoint"])
 def test_what_is_not_a_run_is_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "run"

@@ -26,6 +26,7 @@ from drama.training.device import autocast, pick_dtype, pick_replay_device, trai
 from drama.training.graphs import Recorded, Update, shared_pool
 from drama.training.metrics import Clock, Meter, RunLog, TimeSplit
 from drama.training.optim import Optimiser
+from drama.training.resume import compare
 from drama.training.stream import EnvStream, EpisodeEnd
 from drama.types import Batch, PolicyState
 from drama.world_model import WorldModel
@@ -458,6 +459,7 @@ class Trainer:
         Raises:
             CheckpointError: A file is damaged, or does not fit.
         """
+        others = self._other_settings(Config.from_json(checkpoint.text("config.json")))
         state = checkpoint.json("state")
         loop = checkpoint.tensors("loop")
         try:
@@ -488,6 +490,8 @@ class Trainer:
             if path.exists() and path.stat().st_size > size:
                 os.truncate(path, size)
         self._open_log(first_step=self.step + 1)
+        if others:
+            self.note(f"going on with other settings than before: {', '.join(others)}")
         if state["threads"] != torch.get_num_threads():
             self.note(
                 f"saved with {state['threads']} threads, now {torch.get_num_threads()}: "
@@ -495,6 +499,16 @@ class Trainer:
             )
         if "obs" in loop:
             self._return_to(loop["actions"].tolist(), loop["obs"].numpy(), state["stream"])
+
+    def _other_settings(self, saved: Config) -> list[str]:
+        """Name the settings that decide what is learnt from now on and were others before."""
+        _, others = compare(saved, self.config)
+        if saved.replay.capacity != self.config.replay.capacity:
+            raise CheckpointError(
+                f"a run goes on with a replay of its own size: replay.capacity is "
+                f"{self.config.replay.capacity} here and {saved.replay.capacity} there"
+            )
+        return others
 
     def _return_to(self, actions: list[int], obs: Any, position: dict[str, Any]) -> None:
         if len(actions) > MANY_ACTIONS:
