@@ -35,6 +35,7 @@ from drama.config import Config
 from drama.envs import adapt
 from drama.envs.adapt import as_batch
 from drama.errors import CheckpointError, ConfigError, EnvError, RunDirError, UnknownEnvError
+from drama.training import snapshot as training_snapshot
 from drama.world_model import WorldModel
 
 WALK = env_id(Walk)
@@ -400,6 +401,45 @@ def test_an_agent_without_its_replay_counts_on_and_can_learn(tmp_path: Path) -> 
     agent = Agent.load(tmp_path / "small").learn(40)
     assert agent.num_timesteps == 71
     assert Agent.load(tmp_path / "small").num_timesteps in (31, 71)
+
+
+@pytest.mark.parametrize("replay", [True, False])
+def test_steps_made_before_a_replay_was_left_out_are_never_forgotten(
+    replay: bool, tmp_path: Path
+) -> None:
+    Agent(WALK, tiny()).learn(31).save(tmp_path / "small", replay=False)
+    agent = Agent.load(tmp_path / "small").learn(30, run_dir=tmp_path / "run")
+    assert agent.num_timesteps == 61
+    agent.save(tmp_path / "saved", replay=replay)
+    for path in (tmp_path / "run", tmp_path / "saved"):
+        loaded = Agent.load(path)
+        assert loaded.num_timesteps == 61
+        assert loaded.evaluate(1).protocol["train_steps"] == 61
+    # Once more around: written by what was loaded, and learnt on.
+    loaded.save(tmp_path / "again", replay=replay)
+    again = Agent.load(tmp_path / "again")
+    assert again.num_timesteps == 61
+    assert again.learn(9).num_timesteps == 70
+    again.save(tmp_path / "last")
+    assert Agent.load(tmp_path / "last").num_timesteps == 70
+    assert Agent.load(tmp_path / "run").learn(5).num_timesteps == 66
+
+
+def test_a_checkpoint_that_does_not_say_what_was_before_it_has_nothing_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = training_snapshot.take
+
+    def older(trainer: Any) -> Any:
+        tensors, state = original(trainer)
+        del state["steps_before"]
+        return tensors, state
+
+    monkeypatch.setattr(training_snapshot, "take", older)
+    Agent(WALK, tiny()).learn(26, run_dir=tmp_path / "run")
+    agent = Agent.load(tmp_path / "run")
+    assert agent.num_timesteps == 26
+    assert agent.learn(4).num_timesteps == 30
 
 
 def test_an_agent_that_has_learnt_nothing_can_be_saved(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ class Agent:
         self._trainer: Trainer | None = None
         self._checkpoint: Checkpoint | None = None
         self._loaded_dir: Path | None = None
-        self._steps_before = 0  # those of an agent that was saved without what learning needs
+        self._steps_before = 0  # those made before the steps that the checkpoint counts
 
     # -- learning -----------------------------------------------------------------------------
 
@@ -113,8 +113,8 @@ class Agent:
     def num_timesteps(self) -> int:
         """Environment steps learnt from so far."""
         if self._trainer is not None:
-            return self._steps_before + self._trainer.step
-        return self._checkpoint.step if self._checkpoint is not None else 0
+            return self._trainer.steps_before + self._trainer.step
+        return self._steps_before + (0 if self._checkpoint is None else self._checkpoint.step)
 
     @property
     def run_dir(self) -> Path | None:
@@ -223,7 +223,7 @@ class Agent:
             raise
         checkpoint = self._checkpoint
         if checkpoint is not None and not checkpoint.has("loop"):
-            self._steps_before, checkpoint = checkpoint.step, None
+            trainer.steps_before, checkpoint = self.num_timesteps, None
         return trainer, checkpoint
 
     # -- saving -------------------------------------------------------------------------------
@@ -308,6 +308,7 @@ class Agent:
         # Without what learning needs there is no run to go on with, only an agent that plays.
         agent._checkpoint = checkpoint
         agent._loaded_dir = run_dir if checkpoint.has("loop") else None
+        agent._steps_before = snapshot.steps_before(state)
         return agent
 
     # -- playing ------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
         loop["obs"] = torch.from_numpy(np.array(trainer.stream.obs))
     state = {
         "step": trainer.step,
+        "steps_before": trainer.steps_before,
         "episodes": trainer.episodes,
         "updates": dict(trainer.updates),
         "stream": trainer.stream.position(),
@@ -91,6 +92,11 @@ def write_untrained(
     checkpoints.publish(0)
 
 
+def steps_before(state: dict[str, Any]) -> int:
+    """Return how many steps an agent had made before those of the run that a state is of."""
+    return int(state.get("steps_before", 0))  # the oldest checkpoints do not say
+
+
 def restore(
     trainer: Trainer,
     state: dict[str, Any],
@@ -99,6 +105,7 @@ def restore(
 ) -> None:
     """Put back all but the model and the replay."""
     trainer.step, trainer.episodes = state["step"], state["episodes"]
+    trainer.steps_before = steps_before(state)
     for name, part in trainer.optimisers.items():
         prefix = f"{name}."
         moments = {k.removeprefix(prefix): t for k, t in optimiser.items() if k.startswith(prefix)}

@@ -108,6 +108,9 @@ class Trainer:
 
         self.step = 0
         """Environment steps made."""
+        self.steps_before = 0
+        """Those of the agent before it was saved without what learning needs; they change nothing
+        here, but checkpoints keep them."""
         self.updates: dict[Purpose, int] = {"world_model": 0, "behaviour": 0}
         """Updates of each kind."""
         self.episodes = 0
