@@ -266,8 +266,8 @@ class Agent:
             env: Needed where the run's environment has no registered id.
             device: Device to load onto; the run's own choice if None. If there is one, the backend
                 is what that device offers, also where the run insisted on ``kernels``.
-            config: Settings that replace the run's. Sizes must agree with the weights and, if it
-                goes on learning, ``replay.capacity`` with the run's; other changes are told then.
+            config: Settings that replace the run's. Sizes must agree with the weights and, where
+                there is a replay, ``replay.capacity`` with its size; ``learn`` tells the others.
 
         Raises:
             CheckpointError: There is no checkpoint, it is damaged, or it was made for another
@@ -280,6 +280,11 @@ class Agent:
             raise CheckpointError(
                 f"{checkpoint.path} holds a behaviour of {saved.behaviour.algorithm}, which cannot "
                 f"become one of {config.behaviour.algorithm}"
+            )
+        if checkpoint.has("loop") and config.replay.capacity != saved.replay.capacity:
+            raise CheckpointError(
+                f"{checkpoint.path} goes on with a replay of its own size: replay.capacity is "
+                f"{saved.replay.capacity} there, not {config.replay.capacity}"
             )
         if device is not None and config.world_model.dynamics.backend == "kernels":
             dynamics = dataclasses.replace(config.world_model.dynamics, backend="auto")

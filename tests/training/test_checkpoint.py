@@ -150,13 +150,16 @@ def test_other_sizes_than_the_weights_are_refused(run: Path) -> None:
 
 
 @pytest.mark.parametrize("capacity", [30, 400])
-def test_a_run_goes_on_with_a_replay_of_its_own_size(capacity: int, run: Path) -> None:
+def test_a_run_goes_on_with_a_replay_of_its_own_size(
+    capacity: int, run: Path, tmp_path: Path
+) -> None:
     before = contents(run)
-    agent = Agent.load(run, config=tiny({"env.id": env_id(Walk), "replay.capacity": capacity}))
-    assert agent.evaluate(episodes=1).episodes  # to play it is enough
-    with pytest.raises(CheckpointError, match=f"replay.capacity is {capacity} here and 200 there"):
-        agent.learn(5)
+    config = tiny({"env.id": env_id(Walk), "replay.capacity": capacity})
+    with pytest.raises(CheckpointError, match=f"capacity is 200 there, not {capacity}"):
+        Agent.load(run, config=config)
     assert contents(run) == before
+    Agent.load(run).save(tmp_path / "plays", replay=False)
+    assert Agent.load(tmp_path / "plays", config=config).learn(5).num_timesteps == 45
 
 
 def test_what_a_run_goes_on_with_and_had_not_before_is_told(run: Path) -> None:

@@ -462,7 +462,7 @@ class Trainer:
         Raises:
             CheckpointError: A file is damaged, or does not fit.
         """
-        others = self._other_settings(Config.from_json(checkpoint.text("config.json")))
+        _, others = compare(Config.from_json(checkpoint.text("config.json")), self.config)
         state = checkpoint.json("state")
         loop = checkpoint.tensors("loop")
         try:
@@ -502,16 +502,6 @@ class Trainer:
             )
         if "obs" in loop:
             self._return_to(loop["actions"].tolist(), loop["obs"].numpy(), state["stream"])
-
-    def _other_settings(self, saved: Config) -> list[str]:
-        """Name the settings that decide what is learnt from now on and were others before."""
-        _, others = compare(saved, self.config)
-        if saved.replay.capacity != self.config.replay.capacity:
-            raise CheckpointError(
-                f"a run goes on with a replay of its own size: replay.capacity is "
-                f"{self.config.replay.capacity} here and {saved.replay.capacity} there"
-            )
-        return others
 
     def _return_to(self, actions: list[int], obs: Any, position: dict[str, Any]) -> None:
         if len(actions) > MANY_ACTIONS:
