@@ -26,9 +26,67 @@ from drama.dynamics import (
 from drama.errors import ConfigError
 
 
-class Memoryless(nn.Linear):
+class Memoryless(nn.Module):
+    """Keeps to the protocol, and remembers nothing."""
+
     def __init__(self, config: DynamicsConfig) -> None:
-        super().__init__(config.width, config.width)
+        super().__init__()
+        self.linear = nn.Linear(config.width, config.width)
+        self.seen: list[bool] = []
+
+    def init_state(self, batch_size: int) -> Any:
+        return (torch.zeros(batch_size, 1), (torch.zeros(batch_size, 2, 3),))
+
+    def forward(self, x: Tensor, is_first: Tensor | None = None, state: Any = None) -> Any:
+        self.seen.append(self.training)
+        return self.linear(x), state or self.init_state(len(x))
+
+    def step(self, x: Tensor, state: Any) -> Any:
+        return self.linear(x), state
+
+
+class OutputOnly(Memoryless):
+    def forward(self, *args: Any) -> Any:
+        return super().forward(*args)[0]
+
+
+class Wide(Memoryless):
+    def step(self, x: Tensor, state: Any) -> Any:
+        return torch.cat([x, x], dim=-1), state
+
+
+class Named(Memoryless):
+    def init_state(self, batch_size: int) -> Any:
+        return {"memory": torch.zeros(batch_size, 1)}
+
+
+class Counted(Memoryless):
+    def init_state(self, batch_size: int) -> Any:
+        return (torch.zeros(batch_size, 1), 0)
+
+
+class BatchLast(Memoryless):
+    def init_state(self, batch_size: int) -> Any:
+        return (torch.zeros(5, batch_size),)
+
+
+class Growing(Memoryless):
+    def forward(self, x: Tensor, is_first: Tensor | None = None, state: Any = None) -> Any:
+        return x, (x,)
+
+
+class NoResets(Memoryless):
+    def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+        return super().forward(x)
+
+
+class NoStep(Memoryless):
+    step = None  # type: ignore[assignment]
+
+
+class NoSizes(Memoryless):
+    def __init__(self) -> None:
+        super().__init__(DynamicsConfig())
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +150,50 @@ def test_a_builder_must_return_a_module() -> None:
     register("broken")(lambda config: "text")  # type: ignore[arg-type,return-value]
     with pytest.raises(ConfigError, match=r"'broken' must be a torch\.nn\.Module, got str"):
         make_dynamics(DynamicsConfig(name="broken"))
+
+
+@pytest.mark.parametrize(
+    ("builder", "words"),
+    [
+        (OutputOnly, r"forward must return \(outputs, state\)"),
+        (Wide, r"step must return \(2, 8\), got \(2, 16\)"),
+        (Named, "state of init_state must be tensors in tuples .*, got dict"),
+        (Counted, "tensors in tuples .*, got int"),
+        (BatchLast, r"must have the batch first, 2 here; got \(5, 2\)"),
+        (Growing, r"the shapes of init_state's .*, got \(\(2, 3, 8\),\)"),
+        (NoResets, r"forward\(x, is_first\) raised TypeError: .*positional"),
+        (NoStep, "has no method step"),
+        (NoSizes, "must take a DynamicsConfig"),
+    ],
+)
+def test_a_model_that_breaks_the_protocol_is_refused_at_once(builder: Any, words: str) -> None:
+    register("mine")(builder)
+    with pytest.raises(ConfigError, match=f"sequence model 'mine'.*{words}"):
+        make_dynamics(DynamicsConfig(name="mine", width=8))
+
+
+def test_asking_leaves_a_model_and_the_random_state_as_they_were() -> None:
+    class Dropping(Memoryless):
+        def forward(self, x: Tensor, *args: Any) -> Any:
+            return super().forward(torch.dropout(x, 0.5, self.training), *args)
+
+    register("mine")(Dropping)
+    torch.manual_seed(0)
+    expected = Dropping(DynamicsConfig(name="mine", width=8))
+    after = torch.get_rng_state()
+    torch.manual_seed(0)
+    model: Any = make_dynamics(DynamicsConfig(name="mine", width=8))
+    assert torch.equal(torch.get_rng_state(), after)
+    assert torch.equal(model.linear.weight, expected.linear.weight)
+    assert model.training
+    assert model.seen == [False] * 3
+
+
+def test_a_state_of_something_else_is_refused() -> None:
+    with pytest.raises(TypeError, match="tensors in tuples, got str"):
+        map_state(torch.clone, "text")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="tensors in tuples, got dict"):
+        where_state(torch.tensor([True]), {}, {})
 
 
 def test_entry_points_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from drama.errors import ConfigError
 from drama.training import graphs
 from drama.training.graphs import EAGER_CALLS, Recorded
 
@@ -30,8 +31,8 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             events.append("replay")
 
     class Stream:
-        def __init__(self, name: Any = "side") -> None:
-            self.name = "side"
+        def __init__(self, device: Any = None) -> None:
+            self.name = f"side of {device}"
 
         def wait_stream(self, other: Stream) -> None:
             events.append(f"{self.name} waits for {other.name}")
@@ -40,8 +41,8 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     main.name = "main"
 
     @contextlib.contextmanager
-    def capture(graph: Graph, pool: Any) -> Any:
-        events.append(f"record into {pool}")
+    def capture(graph: Graph, pool: Any, stream: Stream) -> Any:
+        events.append(f"record into {pool} on {stream.name}")
         yield
         events.append("recorded")
 
@@ -50,6 +51,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         Stream=Stream,
         current_stream=lambda device: main,
         stream=lambda stream: contextlib.nullcontext(),
+        graph_pool_handle=lambda: "pool",
         device=lambda device: contextlib.nullcontext(),
         graph=capture,
     )
@@ -66,17 +68,42 @@ def test_eager_then_recorded_then_replayed(log: list[str]) -> None:
         return {"loss": torch.tensor(float(len(ran)))}
 
     generator = torch.Generator().manual_seed(7)
-    recorded = Recorded(update, [generator], torch.device("cuda"), pool="pool")
+    recorded = Recorded(update, [generator], torch.device("cuda:1"))
     for _ in range(EAGER_CALLS):
         recorded()
     # Each on a stream of its own, ordered behind and before all else.
-    assert log == ["side waits for main", "update", "main waits for side"] * EAGER_CALLS
+    side = "side of cuda:1"
+    assert log == [f"{side} waits for main", "update", f"main waits for {side}"] * EAGER_CALLS
     log.clear()
     returned = recorded()
-    assert log == ["register 7", "record into pool", "update", "recorded", "replay"]
+    # On the stream of the eager calls, which is the device's own.
+    assert log == ["register 7", f"record into pool on {side}", "update", "recorded", "replay"]
     log.clear()
     assert recorded() is returned
     assert recorded() is returned
     assert log == ["replay", "replay"]
     assert len(ran) == EAGER_CALLS + 1
     assert recorded.calls == EAGER_CALLS + 3
+
+
+def test_recordings_that_share_memory_share_the_stream(log: list[str]) -> None:
+    place = graphs.shared_place(torch.device("cuda:1"))
+    for _ in range(2):
+        recorded = Recorded(lambda: {}, [], torch.device("cuda:1"), place)
+        for _ in range(EAGER_CALLS + 1):
+            recorded()
+        assert recorded._stream is place[1]
+    assert log.count("record into pool on side of cuda:1") == 2
+
+
+def test_what_cannot_be_recorded_says_how_to_do_without(log: list[str]) -> None:
+    def update() -> dict[str, torch.Tensor]:
+        if recorded.calls > EAGER_CALLS:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+        return {}
+
+    recorded = Recorded(update, [], torch.device("cuda"))
+    for _ in range(EAGER_CALLS):
+        recorded()
+    with pytest.raises(ConfigError, match=r"--training\.no-cuda-graphs .*is capturing\)$"):
+        recorded()

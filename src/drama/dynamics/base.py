@@ -16,9 +16,10 @@ from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from drama.dynamics.config import DynamicsConfig
+from drama.dynamics.probe import build_foreign
 from drama.errors import ConfigError
 
 State = TypeVar("State")
@@ -110,17 +111,14 @@ def make_dynamics(config: DynamicsConfig) -> SequenceModel[Any]:
         An ``nn.Module`` that obeys :class:`SequenceModel`.
 
     Raises:
-        ConfigError: If no backbone has that name, or what it builds is not an ``nn.Module``.
+        ConfigError: If no backbone has that name, or what it builds does not keep to the protocol.
     """
     builder = _REGISTRY.get(config.name)
     if builder is None:
         builder = _load_entry_point(config.name)
-    model = builder(config)
-    if not isinstance(model, nn.Module):
-        raise ConfigError(
-            f"sequence model {config.name!r} must be a torch.nn.Module, got {type(model).__name__}"
-        )
-    return cast("SequenceModel[Any]", model)
+    if str(getattr(builder, "__module__", "")).startswith("drama."):
+        return builder(config)
+    return cast("SequenceModel[Any]", build_foreign(config.name, builder, config))
 
 
 def step_inplace(model: SequenceModel[State], x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -137,6 +135,7 @@ def map_state(fn: Callable[[Tensor], Tensor], state: State) -> State:
     """Apply ``fn`` to every tensor of a state, nested tuples included."""
     if isinstance(state, Tensor):
         return cast("State", fn(state))
+    _check_tuple(state)
     return _rebuild(state, [map_state(fn, item) for item in cast("tuple[Any, ...]", state)])
 
 
@@ -154,8 +153,15 @@ def where_state(mask: Tensor, a: State, b: State) -> State:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         rows = mask.view(-1, *[1] * (a.dim() - 1))
         return cast("State", torch.where(rows, a, b))
+    _check_tuple(a)
+    _check_tuple(b)
     pairs = zip(cast("tuple[Any, ...]", a), cast("tuple[Any, ...]", b), strict=True)
     return _rebuild(a, [where_state(mask, left, right) for left, right in pairs])
+
+
+def _check_tuple(state: Any) -> None:
+    if not isinstance(state, tuple):
+        raise TypeError(f"a state is tensors in tuples, got {type(state).__name__}")
 
 
 def _rebuild(like: State, items: list[Any]) -> State:

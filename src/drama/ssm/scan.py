@@ -39,7 +39,7 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """Run the Mamba-1 recurrence over a window of any length T >= 1.
 
-    Everything is computed in float32 (float64 if an input is). Differentiable once.
+    Everything is computed in float32 (float64 if x, dt, A or the state is). Differentiable once.
 
     Args:
         x: Inputs ``(B, T, D)``.

@@ -43,8 +43,8 @@ def ssd(
 ) -> tuple[Tensor, Tensor]:
     """Run the Mamba-2 recurrence over a window of any length T >= 1.
 
-    Log-decays and states are float32 (float64 if an input is); matrix products use the type of
-    ``x``, or autocast's.
+    Log-decays and states are float32 (float64 if x, dt, A or a state is); matrix products use the
+    type of ``x``, or autocast's.
 
     Args:
         x: Inputs ``(B, T, H, P)``.

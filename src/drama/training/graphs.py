@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drama.errors import ConfigError
+
 EAGER_CALLS = 3
 """Calls before the recording: libraries pick their kernels and reserve their memory in these."""
 
@@ -35,8 +37,11 @@ class Recorded:
             numbers come from ``generators``.
         generators: Sources of randomness that it draws from.
         device: The CUDA device.
-        pool: Memory pool shared with other recordings that are replayed in a fixed order with
-            this one, from :func:`shared_pool`.
+        shared: Memory pool and stream, shared with other recordings that are replayed in a fixed
+            order with this one, from :func:`shared_place`; its own if None.
+
+    Raises:
+        ConfigError: At the recording: the update does what cannot be recorded.
     """
 
     def __init__(
@@ -44,15 +49,16 @@ class Recorded:
         update: Update,
         generators: Iterable[torch.Generator],
         device: torch.device,
-        pool: Any = None,
+        shared: tuple[Any, Any] | None = None,
     ) -> None:
         self.update = update
         self.generators = tuple(generators)
         self.device = device
-        self.pool = pool
         self.calls = 0
-        # One for all eager calls: the memory that they free is kept for each stream apart.
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # One for eager calls and recording: libraries keep workspaces, and the allocator freed
+        # memory, for each stream apart. PyTorch's own choice for recordings is one stream for
+        # the whole process, on whichever device recorded first.
+        self._pool, self._stream = shared or shared_place(device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._returned: dict[str, Tensor] = {}
 
@@ -67,7 +73,6 @@ class Recorded:
         return self._returned
 
     def _eagerly(self) -> dict[str, Tensor]:
-        # On a stream of its own, as recording will be: libraries keep workspaces for each stream.
         current = torch.cuda.current_stream(self.device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -80,11 +85,28 @@ class Recorded:
         for generator in self.generators:
             graph.register_generator_state(generator)
         # Nothing is computed here, so the replay that follows is the first run of what is recorded.
-        with torch.cuda.device(self.device), torch.cuda.graph(graph, pool=self.pool):
-            self._returned = self.update()
+        try:
+            with (
+                torch.cuda.device(self.device),
+                torch.cuda.graph(graph, pool=self._pool, stream=self._stream),
+            ):
+                self._returned = self.update()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise ConfigError(
+                "an update could not be recorded as a CUDA graph: something in it looks at a "
+                "number or copies to the host, a sequence model from elsewhere, say; "
+                f"--training.no-cuda-graphs makes updates without ({said[0]})"
+            ) from error
         return graph
 
 
-def shared_pool() -> Any:
-    """Return a memory pool for several recordings, which then reuse each other's scratch memory."""
-    return torch.cuda.graph_pool_handle()
+def shared_place(device: torch.device) -> tuple[Any, Any]:
+    """Return a memory pool and a stream for several recordings on one device.
+
+    They then reuse each other's scratch memory, which asks that they are made on one stream.
+    """
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return torch.cuda.graph_pool_handle(), stream

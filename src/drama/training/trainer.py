@@ -23,7 +23,7 @@ from drama.training import snapshot
 from drama.training.checkpoint import Checkpoint, CheckpointDir, write_checkpoint
 from drama.training.compiled import compile_functions
 from drama.training.device import autocast, pick_dtype, pick_replay_device, training_mode
-from drama.training.graphs import Recorded, Update, shared_pool
+from drama.training.graphs import Recorded, Update, shared_place
 from drama.training.metrics import Clock, Meter, RunLog, TimeSplit
 from drama.training.optim import Optimiser
 from drama.training.resume import compare
@@ -262,9 +262,9 @@ class Trainer:
         }
         if not self.records:
             return learn
-        pool = shared_pool()
+        place = shared_place(self.device)
         drawn = (self.generators["learning"], self.generators["replay"])
-        return {k: Recorded(update, drawn, self.device, pool) for k, update in learn.items()}
+        return {k: Recorded(update, drawn, self.device, place) for k, update in learn.items()}
 
     def _learn_world_model(self) -> dict[str, Tensor]:
         """One gradient step of the world model on replayed windows."""
