@@ -70,6 +70,20 @@ def test_the_agent_is_left_alone(agent):
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
+def test_dreams_follow_a_seed_and_differ_without(agent):
+    def dream(env, seed=None):
+        return [env.reset(seed=seed)[0], *(env.step(i % 3)[0] for i in range(4))]
+
+    def same(one, other):
+        return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+    a, b = drama.DreamEnv(agent), drama.DreamEnv(agent)
+    assert same(dream(a, 5), dream(b, 5))
+    assert same(dream(a), dream(b))  # what follows does, too
+    others = [dream(drama.DreamEnv(agent)) for _ in range(4)]
+    assert not all(same(others[0], other) for other in others[1:])
+
+
 def test_mistakes_are_told(agent):
     with pytest.raises(ConfigError, match="max_episode_steps"):
         drama.DreamEnv(agent, max_episode_steps=0)

@@ -529,6 +529,15 @@ def test_the_largest_scores_are_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
+def test_a_start_of_odd_types_is_written(tmp_path: Path) -> None:
+    made = cell(tmp_path)
+    starts = [{"device_name": [1], "torch": {}}, {"device_name": [1], "torch": {}}]
+    (made.path / "run.json").write_text(json.dumps({"starts": starts}))
+    report = write_summary(summarise(tmp_path, "Odd", [read_run(made)]), tmp_path / "out")
+    assert report.page.is_file()
+
+
+@pytest.mark.faults
 def test_half_a_character_from_a_run_is_written(tmp_path: Path) -> None:
     made = cell(tmp_path)
     (made.path / "run.json").write_text(json.dumps({"starts": [{**START, "device": "\ud800"}]}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -75,6 +76,8 @@ TYPOS: dict[str, tuple[list[str], list[str]]] = {
     "steps": (["run", "toy", "--steps", "0"], ["steps", "positive"]),
     "warm-up": (["run", "toy", "--set", "training.warmup_steps=3"], ["warmup_steps"]),
     "setting": (["run", "toy", "--set", "replay.smapler=dfs"], ["replay.sampler"]),
+    "empty setting": (["run", "toy", "--set", "replay.capacity={}"], ["replay.capacity"]),
+    "empty section": (["run", "toy", "--set", "replay={}"], ["replay"]),
     "setting without value": (["run", "toy", "--set", "replay.sampler"], ["section.field=value"]),
     "jobs": (["run", "toy", "--jobs", "0", "--set", "device=cpu"], ["--jobs"]),
     "no GPU": (["run", "toy", "--per-gpu", "2", "--set", "device=cpu"], ["--per-gpu", "CUDA"]),
@@ -119,6 +122,37 @@ def test_show_prints_what_can_be_run(capfd: Capture) -> None:
     assert main(["suite", "show", "atari100k-ablations"]) == 0
     text = capfd.readouterr().out
     assert SuiteSpec.from_toml(text) == load_spec("atari100k-ablations")
+
+
+ODD = tiny_spec(variants=(dataclasses.replace(tiny_variant(), label=":smile: [b]a:x: \u2603"),))
+
+
+def test_show_changes_no_word(capfd: Capture, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(ODD.to_toml(), encoding="utf-8")
+    assert main(["suite", "show", str(tmp_path / "mine.toml")]) == 0
+    assert SuiteSpec.from_toml(capfd.readouterr().out) == ODD
+
+
+def test_what_a_terminal_cannot_say_is_escaped(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(ODD.to_toml(), encoding="utf-8")
+    command = [sys.executable, "-m", "drama", "suite", "show", str(tmp_path / "mine.toml")]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=env, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert SuiteSpec.from_toml(done.stdout.decode()) == ODD
+
+
+def test_a_directory_of_any_bytes_holds_a_suite_that_runs(tmp_path: Path, capfd: Capture) -> None:
+    """Its commands, told at the end, can be pasted."""
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/my \xff"))
+    try:
+        place.mkdir()
+    except OSError:
+        pytest.skip("this file system wants UTF-8")
+    (tmp_path / "mine.toml").write_text(tiny_spec(["drama/Catch-v0"]).to_toml())
+    assert main(["suite", "run", str(tmp_path / "mine.toml"), "--dir", str(place)]) == 0
+    told = capfd.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"tables and figures: drama report '{tmp_path}/my ")
 
 
 def test_status(tmp_path: Path, capfd: Capture) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from drama import __version__, presets
-from drama.cli.common import complain, mute, out
+from drama.cli.common import complain, escape_what_stdout_cannot_say, mute, out
 from drama.cli.doctor import doctor
 from drama.cli.evaluate import evaluate
 from drama.cli.report import report
@@ -59,6 +59,7 @@ drama train --resume DIR       continue a run from its last checkpoint""",
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
+    escape_what_stdout_cannot_say()
     try:
         if not args or args[0] in ("-h", "--help"):
             out.print(_usage())

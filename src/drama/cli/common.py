@@ -27,8 +27,8 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-err = _Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-out = _Console(highlight=False, soft_wrap=True, markup=False)
+err = _Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+out = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,6 +46,13 @@ class Parser(argparse.ArgumentParser):
 def complain(error: Exception) -> None:
     """Print the one line that a mistake costs."""
     print("drama: error: " + " ".join(str(error).split()), file=sys.stderr)
+
+
+def escape_what_stdout_cannot_say() -> None:
+    """Let text that the terminal's encoding lacks come out as escapes, as it does on stderr."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:  # whoever calls us may have put another stream there
+        reconfigure(errors="backslashreplace")
 
 
 def mute() -> None:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import difflib
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -129,11 +130,11 @@ def _tell(outcome: Outcome, directory: Path) -> None:
     counts += [f"{len(outcome.open)} to be continued"] if outcome.open else []
     out.print(f"suite: {directory}: {', '.join(counts)}")
     if outcome.finished:
-        err.print(f"tables and figures: drama report {directory}")
+        err.print(f"tables and figures: drama report {shlex.quote(str(directory))}")
     if untouched := sum(not cell.sound for cell, _ in outcome.failed):
         err.print(f"{untouched} left alone until moved away; the next call after that begins anew")
     if outcome.interrupted or len(outcome.failed) > untouched:
-        err.print(f"go on with: drama suite run {directory}")
+        err.print(f"go on with: drama suite run {shlex.quote(str(directory))}")
 
 
 def _check_games(spec: SuiteSpec) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import shlex
 from pathlib import Path
 from typing import Any, get_args
 
@@ -188,6 +189,7 @@ def _what_next(run_dir: Path, steps: int) -> str:
         made = CheckpointDir(run_dir).last().step
     except CheckpointError:
         return f"there was no checkpoint yet, so {run_dir} holds nothing to continue"
+    path = shlex.quote(str(run_dir))
     if made >= steps:
-        return f"all steps are made, evaluate with: drama eval {run_dir}"
-    return f"continue from step {made:,} with: drama train --resume {run_dir}"
+        return f"all steps are made, evaluate with: drama eval {path}"
+    return f"continue from step {made:,} with: drama train --resume {path}"

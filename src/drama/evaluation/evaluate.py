@@ -107,8 +107,10 @@ def evaluate(
         progress: Called with each finished episode.
 
     Raises:
-        ConfigError: ``episodes`` or ``num_envs`` is below 1.
+        ConfigError: ``episodes`` or ``num_envs`` is below 1, or the seed is out of range.
     """
+    if not 0 <= seed < 2**62:
+        raise ConfigError(f"the seed of an evaluation must lie in [0, 2**62), got {seed}")
     if episodes < 1 or num_envs < 1:
         raise ConfigError(f"episodes and environments must be at least 1: {episodes}, {num_envs}")
     from drama import __version__  # set after everything else has been imported

@@ -49,6 +49,7 @@ class DreamEnv(gym.Env[ObsArray, int]):
         self.render_mode = "rgb_array"
         self._first_frames = agent.new_env(life_loss=agent.config.env.life_loss)
         self._generator = torch.Generator(self.device)
+        self._seeded = False
         self._frame: ObsArray | None = None
         self._state: tuple[Tensor, Any] | None = None
         self._steps = 0
@@ -57,10 +58,17 @@ class DreamEnv(gym.Env[ObsArray, int]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[ObsArray, dict[str, Any]]:
-        """Begin a dream at a real first frame."""
+        """Begin a dream at a real first frame.
+
+        A seed decides this dream and those that follow; without any, no two environments dream
+        alike.
+        """
         super().reset(seed=seed)
+        if seed is None and not self._seeded:
+            seed = int(self.np_random.integers(2**31))
         if seed is not None:
             self._generator.manual_seed(seed)
+            self._seeded = True
         frame, _ = self._first_frames.reset(seed=seed)
         obs = torch.from_numpy(frame).unsqueeze(0).to(self.device)
         stoch = self.world_model.sample(self.world_model.posterior(obs), self._generator)

@@ -253,7 +253,9 @@ def _odd(summary: Summary) -> list[str]:
     lines = []
     for run in summary.runs:
         lines += [f"{run.name}: {note}." for note in run.notes]
-        kinds = {tuple(s.get(k) for k in ("device_name", "torch", "drama")) for s in run.starts}
+        kinds = {
+            tuple(str(s.get(k)) for k in ("device_name", "torch", "drama")) for s in run.starts
+        }
         if len(kinds) > 1:
             lines.append(f"{run.name}: continued on another machine or with other versions.")
     return lines

@@ -8,6 +8,7 @@ variant has finished.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -203,7 +204,8 @@ def _variant(name: str, runs: Sequence[Run], env_ids: Sequence[str], mode: Mode)
         if mode in run.evaluation:
             candidates.append(run)
         else:
-            left_out.append(LeftOut(run, f"no {mode} evaluation: drama eval {run.path}"))
+            command = f"drama eval {shlex.quote(str(run.path))}"
+            left_out.append(LeftOut(run, f"no {mode} evaluation: {command}"))
     agreed, odd = _majority(candidates, lambda run: _stamp(run, mode, _TRAINED))
     left_out += odd
     families = dict.fromkeys(_family(env_id) for env_id in env_ids)

@@ -64,11 +64,14 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten sections, so that ``replay.sampler = ...`` may be bare in TOML; lists to tuples."""
+    """Flatten sections, so that ``replay.sampler = ...`` may be bare in TOML; lists to tuples.
+
+    An empty section stays: it sets nothing, and whoever wrote it is to be told.
+    """
     found: dict[str, Any] = {}
     for key, value in tree.items():
         name = prefix + str(key).replace("-", "_")
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             found |= dotted(value, f"{name}.")
         else:
             found[name] = tuple(value) if isinstance(value, list) else value

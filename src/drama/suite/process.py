@@ -123,7 +123,7 @@ class RunProcess:
         threads = cell.config.training.threads or threads  # for the evaluation as well
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         with cell.log.open("ab") as log:
-            log.write(f"--- {now} drama {' '.join(args)}\n".encode())
+            log.write(f"--- {now} drama {' '.join(args)}\n".encode(errors="surrogateescape"))
             log.flush()
             self.began_at = log.tell()
             self.log = cell.log

@@ -37,7 +37,7 @@ class Progress:
     def __init__(self, trainer: Trainer, target: int, console: Console | None = None) -> None:
         self.trainer = trainer
         self.target = target
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, emoji=False)
         self.live: Live | None = None
         self.returns: collections.deque[float] = collections.deque(maxlen=20)
         self.metrics: dict[str, float] = {}

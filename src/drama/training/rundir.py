@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import IO
 
@@ -47,7 +48,7 @@ def create_run_dir(path: Path) -> None:
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             resumable = (path / "checkpoints" / "last").is_file()
-            hint = f"continue it with: drama train --resume {path}"
+            hint = f"continue it with: drama train --resume {shlex.quote(str(path))}"
             raise RunDirError(
                 f"run directory {path} exists already; {hint if resumable else 'choose another'}"
             )
