@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import json
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tests.training.runs import assert_same_run, contents, json_rows, options, t
 import drama
 from drama import Agent
 from drama.cli import main
+from drama.cli.common import escape_what_stdout_cannot_say
 from drama.config import Config
 from drama.dynamics import GRUDynamics, base, registered
 from drama.errors import ConfigError
@@ -734,3 +737,17 @@ def test_an_interrupt_while_everything_is_being_made(
     monkeypatch.setattr(Agent, "__init__", stop)
     assert train("--run-dir", "run") == 130
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_stream_that_writes_paths_of_any_bytes_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that a path printed is a path that exists; what would be refused is escaped."""
+    for errors, written in (("surrogateescape", b"d\xff\n"), ("strict", b"d\\udcff\n")):
+        raw = io.BytesIO()
+        stream = io.TextIOWrapper(raw, encoding="utf-8", errors=errors)
+        monkeypatch.setattr(sys, "stdout", stream)
+        escape_what_stdout_cannot_say()
+        print("d\udcff")
+        stream.flush()
+        assert raw.getvalue() == written

@@ -425,12 +425,16 @@ class Config(Checked):
             f"window ({longest}), or the first update has nothing to read",
         )
         c = self.training
+        # The first update of each kind comes with this step after the warm-up, never if infinite.
+        learns, dreams = (
+            math.ceil(min(1 / ratio, 2.0**63)) if ratio else math.inf
+            for ratio in (c.world_model_ratio, c.behaviour_ratio)
+        )
         require(
-            self.replay.sampler != "dfs-learnt"
-            or c.world_model_ratio >= min(1.0, c.behaviour_ratio),
+            self.replay.sampler != "dfs-learnt" or dreams == math.inf or learns <= dreams,
             "replay.sampler dfs-learnt dreams of what the world model has learnt, so the "
             "world model must be the first to learn: training.world_model_ratio must be at least "
-            f"training.behaviour_ratio, or 1; got {c.world_model_ratio} and {c.behaviour_ratio}",
+            f"training.behaviour_ratio; got {c.world_model_ratio} and {c.behaviour_ratio}",
         )
 
     def to_json(self) -> str:

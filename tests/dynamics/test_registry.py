@@ -189,6 +189,17 @@ def test_asking_leaves_a_model_and_the_random_state_as_they_were() -> None:
     assert model.seen == [False] * 3
 
 
+def test_where_there_is_a_gpu_a_model_may_run_on_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    register("mine")(NoResets)
+    register("wide")(Wide)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert isinstance(make_dynamics(DynamicsConfig(name="mine", width=8)), NoResets)
+    with pytest.raises(ConfigError, match="step must return"):  # it runs, and is wrong
+        make_dynamics(DynamicsConfig(name="wide", width=8))
+
+
 def test_a_state_of_something_else_is_refused() -> None:
     with pytest.raises(TypeError, match="tensors in tuples, got str"):
         map_state(torch.clone, "text")  # type: ignore[arg-type]

@@ -213,6 +213,62 @@ def test_an_episode_of_which_a_step_was_broken_off_is_cut(after: bool) -> None:
     assert state.deter.equal(fresh._trainer.player_state.deter)  # the step was not read
 
 
+@pytest.mark.parametrize("at", [3, 5, 6])
+def test_rows_of_a_step_are_kept_though_somebody_interrupts(
+    at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the third row of an episode, at the last that acts, and at its final observation."""
+    agent = Agent(Clockwork(), tiny(NO_UPDATES)).learn(1)
+    assert agent._trainer is not None
+    replay = agent._trainer.replay
+    append = replay.append
+
+    def interrupted(row: Any) -> None:
+        if replay.total == at - 1:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        append(row)
+
+    monkeypatch.setattr(replay, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(9)
+    steps = agent.num_timesteps
+    agent.learn(10 - steps)
+    assert rows(agent) == [*episode(0, 5), *episode(1, 5)]
+
+
+class WiredReset(Walk):
+    """Its reset after step 13 fails, once."""
+
+    failed = False
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        if self.total == 12 and not WiredReset.failed:
+            raise KeyboardInterrupt
+        return super().step(action)
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        if self.total == 12 and not WiredReset.failed:
+            WiredReset.failed = True
+            raise ConnectionError("the wire")
+        return super().reset(**kwargs)
+
+
+def test_the_seed_after_a_cut_is_kept_where_no_episode_has_begun_since(tmp_path: Path) -> None:
+    agent = Agent(WiredReset, tiny(NO_UPDATES))
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(30, run_dir=tmp_path / "run")
+    with pytest.raises(ConnectionError):
+        agent.learn(30)
+    assert agent._trainer is not None
+    seed = agent._trainer.stream.seed
+    assert seed != agent.config.seed
+    loaded = Agent.load(tmp_path / "run", env=WiredReset)
+    loaded.learn(1)
+    assert loaded._trainer is not None
+    assert loaded._trainer.stream.seed == seed
+
+
 class Talkative(Clockwork):
     """Uses words for itself that Atari games use for something else."""
 
@@ -224,6 +280,30 @@ class Talkative(Clockwork):
         obs, reward, terminated, truncated, _ = super().step(action)
         info = {"life_lost": terminated, "episode": self.episode}
         return obs, reward, terminated, truncated, info
+
+
+class OneInfo(Clockwork):
+    """Hands out the same info each time; its episodes take 2, 3, 4 … steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.info: dict[str, Any] = {}
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        obs, _ = super().reset(**kwargs)
+        self.length = self.episode + 2
+        return obs, self.info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return (*super().step(action)[:4], self.info)
+
+
+def test_each_episode_is_counted_anew_in_the_same_info(tmp_path: Path) -> None:
+    env = OneInfo()
+    Agent(env, tiny(NO_UPDATES)).learn(9, run_dir=tmp_path / "run")
+    assert [row["length"] for row in episodes(tmp_path / "run")] == [2, 3, 4]
+    assert [row["return"] for row in episodes(tmp_path / "run")] == [3, 6, 10]
+    assert env.info == {}
 
 
 class Monitored(Clockwork):

@@ -59,8 +59,8 @@ drama train --resume DIR       continue a run from its last checkpoint""",
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
-    escape_what_stdout_cannot_say()
     try:
+        escape_what_stdout_cannot_say()
         if not args or args[0] in ("-h", "--help"):
             out.print(_usage())
             return 0 if args else 2

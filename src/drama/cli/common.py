@@ -50,8 +50,10 @@ def complain(error: Exception) -> None:
 
 def escape_what_stdout_cannot_say() -> None:
     """Let text that the terminal's encoding lacks come out as escapes, as it does on stderr."""
+    # Whoever calls us may have put another stream there; and where the system's own way of
+    # writing paths of any bytes is in place, it stays.
     reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:  # whoever calls us may have put another stream there
+    if reconfigure is not None and getattr(sys.stdout, "errors", None) == "strict":
         reconfigure(errors="backslashreplace")
 
 

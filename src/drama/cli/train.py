@@ -173,7 +173,7 @@ def _learn(agent: Agent, run_dir: Path, steps: int) -> int:
             return 130
     if interrupted:
         err.print(str(agent.time_split))
-        saved = f"saved at step {agent.num_timesteps:,}"
+        saved = f"saved at step {CheckpointDir(run_dir).last().step:,}"
         err.print(f"{saved}; {_what_next(run_dir, config.steps)}")
         return 130
     if config.evaluation.episodes:

@@ -15,10 +15,15 @@ from drama.errors import ConfigError
 ROWS, STEPS = 2, 3
 
 
+class _RaisedError(ConfigError):
+    """The model itself raised."""
+
+
 def build_foreign(name: str, builder: Callable[..., Any], config: DynamicsConfig) -> nn.Module:
     """Call a builder that is none of this package's, and try what it returns on a few zeros.
 
-    The four laws are not checked: see ``examples/custom_dynamics.py`` for that.
+    The four laws are not checked: see ``examples/custom_dynamics.py`` for that. Where there is a
+    GPU, a model that raises here may be one that runs on nothing else, and is taken as it is.
 
     Raises:
         ConfigError: The builder takes no configuration, or what it builds has other methods,
@@ -42,6 +47,9 @@ def build_foreign(name: str, builder: Callable[..., Any], config: DynamicsConfig
     try:
         with torch.no_grad():
             _try(name, model, config.width)
+    except _RaisedError:
+        if not torch.cuda.is_available():
+            raise
     finally:
         model.train(training)
     return model
@@ -60,7 +68,7 @@ def _try(name: str, model: Any, width: int) -> None:
             return call()
         except Exception as error:
             said = " ".join(str(error).split())
-            raise ConfigError(
+            raise _RaisedError(
                 f"sequence model {name!r}: {what} raised {type(error).__name__}: {said}"
             ) from error
 

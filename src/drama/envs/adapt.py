@@ -73,8 +73,9 @@ class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any]):
         """Step with an action of the agent, counted from 0."""
         self.calls += 1
         obs, reward, terminated, truncated, info = self.env.step(self.adapt_action(action))
-        if _STATISTICS in info:  # an environment's own count, such as a monitor's, comes first
-            info.setdefault("episode", info.pop(_STATISTICS))
+        counted = info.pop(_STATISTICS, None)
+        if counted is not None and "episode" not in info:  # a monitor's own count comes first
+            info = {**info, "episode": counted}  # the dictionary is the environment's, and may stay
         return self.adapt_observation(obs), float(reward), terminated, truncated, info
 
 

@@ -57,13 +57,16 @@ class ReplayStore:
         self.segments = [segment for segment in self.segments if segment["stop"] > oldest]
         return list(self.segments)
 
-    def reopen_last(self) -> None:
-        """Let the next save write the newest segment's rows again: one of them has changed.
+    def reopen(self, row: int) -> None:
+        """Let the next save write the newest segment's rows again if ``row`` of them has changed.
 
         By then more rows have arrived, so the new file has a name of its own, and checkpoints
         that list the old one keep it.
+
+        Args:
+            row: The newest row, counted from the run's first.
         """
-        if self.segments:
+        if self.segments and self.segments[-1]["stop"] > row:
             self.segments.pop()
 
     def load(self, buffer: ReplayBuffer, segments: list[Segment], total: int) -> None:

@@ -28,7 +28,7 @@ from drama.training.metrics import Clock, Meter, RunLog, TimeSplit
 from drama.training.optim import Optimiser
 from drama.training.resume import compare
 from drama.training.stream import EnvStream, EpisodeEnd
-from drama.types import Batch, PolicyState
+from drama.types import Batch, PolicyState, Transition
 from drama.world_model import WorldModel
 from drama.world_model.latent import Randomness, uniform_numbers
 
@@ -106,6 +106,7 @@ class Trainer:
         )
         self._learn = self._programs()
 
+        self._pending: list[Transition] = []  # what the stream has yielded, until it is stored
         self.step = 0
         """Environment steps made."""
         self.steps_before = 0
@@ -165,6 +166,7 @@ class Trainer:
 
     def collect(self) -> None:
         """Take one environment step and keep what it yields."""
+        self._keep_pending()  # an interrupt may have come between
         if self.stream.is_lost():
             self._cut_episode(
                 "the environment was used by others, or a step of it was broken off: its episode "
@@ -181,28 +183,32 @@ class Trainer:
             if self.config.training.overlap:
                 self._learn_by(self.step + 1)  # a GPU works on it while the environment steps
             with self.clock.phase("env"):
-                rows, end = self.stream.step(action)
+                self._pending, end = self.stream.step(action)
         except BaseException as error:
             # The action does not count as taken, so the acting state must not have read it.
             self.player_state = before
             if isinstance(error, Exception) and not isinstance(error, NonFiniteError):
                 self.save()
             raise
-        with self.clock.phase("replay"):
-            for row in rows:
-                self.replay.append(row)
         self.step += 1
+        self._keep_pending()
         if end is not None:
             self._finish_episode(end)
+
+    def _keep_pending(self) -> None:
+        with self.clock.phase("replay"):
+            while self._pending:
+                self.replay.append(self._pending[0])
+                del self._pending[0]
 
     def _cut_episode(self, why: str) -> None:
         """End the episode at the newest row, for it cannot be continued."""
         last = self.stream.cut()
         if last is not None:
             self.replay.mark_cut()
-            self.replay.append(last)
             if self.store is not None:
-                self.store.reopen_last()
+                self.store.reopen(self.replay.total - 1)
+            self.replay.append(last)
         self.note(why)
 
     def _choose_action(self) -> int:
@@ -502,6 +508,8 @@ class Trainer:
             )
         if "obs" in loop:
             self._return_to(loop["actions"].tolist(), loop["obs"].numpy(), state["stream"])
+        else:  # cut, and not begun again since
+            self.stream.seed = state["stream"].get("seed", self.stream.seed)
 
     def _return_to(self, actions: list[int], obs: Any, position: dict[str, Any]) -> None:
         if len(actions) > MANY_ACTIONS:
