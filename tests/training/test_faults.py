@@ -160,6 +160,21 @@ def test_an_update_that_fails_replaces_no_checkpoint(overlap: bool, tmp_path: Pa
     assert not agent.world_model.training
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_nor_does_one_that_raises(
+    overlap: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = Agent(env_id(Walk), tiny({"training.overlap": overlap})).learn(45, run_dir=tmp_path)
+
+    def loss(*_: Any) -> Any:
+        raise ValueError("a head of one's own")
+
+    monkeypatch.setattr(agent.world_model, "loss", loss)
+    with pytest.raises(ValueError, match="of one's own"):
+        agent.learn(10)
+    assert CheckpointDir(tmp_path).last().step == 45
+
+
 def test_a_gradient_that_is_inf_is_named(tmp_path: Path) -> None:
     agent = Agent(env_id(Walk), tiny()).learn(30, run_dir=tmp_path / "run")
     names = [n for n, p in agent.world_model.named_parameters() if p.requires_grad]

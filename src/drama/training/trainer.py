@@ -172,7 +172,7 @@ class Trainer:
                 "the environment was used by others, or a step of it was broken off: its episode "
                 "is cut here and a new one begins"
             )
-        before = self.player_state
+        before, learning = self.player_state, False
         try:
             with self.clock.phase("env"):
                 unseen = self.stream.start()
@@ -181,13 +181,16 @@ class Trainer:
             with self.clock.phase("acting"):
                 action = self._choose_action()
             if self.config.training.overlap:
+                learning = True
                 self._learn_by(self.step + 1)  # a GPU works on it while the environment steps
+                learning = False
             with self.clock.phase("env"):
                 self._pending, end = self.stream.step(action)
         except BaseException as error:
             # The action does not count as taken, so the acting state must not have read it.
             self.player_state = before
-            if isinstance(error, Exception) and not isinstance(error, NonFiniteError):
+            # A failed update may leave anything behind: the last checkpoint is the better one.
+            if isinstance(error, Exception) and not learning:
                 self.save()
             raise
         self.step += 1
