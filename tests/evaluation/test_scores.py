@@ -62,6 +62,7 @@ def test_a_game_is_found_under_every_name_it_goes_by(game: str):
         ("DemonAttackDeterministic-v4", "DemonAttack"),
         ("Pong-ramNoFrameskip-v4", "Pong"),
         (" ALE/Pong-v5 ", "Pong"),
+        ("ale_py:ALE/Pong-v5", "Pong"),
     ],
 )
 def test_game_of_reads_titles_and_old_ids(name: str, game: str):
@@ -72,6 +73,8 @@ def test_game_of_reads_titles_and_old_ids(name: str, game: str):
     "name",
     [
         "drama/Catch-v0",
+        "mine:Pong-v0",
+        "mine:ALE/Pong-v5",
         "drama/Pong-v0",  # another namespace's Pong is not Atari's
         "ALE/Tetris-v5",
         "CartPole-v1",

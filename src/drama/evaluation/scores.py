@@ -23,7 +23,8 @@ _HUMAN = "Human"
 
 # ``ALE/Pong-v5``, ``PongNoFrameskip-v4``, ``Pong-ramDeterministic-v4``: everything but the name.
 _ENV_ID = re.compile(
-    r"^(?:ALE/)?(?P<name>[^/]+?)(?:-ram)?(?:NoFrameskip|Deterministic)?(?:-v\d+)?$", re.IGNORECASE
+    r"^(?:(?:ale_py:)?ALE/)?(?P<name>[^/]+?)(?:-ram)?(?:NoFrameskip|Deterministic)?(?:-v\d+)?$",
+    re.IGNORECASE,
 )
 
 
