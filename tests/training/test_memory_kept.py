@@ -45,10 +45,15 @@ print(json.dumps(found))
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_memory_is_used_again_while_kept_and_given_back_after() -> None:
     command = [sys.executable, "-c", SCRIPT, str(MEGABYTES)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found = json.loads(done.stdout)
-    assert found["kept"]
-    _, *again, outside = found["faults"]
+    # Now and then, once in some hundred processes, a heap cannot grow by as much where the kernel
+    # has put it, and blocks go back after all. Each process has its place drawn anew.
+    for _ in range(3):
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found = json.loads(done.stdout)
+        assert found["kept"]
+        _, *again, outside = found["faults"]
+        if min(again) < 100:
+            break
     assert min(again) < 100
     assert found["inside"] - found["before"] > PAGES // 2
     assert found["after"] - found["before"] < PAGES // 2
