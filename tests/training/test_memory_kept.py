@@ -33,7 +33,9 @@ def resident():
 found = {"before": resident(), "faults": []}
 with keep_freed_memory() as kept:
     found["kept"] = kept
-    for _ in range(4):
+    # A block that does not fit where the last one was, for something small lies there now, gets a
+    # place beside it: most processes do that once or twice, and then use both again.
+    for _ in range(8):
         found["faults"].append(faults())
     found["inside"] = resident()
 found["after"] = resident()
@@ -45,15 +47,10 @@ print(json.dumps(found))
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_memory_is_used_again_while_kept_and_given_back_after() -> None:
     command = [sys.executable, "-c", SCRIPT, str(MEGABYTES)]
-    # Now and then, once in some hundred processes, a heap cannot grow by as much where the kernel
-    # has put it, and blocks go back after all. Each process has its place drawn anew.
-    for _ in range(3):
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found = json.loads(done.stdout)
-        assert found["kept"]
-        _, *again, outside = found["faults"]
-        if min(again) < 100:
-            break
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert found["kept"]
+    _, *again, outside = found["faults"]
     assert min(again) < 100
     assert found["inside"] - found["before"] > PAGES // 2
     assert found["after"] - found["before"] < PAGES // 2
