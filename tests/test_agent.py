@@ -304,6 +304,25 @@ def test_an_agent_from_a_factory_needs_it_again_when_loaded(tmp_path: Path) -> N
 # -- learning in parts, saving, loading --------------------------------------------------------
 
 
+@pytest.mark.parametrize("progress_bar", [False, True])
+def test_a_warning_reaches_the_user_with_or_without_a_progress_bar(
+    progress_bar: bool, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    agent = Agent(walk, tiny())
+
+    def warn(event: str, payload: Any) -> None:
+        if event == "step" and payload == 3:
+            trainer = agent._trainer
+            assert trainer is not None
+            trainer.warn("the pictures are almost black")
+
+    agent.learn(5, listeners=[warn], progress_bar=progress_bar)
+    logged = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    printed = capfd.readouterr().err
+    expected = "the pictures are almost black"
+    assert (expected in printed) if progress_bar else (logged == [expected])
+
+
 def test_learning_twice_is_learning_once(tmp_path: Path) -> None:
     twice = Agent("drama/Catch-v0", tiny())
     assert twice.num_timesteps == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -41,6 +42,8 @@ from drama.training.rundir import RunLock, create_run_dir
 from drama.training.trainer import Event, Listener, Trainer
 from drama.types import PolicyState
 from drama.world_model import WorldModel
+
+logger = logging.getLogger("drama")
 
 
 class Agent:
@@ -143,7 +146,8 @@ class Agent:
                 with ``on_step``, or a list of those. Returning False ends training.
             run_dir: New directory for logs and checkpoints. None goes on where the run was, or
                 keeps a new one in memory.
-            progress_bar: Show live progress on standard error.
+            progress_bar: Show live progress, notes and warnings on standard error. Without it
+                warnings go to the logger ``drama``, notes too, at level INFO.
             listeners: Told of every event, see `drama.training.trainer.Listener`.
 
         Returns:
@@ -169,8 +173,8 @@ class Agent:
             target = (trainer.step if checkpoint is None else checkpoint.step) + total_timesteps
             stack.callback(trainer.close)
             told = [*listeners, call_back]
-            if progress_bar:
-                told.append(stack.enter_context(Progress(trainer, target)))
+            shown = stack.enter_context(Progress(trainer, target)) if progress_bar else log_events
+            told.append(shown)
             trainer.listeners = tuple(told)
             trainer.note(trainer.replay.describe())
             trainer.note(f"backend {self.backend}")
@@ -442,6 +446,14 @@ class Agent:
     def get_env(self) -> gym.Env[Any, Any]:
         """Return the training environment (Stable-Baselines3's name for it)."""
         return self.env
+
+
+def log_events(event: Event, payload: Any) -> None:
+    """Listener that writes notes and warnings to the logger ``drama``."""
+    if event == "warning":
+        logger.warning("%s", payload)
+    elif event == "note":
+        logger.info("%s", payload)
 
 
 def _settings(config: Config | str | None) -> Config:

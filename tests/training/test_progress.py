@@ -85,9 +85,10 @@ def test_only_the_last_twenty_returns_count(plain: Watched) -> None:
     assert list(plain.shown.returns) == [1.0] * 20
 
 
-def test_notes_are_passed_on(plain: Watched) -> None:
-    plain.shown("note", "the environment [x] does not repeat itself")
-    assert "the environment [x] does not repeat itself" in plain.text.getvalue()
+@pytest.mark.parametrize("event", ["note", "warning"])
+def test_notes_and_warnings_are_printed(event: Any, plain: Watched) -> None:
+    plain.shown(event, "the environment [x] does not repeat itself")
+    assert f"{event}: the environment [x] does not repeat itself" in plain.text.getvalue()
 
 
 def test_a_terminal_shows_a_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,8 +65,8 @@ class Progress:
             self.returns.append(payload.ret)
         elif event == "metrics":
             self.metrics = payload
-        elif event == "note":
-            self.console.print(f"note: {payload}", highlight=False, markup=False, soft_wrap=True)
+        elif event in ("note", "warning"):
+            self.console.print(f"{event}: {payload}", highlight=False, markup=False, soft_wrap=True)
         elif event == "step":
             self._refresh()
 

@@ -32,9 +32,9 @@ from drama.types import Batch, PolicyState, Transition
 from drama.world_model import WorldModel
 from drama.world_model.latent import Randomness, uniform_numbers
 
-Event = Literal["step", "episode", "metrics", "checkpoint", "note"]
+Event = Literal["step", "episode", "metrics", "checkpoint", "note", "warning"]
 Listener = Callable[[Event, Any], "bool | None"]
-"""Told of what happens; returning False on ``"step"`` ends training."""
+"""Receives every event; returning False on ``"step"`` ends training."""
 
 MANY_ACTIONS = 10_000
 """Actions whose repetition at a resume takes long enough to be announced."""
@@ -524,8 +524,12 @@ class Trainer:
             )
 
     def note(self, text: str) -> None:
-        """Tell the listeners something that the user should read."""
+        """Report a fact about the run: one line."""
         self._tell("note", text)
+
+    def warn(self, text: str) -> None:
+        """Report what may keep the run from learning: one line."""
+        self._tell("warning", text)
 
     def close(self) -> None:
         """Close the logs; the environment belongs to the caller."""
