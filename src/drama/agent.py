@@ -178,6 +178,8 @@ class Agent:
             trainer.listeners = tuple(told)
             trainer.note(trainer.replay.describe())
             trainer.note(f"backend {self.backend}")
+            if self._adapter is not None:
+                trainer.note(f"observations: {self._adapter.adapt_observation.reading}")
             if checkpoint is not None:
                 trainer.load(checkpoint)
                 assert trainer.run_dir is not None  # load() insists on it

@@ -4,7 +4,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
+from gymnasium.wrappers import (
+    DiscretizeAction,
+    FlattenObservation,
+    FrameStackObservation,
+    RecordEpisodeStatistics,
+    TimeLimit,
+    TransformAction,
+    TransformObservation,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,29 +80,85 @@ def test_channel_first_and_grey_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("space", "raw", "expected"),
+    ("dtype", "low", "high", "raw", "expected"),
     [
-        (box((2, 2), np.float32, 0, 1), [[0, 0.5], [0.25, 1]], [[0, 128], [64, 255]]),
-        (box((2, 2), np.float64, -1, 1), [[-1, 0], [0.5, 1]], [[0, 128], [191, 255]]),
-        (box((2, 2), bool, 0, 1), [[False, True], [True, False]], [[0, 255], [255, 0]]),
-        (box((2, 2), np.uint8, 0, 5), [[0, 1], [2, 5]], [[0, 51], [102, 255]]),
-        (box((2, 2), np.int64, 0, 255), [[0, 1], [200, 255]], [[0, 1], [200, 255]]),
-        (
-            spaces.Box(np.array([[0, 0], [0, 3]]), np.array([[1, 2], [4, 3]]), dtype=np.float32),
-            [[1, 1], [1, 3]],  # each pixel has its own bounds; one of them never changes
-            [[255, 128], [64, 0]],
-        ),
+        (np.float32, 0, 1, [[0, 0.5], [0.25, 1]], [[0, 128], [64, 255]]),
+        (np.float64, 0, 255, [[0, 1], [99.6, 255]], [[0, 1], [100, 255]]),
+        (bool, 0, 1, [[False, True], [True, False]], [[0, 255], [255, 0]]),
+        (np.uint8, 0, 5, [[0, 1], [2, 5]], [[0, 51], [102, 255]]),
+        (np.int64, 0, 255, [[0, 1], [200, 255]], [[0, 1], [200, 255]]),
+        (np.int8, 0, 1, [[0, 1], [1, 0]], [[0, 255], [255, 0]]),
+        # Each pixel has its own bounds; one of them never changes.
+        (np.uint8, [[0, 0], [0, 3]], [[1, 2], [4, 3]], [[1, 1], [1, 3]], [[255, 128], [64, 0]]),
     ],
 )
-def test_rescaling_by_hand(space, raw, expected):
-    obs = np.array(raw, dtype=space.dtype)
-    assert ObservationAdapter(space)(obs)[..., 0].tolist() == expected
+def test_rescaling_by_hand(dtype, low, high, raw, expected):
+    tiles = [np.tile(np.broadcast_to(np.array(x, dtype), (2, 2)), (4, 4)) for x in (low, high, raw)]
+    adapted = ObservationAdapter(spaces.Box(tiles[0], tiles[1], dtype=dtype))(tiles[2])
+    assert adapted[..., 0].tolist() == np.tile(expected, (4, 4)).tolist()
 
 
-def test_wide_integers_keep_their_precision():
-    space = box((2, 2), np.int32, 2**30, 2**30 + 255)
-    obs = np.array([[0, 1], [100, 255]], np.int32) + 2**30
-    assert ObservationAdapter(space)(obs)[..., 0].tolist() == [[0, 1], [100, 255]]
+UNBOUNDED = (-np.inf, np.inf)
+READINGS = [
+    (box((210, 160, 3)), "picture (210, 160, 3) uint8 -> 64x64x3"),
+    (box((84, 84)), "picture (84, 84) uint8 -> 64x64x3"),
+    (box((4, 84, 84)), "picture (4, 84, 84) uint8 -> 64x64x4"),
+    (box((10, 10, 4), bool, 0, 1), "picture (10, 10, 4) bool -> 64x64x4, rescaled from 0..1"),
+    (box((7, 7, 3), high=10), "picture (7, 7, 3) uint8 -> 64x64x3, rescaled from 0..10"),
+    (box((4, 84, 84, 3)), "picture (4, 84, 84, 3) uint8 -> 64x64x12"),
+    (box((2, 3, 84, 84)), "picture (2, 3, 84, 84) uint8 -> 64x64x6"),
+    (
+        box((84, 84, 3), np.float32, 0, 1),
+        "picture (84, 84, 3) float32 -> 64x64x3, rescaled from 0..1",
+    ),
+    (box((8, 9), np.float64), "picture (8, 9) float64 -> 64x64x3, rescaled from 0..255"),
+    (box((84, 84, 3), np.int64), "picture (84, 84, 3) int64 -> 64x64x3, rescaled from 0..255"),
+    (box((8,), np.float32, *UNBOUNDED), "vector of 8 from (8,) float32"),
+    (box((128,)), "vector of 128 from (128,) uint8"),
+    (box((4, 128)), "vector of 512 from (4, 128) uint8, flattened"),  # stacked RAM of Atari
+    (box((4, 8), np.float32, -1.5, 1.5), "vector of 32 from (4, 8) float32, flattened"),
+    (box((4, 8), np.float32, 0, 1), "vector of 32 from (4, 8) float32, flattened"),
+    (box((4, 8), np.float32, *UNBOUNDED), "vector of 32 from (4, 8) float32, flattened"),
+    (box((8, 8, 3), np.float32, -1, 1), "vector of 192 from (8, 8, 3) float32, flattened"),
+    (box((8, 8, 3), np.float32, 0, np.inf), "vector of 192 from (8, 8, 3) float32, flattened"),
+    (box((10, 10), np.int32, 0, 4), "vector of 100 from (10, 10) int32, flattened"),
+    (box((2, 8, 8, 3), np.float32, 0, 1), "vector of 384 from (2, 8, 8, 3) float32, flattened"),
+    (box((2, 3, 4, 3)), "vector of 72 from (2, 3, 4, 3) uint8, flattened"),
+    (box(()), "vector of 1 from () uint8, flattened"),
+]
+
+
+@pytest.mark.parametrize(("space", "reading"), READINGS)
+def test_readings(space, reading):
+    adapter = ObservationAdapter(space, 64)
+    assert adapter.reading == reading
+    assert adapter.is_image == reading.startswith("picture")
+    space.seed(0)
+    raw = space.sample()
+    obs = adapter(raw)
+    assert adapter.space.contains(obs)
+    if not adapter.is_image:
+        assert (obs == raw.ravel().astype(np.float32)).all()
+        again = ObservationAdapter(adapter.space, 64)
+        assert again.is_identity
+
+
+def test_stacked_vectors_are_flattened():
+    env = adapt(FrameStackObservation(gym.make("Acrobot-v1"), 4), image_size=64)
+    assert env.observation_space == spaces.Box(-np.inf, np.inf, (24,), np.float32)
+    env.reset(seed=0)
+    obs = [env.step(2)[0] for _ in range(4)][-1]
+    again = gym.make("Acrobot-v1")
+    again.reset(seed=0)
+    assert (obs == np.concatenate([again.step(2)[0] for _ in range(4)])).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 10, 4), (3, 2, 8, 10)])
+def test_stacked_pictures_become_channels(shape):
+    frames = np.arange(np.prod(shape), dtype=np.int64).reshape(shape) % 251
+    adapted = ObservationAdapter(box(shape))(frames.astype(np.uint8))
+    frames = frames if shape[-1] == 4 else np.moveaxis(frames, 1, -1)
+    assert (adapted == np.concatenate(list(frames), axis=-1)).all()
 
 
 def test_resizing_up_keeps_hard_edges_and_down_takes_the_mean():
@@ -129,6 +193,7 @@ shapes = st.one_of(
     st.tuples(st.integers(2, 9), st.integers(2, 9)),
     st.tuples(st.integers(2, 9), st.integers(2, 9), st.integers(1, 6)),
     st.tuples(st.integers(1, 4), st.integers(5, 9), st.integers(5, 9)),
+    st.tuples(st.integers(2, 3), st.integers(8, 12), st.integers(8, 12), st.integers(1, 3)),
     st.tuples(st.integers(1, 9)),
 )
 
@@ -136,7 +201,9 @@ shapes = st.one_of(
 @given(
     shape=shapes,
     dtype=st.sampled_from([np.uint8, np.int32, np.float32, np.float64, bool]),
-    bounds=st.tuples(st.integers(0, 100), st.integers(1, 100)),
+    bounds=st.one_of(
+        st.just((0, 1)), st.just((0, 255)), st.tuples(st.integers(0, 100), st.integers(1, 100))
+    ),
     size=st.one_of(st.none(), st.integers(1, 12)),
     seed=st.integers(0, 1000),
 )
@@ -160,27 +227,46 @@ def test_laws_of_adaptation(shape, dtype, bounds, size, seed):
     assert (again.batch(out) == out).all()
 
 
+FLATTEN = "gymnasium.wrappers.FlattenObservation makes a vector of it"
+
+
 @pytest.mark.parametrize(
-    ("space", "why"),
+    ("space", "wrapper"),
     [
-        (spaces.Discrete(5), "not a Box"),
-        (spaces.Dict({"image": box((4, 4))}), "not a Box"),
-        (spaces.MultiBinary(4), "not a Box"),
-        (box((8, 8, 3), np.float32, -np.inf, np.inf), "without finite bounds"),
-        (box((8, 8, 3), np.float32, 0, np.inf), "without finite bounds"),
-        (box((8, 8, 3), np.float32, -3e38, 3e38), r"more than 2\*\*24 apart"),
-        (box((2, 8, 8, 3)), "4 dimensions"),
-        (box(()), "0 dimensions"),
-        (box((0,), np.float32), "empty"),
+        (spaces.Discrete(5), rf"{FLATTEN} \(one-hot\)"),
+        (spaces.MultiDiscrete([2, 3]), rf"{FLATTEN} \(one-hot\)"),
+        (spaces.MultiBinary(4), FLATTEN),
+        (spaces.Tuple((spaces.Discrete(2), box((3,), np.float32, -1, 1))), FLATTEN),
+        (spaces.Dict({"speed": box((2,), np.float32, -1, 1)}), FLATTEN),
+        (
+            spaces.Dict({"mission": spaces.Text(9), "image": box((7, 7, 3))}),
+            r"TransformObservation\(env, lambda obs: obs\['image'\], env\.obs.*takes one entry",
+        ),
+        (spaces.Sequence(spaces.Discrete(2)), "gymnasium.wrappers.TransformObservation"),
+        (box((0,), np.float32), "it is empty"),
     ],
 )
-def test_unsupported_observations(space, why):
-    with pytest.raises(UnsupportedSpaceError, match=why) as caught:
+def test_unsupported_observations_name_the_wrapper(space, wrapper):
+    with pytest.raises(UnsupportedSpaceError, match=wrapper) as caught:
         ObservationAdapter(space, 64)
     message = str(caught.value)
     assert "\n" not in message
-    assert "supported: a Box image" in message
+    assert "supported: a Box of any shape" in message
     assert type(space).__name__ in message
+
+
+def test_the_named_wrappers_do_it(scripted):
+    one_hot = FlattenObservation(gym.make("FrozenLake-v1"))
+    assert ObservationAdapter(one_hot.observation_space).reading == "vector of 16 from (16,) int64"
+    env = scripted(observation_space=spaces.Dict({"image": box((7, 7, 3))}))
+    space = env.observation_space["image"]
+    env = TransformObservation(env, lambda obs: obs["image"], space)
+    assert ObservationAdapter(env.observation_space).is_image
+    env = DiscretizeAction(gym.make("Pendulum-v1"), bins=3)
+    assert ActionAdapter(env.action_space).space == spaces.Discrete(3)
+    env = scripted(action_space=spaces.MultiDiscrete([2, 3]))
+    env = TransformAction(env, lambda index: np.unravel_index(index, (2, 3)), spaces.Discrete(6))
+    assert ActionAdapter(env.action_space).space == spaces.Discrete(6)
 
 
 @pytest.mark.parametrize("size", [0, -1, 6.4, True, "64"])
@@ -207,14 +293,25 @@ def test_actions():
     for wrong in (-1, 3, 1.5, "a", None, [0, 1]):
         with pytest.raises(EnvError, match=r"is not one of 0\.\.2"):
             adapter(wrong)
-    for space in (box((2,), np.float32, -1, 1), spaces.MultiDiscrete([2, 2]), spaces.Discrete(1)):
-        with pytest.raises(UnsupportedSpaceError, match=r"action space .* is not supported"):
-            ActionAdapter(space)
+
+
+@pytest.mark.parametrize(
+    ("space", "why"),
+    [
+        (box((2,), np.float32, -1, 1), r"gymnasium\.wrappers\.DiscretizeAction\(env, bins=3\)"),
+        (box((2,), np.float32, -np.inf, np.inf), r"gymnasium\.wrappers\.TransformAction"),
+        (spaces.MultiDiscrete([2, 2]), r"gymnasium\.wrappers\.TransformAction"),
+        (spaces.Discrete(1), "one action leaves nothing to choose"),
+    ],
+)
+def test_unsupported_actions_name_the_wrapper(space, why):
+    with pytest.raises(UnsupportedSpaceError, match=f"action space .* is not supported: .*{why}"):
+        ActionAdapter(space)
 
 
 def test_adapted_env_maps_both_ways(scripted):
-    space = box((3, 6, 8), np.float32, 0, 1)
-    obs = np.ones((3, 6, 8), np.float32)
+    space = box((3, 8, 9), np.float32, 0, 1)
+    obs = np.ones((3, 8, 9), np.float32)
     raw = scripted(
         [(obs, np.float32(0.5), np.bool_(True), False, {"x": 1})],
         observation_space=space,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ VECTOR = spaces.Box(-1, 1, (2,), np.float32)
 FREE = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 WIDE = spaces.Box(-np.inf, np.inf, (2,), np.float64)
 FEW = spaces.Box(0, 5, (4, 4), np.uint8)
+WHOLE = spaces.Box(0, 5, (2,), np.int64)
 
 
 def filled(space, value, dtype=None):
@@ -24,9 +27,22 @@ def filled(space, value, dtype=None):
 @pytest.mark.parametrize(
     ("space", "obs", "what"),
     [
-        (GREY, filled(GREY, 0, np.int64), "dtype int64, its space says uint8"),
+        (GREY, filled(GREY, 0, np.float32), r"is \(4, 4\) float32, its space says \(4, 4\) uint8"),
+        (GREY, filled(GREY, 256, np.int64), r"is \(4, 4\) int64, its space says"),
+        (GREY, filled(GREY, -1, np.int8), r"is \(4, 4\) int8, its space says"),
+        (UNIT, filled(UNIT, 0, np.complex64), r"is \(4, 4\) complex64, its space says"),
+        (WHOLE, np.zeros(2), r"is \(2,\) float64, its space says \(2,\) int64"),
+        (FREE, np.array([2**24 + 1, 0]), r"is \(2,\) int64, its space says \(2,\) float32"),
+        (FREE, np.array([0, 1e300]), "contains Inf"),
+        (FREE, np.array(None), r"is \(\) object, its space says"),
+        (FREE, {"a": 1}, r"is {'a': 1}, its space says"),
+        (FREE, "12", "is '12', its space says"),
+        (FREE, [[0.0], [0.0, 1.0]], "its space says"),
+        (FREE, [0.0, "a"], "its space says"),
+        (VECTOR, [0.0, 1.5], "reaches from 0 to 1.5"),
         (GREY, np.zeros((4, 5), np.uint8), r"shape \(4, 5\), its space says \(4, 4\)"),
-        (GREY, [[0] * 4] * 4, "is a list, not a NumPy array"),
+        (GREY, [[0] * 4] * 3, r"shape \(3, 4\), its space says \(4, 4\)"),
+        (GREY, [[0.5] * 4] * 4, "its space says"),
         (UNIT, filled(UNIT, np.nan), "contains NaN"),
         (UNIT, filled(UNIT, 1.5), "reaches from 1.5 to 1.5, its space says 0 to 1"),
         (UNIT, filled(UNIT, -0.1), "reaches from -0.1"),
@@ -67,6 +83,29 @@ def test_sound_observations_pass(scripted, space, obs):
 
 
 @pytest.mark.parametrize(
+    ("space", "obs", "note"),
+    [
+        (VECTOR, np.array([0.1, 1]), r"observations come as \(2,\) float64: converted to float32"),
+        (WIDE, np.array([0.5, 1], np.float32), r"come as \(2,\) float32: converted to float64"),
+        (VECTOR, np.array([0, 1]), r"come as \(2,\) int64: converted to float32"),
+        (VECTOR, [0.5, 1], "come as list: converted to float32"),
+        (VECTOR, (np.float32(0.5), 1), "come as tuple: converted to float32"),
+        (spaces.Box(-1, 1, (), np.float32), np.float32(0.5), "come as float32: converted"),
+        (GREY, filled(GREY, 200, np.int64), r"come as \(4, 4\) int64: converted to uint8"),
+        (GREY, [[0, 7, 0, 255]] * 4, "come as list: converted to uint8"),
+    ],
+)
+def test_what_converts_is_converted_with_one_note(scripted, space, obs, note):
+    script = [(obs, 0.0, False, False, {})] * 3
+    env = FaultGuard(scripted(script, first=obs, observation_space=space))
+    seen = [env.reset()[0], *(env.step(0)[0] for _ in range(3))]
+    assert all((one.dtype, one.shape) == (space.dtype, space.shape) for one in seen)
+    assert np.array_equal(seen[-1], np.asarray(obs).astype(space.dtype))
+    assert len(env.notes) == 1
+    assert re.fullmatch(f"Scripted: .*{note}.*", env.notes[0])
+
+
+@pytest.mark.parametrize(
     ("reward", "what"),
     [
         (np.nan, "the reward is nan"),
@@ -74,6 +113,12 @@ def test_sound_observations_pass(scripted, space, obs):
         (None, "the reward is None, not a number"),
         (np.zeros(2), "not a number"),
         ("a", "the reward is 'a', not a number"),
+        ("1.5", "the reward is '1.5', not a number"),
+        (1j, "the reward is 1j, not a number"),
+        (np.complex64(1), "not a number"),
+        ({}, "not a number"),
+        ([1.0, 2.0], "not a number"),
+        (np.array([np.nan]), "the reward is nan"),
     ],
 )
 def test_bad_rewards(scripted, reward, what):
@@ -99,6 +144,63 @@ def test_rewards_become_floats(scripted, reward):
     assert value == 1.0
     assert terminated is False
     assert truncated is True
+
+
+@pytest.mark.parametrize("reward", [np.array([1.5]), np.array([[1.5]], np.float32), [1.5]])
+def test_a_reward_in_an_array_is_taken_with_one_note(scripted, reward):
+    raw = scripted()
+    raw.script = [(raw.sound(), reward, False, False, {})] * 2
+    env = FaultGuard(raw)
+    env.reset()
+    assert [env.step(0)[1] for _ in range(2)] == [1.5, 1.5]
+    assert len(env.notes) == 1
+    assert env.notes[0].endswith("taken as plain numbers")
+
+
+@pytest.mark.parametrize("flag", [True, np.bool_(True), 1, 1.0, np.int64(1), np.array(True)])
+def test_flags_become_bools(scripted, flag):
+    raw = scripted()
+    raw.script = [(raw.sound(), 0, flag, 0, {})]
+    env = FaultGuard(raw)
+    env.reset()
+    *_, terminated, truncated, _ = env.step(0)
+    assert terminated is True
+    assert truncated is False
+    assert env.notes == []
+
+
+def test_a_flag_in_an_array_is_taken_with_one_note(scripted):
+    raw = scripted()
+    raw.script = [(raw.sound(), 0, np.array([True]), False, {})]
+    env = FaultGuard(raw)
+    env.reset()
+    assert env.step(0)[2] is True
+    assert env.notes == ["Scripted: terminated comes as (1,) bool: taken as True or False"]
+
+
+@pytest.mark.parametrize("flag", [None, "False", 2, np.nan, np.zeros(2, bool), [], {}])
+@pytest.mark.parametrize("name", ["terminated", "truncated"])
+def test_bad_flags(scripted, name, flag):
+    raw = scripted()
+    flags = (flag, False) if name == "terminated" else (False, flag)
+    raw.script = [(raw.sound(), 0, *flags, {})]
+    env = adapt(raw)
+    env.reset()
+    with pytest.raises(EnvFaultError, match=f"step 1 .*: {name} is .*, not True or False"):
+        env.step(0)
+
+
+@pytest.mark.parametrize("info", [None, [], "a"])
+def test_bad_infos(scripted, info):
+    raw = scripted()
+    raw.script = [(raw.sound(), 0, False, False, info)]
+    env = adapt(raw)
+    env.reset()
+    with pytest.raises(EnvFaultError, match=r"step 1 .*: info is .*, not a dictionary"):
+        env.step(0)
+    raw.reset = lambda **_: (raw.sound(), info)
+    with pytest.raises(EnvFaultError, match=r"at reset .*: info is .*, not a dictionary"):
+        adapt(raw).reset()
 
 
 class OldStep(gym.Env):

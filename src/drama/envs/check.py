@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from drama.envs.adapt import AdaptedEnv, adapt
-from drama.envs.guard import env_name
+from drama.envs.guard import env_name, guards_of
 from drama.envs.make import default_image_size, describe, make_env
 from drama.envs.mapping import ObservationAdapter
+from drama.envs.survey import EnvSurvey
 from drama.errors import EnvError
+from drama.types import Transition
 
 _COMPARED_STEPS = 20
 """Steps after a reset over which episodes are compared."""
@@ -48,6 +50,8 @@ class EnvReport:
     """Observations as the environment returns them (Atari: after its preprocessing)."""
     adapted: ObservationRange
     """Observations as the agent reads them."""
+    reading: str
+    """How they are read: :attr:`drama.envs.ObservationAdapter.reading`."""
     num_actions: int
     action_names: tuple[str, ...]
     """Names of the actions, if the environment knows them."""
@@ -90,6 +94,7 @@ class EnvReport:
         rows = {
             "environment": self.env_id,
             "observations": str(self.raw),
+            "read as": self.reading,
             "as the agent reads": str(self.adapted),
             "actions": f"{self.num_actions}{names}",
             "rewards": (
@@ -112,19 +117,17 @@ class EnvReport:
 
 
 class _Recorder:
-    """Stands in for an environment's observation adapter and keeps the ranges that pass it."""
+    """Stands in for an observation adapter and keeps the range of the raw observations."""
 
     def __init__(self, adapter: ObservationAdapter) -> None:
         self.adapter = adapter
-        self.raw = [np.inf, -np.inf]
-        self.adapted = [np.inf, -np.inf]
+        self.low, self.high = np.inf, -np.inf
 
     def __call__(self, obs: npt.ArrayLike) -> Any:
-        adapted = self.adapter(obs)
-        for seen, values in ((self.raw, np.asarray(obs)), (self.adapted, adapted)):
-            seen[0] = min(seen[0], float(values.min()))
-            seen[1] = max(seen[1], float(values.max()))
-        return adapted
+        values = np.asarray(obs)
+        self.low = min(self.low, float(values.min()))
+        self.high = max(self.high, float(values.max()))
+        return self.adapter(obs)
 
 
 def check_env(
@@ -182,65 +185,71 @@ def _measure(
     adapter = env.adapt_observation
     assert isinstance(adapter, ObservationAdapter)
     recorder = _Recorder(adapter)
-    env.adapt_observation = recorder  # type: ignore[assignment]
+    survey = EnvSurvey(env)
     rng = np.random.default_rng(seed)
     space = env.action_space
     assert isinstance(space, gym.spaces.Discrete)
     actions = rng.integers(space.n, size=steps)
-    rewards = np.zeros(steps)
-    lengths: list[int] = []
-    ends: Counter[str] = Counter()
+    env.adapt_observation = recorder  # type: ignore[assignment]
     try:
-        first, _ = env.reset()
-        changed = False
-        length, elapsed = 0, 0.0
-        for index, action in enumerate(actions):
-            start = time.perf_counter()
-            obs, reward, terminated, truncated, _ = env.step(action)
-            elapsed += time.perf_counter() - start
-            rewards[index] = reward
-            changed = changed or not np.array_equal(obs, first)
-            length += 1
-            if terminated or truncated:
-                lengths.append(length)
-                ends["terminated" if terminated else "truncated"] += 1
-                length = 0
-                start = time.perf_counter()
-                env.reset()
-                elapsed += time.perf_counter() - start
+        elapsed = _play(env, actions, survey)
         differ = _episodes_differ(env, actions[:_COMPARED_STEPS])
     finally:
         env.adapt_observation = adapter
-    protocol = describe(env)
     meanings = getattr(env.unwrapped, "get_action_meanings", None)
-    seen = recorder.adapted
-    report = EnvReport(
+    replay_bytes = math.prod(adapter.space.shape) * adapter.space.dtype.itemsize * replay_capacity
+    found = survey.findings(seconds=elapsed, replay_bytes=replay_bytes, episodes_differ=differ)
+    if deterministic is False:
+        found.append("two copies with the same seed went different ways: runs cannot be repeated")
+    for guard in guards_of(env):
+        found += guard.notes
+        guard.notes.clear()
+    return EnvReport(
         env_id=env_name(env),
         steps=steps,
         raw=ObservationRange(
-            adapter.raw_space.shape, str(adapter.raw_space.dtype), recorder.raw[0], recorder.raw[1]
+            adapter.raw_space.shape, str(adapter.raw_space.dtype), recorder.low, recorder.high
         ),
-        adapted=ObservationRange(adapter.space.shape, str(adapter.space.dtype), seen[0], seen[1]),
+        adapted=ObservationRange(
+            adapter.space.shape, str(adapter.space.dtype), survey.low, survey.high
+        ),
+        reading=adapter.reading,
         num_actions=int(space.n),
         action_names=tuple(meanings()) if callable(meanings) else (),
-        reward_min=float(rewards.min()),
-        reward_mean=float(rewards.mean()),
-        reward_max=float(rewards.max()),
-        reward_nonzero=float((rewards != 0).mean()),
-        episode_lengths=tuple(lengths),
-        terminated=ends["terminated"],
-        truncated=ends["truncated"],
+        reward_min=survey.reward_min,
+        reward_mean=survey.reward_sum / steps,
+        reward_max=survey.reward_max,
+        reward_nonzero=survey.nonzero / steps,
+        episode_lengths=tuple(survey.lengths),
+        terminated=survey.ends["terminated"],
+        truncated=survey.ends["truncated"],
         steps_per_second=steps / max(elapsed, 1e-9),
         deterministic=deterministic,
         episodes_differ=differ,
         replay_capacity=replay_capacity,
-        replay_bytes=int(np.prod(adapter.space.shape))
-        * adapter.space.dtype.itemsize
-        * replay_capacity,
-        protocol=protocol,
+        replay_bytes=replay_bytes,
+        protocol=describe(env),
+        warnings=tuple(found),
     )
-    found = tuple(_warnings(report, is_image=adapter.is_image, changed=changed))
-    return replace(report, warnings=found)
+
+
+def _play(env: AdaptedEnv, actions: npt.NDArray[np.int64], survey: EnvSurvey) -> float:
+    """Take ``actions`` under the eyes of ``survey``; return the seconds that the steps took."""
+    obs, _ = env.reset()
+    is_first, elapsed = True, 0.0
+    for action in actions.tolist():
+        start = time.perf_counter()
+        following, reward, terminated, truncated, _ = env.step(action)
+        elapsed += time.perf_counter() - start
+        survey.add(Transition(obs, is_first, action, reward, terminated, truncated, False))
+        obs, is_first = following, False
+        if terminated or truncated:
+            survey.add(Transition(obs, False, 0, 0.0, False, False, True))
+            start = time.perf_counter()
+            obs, _ = env.reset()
+            elapsed += time.perf_counter() - start
+            is_first = True
+    return elapsed
 
 
 def _run(
@@ -282,51 +291,3 @@ def _episodes_differ(env: gym.Env[Any, Any], actions: npt.NDArray[np.int64]) -> 
     # Several, for a game with few starts begins two in a row alike now and then.
     first = _run(env, actions)
     return not all(_agree(first, _run(env, actions)) for _ in range(_COMPARED_EPISODES - 1))
-
-
-def _warnings(report: EnvReport, *, is_image: bool, changed: bool) -> list[str]:
-    """Return one line for each thing that may keep an agent from learning."""
-    found: list[str] = []
-    lengths = report.episode_lengths
-    if not changed:
-        found.append("every observation was the same: the agent sees nothing of what it does")
-    if is_image and report.adapted.high < 32:
-        found.append(
-            f"the pictures are almost black (brightest value {report.adapted.high:g} of 255): "
-            "do the bounds of the observation space match the values?"
-        )
-    if not is_image and max(abs(report.adapted.low), abs(report.adapted.high)) > 100:
-        found.append("the vectors hold values beyond 100: bring them to the order of 1")
-    if report.reward_nonzero == 0:
-        found.append(f"no reward in {report.steps} random steps: learning may take very long")
-    elif report.reward_min == report.reward_max and len(set(lengths)) <= 1:
-        found.append("every step had the same reward: nothing tells good actions from bad ones")
-    if not lengths and report.protocol["max_episode_steps"] is None:
-        found.append(
-            f"no episode ended in {report.steps} steps and there is no time limit: "
-            "set max_episode_steps"
-        )
-    if lengths and max(lengths) == 1:
-        found.append("every episode lasted one step: there is nothing for a world model to learn")
-    elif (
-        len(lengths) > 2
-        and len(set(lengths)) == 1
-        and lengths[0] % 10 == 0  # time limits are round numbers
-        and report.truncated == 0
-    ):
-        found.append(
-            f"every episode terminated after exactly {lengths[0]} steps: "
-            "if that is a time limit, return truncated instead of terminated"
-        )
-    if report.deterministic is False:
-        found.append("two copies with the same seed went different ways: runs cannot be repeated")
-    if not report.episodes_differ:
-        found.append("every episode begins the same: the start is fixed, or reset() seeds itself")
-    if report.steps_per_second < 100:
-        found.append(f"slow: {report.steps_per_second:.0f} steps/s")
-    if report.replay_bytes > 8 * 2**30:
-        found.append(
-            f"the replay buffer takes {report.replay_bytes / 2**30:.1f} GiB: "
-            "lower image_size or the capacity"
-        )
-    return found

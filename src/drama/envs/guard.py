@@ -21,8 +21,8 @@ def env_name(env: gym.Env[Any, Any]) -> str:
     return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
 
 
-def observation_fault(space: gym.spaces.Box) -> Callable[[Any], str | None]:
-    """Return a function that says what is wrong with one observation, or None if it is sound.
+def observation_fault(space: gym.spaces.Box) -> Callable[[npt.NDArray[Any]], str | None]:
+    """Return a function that says what is wrong with one array, or None if it is sound.
 
     The work per call is what the space makes necessary: a uint8 image with the bounds 0 and 255
     cannot be out of range, so only its shape and dtype are looked at.
@@ -50,9 +50,7 @@ def observation_fault(space: gym.spaces.Box) -> Callable[[Any], str | None]:
             floor = low - _TOLERANCE * np.maximum(1.0, np.abs(low))
             ceiling = high + _TOLERANCE * np.maximum(1.0, np.abs(high))
 
-    def fault(obs: Any) -> str | None:
-        if not isinstance(obs, np.ndarray):
-            return f"the observation is a {type(obs).__name__}, not a NumPy array"
+    def fault(obs: npt.NDArray[Any]) -> str | None:
         if obs.shape != shape:
             return f"the observation has shape {obs.shape}, its space says {shape}"
         if obs.dtype != dtype:
@@ -70,26 +68,69 @@ def observation_fault(space: gym.spaces.Box) -> Callable[[Any], str | None]:
     return fault
 
 
+def as_declared(obs: Any, space: gym.spaces.Box) -> npt.NDArray[Any] | None:
+    """Return an observation as an array of the dtype its space declares, or None if it is not one.
+
+    Floats of another width are rounded; anything else must convert without a change of value.
+    """
+    try:
+        array = np.asarray(obs)
+    except (TypeError, ValueError):  # a ragged list
+        return None
+    dtype = space.dtype
+    if array.dtype == dtype:
+        return array
+    if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and dtype.kind != "f"):
+        return None  # a picture rescaled to 0..1 by its owner would come out black
+    with np.errstate(over="ignore"):  # Inf is the fault that the guard reports
+        cast = array.astype(dtype)
+    return cast if array.dtype.kind == "f" or bool((cast == array).all()) else None
+
+
+def _number(value: Any) -> tuple[float, bool] | None:
+    """Return a real number as a float and whether it came alone, not in an array; else None."""
+    if isinstance(value, float | int):  # bool and np.float64 as well
+        return float(value), True
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind == "O":  # a Decimal, a Fraction
+            return float(value), True
+        if array.dtype.kind not in "biuf" or array.size != 1:
+            return None
+    except (TypeError, ValueError):
+        return None
+    return float(array.item()), array.ndim == 0
+
+
 class FaultGuard(gym.Wrapper[Any, Any, Any, Any]):
     """Raises where the wrapped environment breaks its own contract.
 
     Judged before any adaptation, for a NaN cast to uint8 is a harmless looking number. The
-    reward leaves as a Python float, the two flags as bools.
+    observation leaves as an array of the declared dtype, the reward as a Python float, the two
+    flags as bools.
 
     Args:
         env: The environment to watch; its observation space must be a ``Box``.
 
+    Attributes:
+        notes: What was converted, one line for each kind at its first occurrence. Whoever reports
+            them removes them.
+
     Raises:
         EnvFaultError: From ``reset`` and ``step``: an observation outside of the space (type,
-            shape, dtype, NaN, range), a reward that is not a finite number, or results in the
-            form of the old Gym API. The message names the environment and the step.
+            shape, dtype, NaN, range), a reward that is not a finite number, a flag that is neither
+            True nor False, an info that is not a dictionary, or results in the form of the old
+            Gym API. The message names the environment and the step.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
         if not isinstance(env.observation_space, gym.spaces.Box):
             raise TypeError(f"FaultGuard needs a Box observation, got {env.observation_space}")
-        self._fault = observation_fault(env.observation_space)
+        self._space: gym.spaces.Box = env.observation_space
+        self._fault = observation_fault(self._space)
+        self.notes: list[str] = []
+        self._noted: set[str] = set()
         self._step = 0  # steps of the current episode
         self._total = 0  # steps since construction
 
@@ -104,15 +145,13 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any]):
             if "unexpected keyword argument" not in str(error):
                 raise
             raise self._error(f"reset() refused seed= or options= ({error})") from error
-        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        if not (isinstance(result, tuple) and len(result) == 2):
             raise self._error(
                 "reset() did not return (obs, info); it follows the old Gym API: "
                 "port it to gymnasium.Env or wrap it with shimmy"
             )
-        fault = self._fault(result[0])
-        if fault:
-            raise self._error(fault)
-        return result
+        obs, info = result
+        return self._observation(obs), self._info(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Step the environment and check what comes back."""
@@ -131,17 +170,81 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any]):
                 "the old Gym API: port it to gymnasium.Env or wrap it with shimmy"
             )
         obs, reward, terminated, truncated, info = result
+        return (
+            self._observation(obs),
+            self._reward(reward),
+            self._flag("terminated", terminated),
+            self._flag("truncated", truncated),
+            self._info(info),
+        )
+
+    def _observation(self, obs: Any) -> npt.NDArray[Any]:
+        space, given = self._space, obs
+        if not (isinstance(obs, np.ndarray) and obs.dtype == space.dtype):
+            obs = as_declared(obs, space)
+            if obs is None:
+                raise self._error(
+                    f"the observation is {_said(given)}, its space says {space.shape} {space.dtype}"
+                )
         fault = self._fault(obs)
         if fault:
             raise self._error(fault)
-        try:
-            value = float(reward)
-        except (TypeError, ValueError) as error:
-            raise self._error(f"the reward is {reward!r}, not a number") from error
+        if obs is not given:
+            kind = _said(given) if isinstance(given, np.ndarray) else type(given).__name__
+            self._note(
+                "obs", f"observations come as {kind}: converted to {space.dtype}, as declared"
+            )
+        return obs
+
+    def _reward(self, reward: Any) -> float:
+        number = _number(reward)
+        if number is None:
+            raise self._error(f"the reward is {_said(reward)}, not a number")
+        value, alone = number
         if not math.isfinite(value):
             raise self._error(f"the reward is {value}")
-        return obs, value, bool(terminated), bool(truncated), info
+        if not alone:
+            self._note("reward", f"rewards come as {_said(reward)}: taken as plain numbers")
+        return value
+
+    def _flag(self, name: str, flag: Any) -> bool:
+        if isinstance(flag, bool | np.bool_):
+            return bool(flag)
+        number = _number(flag)
+        if number is None or number[0] not in (0, 1):
+            raise self._error(f"{name} is {_said(flag)}, not True or False")
+        if not number[1]:
+            self._note(name, f"{name} comes as {_said(flag)}: taken as True or False")
+        return bool(number[0])
+
+    def _info(self, info: Any) -> dict[str, Any]:
+        if not isinstance(info, dict):
+            raise self._error(f"info is {_said(info)}, not a dictionary")
+        return info
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind not in self._noted:
+            self._noted.add(kind)
+            self.notes.append(f"{env_name(self)}: {text}")
 
     def _error(self, what: str) -> EnvFaultError:
         where = f"step {self._step} of an episode" if self._step else "reset"
         return EnvFaultError(f"{env_name(self)} at {where} ({self._total} steps in all): {what}")
+
+
+def guards_of(env: gym.Env[Any, Any]) -> list[FaultGuard]:
+    """Return the guards around ``env``, the outermost first."""
+    found = []
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, FaultGuard):
+            found.append(env)
+        env = env.env
+    return found
+
+
+def _said(value: Any) -> str:
+    """Return a value in a few words of one line: arrays by shape and dtype."""
+    if isinstance(value, np.ndarray):
+        return f"{value.shape} {value.dtype}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}... ({type(value).__name__})"

@@ -6,7 +6,7 @@ vector, ``Box(-inf, inf, (N,), float32)``. What it does is ``Discrete(n)``, coun
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,10 +16,13 @@ from gymnasium import spaces
 from drama.errors import EnvError, UnsupportedSpaceError
 from drama.types import ObsArray
 
-SUPPORTED_OBSERVATIONS = (
-    "a Box image of shape (H, W), (H, W, C) or (C, H, W) with finite bounds, or a 1-D Box vector"
-)
+SUPPORTED_OBSERVATIONS = "a Box of any shape, read as a picture or flattened to a vector"
 SUPPORTED_ACTIONS = "Discrete(n) with n >= 2"
+
+_PICTURE_SIDE = 8
+"""Shortest side in pixels where neither the dtype nor the rank says that a Box is a picture."""
+_LONGEST_ASPECT = 8
+"""A 2-D uint8 Box longer than this many times its width is a stack of vectors (4 x 128 RAM)."""
 
 
 def is_channel_first(shape: tuple[int, ...]) -> bool:
@@ -33,15 +36,56 @@ def is_channel_first(shape: tuple[int, ...]) -> bool:
     return channels < min(height, width) and (width not in (1, 3, 4) or height == width)
 
 
+class PictureLayout(NamedTuple):
+    """How the axes of a picture are to be read."""
+
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    channels: int
+    """Channels, those of all stacked frames together."""
+    channel_first: bool
+    """Whether the channel axis comes before the other two."""
+
+
+def picture_layout(space: spaces.Box, *, channels_last: bool = False) -> PictureLayout | None:
+    """Return the layout of a Box that is meant as a picture, or None: it is a vector.
+
+    * uint8 and bool are pictures with three dimensions, the channel axis first or last, and with
+      two, unless one side is more than eight times the other. With four dimensions they are a
+      stack of pictures, frames first, if height and width are at least 8; frames become channels.
+    * Any other dtype is a picture only with the bounds 0..1 or 0..255, two or three dimensions,
+      and height and width of at least 8.
+    """
+    shape = space.shape
+    if len(shape) not in (2, 3, 4):
+        return None
+    frame = shape[1:] if len(shape) == 4 else shape
+    channel_first = len(frame) == 3 and not channels_last and is_channel_first(frame)
+    channels = 1
+    if len(frame) == 3:
+        channels = frame[0] if channel_first else frame[-1]
+    height, width = frame[1:] if channel_first else frame[:2]
+    if len(shape) == 4:
+        channels *= shape[0]
+    large = min(height, width) >= _PICTURE_SIDE
+    if space.dtype in (np.uint8, np.bool_):
+        narrow = max(height, width) > _LONGEST_ASPECT * min(height, width)
+        picture = {2: not narrow, 3: True, 4: large}[len(shape)]
+    else:
+        unit = bool((space.low == 0).all()) and any((space.high == top).all() for top in (1, 255))
+        picture = large and unit and len(shape) < 4
+    return PictureLayout((height, width), channels, channel_first) if picture else None
+
+
 class ObservationAdapter:
     """The pure map from a raw observation space to the one the agent reads.
 
-    * Image: channels are moved last; numbers are rescaled from the space's bounds to 0..255 and
-      rounded (a uint8 image bounded by 0 and 255 is left alone); a single channel is repeated to
-      three, any other number of channels is kept; the picture is resized to a square:
-      ``INTER_AREA`` where it gets smaller, else ``INTER_NEAREST``, which keeps the hard edges of
-      pixel games.
-    * Vector: cast to float32.
+    * Picture (see :func:`picture_layout`): channels are moved last; numbers are rescaled from the
+      space's bounds to 0..255 and rounded (a uint8 image bounded by 0 and 255 is left alone); a
+      single channel is repeated to three, any other number of channels is kept; the picture is
+      resized to a square: ``INTER_AREA`` where it gets smaller, else ``INTER_NEAREST``, which
+      keeps the hard edges of pixel games.
+    * Vector: any other Box, flattened and cast to float32.
 
     Args:
         space: The raw observation space.
@@ -57,7 +101,7 @@ class ObservationAdapter:
         is_identity: Whether observations pass unchanged.
 
     Raises:
-        UnsupportedSpaceError: The space is none of the above.
+        UnsupportedSpaceError: The space is not a Box, or empty.
         EnvError: ``image_size`` is not a positive integer.
     """
 
@@ -73,20 +117,42 @@ class ObservationAdapter:
         ):
             raise EnvError(f"image_size must be a positive integer or None, got {image_size!r}")
         if not isinstance(space, spaces.Box):
-            raise _unsupported(space, "not a Box")
+            raise _unsupported_observation(space)
         if 0 in space.shape:
-            raise _unsupported(space, "empty")
+            said = " ".join(str(space).split())
+            raise UnsupportedSpaceError(
+                f"observation space {said} is not supported: it is empty; supported: "
+                f"{SUPPORTED_OBSERVATIONS}"
+            )
         self.raw_space = space
         self.space: spaces.Box
         self.is_identity: bool
-        self.is_image = len(space.shape) in (2, 3)
-        if self.is_image:
-            self._init_image(space, image_size, channels_last)
-        elif len(space.shape) == 1:
-            self.space = spaces.Box(-np.inf, np.inf, space.shape, np.float32)
-            self.is_identity = space.dtype == np.float32
+        self._layout = picture_layout(space, channels_last=channels_last)
+        self.is_image = self._layout is not None
+        if self._layout is not None:
+            self._init_image(space, self._layout, image_size)
         else:
-            raise _unsupported(space, f"it has {len(space.shape)} dimensions")
+            size = int(np.prod(space.shape))
+            self.space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
+            self.is_identity = space.dtype == np.float32 and space.shape == (size,)
+
+    @property
+    def reading(self) -> str:
+        """How observations are read, in one line.
+
+        ``picture (210, 160, 3) uint8 -> 64x64x3`` or
+        ``vector of 32 from (4, 8) float32, flattened``.
+        """
+        shape, dtype = self.raw_space.shape, self.raw_space.dtype
+        if not self.is_image:
+            flattened = ", flattened" if len(shape) != 1 else ""
+            return f"vector of {self.space.shape[0]} from {shape} {dtype}{flattened}"
+        rescaled = ""
+        if self._scale is not None:
+            rescaled = (
+                f", rescaled from {self.raw_space.low.min():g}..{self.raw_space.high.max():g}"
+            )
+        return f"picture {shape} {dtype} -> {'x'.join(map(str, self.space.shape))}{rescaled}"
 
     def __call__(self, obs: npt.ArrayLike) -> ObsArray:
         """Map one observation of the raw space to one of ``space``, in memory of its own.
@@ -110,14 +176,20 @@ class ObservationAdapter:
             if not np.can_cast(raw.dtype, self.raw_space.dtype, "same_kind"):
                 raise EnvError(f"an observation of dtype {raw.dtype} does not fit {self.raw_space}")
             raw = raw.astype(self.raw_space.dtype)
-        if not self.is_image:
-            return np.ascontiguousarray(raw, np.float32)
+        if self._layout is None:
+            return np.ascontiguousarray(raw.reshape(len(raw), -1), np.float32)
         if self._scale is not None:  # (B, *raw) -> uint8 in 0..255
             scaled = (raw.astype(self._scale.dtype) - self._low) * self._scale
             raw = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        channel_first = self._layout.channel_first
         if raw.ndim == 3:
             raw = raw[..., None]  # (B, H, W) -> (B, H, W, 1)
-        elif self._channel_first:
+        elif raw.ndim == 5 and channel_first:
+            raw = raw.reshape(len(raw), -1, *raw.shape[3:])  # (B, K, C, H, W) -> (B, K * C, H, W)
+        elif raw.ndim == 5:
+            raw = np.moveaxis(raw, 1, -2)  # (B, K, H, W, C) -> (B, H, W, K, C)
+            raw = raw.reshape(*raw.shape[:3], -1)  # (B, H, W, K * C)
+        if channel_first:
             raw = np.moveaxis(raw, 1, -1)  # (B, C, H, W) -> (B, H, W, C)
         if raw.shape[1:3] != self.space.shape[:2]:
             raw = self._resize(raw)
@@ -125,27 +197,17 @@ class ObservationAdapter:
             raw = raw.repeat(3, axis=-1)  # grey -> RGB
         return np.ascontiguousarray(raw)
 
-    def _init_image(self, space: spaces.Box, image_size: int | None, channels_last: bool) -> None:
-        # Bounds of an integer dtype are always finite, so ask the space what was declared.
-        if not space.is_bounded("both"):
-            raise _unsupported(space, "an image without finite bounds")
-        if (space.high.astype(np.float64) - space.low.astype(np.float64)).max() > 2**24:
-            raise _unsupported(space, "an image whose bounds are more than 2**24 apart")
-        shape = space.shape
-        self._channel_first = len(shape) == 3 and not channels_last and is_channel_first(shape)
-        channels = 1
-        if len(shape) == 3:
-            channels = shape[0] if self._channel_first else shape[-1]
-        size = shape[1:] if self._channel_first else shape[:2]
+    def _init_image(self, space: spaces.Box, layout: PictureLayout, image_size: int | None) -> None:
+        size = layout.size
         target = (image_size, image_size) if image_size is not None else size
-        channels = 3 if channels == 1 else channels
+        channels = 3 if layout.channels == 1 else layout.channels
         self.space = spaces.Box(0, 255, (*target, channels), np.uint8)
         self._low: npt.NDArray[Any] | None
         self._scale: npt.NDArray[Any] | None
         self._low, self._scale = _rescaling(space)
         smaller = target[0] < size[0] or target[1] < size[1]
         self._interpolation = cv2.INTER_AREA if smaller else cv2.INTER_NEAREST
-        self.is_identity = self._scale is None and shape == self.space.shape
+        self.is_identity = self._scale is None and space.shape == self.space.shape
 
     def _resize(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         height, width = self.space.shape[:2]
@@ -169,15 +231,47 @@ def _rescaling(
     factor = np.divide(255.0, width, out=np.zeros_like(width), where=width > 0)
     if (low == low.flat[0]).all() and (high == high.flat[0]).all():
         low, factor = low.flat[:1], factor.flat[:1]
-    # float32 unless the numbers need more: int32 and wider, float64.
     work = np.result_type(space.dtype, np.float32)
     return low.astype(work), factor.astype(work)
 
 
-def _unsupported(space: spaces.Space[Any], why: str) -> UnsupportedSpaceError:
+def _unsupported_observation(space: spaces.Space[Any]) -> UnsupportedSpaceError:
+    """Return the error that names the wrapper which makes a Box of ``space``."""
+    wrapper = "gymnasium.wrappers.TransformObservation can make one of it"
+    if isinstance(space, spaces.Dict):
+        boxes = {name: part for name, part in space.items() if isinstance(part, spaces.Box)}
+        picture = next((name for name, part in boxes.items() if picture_layout(part)), None)
+        if picture is not None:
+            wrapper = (
+                f"gymnasium.wrappers.TransformObservation(env, lambda obs: obs[{picture!r}], "
+                f"env.observation_space[{picture!r}]) takes one entry, "
+                "gymnasium.wrappers.FlattenObservation makes a vector of all"
+            )
+        elif space.is_np_flattenable:
+            wrapper = "gymnasium.wrappers.FlattenObservation makes a vector of it"
+    elif space.is_np_flattenable:
+        one_hot = " (one-hot)" if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else ""
+        wrapper = f"gymnasium.wrappers.FlattenObservation makes a vector of it{one_hot}"
     said = " ".join(str(space).split())
     return UnsupportedSpaceError(
-        f"observation space {said} is not supported ({why}); supported: {SUPPORTED_OBSERVATIONS}"
+        f"observation space {said} is not supported: {wrapper}; supported: {SUPPORTED_OBSERVATIONS}"
+    )
+
+
+def _unsupported_action(space: spaces.Space[Any]) -> UnsupportedSpaceError:
+    """Return the error that names the wrapper which makes ``space`` discrete."""
+    if isinstance(space, spaces.Discrete):
+        wrapper = "one action leaves nothing to choose"
+    elif isinstance(space, spaces.Box) and space.is_bounded("both") and space.shape:
+        wrapper = "gymnasium.wrappers.DiscretizeAction(env, bins=3) makes it discrete"
+    else:
+        wrapper = (
+            "gymnasium.wrappers.TransformAction(env, function of an index, "
+            "gymnasium.spaces.Discrete(n)) makes it discrete"
+        )
+    said = " ".join(str(space).split())
+    return UnsupportedSpaceError(
+        f"action space {said} is not supported: {wrapper}; supported: {SUPPORTED_ACTIONS}"
     )
 
 
@@ -197,10 +291,7 @@ class ActionAdapter:
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         if not isinstance(space, spaces.Discrete) or int(space.n) < 2:
-            said = " ".join(str(space).split())
-            raise UnsupportedSpaceError(
-                f"action space {said} is not supported; supported: {SUPPORTED_ACTIONS}"
-            )
+            raise _unsupported_action(space)
         self.raw_space = space
         self._start = int(space.start)
         self._count = int(space.n)

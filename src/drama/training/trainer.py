@@ -15,6 +15,8 @@ from torch import Tensor
 
 from drama.behaviour import Behaviour, Player, imagine
 from drama.config import Config
+from drama.envs.guard import guards_of
+from drama.envs.survey import EnvSurvey
 from drama.errors import CheckpointError, NonFiniteError
 from drama.place import on_cpu
 from drama.replay import Purpose, ReplayBuffer
@@ -81,6 +83,8 @@ class Trainer:
             starts_at_first=config.behaviour.start_at_episode_starts,
         )
         self.stream = EnvStream(env, config.seed)
+        self._survey = EnvSurvey(env)
+        self._guards = guards_of(env)
         c = config.behaviour
         self.player = Player(world_model, behaviour, c.policy_latent, c.policy_memory, c.lookahead)
         self.player_state: PolicyState = self.player.init_state(1)
@@ -195,6 +199,7 @@ class Trainer:
             raise
         self.step += 1
         self._keep_pending()
+        self._warn_of_env()
         if end is not None:
             self._finish_episode(end)
 
@@ -202,7 +207,20 @@ class Trainer:
         with self.clock.phase("replay"):
             while self._pending:
                 self.replay.append(self._pending[0])
+                if self.step <= self.config.training.warmup_steps:
+                    self._survey.add(self._pending[0])
                 del self._pending[0]
+
+    def _warn_of_env(self) -> None:
+        """Report what its guard converted and, when the warm-up ends, what random play showed."""
+        for guard in self._guards:
+            while guard.notes:
+                self.warn(guard.notes.pop(0))
+        if self.step == self.config.training.warmup_steps:
+            seconds = self.clock.totals().get("env", 0.0)
+            findings = self._survey.findings(seconds=seconds, replay_bytes=self.replay.nbytes)
+            for text in findings:
+                self.warn(text)
 
     def _cut_episode(self, why: str) -> None:
         """End the episode at the newest row, for it cannot be continued."""

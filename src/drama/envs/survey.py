@@ -1,0 +1,178 @@
+"""What random actions show of an environment, and what in it may keep an agent from learning."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from drama.envs.adapt import adapter_of
+from drama.envs.make import describe
+from drama.types import ObsArray, Transition
+
+FEW_STEPS = 50
+"""Steps from which on the absence of something, such as a reward, is worth reporting."""
+_DARK = 32
+"""A picture whose brightest value of 255 is below this is almost black."""
+_LONG_VECTOR = 4096
+"""Size of a flattened array from which on it may have been meant as a picture."""
+_COMPARED_STEPS = 3
+_COMPARISONS = 50
+"""Equal observations after equal actions from which on episodes count as beginning the same."""
+
+
+class EnvSurvey:
+    """Running statistics of an environment under random actions, and the judgement on them.
+
+    Args:
+        env: Adapted environment; it is only described, not stepped.
+
+    Attributes:
+        steps: Transitions seen.
+        low: Smallest value in an observation.
+        high: Largest value in an observation.
+        reward_min: Smallest reward.
+        reward_max: Largest reward.
+        reward_sum: Sum of all rewards.
+        nonzero: Transitions with a reward other than zero.
+        lengths: Lengths in steps of the episodes seen from their first step to their end.
+        ends: How many episodes were ``"terminated"`` and how many only ``"truncated"``.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        self.env = env
+        self.steps = 0
+        self.low, self.high = math.inf, -math.inf
+        self.reward_min, self.reward_max = math.inf, -math.inf
+        self.reward_sum = 0.0
+        self.nonzero = 0
+        self.lengths: list[int] = []
+        self.ends: Counter[str] = Counter()
+        self._first: ObsArray | None = None
+        self._changed = False
+        self._length: int | None = None  # of the current episode, None if its start was not seen
+        self._starts: dict[tuple[int, ...], ObsArray] = {}  # by the actions that led there
+        self._taken: tuple[int, ...] = ()
+        self._same_starts = 0
+        self._differ = False
+
+    def add(self, row: Transition) -> None:
+        """Take in one transition, or the final observation of an episode."""
+        obs = row.obs
+        self.low, self.high = min(self.low, float(obs.min())), max(self.high, float(obs.max()))
+        if self._first is None:
+            self._first = obs
+        self._changed = self._changed or not np.array_equal(obs, self._first)
+        if row.is_first:
+            self._length, self._taken = 0, ()
+        if self._length is not None:
+            self._compare_start(obs)
+        if row.is_last:
+            self._length = None
+            return
+        self.steps += 1
+        self.reward_min = min(self.reward_min, row.reward)
+        self.reward_max = max(self.reward_max, row.reward)
+        self.reward_sum += row.reward
+        self.nonzero += row.reward != 0
+        if self._length is None:
+            return
+        self._length += 1
+        if len(self._taken) <= _COMPARED_STEPS:
+            self._taken += (row.action,)
+        if row.terminated or row.truncated:
+            self.lengths.append(self._length)
+            self.ends["terminated" if row.terminated else "truncated"] += 1
+
+    def _compare_start(self, obs: ObsArray) -> None:
+        """Compare the first observations of an episode to those after the same actions before."""
+        if self._differ or len(self._taken) > _COMPARED_STEPS:
+            return
+        known = self._starts.setdefault(self._taken, obs)
+        if known is not obs:
+            self._differ = not np.array_equal(known, obs)
+            self._same_starts += bool(self._taken)
+
+    def findings(
+        self, *, seconds: float, replay_bytes: int, episodes_differ: bool | None = None
+    ) -> list[str]:
+        """Return one line for each thing that may keep an agent from learning.
+
+        Args:
+            seconds: Wall time that the environment took for the steps seen.
+            replay_bytes: Memory of a full replay buffer.
+            episodes_differ: Whether some episodes differ under the same actions; None judges by
+                what was seen.
+        """
+        found: list[str] = []
+        many = self.steps >= FEW_STEPS
+        if many and not self._changed:
+            found.append("every observation was the same: the agent sees nothing of what it does")
+        found += self._observation_findings()
+        if many and self.nonzero == 0:
+            found.append(f"no reward in {self.steps:,} random steps: learning may take very long")
+        elif many and self.reward_min == self.reward_max and len(set(self.lengths)) <= 1:
+            found.append(
+                f"every step had the same reward ({self.reward_min:g}): "
+                "so far nothing tells good actions from bad ones"
+            )
+        if many and not self.lengths and describe(self.env)["max_episode_steps"] is None:
+            found.append(
+                f"no episode ended in {self.steps:,} steps and no time limit is known: "
+                "set max_episode_steps if episodes can go on for ever"
+            )
+        found += self._length_findings()
+        if episodes_differ is None:
+            episodes_differ = self._differ or self._same_starts < _COMPARISONS
+        if not episodes_differ:
+            found.append(
+                "every episode begins the same: the start is fixed, or reset() seeds itself"
+            )
+        speed = self.steps / max(seconds, 1e-9)
+        if many and speed < 100:
+            found.append(f"the environment is slow: {speed:.0f} steps/s")
+        if replay_bytes > 8 * 2**30:
+            found.append(
+                f"the replay buffer takes {replay_bytes / 2**30:.1f} GiB: "
+                "lower image_size or the capacity"
+            )
+        return found
+
+    def _observation_findings(self) -> list[str]:
+        """Judge the values of the observations as the agent reads them."""
+        if not self.steps:
+            return []
+        if self.env.observation_space.dtype == np.uint8:
+            if self.high >= _DARK:
+                return []
+            return [
+                f"the pictures are almost black (brightest value {self.high:g} of 255): they hold "
+                "codes rather than colours, or the bounds of the observation space do not match"
+            ]
+        found = []
+        if max(abs(self.low), abs(self.high)) > 100:
+            found.append("the vectors hold values beyond 100: bring them to the order of 1")
+        adapter = adapter_of(self.env)
+        raw = adapter.adapt_observation.raw_space.shape if adapter is not None else ()
+        if len(raw) > 1 and math.prod(raw) >= _LONG_VECTOR:
+            found.append(
+                f"observations of shape {raw} are read as vectors of {math.prod(raw):,} numbers: "
+                "if they are pictures, declare them uint8, or with the bounds 0 and 1"
+            )
+        return found
+
+    def _length_findings(self) -> list[str]:
+        """Judge the lengths of the finished episodes."""
+        lengths = self.lengths
+        if lengths and max(lengths) == 1:
+            return ["every episode lasted one step: there is nothing for a world model to learn"]
+        limit_like = len(lengths) > 2 and len(set(lengths)) == 1 and lengths[0] % 10 == 0
+        if limit_like and not self.ends["truncated"]:  # time limits are round numbers
+            return [
+                f"every episode terminated after exactly {lengths[0]} steps: "
+                "if that is a time limit, return truncated instead of terminated"
+            ]
+        return []
