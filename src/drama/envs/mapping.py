@@ -244,8 +244,7 @@ def _unsupported_observation(space: spaces.Space[Any]) -> UnsupportedSpaceError:
         if picture is not None:
             wrapper = (
                 f"gymnasium.wrappers.TransformObservation(env, lambda obs: obs[{picture!r}], "
-                f"env.observation_space[{picture!r}]) takes one entry, "
-                "gymnasium.wrappers.FlattenObservation makes a vector of all"
+                f"env.observation_space[{picture!r}]) takes one entry"
             )
         elif space.is_np_flattenable:
             wrapper = "gymnasium.wrappers.FlattenObservation makes a vector of it"
