@@ -271,7 +271,12 @@ def test_environments_side_by_side_are_refused() -> None:
     several = gym.make_vec("CartPole-v1", num_envs=2)
     with pytest.raises(EnvError, match=r"CartPoleVectorEnv is several environments .* from one"):
         Agent(several, tiny())  # type: ignore[arg-type]
-    with pytest.raises(EnvError, match=r"returned CartPoleVectorEnv.*which is no gymnasium\.Env$"):
+    stable = DummyVecEnv([lambda: gym.make("CartPole-v1")])
+    with pytest.raises(EnvError, match=r"a DummyVecEnv is several environments .* from one"):
+        Agent(stable, tiny())  # type: ignore[arg-type]
+    with pytest.raises(
+        EnvError, match=r"returned CartPoleVectorEnv.*gymnasium\.Env; it is several"
+    ):
         Agent(lambda: several, tiny())  # type: ignore[arg-type, return-value]
     several.close()
 
@@ -631,6 +636,32 @@ def test_observations_of_another_kind_are_refused(cart: Agent) -> None:
         cart.predict(np.zeros(5, np.float32))
     with pytest.raises(EnvError):
         cart.predict(np.array(["a", "b", "c", "d"]))
+
+
+@pytest.mark.parametrize(
+    ("observation", "what"),
+    [
+        (None, "fit"),
+        ({}, "fit"),
+        ("abcd", "fit"),
+        ([[0.0], [0.0, 1.0]], "must be an array, got list"),
+        ((np.zeros(4, np.float32), {}), r"got tuple; reset\(\) returns \(obs, info\)"),
+        (np.array([0, 0, np.nan, 0], np.float32), "contains NaN or Inf"),
+        (np.array([0, 0, np.inf, 0]), "contains NaN or Inf"),
+    ],
+)
+def test_what_is_no_observation_is_refused(observation: Any, what: str, cart: Agent) -> None:
+    with pytest.raises(EnvError, match=what) as caught:
+        cart.predict(observation)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_state_is_refused(cart: Agent) -> None:
+    obs = np.zeros(4, np.float32)
+    with pytest.raises(EnvError, match=r"state must be what the last call returned, .* got tuple"):
+        cart.predict(obs, (1, 2))
+    with pytest.raises(EnvError, match=r"episode_start must be bool \(1,\), got 'a'"):
+        cart.predict(obs, cart.predict(obs)[1], "a")
 
 
 def test_starts_that_do_not_match_the_batch_are_refused(catch: Agent) -> None:

@@ -350,15 +350,21 @@ class Agent:
             for the next call.
 
         Raises:
-            EnvError: The observation fits neither the raw nor the adapted space.
+            EnvError: The observation fits neither the raw nor the adapted space, or holds NaN or
+                Inf; or one of the others does not fit it.
         """
-        obs, single, raw = as_batch(np.asarray(observation), self.observation_space, self._adapter)
+        obs, single, raw = as_batch(observation, self.observation_space, self._adapter)
         count = obs.shape[0]
         if state is None:
             state, episode_start = self.player.init_state(count), np.ones(count, dtype=bool)
+        if not isinstance(state, PolicyState):
+            kind = type(state).__name__
+            raise EnvError(f"state must be what the last call returned, or None, got {kind}")
         if state.deter.shape[0] != count:
             raise EnvError(f"state is of {state.deter.shape[0]} environments, not {count}")
         start = np.zeros(count, bool) if episode_start is None else np.asarray(episode_start)
+        if start.dtype.kind not in "biuf":
+            raise EnvError(f"episode_start must be bool ({count},), got {episode_start!r}")
         if start.size != count:
             raise EnvError(f"episode_start has {start.size} entries for {count} observations")
         action, state = self.player.act(

@@ -15,6 +15,7 @@ from gymnasium.wrappers import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from drama.envs import ActionAdapter, AdaptedEnv, ObservationAdapter, adapt, make_env
 from drama.envs.mapping import is_channel_first
@@ -244,6 +245,7 @@ FLATTEN = "gymnasium.wrappers.FlattenObservation makes a vector of it"
         ),
         (spaces.Sequence(spaces.Discrete(2)), "gymnasium.wrappers.TransformObservation"),
         (box((0,), np.float32), "it is empty"),
+        (range(3), r"it is no gymnasium\.spaces\.Space"),
     ],
 )
 def test_unsupported_observations_name_the_wrapper(space, wrapper):
@@ -302,6 +304,7 @@ def test_actions():
         (box((2,), np.float32, -np.inf, np.inf), r"gymnasium\.wrappers\.TransformAction"),
         (spaces.MultiDiscrete([2, 2]), r"gymnasium\.wrappers\.TransformAction"),
         (spaces.Discrete(1), "one action leaves nothing to choose"),
+        (range(3), r"it is no gymnasium\.spaces\.Space"),
     ],
 )
 def test_unsupported_actions_name_the_wrapper(space, why):
@@ -382,6 +385,13 @@ class NoSpaces(gym.Env):
 def test_what_is_no_gymnasium_env():
     with pytest.raises(EnvError, match=r"OldGym is not a gymnasium\.Env; .* old Gym API"):
         adapt(OldGym())
+    stacked = DummyVecEnv([lambda: gym.make("CartPole-v1")])
+    with pytest.raises(EnvError, match=r"DummyVecEnv is not .* several environments side by side"):
+        adapt(stacked)
+    with pytest.raises(
+        EnvError, match=r"function is not a gymnasium\.Env; if it makes one, call it"
+    ):
+        adapt(lambda: gym.make("CartPole-v1"))
     with pytest.raises(EnvError, match="NoSpaces has no observation_space"):
         adapt(NoSpaces())
 

@@ -152,5 +152,22 @@ def test_errors(scripted):
         check_env("drama/Cach-v0")
     with pytest.raises(UnsupportedSpaceError):
         check_env(scripted(observation_space=spaces.Discrete(3)))
+    for wrong in (None, object(), 5, gym.make_vec("CartPole-v1", vectorization_mode="sync")):
+        with pytest.raises(EnvError, match=r"is not a gymnasium\.Env"):
+            check_env(wrong)
     with pytest.raises(EnvFaultError, match="the reward is nan"):
         check_env(scripted([(np.zeros((4, 4, 3), np.uint8), np.nan, False, False, {})]))
+
+
+def test_what_was_converted_is_reported(scripted):
+    space = spaces.Box(-1, 1, (2,), np.float32)
+    env = scripted(first=np.zeros(2), observation_space=space)
+    note = "Scripted: observations come as (2,) float64: converted to float32, as declared"
+    assert note in check_env(env, steps=3).warnings
+
+
+def test_the_report_says_how_observations_are_read(scripted):
+    space = spaces.Box(-1, 1, (4, 8), np.float32)
+    report = check_env(scripted(observation_space=space), steps=3)
+    assert report.reading == "vector of 32 from (4, 8) float32, flattened"
+    assert report.reading in report.render()

@@ -23,7 +23,12 @@ from drama.errors import DramaError, EnvError, UnknownEnvError, UnsupportedSpace
         ("recall", "drama/Recall-v0"),
         ("drama/Sparse-v3", "drama/Sparse-v0"),
         ("CartPole-v7", "CartPole-v1"),
-        ("not an id!", None),
+        ("lunarlander", "LunarLander-v3"),
+        ("Taxi-v3", "Taxi-v4"),
+        ("PongDeterministic-v4", "ALE/Pong-v5"),
+        ("Pong-ramNoFrameskip-v4", "ALE/Pong-v5"),
+        ("ALE/SpaceInvaders-v4", "ALE/SpaceInvaders-v5"),
+        ("drama.envs.toy:drama/Cach-v0", "drama.envs.toy:drama/Catch-v0"),
     ],
 )
 def test_unknown_ids_name_the_nearest(wrong, nearest):
@@ -32,8 +37,53 @@ def test_unknown_ids_name_the_nearest(wrong, nearest):
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(f"no environment is registered as {wrong!r}; the nearest id is ")
-    if nearest:
-        assert message.endswith(repr(nearest))
+    assert message.endswith(repr(nearest))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("not an id!", "nor anything like it; the id of a package's environment is"),
+        ("MyGame-v0", "nor anything like it"),
+        ("SuperMarioBros-v0", "nor anything like it"),
+        ("os:Foo-v0", "the module 'os' registered no environment"),
+        ("drama.envs.toy:Walker-v0", "nor anything like it by the module 'drama.envs.toy'"),
+    ],
+)
+def test_no_id_is_offered_where_none_is_near(wrong, said):
+    with pytest.raises(UnknownEnvError) as caught:
+        make_env(wrong)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"no environment is registered as {wrong!r}")
+    assert said in message
+    assert "nearest" not in message
+
+
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("MiniGrid-Empty-5x5-v0", "minigrid"),
+        ("BabyAI-GoToObj-v0", "minigrid"),
+        ("MiniWorld-Hallway-v0", "miniworld"),
+    ],
+)
+def test_the_package_of_an_id_is_named(monkeypatch, name, package, installed):
+    kept = {
+        key: spec
+        for key, spec in gym.registry.items()
+        if not key.startswith(("MiniGrid-", "BabyAI-", "MiniWorld-"))
+    }
+    monkeypatch.setattr(gym.envs.registration, "registry", kept)
+    monkeypatch.setattr(gym, "registry", kept)
+    monkeypatch.setattr(make_module.importlib.util, "find_spec", lambda _: installed or None)
+    with pytest.raises(UnknownEnvError) as caught:
+        make_env(name)
+    install = "" if installed else f"pip install {package}, then "
+    assert str(caught.value) == (
+        f"no environment is registered as {name!r}; {install}name its package: '{package}:{name}'"
+    )
 
 
 @pytest.mark.parametrize("wrong", ["", None, 5])

@@ -109,12 +109,7 @@ def adapt(
         UnsupportedSpaceError: Its observation or action space is not supported.
         EnvError: It is not a Gymnasium environment, or an argument is out of range.
     """
-    if not isinstance(env, gym.Env):
-        kind = f"{type(env).__module__}.{type(env).__qualname__}"
-        raise EnvError(
-            f"{kind} is not a gymnasium.Env; if it follows the old Gym API, port it or wrap it "
-            "with shimmy"
-        )
+    require_env(env)
     if max_episode_steps is not None and (
         isinstance(max_episode_steps, bool)
         or not isinstance(max_episode_steps, int)
@@ -150,6 +145,29 @@ def adapt(
     )
 
 
+def require_env(env: object) -> None:
+    """Raise an :class:`EnvError` unless ``env`` is a Gymnasium environment."""
+    if not isinstance(env, gym.Env):
+        kind = f"{type(env).__module__}.{type(env).__qualname__}"
+        raise EnvError(f"{kind} is not a gymnasium.Env{instead_of(env)}")
+
+
+def is_vectorised(env: object) -> bool:
+    """Whether an object holds several environments: Gymnasium's or Stable-Baselines3's."""
+    return isinstance(env, gym.vector.VectorEnv) or (
+        hasattr(env, "num_envs") and hasattr(env, "reset") and not isinstance(env, gym.Env)
+    )
+
+
+def instead_of(env: object) -> str:
+    """Return the end of an error message: what to give instead of what is no environment."""
+    if is_vectorised(env):
+        return "; it is several environments side by side, and the agent learns from one of them"
+    if hasattr(env, "step") or hasattr(env, "reset"):
+        return "; if it follows the old Gym API, port it or wrap it with shimmy"
+    return "; if it makes one, call it" if callable(env) else ""
+
+
 def has_wrapper(env: gym.Env[Any, Any], kind: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
     """Whether a wrapper of this kind is around ``env``, at any depth."""
     while isinstance(env, gym.Wrapper):
@@ -169,18 +187,31 @@ def adapter_of(env: gym.Env[Any, Any]) -> AdaptedEnv | None:
 
 
 def as_batch(
-    obs: npt.NDArray[Any], space: spaces.Space[Any], adapter: AdaptedEnv | None
+    observation: npt.ArrayLike, space: spaces.Space[Any], adapter: AdaptedEnv | None
 ) -> tuple[npt.NDArray[Any], bool, bool]:
     """Return observations as an adapted batch, whether it was one alone, and whether it was raw.
 
     Args:
-        obs: One observation or a batch, adapted or raw. What could be both is taken as adapted.
+        observation: One observation or a batch, adapted or raw. What could be both is taken as
+            adapted.
         space: The adapted space.
         adapter: What maps raw observations; None takes adapted ones only.
 
     Raises:
-        EnvError: The observation fits neither the raw nor the adapted space.
+        EnvError: The observation fits neither the raw nor the adapted space, or a vector holds
+            NaN or Inf.
     """
+    try:
+        obs = np.asarray(observation)
+    except (TypeError, ValueError) as error:
+        hint = ""
+        if isinstance(observation, tuple) and isinstance(observation[-1], dict):
+            hint = "; reset() returns (obs, info), of which obs is wanted"
+        raise EnvError(
+            f"an observation must be an array, got {type(observation).__name__}{hint}"
+        ) from error
+    if obs.dtype.kind == "f" and not np.isfinite(obs).all():
+        raise EnvError("an observation contains NaN or Inf")
     for single in (True, False):
         batch = obs[None] if single else obs
         if batch.ndim and batch.shape[1:] == space.shape and batch.dtype == space.dtype:

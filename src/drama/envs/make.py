@@ -6,7 +6,9 @@ import copy
 import difflib
 import importlib
 import importlib.metadata
+import importlib.util
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +16,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import TimeLimit
 
-from drama.envs.adapt import AdaptedEnv, adapt
+from drama.envs.adapt import AdaptedEnv, adapt, require_env
 from drama.envs.atari import is_atari, make_atari, register_atari
 from drama.envs.guard import env_name
 from drama.envs.minatar import PREFIX, is_minatar, minatar_protocol, register_minatar
@@ -22,6 +24,11 @@ from drama.envs.toy import PixelGame, register_games
 from drama.errors import EnvError, UnknownEnvError
 
 FOREIGN_IMAGE_SIZE = 64
+
+_PACKAGES = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid", "MiniWorld-": "miniworld"}
+"""Beginnings of ids, and the package that registers them when it is imported."""
+_ALIKE = 0.8
+"""Similarity of two names, 0 to 1, from which on one is offered for the other."""
 
 
 def make_env(
@@ -130,7 +137,11 @@ def default_image_size(env: gym.Env[Any, Any]) -> int | None:
 
     None, which keeps the size, for the built-in games, for MinAtar (a cell is a pixel there) and
     for what is adapted already; 64 for any other environment.
+
+    Raises:
+        EnvError: It is not a Gymnasium environment.
     """
+    require_env(env)
     own = isinstance(env, AdaptedEnv) or isinstance(env.unwrapped, PixelGame)
     return None if own or is_minatar(env) else FOREIGN_IMAGE_SIZE
 
@@ -214,16 +225,44 @@ def _unknown(env_id: str, name: str) -> str:
         return f"{env_id!r} needs the Atari games: pip install ale-py"
     if name.startswith(PREFIX) and not register_minatar():
         return f"{env_id!r} needs the MinAtar games: pip install 'drama-rl[minatar]' (GPL-3.0)"
+    no = f"no environment is registered as {env_id!r}"
+    for prefix, package in _PACKAGES.items():
+        if name.startswith(prefix) and not any(known.startswith(prefix) for known in gym.registry):
+            missing = importlib.util.find_spec(package) is None
+            install = f"pip install {package}, then " if missing else ""
+            return f"{no}; {install}name its package: '{package}:{name}'"
+    module = env_id.rpartition(":")[0]
+    known_ids = [key for key, spec in gym.registry.items() if not module or _is_from(spec, module)]
+    if not known_ids:
+        return f"{no}; the module {module!r} registered no environment"
+    older = re.fullmatch(r"(?:ALE/)?(\w+?)(?:-ram)?(?:NoFrameskip|Deterministic)?-v\d+", name)
+    if older and f"ALE/{older[1]}-v5" in known_ids:
+        return f"{no}; the nearest id is 'ALE/{older[1]}-v5'"
+    near = _nearest(name, known_ids)
+    if near is not None:
+        return f"{no}; the nearest id is {f'{module}:{near}' if module else near!r}"
+    if module:
+        return f"{no}, nor anything like it by the module {module!r}"
+    return f"{no}, nor anything like it; the id of a package's environment is 'package:Name-v0'"
+
+
+def _is_from(spec: EnvSpec, module: str) -> bool:
+    """Whether an environment is made by the package that ``module`` belongs to."""
+    maker = spec.entry_point
+    origin = maker if isinstance(maker, str) else getattr(maker, "__module__", "")
+    return re.split("[.:]", origin)[0] == module.partition(".")[0]
+
+
+def _nearest(name: str, known_ids: list[str]) -> str | None:
+    """Return the id most like ``name``, with or without namespace and version."""
     by_lower: dict[str, str] = {}
-    for known in gym.registry:
-        by_lower.setdefault(known.lower(), known)
-        # "pong" is nearer to "Pong-v5" than to "ALE/Pong-v5"; offer the modern Atari id for it.
-        if known.startswith(("ALE/", "drama/")):
-            bare = known.lower().split("/", 1)[1]
-            by_lower[bare] = known
-            by_lower[bare.rsplit("-v", 1)[0]] = known
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
-    return f"no environment is registered as {env_id!r}; the nearest id is {by_lower[near[0]]!r}"
+    preferred = ("ALE/", "drama/")  # "pong" is ALE/Pong-v5 rather than the older Pong-v4
+    for known in sorted(known_ids, key=lambda known: known.startswith(preferred)):
+        bare = known.lower().rsplit("/", 1)[-1]
+        by_lower[bare.rsplit("-v", 1)[0]] = by_lower[bare] = known
+    by_lower |= {known.lower(): known for known in known_ids}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=_ALIKE)
+    return by_lower[near[0]] if near else None
 
 
 def _missing(env_id: str, error: Exception) -> str:

@@ -238,7 +238,9 @@ def _rescaling(
 def _unsupported_observation(space: spaces.Space[Any]) -> UnsupportedSpaceError:
     """Return the error that names the wrapper which makes a Box of ``space``."""
     wrapper = "gymnasium.wrappers.TransformObservation can make one of it"
-    if isinstance(space, spaces.Dict):
+    if not isinstance(space, spaces.Space):
+        wrapper = "it is no gymnasium.spaces.Space"
+    elif isinstance(space, spaces.Dict):
         boxes = {name: part for name, part in space.items() if isinstance(part, spaces.Box)}
         picture = next((name for name, part in boxes.items() if picture_layout(part)), None)
         if picture is not None:
@@ -259,7 +261,9 @@ def _unsupported_observation(space: spaces.Space[Any]) -> UnsupportedSpaceError:
 
 def _unsupported_action(space: spaces.Space[Any]) -> UnsupportedSpaceError:
     """Return the error that names the wrapper which makes ``space`` discrete."""
-    if isinstance(space, spaces.Discrete):
+    if not isinstance(space, spaces.Space):
+        wrapper = "it is no gymnasium.spaces.Space"
+    elif isinstance(space, spaces.Discrete):
         wrapper = "one action leaves nothing to choose"
     elif isinstance(space, spaces.Box) and space.is_bounded("both") and space.shape:
         wrapper = "gymnasium.wrappers.DiscretizeAction(env, bins=3) makes it discrete"

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import gymnasium as gym
 
 from drama.config import EnvConfig
-from drama.envs.adapt import AdaptedEnv, adapt
+from drama.envs.adapt import AdaptedEnv, adapt, instead_of, is_vectorised
 from drama.envs.make import default_image_size, make_env
 from drama.errors import EnvError
 
@@ -62,26 +62,20 @@ def build_env(
 def _made_by(source: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
     """Return what a function makes, which has to be an environment."""
     wanted = "an id, a gymnasium.Env or a function that returns one"
-    if isinstance(source, gym.vector.VectorEnv):
+    if is_vectorised(source):
         raise EnvError(
             f"a {type(source).__name__} is several environments side by side, and the agent learns "
             f"from one: give it {wanted}"
         )
     if not callable(source):
-        raise EnvError(f"the environment must be {wanted}, got {source!r}{_old(source)}")
+        raise EnvError(f"the environment must be {wanted}, got {source!r}{instead_of(source)}")
     env = source()
     if not isinstance(env, gym.Env):
         raise EnvError(
             f"{source_name(source)} was given as a function that returns an environment, and "
-            f"returned {env!r}, which is no gymnasium.Env{_old(env)}"
+            f"returned {env!r}, which is no gymnasium.Env{instead_of(env)}"
         )
     return env
-
-
-def _old(env: object) -> str:
-    """Return what to do with an object that may be an environment of another library."""
-    steps = hasattr(env, "step") and not isinstance(env, gym.vector.VectorEnv)
-    return "; if it follows the old Gym API, port it or wrap it with shimmy" if steps else ""
 
 
 def _again(env: gym.Env[Any, Any], seed: int) -> gym.Env[Any, Any]:
