@@ -242,6 +242,32 @@ def test_wrong_shapes_are_named(name: str) -> None:
         model.step(torch.zeros(2, 32), model.init_state(1))
 
 
+@pytest.mark.parametrize("name", ["gru", "mamba1", "mamba2", "transformer"])
+def test_states_of_another_model_are_named(name: str) -> None:
+    def make(name: str, width: int = 32, layers: int = 2) -> Any:
+        config = DynamicsConfig(name=name, width=width, layers=layers, headdim=16, context=4)
+        return make_dynamics(config)
+
+    model = make(name)
+    another = "mamba2" if name in ("gru", "transformer") else "gru"
+    x = torch.zeros(2, 3, 32)
+    wrong = {
+        "the state must be a": [make(another).init_state(2), None, "a", (1, 2)],
+        "state is of 1 layers, not 2|hidden must be": [make(name, layers=1).init_state(2)],
+        "must be": [make(name, width=64).init_state(2)],
+    }
+    if name.startswith("mamba"):
+        other = make("mamba1" if name == "mamba2" else "mamba2")
+        wrong["the state must be a Mamba"] = [other.init_state(2)]
+    for message, states in wrong.items():
+        for state in states:
+            with pytest.raises(ConfigError, match=message):
+                model.step(x[:, 0], state)
+            if state is not None:
+                with pytest.raises(ConfigError, match=message):
+                    model(x, None, state)
+
+
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize(("context", "length"), [(1, 3), (4, 2), (4, 3), (4, 9)])
 def test_no_state_is_the_state_of_the_start(context: int, length: int, resets: bool) -> None:

@@ -244,3 +244,34 @@ def test_a_convolution_hands_out_a_history_of_its_own(length: int) -> None:
     recent.fill_(7.0)
     assert not (x == 7.0).any()
     assert recent.untyped_storage().nbytes() == 2 * 3 * 8 * 4  # not the whole window's
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_state_that_does_not_fit_is_named(name: str) -> None:
+    layer, other = LAYERS[name](), LAYERS["mamba1" if name == "mamba2" else "mamba2"]()
+    x, kind = torch.zeros(2, 3, 32), type(layer).__name__
+    for batch in (1, 3):  # 1 would be broadcast
+        state = layer.init_state(batch)
+        for call in (lambda s: layer(x, None, s), lambda s: layer.step(x[:, 0], s)):
+            with pytest.raises(ConfigError, match=rf"{kind}: state\.conv must be \(2, 3, "):
+                call(state)
+            with pytest.raises(ConfigError, match=rf"{kind}: state\.ssm must be \(2, "):
+                call(state._replace(conv=layer.init_state(2).conv))
+    for wrong in (other.init_state(2), tuple(layer.init_state(2)), "a"):
+        with pytest.raises(ConfigError, match=f"{kind}: the state must be a {kind}State, got"):
+            layer(x, None, wrong)
+        with pytest.raises(ConfigError, match=f"{kind}: the state must be a {kind}State, got"):
+            layer.step(x[:, 0], wrong)
+    with pytest.raises(ConfigError, match=f"{kind}: step needs a state"):
+        layer.step(x[:, 0], None)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_input_that_does_not_fit_is_named(name: str) -> None:
+    layer = LAYERS[name]()
+    for shape in ((2, 32), (2, 0, 32), (2, 3, 31), (1, 2, 3, 32)):
+        with pytest.raises(ConfigError, match=r"the input must be \(B, T, 32\), got"):
+            layer(torch.zeros(shape))
+    for shape in ((32,), (2, 3, 32), (2, 31)):
+        with pytest.raises(ConfigError, match=r"the input must be \(B, 32\), got"):
+            layer.step(torch.zeros(shape), layer.init_state(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any
 
 from torch import Tensor
@@ -9,26 +10,47 @@ from torch import Tensor
 from drama.errors import ConfigError
 
 
-def check_window(x: Tensor, width: int, state: Any = None) -> None:
-    """Raise a :class:`ConfigError` unless ``x`` is ``(B, T, width)``, T >= 1, and a state fits."""
+def check_window(x: Tensor, width: int, state: Any, kind: type) -> None:
+    """Raise a :class:`ConfigError` unless ``x`` is ``(B, T, width)``, T >= 1, and a state fits.
+
+    Args:
+        x: The input.
+        width: Size of its last axis.
+        state: State of B rows, or None.
+        kind: Type of the state.
+    """
     if x.dim() != 3 or x.shape[1] < 1 or x.shape[2] != width:
         raise ConfigError(
             f"sequence model: forward reads (B, T, {width}) with T >= 1, got {tuple(x.shape)}"
         )
-    _check_rows(x, state)
+    if state is not None:
+        _check_state(x, state, kind)
 
 
-def check_step(x: Tensor, width: int, state: Any) -> None:
+def check_step(x: Tensor, width: int, state: Any, kind: type) -> None:
     """Raise a :class:`ConfigError` unless ``x`` is ``(B, width)`` and the state of B rows."""
     if x.dim() != 2 or x.shape[1] != width:
         raise ConfigError(f"sequence model: step reads (B, {width}), got {tuple(x.shape)}")
-    _check_rows(x, state)
+    _check_state(x, state, kind)
 
 
-def _check_rows(x: Tensor, state: Any) -> None:
-    while isinstance(state, tuple) and state:
-        state = state[0]
-    if isinstance(state, Tensor) and state.shape[0] != x.shape[0]:
+def check_layers(layers: Sized, count: int) -> None:
+    """Raise a :class:`ConfigError` unless there is a state for each layer."""
+    if len(layers) != count:
+        raise ConfigError(f"sequence model: the state is of {len(layers)} layers, not {count}")
+
+
+def _check_state(x: Tensor, state: Any, kind: type) -> None:
+    if not isinstance(state, kind):
         raise ConfigError(
-            f"sequence model: the state is of {state.shape[0]} rows, the input of {x.shape[0]}"
+            f"sequence model: the state must be a {kind.__name__}, got {type(state).__name__}"
         )
+    pending = [state]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, tuple):
+            pending += part
+        elif isinstance(part, Tensor) and part.shape[0] != x.shape[0]:
+            raise ConfigError(
+                f"sequence model: the state is of {part.shape[0]} rows, the input of {x.shape[0]}"
+            )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from drama.dynamics.base import register
 from drama.dynamics.checks import check_step, check_window
 from drama.dynamics.config import DynamicsConfig
-from drama.ssm.checks import check_is_first
+from drama.ssm.checks import check_is_first, check_optional
 
 
 class GRUState(NamedTuple):
@@ -60,10 +60,11 @@ class GRUDynamics(nn.Module):
         self, x: Tensor, is_first: Tensor | None = None, state: GRUState | None = None
     ) -> tuple[Tensor, GRUState]:
         """Read a window ``(B, T, D)``; see :class:`drama.dynamics.SequenceModel`."""
-        check_window(x, self.width, state)
+        check_window(x, self.width, state, GRUState)
         check_is_first("gru", is_first, *x.shape[:2])
         if state is None:
             state = self.init_state(x.shape[0])
+        self._check_hidden(state)
         keep = None if is_first is None else (~is_first)[..., None].to(state.hidden.dtype)
         last = []
         for index, cell in enumerate(cast("list[GRUCell]", self.cells)):
@@ -83,9 +84,14 @@ class GRUDynamics(nn.Module):
 
     def step(self, x: Tensor, state: GRUState) -> tuple[Tensor, GRUState]:
         """Read one step ``(B, D)``."""
-        check_step(x, self.width, state)
+        check_step(x, self.width, state, GRUState)
+        self._check_hidden(state)
         hidden = []
         for index, cell in enumerate(cast("list[GRUCell]", self.cells)):
             x = cell(cell.input(x), state.hidden[:, index])
             hidden.append(x)
         return x, GRUState(torch.stack(hidden, dim=1))
+
+    def _check_hidden(self, state: GRUState) -> None:
+        shape = (state.hidden.shape[0], len(self.cells), self.width)
+        check_optional("gru", hidden=(state.hidden, shape))

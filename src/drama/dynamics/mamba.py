@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor, nn
 
 from drama.dynamics.base import register
-from drama.dynamics.checks import check_step, check_window
+from drama.dynamics.checks import check_layers, check_step, check_window
 from drama.dynamics.config import DynamicsConfig
 from drama.norm import RMSNorm
 from drama.ssm import Mamba1, Mamba1State, Mamba2, Mamba2State
@@ -63,7 +63,9 @@ class MambaStack(nn.Module):
         self, x: Tensor, is_first: Tensor | None = None, state: MambaState | None = None
     ) -> tuple[Tensor, MambaState]:
         """Read a window ``(B, T, D)``; see :class:`drama.dynamics.SequenceModel`."""
-        check_window(x, self.width, state)
+        check_window(x, self.width, state, MambaState)
+        if state is not None:
+            check_layers(state.layers, len(self.blocks))
         states = []
         for index, block in enumerate(self.blocks):
             x, new = block(x, is_first, None if state is None else state.layers[index])
@@ -78,7 +80,8 @@ class MambaStack(nn.Module):
         self, x: Tensor, state: MambaState, *, inplace: bool = False
     ) -> tuple[Tensor, MambaState]:
         """Read one step ``(B, D)``."""
-        check_step(x, self.width, state)
+        check_step(x, self.width, state, MambaState)
+        check_layers(state.layers, len(self.blocks))
         states = []
         blocks = cast("list[MambaBlock]", self.blocks)
         for block, layer in zip(blocks, state.layers, strict=True):

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drama.dynamics.base import register
-from drama.dynamics.checks import check_step, check_window
+from drama.dynamics.checks import check_layers, check_step, check_window
 from drama.dynamics.config import DynamicsConfig
 from drama.norm import RMSNorm
-from drama.ssm.checks import check_is_first
+from drama.ssm.checks import check_is_first, check_optional
 
 
 class AttentionState(NamedTuple):
@@ -76,6 +76,13 @@ class TransformerBlock(nn.Module):
         query, key, value = self.qkv(self.norm(x)).chunk(3, dim=-1)
         valid = torch.ones_like(x[..., 0], dtype=torch.bool)
         if state is not None:
+            window = (x.shape[0], kept, x.shape[2])
+            check_optional(
+                "transformer",
+                key=(state.key, window),
+                value=(state.value, window),
+                valid=(state.valid, window[:2]),
+            )
             key = torch.cat([state.key.to(key.dtype), key], dim=1)  # (B, P+T, D)
             value = torch.cat([state.value.to(value.dtype), value], dim=1)
             valid = torch.cat([state.valid, valid], dim=1)
@@ -140,7 +147,9 @@ class TransformerDynamics(nn.Module):
         self, x: Tensor, is_first: Tensor | None = None, state: TransformerState | None = None
     ) -> tuple[Tensor, TransformerState]:
         """Read a window ``(B, T, D)``; see :class:`drama.dynamics.SequenceModel`."""
-        check_window(x, self.width, state)
+        check_window(x, self.width, state, TransformerState)
+        if state is not None:
+            check_layers(state.layers, len(self.blocks))
         check_is_first("transformer", is_first, *x.shape[:2])
         states = []
         for index, block in enumerate(self.blocks):
@@ -150,6 +159,7 @@ class TransformerDynamics(nn.Module):
 
     def step(self, x: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState]:
         """Read one step ``(B, D)``."""
-        check_step(x, self.width, state)
+        check_step(x, self.width, state, TransformerState)
+        check_layers(state.layers, len(self.blocks))
         y, state = self.forward(x[:, None], None, state)
         return y[:, 0], state

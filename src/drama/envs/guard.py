@@ -179,22 +179,22 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any]):
         )
 
     def _observation(self, obs: Any) -> npt.NDArray[Any]:
-        space, given = self._space, obs
-        if not (isinstance(obs, np.ndarray) and obs.dtype == space.dtype):
-            obs = as_declared(obs, space)
-            if obs is None:
-                raise self._error(
-                    f"the observation is {_said(given)}, its space says {space.shape} {space.dtype}"
-                )
-        fault = self._fault(obs)
+        space = self._space
+        sound = isinstance(obs, np.ndarray) and obs.dtype == space.dtype
+        array: npt.NDArray[Any] | None = obs if sound else as_declared(obs, space)
+        if array is None:
+            raise self._error(
+                f"the observation is {_said(obs)}, its space says {space.shape} {space.dtype}"
+            )
+        fault = self._fault(array)
         if fault:
             raise self._error(fault)
-        if obs is not given:
-            kind = _said(given) if isinstance(given, np.ndarray) else type(given).__name__
+        if not sound:
+            kind = _said(obs) if isinstance(obs, np.ndarray) else type(obs).__name__
             self._note(
                 "obs", f"observations come as {kind}: converted to {space.dtype}, as declared"
             )
-        return obs
+        return array
 
     def _reward(self, reward: Any) -> float:
         number = _number(reward)

@@ -17,6 +17,7 @@ from drama.ssm.backend import (
     step_operations,
     window_operations,
 )
+from drama.ssm.checks import check_mixer
 from drama.ssm.init import inverse_softplus, log_uniform_dt
 from drama.ssm.kernels import LayerSizes
 
@@ -117,7 +118,11 @@ class Mamba1(nn.Module):
 
         Returns:
             ``y`` ``(B, T, d_model)`` and the state after the last step.
+
+        Raises:
+            ConfigError: The input or the state has another shape, or another batch size.
         """
+        self._check(x, ("B", "T", self.d_model), state)
         inner, z = self.in_proj(x).chunk(2, dim=-1)
         history, initial = (None, None) if state is None else state
         run = window_operations(self.backend, self.kernel_sizes, inner, is_first, state)
@@ -147,7 +152,13 @@ class Mamba1(nn.Module):
 
         Returns:
             ``y`` ``(B, d_model)`` and the state after the step.
+
+        Raises:
+            ConfigError: The input or the state has another shape, or another batch size.
         """
+        if state is None:
+            raise ConfigError("Mamba1: step needs a state, see init_state")
+        self._check(x, ("B", self.d_model), state)
         inner, z = self.in_proj(x).chunk(2, dim=-1)
         run = step_operations(self.backend, self.kernel_sizes, inner)
         inner, conv = run.conv_step(inner, self.conv1d.weight, self.conv1d.bias, state.conv)
@@ -155,6 +166,17 @@ class Mamba1(nn.Module):
         A = -torch.exp(self.A_log)
         y, ssm = run.scan_step(inner, dt, A, B, C, state.ssm, D=self.D, inplace=inplace)
         return self.out_proj(y * F.silu(z)), Mamba1State(conv, ssm)
+
+    def _check(self, x: Tensor, shape: tuple[int | str, ...], state: Mamba1State | None) -> None:
+        check_mixer(
+            "Mamba1",
+            x,
+            shape,
+            state,
+            Mamba1State,
+            conv=(self.d_conv - 1, self.d_inner),
+            ssm=(self.d_inner, self.d_state),
+        )
 
     def _selection(self, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Read Δ, B and C off the convolved input."""

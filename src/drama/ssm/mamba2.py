@@ -16,6 +16,7 @@ from drama.ssm.backend import (
     step_operations,
     window_operations,
 )
+from drama.ssm.checks import check_mixer
 from drama.ssm.init import inverse_softplus, log_uniform_dt
 from drama.ssm.kernels import LayerSizes
 from drama.ssm.norm import GatedRMSNorm
@@ -130,7 +131,11 @@ class Mamba2(nn.Module):
 
         Returns:
             ``y`` ``(B, T, d_model)`` and the state after the last step.
+
+        Raises:
+            ConfigError: The input or the state has another shape, or another batch size.
         """
+        self._check(x, ("B", "T", self.d_model), state)
         z, xBC, dt = linear_in_parts(x, self.in_proj.weight, self._parts)
         history, initial = (None, None) if state is None else state
         run = window_operations(self.backend, self.kernel_sizes, xBC, is_first, state)
@@ -161,7 +166,13 @@ class Mamba2(nn.Module):
 
         Returns:
             ``y`` ``(B, d_model)`` and the state after the step.
+
+        Raises:
+            ConfigError: The input or the state has another shape, or another batch size.
         """
+        if state is None:
+            raise ConfigError("Mamba2: step needs a state, see init_state")
+        self._check(x, ("B", self.d_model), state)
         z, xBC, dt = torch.split(self.in_proj(x), self._parts, dim=-1)
         run = step_operations(self.backend, self.kernel_sizes, xBC)
         xBC, conv = run.conv_step(xBC, self.conv1d.weight, self.conv1d.bias, state.conv)
@@ -169,6 +180,17 @@ class Mamba2(nn.Module):
         A = -torch.exp(self.A_log)
         y, ssm = run.ssd_step(inner, self._dt(dt), A, B, C, state.ssm, D=self.D, inplace=inplace)
         return self.out_proj(self.norm(y.flatten(-2), z)), Mamba2State(conv, ssm)
+
+    def _check(self, x: Tensor, shape: tuple[int | str, ...], state: Mamba2State | None) -> None:
+        check_mixer(
+            "Mamba2",
+            x,
+            shape,
+            state,
+            Mamba2State,
+            conv=(self.d_conv - 1, self.conv_dim),
+            ssm=(self.nheads, self.headdim, self.d_state),
+        )
 
     @property
     def _parts(self) -> list[int]:
