@@ -72,7 +72,7 @@ def make_env(
         observations and ``Discrete(n)`` actions counted from 0.
 
     Raises:
-        UnknownEnvError: No such id; the message names the nearest one.
+        UnknownEnvError: No such id; the message names one that is near, or the package.
         UnsupportedSpaceError: Its observation or action space is not supported.
         EnvError: It could not be constructed: a wrong argument, a missing dependency.
     """
