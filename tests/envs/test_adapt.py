@@ -283,6 +283,11 @@ def test_wrong_observations_are_refused():
         adapter(np.zeros((4, 4), np.uint8))
     with pytest.raises(EnvError, match="dtype float32 does not fit"):
         adapter(np.zeros((4, 4, 3), np.float32))
+    # What the guard converts of an environment, predict converts as well.
+    whole = np.full((4, 4, 3), 200)
+    assert (adapter(whole) == 200).all()
+    with pytest.raises(EnvError, match="dtype int64 does not fit"):
+        adapter(whole + 100)
     vector = ObservationAdapter(box((2,), np.float32, -1, 1))
     assert vector([0.5, 1]).tolist() == [0.5, 1]
 

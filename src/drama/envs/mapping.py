@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from drama.envs.guard import as_declared
 from drama.errors import EnvError, UnsupportedSpaceError
 from drama.types import ObsArray
 
@@ -166,16 +167,16 @@ class ObservationAdapter:
         """Map observations with one leading batch axis; the result has the same batch axis.
 
         Raises:
-            EnvError: The shape behind the batch axis is not the raw space's.
+            EnvError: The shape behind the batch axis is not the raw space's, or the numbers do not
+                convert to its dtype.
         """
         raw = np.asarray(obs)
         if raw.shape[1:] != self.raw_space.shape:
             raise EnvError(f"an observation of shape {raw.shape[1:]} does not fit {self.raw_space}")
-        if raw.dtype != self.raw_space.dtype:
-            # A picture rescaled to 0..1 by its owner would come out black: say so instead.
-            if not np.can_cast(raw.dtype, self.raw_space.dtype, "same_kind"):
-                raise EnvError(f"an observation of dtype {raw.dtype} does not fit {self.raw_space}")
-            raw = raw.astype(self.raw_space.dtype)
+        declared = as_declared(raw, self.raw_space)
+        if declared is None:
+            raise EnvError(f"an observation of dtype {raw.dtype} does not fit {self.raw_space}")
+        raw = declared
         if self._layout is None:
             return np.ascontiguousarray(raw.reshape(len(raw), -1), np.float32)
         if self._scale is not None:  # (B, *raw) -> uint8 in 0..255

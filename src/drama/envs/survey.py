@@ -89,7 +89,8 @@ class EnvSurvey:
 
     def _compare_start(self, obs: ObsArray) -> None:
         """Compare the first observations of an episode to those after the same actions before."""
-        if self._differ or len(self._taken) > _COMPARED_STEPS:
+        known_enough = self._differ or self._same_starts >= _COMPARISONS
+        if known_enough or len(self._taken) > _COMPARED_STEPS:
             return
         known = self._starts.setdefault(self._taken, obs)
         if known is not obs:
