@@ -24,6 +24,7 @@ AdvantageScale = Literal["returns", "deviation"]
 PolicyLatent = Literal["prior", "posterior"]
 PolicyMemory = Literal["previous", "current"]
 ActorGradient = Literal["sampled", "all-actions"]
+TwoHotDecode = Literal["symexp-mean", "mean-symexp"]
 Precision = Literal["auto", "float32", "bfloat16"]
 ReplayDevice = Literal["auto", "cpu", "model"]
 
@@ -144,6 +145,8 @@ class WorldModelConfig(Checked):
     """Two-hot bins over symlog space."""
     bin_limit: float = 20.0
     """The bins span [-bin_limit, bin_limit] in symlog space."""
+    twohot_decode: TwoHotDecode = "symexp-mean"
+    """Expected reward: symexp of the mean bin (public code) or mean of symexp (DreamerV3)."""
     zero_init_heads: bool = True
     """Start the last layer of the reward head at zero (predicts 0, as in DreamerV3)."""
     free_bits: float = 1.0
@@ -270,6 +273,8 @@ class BehaviourConfig(Checked):
     """Two-hot bins of the critic over symlog space."""
     bin_limit: float = 20.0
     """The bins span [-bin_limit, bin_limit] in symlog space."""
+    twohot_decode: TwoHotDecode = "symexp-mean"
+    """Expected return: symexp of the mean bin (public code) or mean of symexp (DreamerV3)."""
     zero_init_heads: bool = True
     """Start the last layers of actor and critic at zero (uniform policy, value 0)."""
     start_at_episode_starts: bool = True

@@ -44,7 +44,7 @@ class Behaviour(nn.Module):
         self.critic = MLP(
             features, config.bins, layers=layers, units=config.critic_units, zero_init=zero
         )
-        self.twohot = TwoHot(config.bins, config.bin_limit)
+        self.twohot = TwoHot(config.bins, config.bin_limit, config.twohot_decode)
         self.return_scale = ReturnScale(config.return_decay, config.min_return_scale)
 
     # -- playing ------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class WorldModel(nn.Module):
             width, config.bins, layers=1, units=config.head_units, zero_init=config.zero_init_heads
         )
         self.termination_head = MLP(width, 1, layers=1, units=config.head_units)
-        self.twohot = TwoHot(config.bins, config.bin_limit)
+        self.twohot = TwoHot(config.bins, config.bin_limit, config.twohot_decode)
 
     # -- the parts, one step or many ----------------------------------------------------------
 
