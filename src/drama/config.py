@@ -208,19 +208,26 @@ class PPOConfig(Checked):
     """What PPO alone needs; discount, lambda and entropy bonus are the behaviour's."""
 
     clip: float = 0.2
-    """A ratio of action probabilities further from 1 earns nothing more."""
+    """Probability ratios further from 1 than this earn no more."""
     epochs: int = 4
-    """Times each imagined action is learnt from."""
+    """Passes over each rollout."""
     minibatches: int = 4
-    """Gradient steps per epoch."""
+    """Gradient steps per epoch, on single actions in random order; 1 with recompute_advantages."""
+    recompute_advantages: bool = False
+    """Recompute returns and advantages each epoch, with a slow critic (the public code's form)."""
     advantage_scale: AdvantageScale = "returns"
-    """What centred advantages are divided by: ``returns``, as in actor-critic the running range of
-    returns, at least 1; ``deviation``, their own standard deviation in each rollout."""
+    """Divisor of the advantages: running range of returns, at least 1, or their own deviation."""
 
     def _check(self) -> None:
         section = "behaviour.ppo"
         require(0 < self.clip < 1, f"{section}.clip must lie in (0, 1), got {self.clip}")
         positive(section, epochs=self.epochs, minibatches=self.minibatches)
+        whole = self.minibatches == 1 and self.advantage_scale == "returns"
+        require(
+            whole or not self.recompute_advantages,
+            f"{section}.recompute_advantages needs minibatches 1 and advantage_scale returns, got "
+            f"{self.minibatches} and {self.advantage_scale}",
+        )
 
 
 @dataclass(frozen=True)
@@ -230,7 +237,7 @@ class BehaviourConfig(Checked):
     algorithm: AlgorithmName = "actor-critic"
     """``actor-critic`` (after DreamerV3, the paper's) or ``ppo``."""
     layers: int = 2
-    """Hidden layers of actor and critic."""
+    """Hidden layers of actor and critic (2 in the paper, 3 in the public code)."""
     actor_units: int = 256
     """Width of the actor's layers."""
     critic_units: int = 512
@@ -277,12 +284,16 @@ class BehaviourConfig(Checked):
     """Expected return: symexp of the mean bin (public code) or mean of symexp (DreamerV3)."""
     zero_init_heads: bool = True
     """Start the last layers of actor and critic at zero (uniform policy, value 0)."""
+    standardise_input: bool = False
+    """Standardise the input of actor and critic by running moments, clip ±10 (public code)."""
     start_at_episode_starts: bool = True
     """Begin at an episode's first frame, with no past, where a context window ends on one."""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(grad_clip=100.0))
     """Optimiser of actor and critic together."""
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    """What only ``ppo`` reads."""
+    ppo: PPOConfig = field(
+        default_factory=lambda: PPOConfig(epochs=3, minibatches=1, recompute_advantages=True)
+    )
+    """What only ``ppo`` reads. The default is the public code's form."""
 
     def _check(self) -> None:
         section = "behaviour"
