@@ -225,8 +225,8 @@ class PPOConfig(Checked):
         whole = self.minibatches == 1 and self.advantage_scale == "returns"
         require(
             whole or not self.recompute_advantages,
-            f"{section}.recompute_advantages needs minibatches 1 and advantage_scale returns, got "
-            f"{self.minibatches} and {self.advantage_scale}",
+            f"{section}: recompute_advantages needs minibatches 1 and advantage_scale returns, got "
+            f"{self.minibatches} and {self.advantage_scale}; turn it off for others",
         )
 
 
