@@ -2,7 +2,8 @@
 
 A [Config][drama.config.Config] is a tree of frozen dataclasses. The command line offers each
 field as ``--section.field``; ``config.json`` in a run directory is the same tree as JSON.
-The defaults are the paper's (size XS); [drama.presets][] holds the other starting points.
+The defaults are the paper's (size XS), and its public code's where it is silent;
+[drama.presets][] holds the other starting points.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ class WorldModelConfig(Checked):
     kernel: int = 5
     """Side of every convolution kernel (odd)."""
     stem_stride: Literal[1, 2] = 1
-    """Stride of the first convolution (the others have 2): 1 in the paper, 2 is cheaper."""
+    """Stride of the first convolution (the others: 2): 1 in the public code, 2 is cheaper."""
     vector_units: int = 256
     """Width of the two hidden layers that replace convolutions for vector observations."""
     latent_variables: int = 32

@@ -17,6 +17,7 @@ from drama.behaviour import PPO, MinibatchPPO
 from drama.config import Config
 from drama.errors import CheckpointError, NonFiniteError
 from drama.training.checkpoint import CheckpointDir
+from drama.training.resume import compare
 
 WALK = env_id(Walk)
 RECOMPUTED: dict[str, Any] = {
@@ -109,6 +110,16 @@ def test_a_run_from_before_there_was_a_choice_is_of_actor_critic(tmp_path: Path)
     for name in ("algorithm", "ppo"):
         del tree["behaviour"][name]
     assert drama.config.from_dict(Config, tree).behaviour.algorithm == "actor-critic"
+
+
+def test_settings_of_ppo_do_not_keep_another_algorithm_from_going_on() -> None:
+    # As in a run of xs from before the public code's form became the default.
+    pairs = [
+        [tiny({"behaviour.algorithm": name, **form}) for form in ({}, RECOMPUTED)]
+        for name in ("actor-critic", "ppo")
+    ]
+    assert compare(*pairs[0]) == ([], [])
+    assert len(compare(*pairs[1])[1]) == 3
 
 
 def test_a_minibatch_that_is_nan_takes_no_step(
