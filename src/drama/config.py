@@ -122,6 +122,15 @@ class OptimConfig(Checked):
             require(value > 1e-37, f"optim.{name} is 0 in float32, got {value}")
 
 
+def _check_bins(section: str, bins: int, limit: float, decode: TwoHotDecode) -> None:
+    require(bins >= 3 and bins % 2 == 1, f"{section}.bins must be odd, at least 3")
+    require(
+        decode == "symexp-mean" or limit <= 80,
+        f"{section}.bin_limit must be at most 80 with twohot_decode {decode}, whose outermost bins "
+        f"would leave float32; got {limit}",
+    )
+
+
 @dataclass(frozen=True)
 class WorldModelConfig(Checked):
     """Discrete VAE, sequence model and heads, with the weights of their losses."""
@@ -195,7 +204,7 @@ class WorldModelConfig(Checked):
         for name in ("free_bits", "beta_dyn", "beta_rep"):
             require(getattr(self, name) >= 0, f"{section}.{name} must not be negative")
         require(self.latent_classes >= 2, f"{section}.latent_classes must be at least 2")
-        require(self.bins >= 3 and self.bins % 2 == 1, f"{section}.bins must be odd, at least 3")
+        _check_bins(section, self.bins, self.bin_limit, self.twohot_decode)
         require(self.batch_length >= 2, f"{section}.batch_length must be at least 2")
 
     @property
@@ -331,7 +340,7 @@ class BehaviourConfig(Checked):
             f"{section}.ppo.minibatches must not exceed the imagined actions, batch_size * horizon "
             f"= {self.batch_size * self.horizon}, got {self.ppo.minibatches}",
         )
-        require(self.bins >= 3 and self.bins % 2 == 1, f"{section}.bins must be odd, at least 3")
+        _check_bins(section, self.bins, self.bin_limit, self.twohot_decode)
 
 
 @dataclass(frozen=True)
