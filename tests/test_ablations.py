@@ -128,7 +128,17 @@ def test_help_names_them_all(capfd: Capture) -> None:
             ["--env", "drama/Catch-v0", "--env.id", "drama/Recall-v0"],
             ["--env drama/Catch-v0 and --env.id drama/Recall-v0: which one?"],
         ),
-        (["--behaviour", "ppo", "--behaviour.ppo.minibatches", "99"], ["minibatches", "= 24"]),
+        (
+            ["--behaviour", "ppo", "--behaviour.ppo.minibatches", "99"],
+            ["recompute_advantages needs minibatches 1", "got 99"],
+        ),
+        (
+            [
+                *("--behaviour", "ppo", "--behaviour.ppo.minibatches", "99"),
+                "--behaviour.ppo.no-recompute-advantages",
+            ],
+            ["minibatches", "= 24"],
+        ),
     ],
 )
 def test_a_mistake_costs_one_line(args: list[str], words: list[str], capfd: Capture) -> None:

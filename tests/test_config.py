@@ -358,6 +358,14 @@ def test_two_configurations_share_nothing() -> None:
             lambda: BehaviourConfig(algorithm="ppo", actor_gradient="all-actions"),
             "actor_gradient 'all-actions' is for actor-critic, not for ppo",
         ),
+        (
+            lambda: BehaviourConfig(twohot_decode="mean-symexp", bin_limit=100.0),
+            "behaviour.bin_limit must be at most 80 with twohot_decode mean-symexp",
+        ),
+        (
+            lambda: WorldModelConfig(twohot_decode="mean-symexp", bin_limit=100.0),
+            "world_model.bin_limit must be at most 80 with twohot_decode mean-symexp",
+        ),
         (lambda: BehaviourConfig(entropy=float("nan")), "entropy"),
         (lambda: OptimConfig(lr=float("inf")), "lr"),
         (lambda: OptimConfig(beta2=1.0), "beta2"),

@@ -2,7 +2,8 @@
 
 A [Config][drama.config.Config] is a tree of frozen dataclasses. The command line offers each
 field as ``--section.field``; ``config.json`` in a run directory is the same tree as JSON.
-The defaults are the paper's (size XS); [drama.presets][] holds the other starting points.
+The defaults are the paper's (size XS), and its public code's where it is silent;
+[drama.presets][] holds the other starting points.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ AdvantageScale = Literal["returns", "deviation"]
 PolicyLatent = Literal["prior", "posterior"]
 PolicyMemory = Literal["previous", "current"]
 ActorGradient = Literal["sampled", "all-actions"]
+TwoHotDecode = Literal["symexp-mean", "mean-symexp"]
 Precision = Literal["auto", "float32", "bfloat16"]
 ReplayDevice = Literal["auto", "cpu", "model"]
 
@@ -120,6 +122,15 @@ class OptimConfig(Checked):
             require(value > 1e-37, f"optim.{name} is 0 in float32, got {value}")
 
 
+def _check_bins(section: str, bins: int, limit: float, decode: TwoHotDecode) -> None:
+    require(bins >= 3 and bins % 2 == 1, f"{section}.bins must be odd, at least 3")
+    require(
+        decode == "symexp-mean" or limit <= 80,
+        f"{section}.bin_limit must be at most 80 with twohot_decode {decode}, whose outermost bins "
+        f"would leave float32; got {limit}",
+    )
+
+
 @dataclass(frozen=True)
 class WorldModelConfig(Checked):
     """Discrete VAE, sequence model and heads, with the weights of their losses."""
@@ -129,7 +140,7 @@ class WorldModelConfig(Checked):
     kernel: int = 5
     """Side of every convolution kernel (odd)."""
     stem_stride: Literal[1, 2] = 1
-    """Stride of the first convolution (the others have 2): 1 in the paper, 2 is cheaper."""
+    """Stride of the first convolution (the others: 2): 1 in the public code, 2 is cheaper."""
     vector_units: int = 256
     """Width of the two hidden layers that replace convolutions for vector observations."""
     latent_variables: int = 32
@@ -144,6 +155,8 @@ class WorldModelConfig(Checked):
     """Two-hot bins over symlog space."""
     bin_limit: float = 20.0
     """The bins span [-bin_limit, bin_limit] in symlog space."""
+    twohot_decode: TwoHotDecode = "symexp-mean"
+    """Expected reward: symexp of the mean bin (public code) or mean of symexp (DreamerV3)."""
     zero_init_heads: bool = True
     """Start the last layer of the reward head at zero (predicts 0, as in DreamerV3)."""
     free_bits: float = 1.0
@@ -191,7 +204,7 @@ class WorldModelConfig(Checked):
         for name in ("free_bits", "beta_dyn", "beta_rep"):
             require(getattr(self, name) >= 0, f"{section}.{name} must not be negative")
         require(self.latent_classes >= 2, f"{section}.latent_classes must be at least 2")
-        require(self.bins >= 3 and self.bins % 2 == 1, f"{section}.bins must be odd, at least 3")
+        _check_bins(section, self.bins, self.bin_limit, self.twohot_decode)
         require(self.batch_length >= 2, f"{section}.batch_length must be at least 2")
 
     @property
@@ -205,19 +218,26 @@ class PPOConfig(Checked):
     """What PPO alone needs; discount, lambda and entropy bonus are the behaviour's."""
 
     clip: float = 0.2
-    """A ratio of action probabilities further from 1 earns nothing more."""
+    """Probability ratios further from 1 than this earn no more."""
     epochs: int = 4
-    """Times each imagined action is learnt from."""
+    """Passes over each rollout."""
     minibatches: int = 4
-    """Gradient steps per epoch."""
+    """Gradient steps per epoch, on single actions in random order; 1 with recompute_advantages."""
+    recompute_advantages: bool = False
+    """Recompute returns and advantages each epoch, with a slow critic (the public code's form)."""
     advantage_scale: AdvantageScale = "returns"
-    """What centred advantages are divided by: ``returns``, as in actor-critic the running range of
-    returns, at least 1; ``deviation``, their own standard deviation in each rollout."""
+    """Divisor of the advantages: running range of returns, at least 1, or their own deviation."""
 
     def _check(self) -> None:
         section = "behaviour.ppo"
         require(0 < self.clip < 1, f"{section}.clip must lie in (0, 1), got {self.clip}")
         positive(section, epochs=self.epochs, minibatches=self.minibatches)
+        whole = self.minibatches == 1 and self.advantage_scale == "returns"
+        require(
+            whole or not self.recompute_advantages,
+            f"{section}: recompute_advantages needs minibatches 1 and advantage_scale returns, got "
+            f"{self.minibatches} and {self.advantage_scale}; turn it off for others",
+        )
 
 
 @dataclass(frozen=True)
@@ -227,7 +247,7 @@ class BehaviourConfig(Checked):
     algorithm: AlgorithmName = "actor-critic"
     """``actor-critic`` (after DreamerV3, the paper's) or ``ppo``."""
     layers: int = 2
-    """Hidden layers of actor and critic."""
+    """Hidden layers of actor and critic (2 in the paper, 3 in the public code)."""
     actor_units: int = 256
     """Width of the actor's layers."""
     critic_units: int = 512
@@ -270,14 +290,20 @@ class BehaviourConfig(Checked):
     """Two-hot bins of the critic over symlog space."""
     bin_limit: float = 20.0
     """The bins span [-bin_limit, bin_limit] in symlog space."""
+    twohot_decode: TwoHotDecode = "symexp-mean"
+    """Expected return: symexp of the mean bin (public code) or mean of symexp (DreamerV3)."""
     zero_init_heads: bool = True
     """Start the last layers of actor and critic at zero (uniform policy, value 0)."""
+    standardise_input: bool = False
+    """Standardise the input of actor and critic by running moments, clip ±10 (public code)."""
     start_at_episode_starts: bool = True
     """Begin at an episode's first frame, with no past, where a context window ends on one."""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(grad_clip=100.0))
     """Optimiser of actor and critic together."""
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    """What only ``ppo`` reads."""
+    ppo: PPOConfig = field(
+        default_factory=lambda: PPOConfig(epochs=3, minibatches=1, recompute_advantages=True)
+    )
+    """What only ``ppo`` reads. The default is the public code's form."""
 
     def _check(self) -> None:
         section = "behaviour"
@@ -314,7 +340,7 @@ class BehaviourConfig(Checked):
             f"{section}.ppo.minibatches must not exceed the imagined actions, batch_size * horizon "
             f"= {self.batch_size * self.horizon}, got {self.ppo.minibatches}",
         )
-        require(self.bins >= 3 and self.bins % 2 == 1, f"{section}.bins must be odd, at least 3")
+        _check_bins(section, self.bins, self.bin_limit, self.twohot_decode)
 
 
 @dataclass(frozen=True)

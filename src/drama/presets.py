@@ -10,6 +10,7 @@ from drama.config import (
     Config,
     EvaluationConfig,
     OptimConfig,
+    PPOConfig,
     ReplayConfig,
     TrainingConfig,
     WorldModelConfig,
@@ -61,6 +62,7 @@ def laptop() -> Config:
             horizon=12,
             entropy=3e-3,
             optim=OptimConfig(lr=2e-4, warmup=500, grad_clip=100.0),
+            ppo=PPOConfig(),
         ),
         training=TrainingConfig(world_model_ratio=0.2, behaviour_ratio=0.2, log_every=500),
     )
@@ -100,6 +102,7 @@ def quick() -> Config:
             # The policy moves little until the model is about right: with a rise over 50 updates
             # it can settle on what the model gets wrong, and one seed in three then learnt late.
             optim=OptimConfig(lr=1e-3, eps=1e-8, warmup=250, grad_clip=100.0),
+            ppo=PPOConfig(),
         ),
         training=TrainingConfig(
             warmup_steps=1000,

@@ -64,6 +64,37 @@ def test_a_new_policy_is_uniform_and_a_new_critic_says_zero(
     assert model.value(features).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("decode", ["symexp-mean", "mean-symexp"])
+def test_every_value_is_decoded_as_configured(
+    build: Callable[..., ActorCritic], decode: Any
+) -> None:
+    # Bins are 0.5 apart in symlog space: odds of 0.9 and 0.1 for bins 10 (0) and 20 (symlog 5).
+    model = build(zero_init_heads=True, twohot_decode=decode, gamma=0.5, lambda_=0.0)
+    odds = torch.full((21,), -100.0)
+    odds[10], odds[20] = math.log(0.9), math.log(0.1)
+    model.critic.out.bias.data = model.slow_critic.out.bias.data = odds
+    v = math.expm1(0.5) if decode == "symexp-mean" else 0.1 * math.expm1(5.0)
+    rollout = dream()
+    torch.testing.assert_close(model.value(rollout.features), torch.full((6, 6), v))
+    ahead = model.outlook(rollout.features[:, 1:], rollout.reward, rollout.termination)
+    torch.testing.assert_close(ahead, rollout.reward + 0.5 * v)
+    metrics = model.loss(rollout)[1]
+    assert metrics["value"].item() == pytest.approx(v, rel=1e-5)
+    assert metrics["return"].item() == pytest.approx(rollout.reward.mean().item() + 0.5 * v)
+
+
+def test_no_gradient_flows_through_decoding(
+    build: Callable[..., ActorCritic], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, recorded = build(), []
+    decode = model.twohot.decode
+    monkeypatch.setattr(
+        model.twohot, "decode", lambda x: recorded.append(torch.is_grad_enabled()) or decode(x)
+    )
+    model.loss(dream())
+    assert recorded == [False, False]
+
+
 def test_actor_gradient_by_hand(build: Callable[..., ActorCritic]) -> None:
     # Uniform policy, value 0, gamma 0, scale 1: the advantage of an action is its reward, and
     # d loss / d logits = -reward (onehot - 1/3), averaged over batch and time.

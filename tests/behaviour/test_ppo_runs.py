@@ -13,12 +13,19 @@ from tests.training.runs import assert_same_run, differences, metrics, snapshot,
 
 import drama
 from drama import Agent
-from drama.behaviour import PPO
+from drama.behaviour import PPO, MinibatchPPO
 from drama.config import Config
 from drama.errors import CheckpointError, NonFiniteError
 from drama.training.checkpoint import CheckpointDir
+from drama.training.resume import compare
 
 WALK = env_id(Walk)
+RECOMPUTED: dict[str, Any] = {
+    "behaviour.ppo.epochs": 3,
+    "behaviour.ppo.minibatches": 1,
+    "behaviour.ppo.recompute_advantages": True,
+}
+"""The public code's form, the default of the paper's presets."""
 
 
 def ppo(changes: dict[str, Any] | None = None) -> Config:
@@ -26,44 +33,60 @@ def ppo(changes: dict[str, Any] | None = None) -> Config:
     return tiny({"behaviour.algorithm": "ppo", **small, **(changes or {})})
 
 
-def test_one_rollout_per_update_whatever_the_epochs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("form", "steps"), [({}, 2 * 3), (RECOMPUTED, 3)])
+def test_one_rollout_per_update_whatever_the_epochs(
+    form: dict[str, Any], steps: int, tmp_path: Path
+) -> None:
     Agent(WALK, tiny()).learn(40, run_dir=tmp_path / "actor-critic")
-    Agent(WALK, ppo()).learn(40, run_dir=tmp_path / "ppo")
+    Agent(WALK, ppo(form)).learn(40, run_dir=tmp_path / "ppo")
     one, other = snapshot(tmp_path / "actor-critic"), snapshot(tmp_path / "ppo")
     updates = [found["state"]["optimisers"]["behaviour"]["updates"] for found in (one, other)]
-    assert updates == [8, 8 * 2 * 3]
+    assert updates == [8, 8 * steps]
     assert one["loop/dreamt"].sum() == other["loop/dreamt"].sum() == 8 * 8
     assert one["state"]["optimisers"]["world_model"]["updates"] == 8
     assert other["state"]["optimisers"]["world_model"]["updates"] == 8
 
 
-def test_what_it_logs(tmp_path: Path) -> None:
-    Agent(WALK, ppo()).learn(40, run_dir=tmp_path / "run")
+@pytest.mark.parametrize(
+    ("form", "own"),
+    [
+        ({}, {"explained_variance", "advantage_scale"}),
+        (RECOMPUTED, {"slow_critic", "return_scale"}),
+    ],
+)
+def test_what_it_logs(form: dict[str, Any], own: set[str], tmp_path: Path) -> None:
+    Agent(WALK, ppo(form)).learn(40, run_dir=tmp_path / "run")
     last = {k.removeprefix("behaviour/"): v for k, v in metrics(tmp_path / "run")[-1].items()}
-    assert {"actor", "critic", "return", "value", "grad_norm", "survival"} <= last.keys()
+    assert {"actor", "critic", "return", "value", "grad_norm", "survival"} | own <= last.keys()
     assert last["approx_kl"] > 0
     assert 0 <= last["clip_fraction"] <= 1
-    assert last["explained_variance"] <= 1
+    assert last.get("explained_variance", 0) <= 1
     assert 0 < last["entropy"] <= 1.1
 
 
-def test_one_seed_gives_one_run_and_a_resumed_run_is_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", [{}, RECOMPUTED, {"behaviour.standardise_input": True}])
+def test_one_seed_gives_one_run_and_a_resumed_run_is_the_same(
+    form: dict[str, Any], tmp_path: Path
+) -> None:
     for name in ("a", "b"):
-        Agent(WALK, ppo()).learn(60, run_dir=tmp_path / name)
+        Agent(WALK, ppo(form)).learn(60, run_dir=tmp_path / name)
     assert_same_run(tmp_path / "a", tmp_path / "b")
-    Agent(WALK, ppo()).learn(40, run_dir=tmp_path / "c")
+    Agent(WALK, ppo(form)).learn(40, run_dir=tmp_path / "c")
     Agent.load(tmp_path / "c").learn(20)
     assert_same_run(tmp_path / "a", tmp_path / "c")
-    Agent(WALK, ppo({"behaviour.ppo.clip": 0.01})).learn(60, run_dir=tmp_path / "d")
+    Agent(WALK, ppo({**form, "behaviour.ppo.clip": 0.01})).learn(60, run_dir=tmp_path / "d")
     changed = differences(snapshot(tmp_path / "a"), snapshot(tmp_path / "d"))
     assert "model/behaviour.actor.out.weight" in changed
 
 
-def test_a_saved_agent_plays_as_the_one_that_was_saved(tmp_path: Path) -> None:
-    agent = Agent(WALK, ppo()).learn(40)
+@pytest.mark.parametrize(("form", "kind"), [({}, MinibatchPPO), (RECOMPUTED, PPO)])
+def test_a_saved_agent_plays_as_the_one_that_was_saved(
+    form: dict[str, Any], kind: type, tmp_path: Path
+) -> None:
+    agent = Agent(WALK, ppo(form)).learn(40)
     agent.save(tmp_path / "saved", replay=False)
     loaded = Agent.load(tmp_path / "saved")
-    assert isinstance(loaded.behaviour, PPO)
+    assert type(loaded.behaviour) is kind
     left, right = agent.behaviour.state_dict(), loaded.behaviour.state_dict()
     assert left.keys() == right.keys()
     assert all(torch.equal(t, right[name]) for name, t in left.items())
@@ -87,6 +110,16 @@ def test_a_run_from_before_there_was_a_choice_is_of_actor_critic(tmp_path: Path)
     for name in ("algorithm", "ppo"):
         del tree["behaviour"][name]
     assert drama.config.from_dict(Config, tree).behaviour.algorithm == "actor-critic"
+
+
+def test_settings_of_ppo_do_not_keep_another_algorithm_from_going_on() -> None:
+    # As in a run of xs from before the public code's form became the default.
+    pairs = [
+        [tiny({"behaviour.algorithm": name, **form}) for form in ({}, RECOMPUTED)]
+        for name in ("actor-critic", "ppo")
+    ]
+    assert compare(*pairs[0]) == ([], [])
+    assert len(compare(*pairs[1])[1]) == 3
 
 
 def test_a_minibatch_that_is_nan_takes_no_step(

@@ -295,31 +295,29 @@ def test_halved_heads_equal_the_steps_with_every_gradient(
         assert (ours - slow).abs().max() <= 1e-9 * (1 + slow.abs().max()), name
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_halved_heads_are_right_at_the_real_limit(dtype: torch.dtype) -> None:
+def test_halved_heads_are_right_at_the_real_limit() -> None:
     given = halved_inputs(64, 1, torch.float32)
     del given["is_first"]
     exact = {k: v.double() for k, v in given.items()}
-    if dtype != torch.float32:
-        given["x"] = given["x"].to(dtype)
-        exact["x"] = given["x"].double()
     results = []
     for function, of in ((ssd, given), (reference.ssd, exact)):
         leaves = [v.requires_grad_() for v in of.values()]
         y, state = function(**of)
         gradients = torch.autograd.grad(y.double().sum() + state.double().sum(), leaves)
         results.append([y, state, *gradients])
-    tolerance = 3e-6 if dtype == torch.float32 else 3e-2
     for name, ours, slow in zip(["y", "state", *given], *results, strict=True):
         assert ours.isfinite().all()
-        assert (ours.double() - slow).norm() <= tolerance * slow.norm(), name
+        assert (ours.double() - slow).norm() <= 3e-6 * slow.norm(), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("halved", [False, True])
-def test_no_gradient_of_a_step_size_passes_a_reset(halved: bool, used: list[int]) -> None:
+def test_no_gradient_of_a_step_size_passes_a_reset(
+    halved: bool, dtype: torch.dtype, used: list[int]
+) -> None:
     given = halved_inputs(64, 1, torch.float32) if halved else inputs(64, 1, dtype=torch.float32)
     reset = 30  # inside the first half
-    given["x"] = given["x"].bfloat16()  # whose rounding is what could pass
+    given["x"] = given["x"].to(dtype)  # whose rounding could pass
     given["is_first"] = torch.zeros(3, 64, dtype=torch.bool)
     given["is_first"][:, reset] = True
     dt = given["dt"].requires_grad_()
@@ -327,4 +325,4 @@ def test_no_gradient_of_a_step_size_passes_a_reset(halved: bool, used: list[int]
     (gradient,) = torch.autograd.grad(y[:, reset:].float().square().sum(), dt)
     assert torch.equal(gradient[:, :reset], torch.zeros_like(gradient[:, :reset]))
     assert gradient[:, reset:].abs().amax() > 0
-    assert used == [1]
+    assert used == ([1] if dtype == torch.float32 else [])

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 import torch
 from tests.training.runs import tiny
-from tests.training.test_static_updates import ALGORITHMS, BACKBONES, PURPOSES, learn, trainer
+from tests.training.test_static_updates import (
+    ALGORITHMS,
+    BACKBONES,
+    PURPOSES,
+    RECOMPUTED,
+    learn,
+    trainer,
+)
 
 from drama import Agent
 from drama.errors import ConfigError
@@ -57,6 +64,14 @@ def test_each_function_is_one_graph(
     torch.compiler.reset()
     monkeypatch.setattr(compiled, "_compile", trace)
     agree({"world_model.dynamics.name": backbone, "behaviour.algorithm": algorithm}, 2)
+
+
+def test_recomputed_advantages_and_running_moments_are_one_graph(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.compiler.reset()
+    monkeypatch.setattr(compiled, "_compile", trace)
+    agree(RECOMPUTED, 2)
 
 
 @pytest.mark.parametrize("memory", ["previous", "current"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from drama.world_model import TwoHot, symexp, symlog
+from drama.config import TwoHotDecode, WorldModelConfig
+from drama.dynamics import DynamicsConfig
+from drama.world_model import TwoHot, WorldModel, symexp, symlog
 from drama.world_model.heads import MLP
 
 
@@ -149,3 +152,57 @@ def test_several_targets_at_once_are_the_targets_one_by_one() -> None:
     found = torch.autograd.grad((weight * together).sum(), logits)
     expected = torch.autograd.grad((weight * alone).sum(), logits)
     torch.testing.assert_close(found, expected)
+
+
+DECODES: list[TwoHotDecode] = ["symexp-mean", "mean-symexp"]
+
+
+@pytest.mark.parametrize(("decode", "expected"), [("symexp-mean", 0.59), ("mean-symexp", 10.03)])
+def test_decoding_an_uncertain_outcome(decode: TwoHotDecode, expected: float) -> None:
+    # 0 with probability 0.9 and 100 with 0.1, predicted perfectly.
+    twohot = TwoHot(decode=decode)
+    weights = (0.9 * code(twohot, 0.0) + 0.1 * code(twohot, 100.0)).clamp_min(0.0)
+    assert twohot.decode(weights.log()).item() == pytest.approx(expected, abs=0.005)
+
+
+def test_both_decodes_by_hand() -> None:
+    # Bins -2 .. 2 with probabilities 0.1, 0, 0.5, 0, 0.4: the mean bin is 0.6.
+    logits = torch.tensor([0.1, 0.0, 0.5, 0.0, 0.4]).log()
+    mean, value = (TwoHot(5, 2.0, decode).decode(logits).item() for decode in DECODES)
+    assert mean == pytest.approx(math.expm1(0.6), rel=1e-6)
+    assert value == pytest.approx(0.3 * math.expm1(2.0), rel=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.0, 3.7])
+@pytest.mark.parametrize("bins", [3, 21, 255])
+def test_the_mean_of_symexp_is_exactly_zero_for_equal_logits(bins: int, level: float) -> None:
+    # The outermost of 255 bins are worth 4.8e8: any rounding left over would show.
+    twohot = TwoHot(bins, decode="mean-symexp")
+    logits = torch.full((7, bins), level)
+    assert torch.equal(twohot.decode(logits), torch.zeros(7))
+    assert torch.equal(twohot.decode(logits.bfloat16()), torch.zeros(7))
+
+
+@given(st.integers(0, 10_000))
+def test_the_mean_of_symexp_changes_its_sign_with_mirrored_logits(seed: int) -> None:
+    twohot = TwoHot(decode="mean-symexp")
+    logits = torch.randn(255, generator=torch.Generator().manual_seed(seed))
+    values = twohot.decode(torch.stack([logits, logits.flip(0)]))
+    exact = torch.softmax(logits.double(), -1) @ symexp(twohot.bins.double())
+    torch.testing.assert_close(values[0], -values[1], rtol=1e-5, atol=50.0)
+    torch.testing.assert_close(values[0].double(), exact, rtol=1e-5, atol=50.0)
+
+
+def test_the_reward_of_a_world_model_follows_the_switch() -> None:
+    sizes: dict[str, Any] = {"filters": (4,), "latent_variables": 2, "latent_classes": 2}
+    found = []
+    for decode in DECODES:
+        torch.manual_seed(0)
+        dynamics = DynamicsConfig(width=8, headdim=8)
+        config = WorldModelConfig(twohot_decode=decode, dynamics=dynamics, **sizes)
+        model = WorldModel(config, (8, 8, 3), 2).eval()
+        assert model.reward(torch.randn(3, 8)).abs().max() <= (decode == "symexp-mean") * 1e-6
+        weights = 0.9 * code(model.twohot, 0.0) + 0.1 * code(model.twohot, 100.0)
+        model.reward_head.out.bias.data = weights.clamp_min(1e-30).log()
+        found.append(model.reward(torch.randn(3, 8)).mean().item())
+    assert found == pytest.approx([0.59, 10.03], abs=0.005)

@@ -5,7 +5,7 @@ from drama.behaviour.actor_critic import ActorCritic
 from drama.behaviour.base import Behaviour
 from drama.behaviour.imagination import DreamStep, dream_step, imagine
 from drama.behaviour.outlook import policy_input
-from drama.behaviour.ppo import PPO
+from drama.behaviour.ppo import PPO, MinibatchPPO
 from drama.behaviour.registry import make_behaviour
 from drama.behaviour.returns import ReturnScale, lambda_return, survival
 
@@ -14,6 +14,7 @@ __all__ = [
     "ActorCritic",
     "Behaviour",
     "DreamStep",
+    "MinibatchPPO",
     "Player",
     "ReturnScale",
     "dream_step",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from drama.behaviour.base import Behaviour
-from drama.behaviour.returns import lambda_return, survival
+from drama.behaviour.returns import lambda_return, survival, weighted_mean
 from drama.config import BehaviourConfig
 from drama.ssm._numeric import matmul_dtype
 from drama.types import Rollout
@@ -42,8 +42,9 @@ class ActorCritic(Behaviour):
             The scalar loss, and detached scalars for the log.
         """
         config, rollout = self.config, batch
+        features = self.network_input(rollout.features)  # (B, H + 1, F)
         # Three networks read them: under autocast each would round them anew.
-        features = rollout.features.to(matmul_dtype(rollout.features))  # (B, H + 1, F)
+        features = features.to(matmul_dtype(features))
         critic_logits = self.critic(features)  # (B, H + 1, bins)
         with torch.no_grad():
             value = self.twohot.decode(critic_logits)  # (B, H + 1)
@@ -63,15 +64,10 @@ class ActorCritic(Behaviour):
                 self.return_scale.update(returns)
             scale = self.return_scale.scale()
 
-        # One row too many, which is less work than copying the others would be.
-        log_probs = self.policy(features)[:, :-1]  # (B, H, A)
+        # One step too many, which is less work than copying the others would be.
+        log_probs = self.action_log_probs(features)[:, :-1]  # (B, H, A)
         entropy = -(log_probs.exp() * log_probs).sum(dim=-1)  # (B, H)
-        if rollout.outlook is None:
-            log_prob = log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1)
-            gain = (returns - value[:, :-1]) / scale * log_prob
-        else:
-            # No baseline: probabilities sum to 1, so what all actions have in common moves nothing.
-            gain = (log_probs.exp() * rollout.outlook / scale).sum(dim=-1)
+        gain, ratios = self._gain(rollout, log_probs, (returns - value[:, :-1]) / scale, scale)
         actor_loss = -(weight * (gain + config.entropy * entropy)).mean()
 
         targets = torch.stack([returns, slow_returns], dim=-1)
@@ -89,7 +85,18 @@ class ActorCritic(Behaviour):
             "reward": (weight * rollout.reward).sum() / weight.sum(),
             "survival": weight[:, -1].mean(),
             "return_scale": self.return_scale.scale(),
+            **{name: weighted_mean(x, weight) for name, x in ratios.items()},
         }
+
+    def _gain(
+        self, rollout: Rollout, log_probs: Tensor, advantage: Tensor, scale: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the actor maximises per step, ``(B, H)``, and per-step values for the log."""
+        if rollout.outlook is None:
+            log_prob = log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1)
+            return advantage * log_prob, {}
+        # No baseline: probabilities sum to 1, so what all actions have in common moves nothing.
+        return (log_probs.exp() * rollout.outlook / scale).sum(dim=-1), {}
 
     def after_step(self) -> None:
         """Let the slow critic follow."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from drama.behaviour.returns import ReturnScale
+from drama.behaviour.standardise import RunningStandardise
 from drama.config import BehaviourConfig
 from drama.types import Rollout
 from drama.world_model.heads import MLP
@@ -17,7 +18,7 @@ from drama.world_model.twohot import TwoHot
 
 
 class Behaviour(nn.Module):
-    """Actor, critic over two-hot bins, and scale of returns, learning from dreams alone.
+    """Actor, critic over two-hot bins, and scale of returns, learning from imagination alone.
 
     For each rollout the trainer does, with the behaviour in training mode::
 
@@ -44,14 +45,23 @@ class Behaviour(nn.Module):
         self.critic = MLP(
             features, config.bins, layers=layers, units=config.critic_units, zero_init=zero
         )
-        self.twohot = TwoHot(config.bins, config.bin_limit)
+        self.twohot = TwoHot(config.bins, config.bin_limit, config.twohot_decode)
         self.return_scale = ReturnScale(config.return_decay, config.min_return_scale)
+        self.standardise = RunningStandardise(features) if config.standardise_input else None
 
     # -- playing ------------------------------------------------------------------------------
 
+    def network_input(self, features: Tensor) -> Tensor:
+        """Input of actor and critic: the features ``(..., F)``, standardised if configured."""
+        return features if self.standardise is None else self.standardise(features)
+
+    def action_log_probs(self, inputs: Tensor) -> Tensor:
+        """Log-probabilities ``(..., A)`` of the actions from the networks' input ``(..., F)``."""
+        return mix_uniform(self.actor(inputs), self.config.unimix)
+
     def policy(self, features: Tensor) -> Tensor:
         """Log-probabilities of the actions, ``(..., F)`` to ``(..., A)``."""
-        return mix_uniform(self.actor(features), self.config.unimix)
+        return self.action_log_probs(self.network_input(features))
 
     def improved(self, log_probs: Tensor, outlook: Tensor) -> Tensor:
         """Log-probabilities of the policy that is better by what each action promises.
@@ -97,7 +107,7 @@ class Behaviour(nn.Module):
 
     def value(self, features: Tensor) -> Tensor:
         """Expected return, ``(..., F)`` to ``(...)``."""
-        return self.twohot.decode(self.critic(features))
+        return self.twohot.decode(self.critic(self.network_input(features)))
 
     def outlook(self, features: Tensor, reward: Tensor, termination: Tensor) -> Tensor:
         """What an action promises, by what follows it: ``r + gamma (1 - e) V``, all ``(...)``.
@@ -119,11 +129,24 @@ class Behaviour(nn.Module):
     def batches(self, rollout: Rollout, generator: torch.Generator | None) -> Iterable[Any]:
         """Yield what each gradient step on ``rollout`` is given, ``steps_per_update`` times.
 
+        The running mean and variance of the input move after the last step: a probability ratio
+        then compares policies that read the same input.
+
         Args:
-            rollout: Trajectories dreamt under the present policy.
+            rollout: Trajectories imagined under the present policy.
             generator: Source of randomness.
         """
-        return [rollout]
+        steps = self.gradient_steps(rollout, generator)
+        return steps if self.standardise is None else self._then_move(steps, rollout)
+
+    def gradient_steps(self, rollout: Rollout, generator: torch.Generator | None) -> Iterable[Any]:
+        """What :meth:`batches` yields: the whole rollout each time, unless a subclass differs."""
+        return [rollout] * self.steps_per_update
+
+    def _then_move(self, steps: Iterable[Any], rollout: Rollout) -> Iterator[Any]:
+        yield from steps
+        if self.training and self.standardise is not None:
+            self.standardise.update(rollout.features)
 
     def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scalar loss of one gradient step, and detached scalars for the log."""

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from drama.behaviour.actor_critic import ActorCritic
 from drama.behaviour.base import Behaviour
-from drama.behaviour.returns import lambda_return, survival
+from drama.behaviour.returns import lambda_return, survival, weighted_mean
 from drama.ssm._numeric import matmul_dtype
 from drama.types import Rollout
 
@@ -18,11 +19,11 @@ class Minibatch(NamedTuple):
     """``N`` imagined actions, out of the order in which they were taken."""
 
     features: Tensor
-    """What the policy saw, ``(N, F)``."""
+    """Input of actor and critic, ``(N, F)``, standardised if configured."""
     action: Tensor
     """``(N,)`` int64."""
     log_prob: Tensor
-    """Log-probability of each action under the policy that drew it, ``(N,)``."""
+    """Log-probability of each action under the policy that sampled it, ``(N,)``."""
     advantage: Tensor
     """Normalised advantage of each action, ``(N,)``."""
     target: Tensor
@@ -33,8 +34,28 @@ class Minibatch(NamedTuple):
     """Scalars of the whole rollout, for the log."""
 
 
-class PPO(Behaviour):
-    """Several epochs of minibatches on each rollout, with the clipped objective.
+class PPO(ActorCritic):
+    """Epochs over the whole rollout, with advantages recomputed before each.
+
+    Returns, advantages, their scale and both regressions of the critic are the actor-critic's at
+    every epoch; the actor's score function is replaced by the clipped ratio to the policy that
+    sampled the actions.
+    """
+
+    @property
+    def steps_per_update(self) -> int:
+        """Epochs."""
+        return self.config.ppo.epochs
+
+    def _gain(
+        self, rollout: Rollout, log_probs: Tensor, advantage: Tensor, scale: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        log_prob = log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1)
+        return clipped_gain(log_prob, rollout.log_prob, advantage, self.config.ppo.clip)
+
+
+class MinibatchPPO(Behaviour):
+    """Epochs of minibatches of single actions, with advantages computed once per rollout.
 
     With the rollout's own critic ``V`` the advantages are ``R_t - V(s_t)``, ``R`` the
     lambda-return: generalised advantage estimation with a soft end. They and the critic's targets
@@ -55,11 +76,13 @@ class PPO(Behaviour):
         """Epochs times minibatches."""
         return self.config.ppo.epochs * self.config.ppo.minibatches
 
-    def batches(self, rollout: Rollout, generator: torch.Generator | None) -> Iterator[Minibatch]:
+    def gradient_steps(
+        self, rollout: Rollout, generator: torch.Generator | None
+    ) -> Iterator[Minibatch]:
         """Yield minibatches: in each epoch every imagined action once, in a new random order.
 
         Args:
-            rollout: Trajectories dreamt under the present policy.
+            rollout: Trajectories imagined under the present policy.
             generator: Source of the orders.
         """
         # Computed here and now, not when the first minibatch is asked for.
@@ -69,8 +92,9 @@ class PPO(Behaviour):
     def _prepare(self, rollout: Rollout) -> Minibatch:
         """The whole rollout as one minibatch ``(B H, ...)``, in its order."""
         config = self.config
-        features = rollout.features.to(matmul_dtype(rollout.features))  # (B, H + 1, F)
-        value = self.value(features)  # (B, H + 1)
+        features = self.network_input(rollout.features)  # (B, H + 1, F)
+        features = features.to(matmul_dtype(features))
+        value = self.twohot.decode(self.critic(features))  # (B, H + 1)
         returns = lambda_return(
             rollout.reward,
             rollout.termination,
@@ -90,9 +114,9 @@ class PPO(Behaviour):
         _, spread_of_returns = weighted_moments(returns, weight)
         explained = 1.0 - spread / spread_of_returns.clamp_min(_TINY)
         report = {
-            "return": _mean(returns, weight),
-            "value": _mean(value, weight),
-            "reward": _mean(rollout.reward, weight),
+            "return": weighted_mean(returns, weight),
+            "value": weighted_mean(value, weight),
+            "reward": weighted_mean(rollout.reward, weight),
             "survival": weight[:, -1].mean(),
             "advantage_scale": scale,
             # Nothing to explain where returns do not differ.
@@ -120,29 +144,21 @@ class PPO(Behaviour):
         """Clipped objective of the actor with the entropy bonus, plus the critic's regression.
 
         Returns:
-            The scalar loss, and detached scalars for the log. ``approx_kl`` estimates the
-            divergence of the policy that drew the actions from the present one by
-            ``E[(ratio - 1) - log ratio]``; ``clip_fraction`` is the share of ratios
-            beyond the clip.
+            The scalar loss, and detached scalars for the log.
         """
         clip, weight = self.config.ppo.clip, batch.weight
-        log_probs = self.policy(batch.features)  # (N, A)
+        log_probs = self.action_log_probs(batch.features)  # (N, A)
         log_prob = log_probs.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
         entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
-        log_ratio = log_prob - batch.log_prob
-        ratio = log_ratio.exp()
-        gain = torch.minimum(
-            ratio * batch.advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * batch.advantage
-        )
+        gain, ratios = clipped_gain(log_prob, batch.log_prob, batch.advantage, clip)
         actor_loss = -(weight * (gain + self.config.entropy * entropy)).mean()
         critic_loss = (weight * self.twohot.loss(self.critic(batch.features), batch.target)).mean()
         with torch.no_grad():
             metrics = {
                 "actor": actor_loss.detach(),
                 "critic": critic_loss.detach(),
-                "entropy": _mean(entropy, weight),
-                "approx_kl": _mean(ratio - 1.0 - log_ratio, weight),
-                "clip_fraction": _mean(((ratio - 1.0).abs() > clip).float(), weight),
+                "entropy": weighted_mean(entropy, weight),
+                **{name: weighted_mean(x, weight) for name, x in ratios.items()},
             }
         return actor_loss + critic_loss, metrics | batch.report
 
@@ -152,10 +168,29 @@ _TINY = 1e-12
 
 def weighted_moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of ``x`` where each entry counts ``weight`` times; both scalars."""
-    mean = _mean(x, weight)
-    return mean, _mean((x - mean).square(), weight)
+    mean = weighted_mean(x, weight)
+    return mean, weighted_mean((x - mean).square(), weight)
 
 
-def _mean(x: Tensor, weight: Tensor) -> Tensor:
-    # A minibatch may lie behind imagined ends altogether; it weighs nothing then, and is not NaN.
-    return (weight * x).sum() / weight.sum().clamp_min(_TINY)
+def clipped_gain(
+    log_prob: Tensor, sampled: Tensor, advantage: Tensor, clip: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """``min(r A, clip(r, 1 - clip, 1 + clip) A)`` with ``r`` the ratio of probabilities.
+
+    Args:
+        log_prob: Of each action under the present policy, any shape.
+        sampled: Of each under the policy that sampled it, likewise.
+        advantage: Likewise.
+        clip: Width of the clip.
+
+    Returns:
+        The gain per action. Per action for the log: ``approx_kl``, ``(r - 1) - log r``, whose
+        mean estimates the divergence of the sampling policy from the present one, and
+        ``clip_fraction``, 1 where the ratio is beyond the clip.
+    """
+    log_ratio = log_prob - sampled
+    ratio = log_ratio.exp()
+    gain = torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
+    ratio, log_ratio = ratio.detach(), log_ratio.detach()
+    beyond = ((ratio - 1.0).abs() > clip).float()
+    return gain, {"approx_kl": ratio - 1.0 - log_ratio, "clip_fraction": beyond}

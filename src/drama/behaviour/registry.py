@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from drama.behaviour.actor_critic import ActorCritic
 from drama.behaviour.base import Behaviour
-from drama.behaviour.ppo import PPO
+from drama.behaviour.ppo import PPO, MinibatchPPO
 from drama.config import AlgorithmName, BehaviourConfig
 
 BEHAVIOURS: dict[AlgorithmName, type[Behaviour]] = {"actor-critic": ActorCritic, "ppo": PPO}
@@ -19,4 +19,7 @@ def make_behaviour(config: BehaviourConfig, features: int, num_actions: int) -> 
         features: Size of the policy's input ``concat(latent_t, d_{t-1})``.
         num_actions: Number of discrete actions.
     """
-    return BEHAVIOURS[config.algorithm](config, features, num_actions)
+    kind = BEHAVIOURS[config.algorithm]
+    if kind is PPO and not config.ppo.recompute_advantages:
+        kind = MinibatchPPO
+    return kind(config, features, num_actions)

@@ -44,6 +44,12 @@ def survival(termination: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(alive[:, :1]), alive[:, :-1]], dim=1)
 
 
+def weighted_mean(x: Tensor, weight: Tensor) -> Tensor:
+    """Mean of ``x`` where each entry counts ``weight`` times, a scalar; 0 where none counts."""
+    # A minibatch may lie behind imagined ends altogether; it weighs nothing then, and is not NaN.
+    return (weight * x).sum() / weight.sum().clamp_min(1e-12)
+
+
 class ReturnScale(nn.Module):
     """Running 5-to-95 percentile range of returns; advantages are divided by ``max(least, range)``.
 

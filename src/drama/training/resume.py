@@ -40,9 +40,12 @@ def compare(saved: Config, asked: Config) -> tuple[list[str], list[str]]:
     before, after = flat(dataclasses.asdict(saved)), flat(dataclasses.asdict(asked))
     taken: list[str] = []
     refused: list[str] = []
+    ppo = "ppo" in (saved.behaviour.algorithm, asked.behaviour.algorithm)
     for key, value in after.items():
         if value == before[key]:
             continue
+        if key.startswith("behaviour.ppo.") and not ppo:
+            continue  # no other algorithm reads them
         free = key.startswith(CHANGEABLE) and key not in FIXED_TRAINING
         text = f"{key}={value} (the run has {before[key]})"
         (taken if free else refused).append(text)

@@ -62,7 +62,7 @@ class WorldModel(nn.Module):
             width, config.bins, layers=1, units=config.head_units, zero_init=config.zero_init_heads
         )
         self.termination_head = MLP(width, 1, layers=1, units=config.head_units)
-        self.twohot = TwoHot(config.bins, config.bin_limit)
+        self.twohot = TwoHot(config.bins, config.bin_limit, config.twohot_decode)
 
     # -- the parts, one step or many ----------------------------------------------------------
 
@@ -158,11 +158,11 @@ class WorldModel(nn.Module):
         return self.posterior(frames[found])[inverse]
 
     def loss(self, batch: Batch, random: Randomness) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of the paper's equation 4, averaged over batch and time.
+        """Loss of the paper's equations 6 and 7, averaged over batch and time.
 
-        Rows that store a final observation have no action of their own, so their reward and
-        termination are left out; no KL is taken where row t+1 starts an episode, because its
-        frame was not predicted by the action before it.
+        Transitions that store a final observation have no action, so their reward and termination
+        are left out; no KL is taken where transition t+1 starts an episode, because its frame was
+        not predicted by the action before it.
 
         Returns:
             The scalar loss, and detached scalars for the log.
