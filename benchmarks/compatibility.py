@@ -202,6 +202,7 @@ MESSAGES = (
     ("train", "probe"),
     ("train", "copy"),
     ("train", "evaluate"),
+    ("load", "load"),
     ("load", "load_env"),
     ("load", "evaluate"),
     ("resume", "resume"),
@@ -229,8 +230,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         rule = "| " + " | ".join(["---"] * len(COLUMNS)) + " |"
         table = ["| " + " | ".join(row) + " |" for row in (COLUMNS, *rows)]
         parts.append(f"## {group}\n\n" + "\n".join((table[0], rule, *table[1:])))
-        quoted = [line for case in members for line in _messages(case, found[case.name])]
-        if quoted:
+        if quoted := _messages(members, found):
             parts.append("\n".join(quoted))
     return "\n\n".join(parts) + "\n"
 
@@ -242,14 +242,16 @@ def _row(case: Case, found: Mapping[str, Any], bad: Sequence[str]) -> tuple[str,
     return (case.name, f"`{case.recipe}`", case.given, *shown)
 
 
-def _messages(case: Case, found: Mapping[str, Any]) -> list[str]:
-    """Return the messages of a case, each once."""
-    lines: dict[str, str] = {}
-    for stage, attempt in MESSAGES:
-        text = found.get(stage, {}).get(f"{attempt}_error")
-        if text:
-            lines.setdefault(text, f"- {case.name}, {attempt}: `{text.replace('`', chr(39))}`")
-    return list(lines.values())
+def _messages(cases: Sequence[Case], found: Mapping[str, Any]) -> list[str]:
+    """Return the messages of a group, each with the cases and the attempts that it ended."""
+    places: dict[str, list[str]] = {}
+    for case in cases:
+        for stage, attempt in MESSAGES:
+            text = found[case.name].get(stage, {}).get(f"{attempt}_error")
+            place = f"{case.name} ({attempt.removesuffix('_env')})"
+            if text and place not in places.setdefault(text, []):
+                places[text].append(place)
+    return [f"- `{text.replace('`', chr(39))}`: {', '.join(p)}" for text, p in places.items()]
 
 
 def publish(docs: Path, result: Mapping[str, Any]) -> None:

@@ -235,7 +235,14 @@ add("atari-v4", "id", "picture", "Breakout-v4", **ALE)
 add("atari-deterministic", "id", "refused", "BreakoutDeterministic-v4", **ALE)
 add("atari-ram-id", "id", "refused", "ALE/Breakout-ram-v5", **ALE)
 add("atari-object", "object", "picture", BREAKOUT, **ALE)
-add("atari-made", "object", "picture", Part("drama:make_env", {"env_id": BREAKOUT}), **ALE)
+add(
+    "atari-made",
+    "object",
+    "picture",
+    Part("drama:make_env", {"env_id": BREAKOUT, "life_loss": False, "max_episode_steps": 60}),
+    settings=NO_LIMIT,
+    **ALE,
+)
 add("atari-ram", "object", "vector", make(BREAKOUT, obs_type="ram"), **ALE)
 add("atari-grey", "object", "picture", make(BREAKOUT, obs_type="grayscale"), **ALE)
 add("atari-mode", "object", "picture", make(BREAKOUT, mode=4, difficulty=1), **ALE)
@@ -259,7 +266,7 @@ add("sb3-atari-monitor", "object", "picture", PLAIN, BASELINE, MONITOR, lives=Tr
 add("sb3-monitor-atari", "object", "picture", PLAIN, MONITOR, BASELINE, **SB)
 add("sb3-atari-games", "object", "picture", PLAIN,
     wrap(f"{SB3}:AtariWrapper", terminal_on_life_loss=False, clip_reward=False), **SB)  # fmt: skip
-add("sb3-atari-stack", "object", "picture", PLAIN, BASELINE, STACK, lives=True, **SB)
+add("sb3-atari-stack", "object", None, PLAIN, BASELINE, STACK, lives=True, **SB)
 add("sb3-limit-atari", "object", "picture", PLAIN, SHORT, BASELINE, lives=True, **SB)
 add("sb3-clip", "object", "picture", PLAIN, wrap(f"{SB3}:ClipRewardEnv"), lives=True, **SB)
 add("sb3-monitor", "object", "vector", "CartPole-v1", MONITOR, needs=("stable_baselines3",))
@@ -362,8 +369,8 @@ for _name, _reads, _picture in (
     ("int-matrix", None, {"shape": (4, 4), "dtype": "int32", "high": 17}),
     ("four-axes", None, {"shape": (2, 16, 16, 3), "dtype": "uint8", "high": 255}),
 ):  # fmt: skip
-    add(_name, "factory", _reads,  # type: ignore[arg-type]
-        own("Picture", **{"low": 0, "bright": 1, **_picture}))  # type: ignore[arg-type]  # fmt: skip
+    add(_name, "factory", _reads,
+        own("Picture", **{"low": 0, "bright": 1, **_picture}))  # fmt: skip
 
 _group = "Environments with faults"
 add("endless", "factory", "vector", own("Endless"), settings=NO_LIMIT)

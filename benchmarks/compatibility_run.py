@@ -365,7 +365,7 @@ def one_line(text: str, hidden: Sequence[str] = ()) -> str:
     for path in hidden:
         text = text.replace(path, "DIR")
     text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(text.split()))
-    return text if len(text) <= 240 else f"{text[:239]}…"
+    return text if len(text) <= 400 else f"{text[:399]}…"
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
