@@ -92,7 +92,7 @@ class Case:
             importlib.import_module(module)
         if self.given == "object":
             return self.build()
-        if self.given == "lambda" or len(self.parts) > 1 or self.parts[0].kwargs:
+        if self.given == "lambda":
             return lambda: self.build()
         factory: Callable[[], Any] = pkgutil.resolve_name(self.parts[0].path)
         return factory
@@ -369,7 +369,7 @@ for _name, _reads, _picture in (
     ("int-matrix", None, {"shape": (4, 4), "dtype": "int32", "high": 17}),
     ("four-axes", None, {"shape": (2, 16, 16, 3), "dtype": "uint8", "high": 255}),
 ):  # fmt: skip
-    add(_name, "factory", _reads,
+    add(_name, "lambda", _reads,
         own("Picture", **{"low": 0, "bright": 1, **_picture}))  # fmt: skip
 
 _group = "Environments with faults"
