@@ -1,0 +1,322 @@
+"""Which environments and wrappers work, and how: ``python -m benchmarks.compatibility``.
+
+Every case of `benchmarks.compatibility_cases` is trained for 100 steps with a tiny model, loaded
+and evaluated again, and resumed from step 60, each in a process of its own. The results go to
+``docs/assets/compatibility.json``, and ``docs/compatibility.md`` is made of that file alone. Cases
+that are there already, made with the same code and packages, are not run again (``--fresh`` runs
+all). Some cases need packages that ``drama`` does not:
+
+    pip install minigrid minatar moviepy pygame stable-baselines3 "gymnasium[box2d]"
+
+Cases whose packages are missing are listed as not installed.
+
+The processes are forked from one that has imported the packages and nothing else (started anew
+where the system cannot fork), so that nothing that a run has made or registered is left for the
+next. Standard output and error of each stage stay in ``--work DIR``, if it is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import multiprocessing
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measure
+from benchmarks.compatibility_cases import CASES, Case
+from benchmarks.compatibility_run import SAVED, STAGES, STEPS, one_line, serve, versions
+
+PACKAGES = (
+    "gymnasium",
+    "ale-py",
+    "minigrid",
+    "minatar",
+    "box2d",
+    "stable-baselines3",
+    "numpy",
+    "torch",
+)
+JSON = Path("assets") / "compatibility.json"
+PAGE = "compatibility.md"
+SECONDS = 20
+"""Processor time after which a stage is ended."""
+PATIENCE = 10
+"""Times as long on the clock."""
+
+
+def code_version() -> str:
+    """Return a hash of the package's and this script's code, and of the packages' versions."""
+    digest = hashlib.sha256(json.dumps(versions(PACKAGES)).encode())
+    own = sorted(Path(__file__).parent.glob("compatibility*.py"))
+    for path in (*sorted((measure.ROOT / "src" / "drama").rglob("*.py")), *own):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+# ------------------------------------------------------------------------ running cases
+
+
+def context() -> Any:
+    """Return how processes are started."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["benchmarks.compatibility_run"])
+    return server
+
+
+def run_case(case: Case, work: Path, seconds: int) -> dict[str, Any]:
+    """Run the stages of a case and return what they found."""
+    missing = [name for name in case.needs if importlib.util.find_spec(name) is None]
+    if missing:
+        return {"missing": missing}
+    began = time.perf_counter()
+    work.mkdir(parents=True)
+    found: dict[str, Any] = {}
+    for stage in STAGES:
+        process = context().Process(target=serve, args=(stage, case.name, str(work), seconds))
+        process.start()
+        process.join(PATIENCE * seconds)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        path = work / f"{stage}.json"
+        result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if not result.pop("done", False) and "hang" not in result.values():
+            result["died"] = f"exit code {process.exitcode}"
+        hidden = (str(work), str(measure.ROOT))
+        found[stage] = {
+            k: one_line(v, hidden) if k.endswith("_error") else v for k, v in result.items()
+        }
+        if found["train"].get("train") != "yes":
+            break
+    return {**found, "seconds": round(time.perf_counter() - began, 1)}
+
+
+# ----------------------------------------------------------------------- what it means
+
+TROUBLE = ("crash", "hang", "other", "differs", "died", "overwritten", "normalised")
+"""Words that say that something is wrong, whatever was expected."""
+
+
+def verdict(case: Case, found: Mapping[str, Any]) -> dict[str, str]:
+    """Return the cells of a case: a word for each column."""
+    columns = dict.fromkeys(("read", "trains", "copy", "load", "resume", "evaluate"), "–")
+    if "missing" in found:
+        return {**columns, "read": "not installed"}
+    trained, back, again = (found.get(stage, {}) for stage in STAGES)
+    if read := trained.get("read"):
+        sides = "×".join(map(str, read["shape"]))
+        columns["read"] = f"{read['kind']} {sides}"
+    columns["trains"] = trained.get("train", "died")
+    if columns["trains"] != "yes":
+        return columns
+    repeats = trained.get("repeats", False)
+    columns["copy"] = _word(trained.get("copy", trained.get("probe")), "same", "differs", repeats)
+    if columns["copy"] == "same" and trained.get("state"):
+        columns["copy"] = "same, stateful"
+    columns["load"] = _word(back.get("load", "died"), "same", "other", True)
+    if columns["load"] == "refused" and "load_env" in back:
+        with_env = _word(back["load_env"], "same", "other", True)
+        columns["load"] = "`env=`" if with_env == "same" else f"`env=` {with_env}"
+    columns["resume"] = _word(again.get("resume", "died"), "same", "differs", repeats)
+    before, after = trained.get("evaluate"), back.get("evaluate")
+    if not isinstance(before, dict):
+        columns["evaluate"] = str(before)
+    elif not isinstance(after, dict):
+        columns["evaluate"] = str(after)
+    else:
+        shared = before.keys() & after.keys()
+        same = bool(shared) and all(before[mode] == after[mode] for mode in shared)
+        columns["evaluate"] = _word([] if same else ["scores"], "same", "differs", repeats)
+    if trained.get("overwritten"):
+        columns["evaluate"] += ", overwritten files"
+    if case.lives and trained.get("normalised"):
+        columns["evaluate"] += ", normalised lives"
+    return columns
+
+
+def _word(value: Any, same: str, other: str, repeats: bool) -> str:
+    """Return the word for a list of differences, or for an outcome that has one already."""
+    if not isinstance(value, list):
+        return "–" if value is None else str(value)
+    return same if not value else other if repeats else "unseeded"
+
+
+def wrong(case: Case, found: Mapping[str, Any]) -> list[str]:
+    """Return the columns of a case that are not as they should be, with what they hold."""
+    if "missing" in found:
+        return []
+    cells = verdict(case, found)
+    bad = [f"{k}: {v}" for k, v in cells.items() if any(word in v for word in TROUBLE)]
+    bad += [f"{k}: died" for k in STAGES if "died" in found.get(k, {})]
+    if case.reads == "refused" and cells["trains"] == "yes":
+        bad.append("trains: yes")
+    if case.reads in ("picture", "vector"):
+        if cells["trains"] == "refused":
+            bad.append("trains: refused")
+        elif cells["trains"] == "yes" and not cells["read"].startswith(case.reads):
+            bad.append(f"read: {cells['read']}")
+    return bad
+
+
+# ------------------------------------------------------------------------------ the page
+
+INTRO = f"""# Compatibility
+
+What `drama` does with other people's environments and wrappers. Made by
+`python -m benchmarks.compatibility` from [its results](assets/compatibility.json); the packages
+that the cases need are in the docstring of `benchmarks/compatibility.py`.
+
+A case is trained for {STEPS} steps with a tiny model. A fresh process loads the run and evaluates
+it; another continues it from step {SAVED}. Episodes are limited to 60 steps unless the row says
+otherwise. Arrows lead from the environment to the outermost wrapper.
+
+- **given**: how the agent gets it: `id` on the command line, `config` as an id with settings in
+  Python, an `object`, a `factory` that can be imported, a `lambda`.
+- **read**: as a picture (height×width×channels) or a vector (length).
+- **trains**: `refused` with the message below the table, before the first step or at the fault.
+- **copy**: the environment made for evaluation against the one given, same seed and actions.
+  `stateful`: a reset with a seed does not bring the environment back after training (running
+  statistics, lives), and the copy begins without that state.
+- **load**: the environment of the loaded run against the one given, by description, observations,
+  rewards and ends. `env=`: refused until `Agent.load` is given the environment again.
+- **resume**: weights, optimisers, replay and episodes at the end against those of the uninterrupted
+  run, bit for bit.
+- **evaluate**: returns and lengths in the fresh process against those after training.
+
+`unseeded`: two environments made alike go different ways. `crash`: an exception that is no message.
+`hang`: stopped after {SECONDS} seconds of processor time. **Bold**: not as it should be."""
+COLUMNS = ("case", "environment", "given", "read", "trains", "copy", "load", "resume", "evaluate")
+MESSAGES = (
+    ("train", "train"),
+    ("train", "probe"),
+    ("train", "copy"),
+    ("train", "evaluate"),
+    ("load", "load"),
+    ("load", "load_env"),
+    ("load", "evaluate"),
+    ("resume", "resume"),
+)
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """Return the page."""
+    found = result["cases"]
+    cases = [case for case in CASES if case.name in found]
+    bad = {case.name: wrong(case, found[case.name]) for case in cases}
+    packages = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    missing = sum("missing" in found[case.name] for case in cases)
+    older = len({found[case.name]["code"] for case in cases}) > 1
+    counts = (
+        f"{len(cases)} cases with {packages}. Not as they should be: "
+        f"{sum(map(bool, bad.values()))}; not installed: {missing}."
+    )
+    if older:
+        counts += " Some cases were run with another version of the code than the rest."
+    parts = [INTRO, counts]
+    for group in dict.fromkeys(case.group for case in cases):
+        members = [case for case in cases if case.group == group]
+        rows = [_row(case, found[case.name], bad[case.name]) for case in members]
+        rule = "| " + " | ".join(["---"] * len(COLUMNS)) + " |"
+        table = ["| " + " | ".join(row) + " |" for row in (COLUMNS, *rows)]
+        parts.append(f"## {group}\n\n" + "\n".join((table[0], rule, *table[1:])))
+        if quoted := _messages(members, found):
+            parts.append("\n".join(quoted))
+    return "\n\n".join(parts) + "\n"
+
+
+def _row(case: Case, found: Mapping[str, Any], bad: Sequence[str]) -> tuple[str, ...]:
+    marked = {text.partition(":")[0] for text in bad}
+    cells = verdict(case, found)
+    shown = [f"**{v}**" if k in marked else v for k, v in cells.items()]
+    return (case.name, f"`{case.recipe}`", case.given, *shown)
+
+
+def _messages(cases: Sequence[Case], found: Mapping[str, Any]) -> list[str]:
+    """Return the messages of a group, each with the cases and the attempts that it ended."""
+    places: dict[str, list[str]] = {}
+    for case in cases:
+        for stage, attempt in MESSAGES:
+            text = found[case.name].get(stage, {}).get(f"{attempt}_error")
+            place = f"{case.name} ({attempt.removesuffix('_env')})"
+            if text and place not in places.setdefault(text, []):
+                places[text].append(place)
+    return [f"- `{text.replace('`', chr(39))}`: {', '.join(p)}" for text, p in places.items()]
+
+
+def publish(docs: Path, result: Mapping[str, Any]) -> None:
+    """Write the results, and the page from them."""
+    path = docs / JSON
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    text = markdown(json.loads(path.read_text(encoding="utf-8")))
+    (docs / PAGE).write_text(text, encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the cases that are not there yet, write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="run these cases (again)")
+    parser.add_argument("--jobs", type=int, default=1, help="cases side by side")
+    parser.add_argument("--fresh", action="store_true", help="run all cases again")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="processor time of a stage")
+    parser.add_argument("--docs", type=Path, default=measure.DOCS, help="where results go")
+    parser.add_argument("--work", type=Path, help="directory to keep runs and outputs in")
+    args = parser.parse_args(argv)
+    names = {case.name: case for case in CASES}
+    for name in args.only or ():
+        if name not in names:
+            parser.error(f"no case is called {name!r}; there are {', '.join(names)}")
+
+    code = code_version()
+    known: dict[str, Any] = {}
+    if (args.docs / JSON).is_file():
+        known = json.loads((args.docs / JSON).read_text(encoding="utf-8"))["cases"]
+    due = [case for case in CASES if args.fresh or known.get(case.name, {}).get("code") != code]
+    if args.only:
+        due = [names[name] for name in dict.fromkeys(args.only)]
+    lock = threading.Lock()
+    done = 0
+    place = Path(tempfile.mkdtemp(prefix="compatibility-")) if args.work is None else args.work
+
+    def attempt(case: Case) -> None:
+        nonlocal done
+        work = place.resolve() / case.name
+        shutil.rmtree(work, ignore_errors=True)
+        found = {**run_case(case, work, args.seconds), "code": code}
+        if args.work is None:
+            shutil.rmtree(work, ignore_errors=True)
+        with lock:
+            done += 1
+            known[case.name] = found
+            cases = {name: known[name] for name in names if name in known}
+            publish(args.docs, {"versions": versions(PACKAGES), "cases": cases})
+            cells = ", ".join(f"{k} {v}" for k, v in verdict(case, found).items())
+            spent = f"{found.get('seconds', 0.0):.1f} s"
+            print(f"[{done}/{len(due)}] {case.name}: {cells} ({spent})", flush=True)
+
+    try:
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(attempt, due))
+    finally:
+        if args.work is None:
+            shutil.rmtree(place, ignore_errors=True)
+    for case in CASES:
+        if case.name in known and (bad := wrong(case, known[case.name])):
+            print(f"not as it should be: {case.name}: {'; '.join(bad)}")
+
+
+if __name__ == "__main__":
+    main()
