@@ -14,7 +14,7 @@ from drama.config import (
     TrainingConfig,
     WorldModelConfig,
 )
-from drama.dynamics import DynamicsConfig
+from drama.dynamics.config import DynamicsConfig
 from drama.errors import ConfigError
 
 
