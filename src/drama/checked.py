@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import types
 import typing
@@ -11,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 from drama.errors import ConfigError
+from drama.hints import did_you_mean
 
 T = TypeVar("T")
 
@@ -60,9 +60,7 @@ def from_dict(cls: type[T], tree: object, path: str = "config") -> T:
     hints = typing.get_type_hints(cls)
     for name in tree:
         if name not in hints:
-            near = difflib.get_close_matches(str(name), hints, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{path} has no field {name!r}{hint}")
+            raise ConfigError(f"{path} has no field {name!r}{did_you_mean(str(name), hints)}")
     values = {name: _convert(hints[name], value, f"{path}.{name}") for name, value in tree.items()}
     return cls(**values)
 

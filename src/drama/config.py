@@ -10,13 +10,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from drama.checked import Checked, fraction, positive, require
 from drama.checked import from_dict as from_dict
 from drama.dynamics.config import DynamicsConfig
 from drama.errors import ConfigError
+from drama.hints import did_you_mean
 
 SamplerName = Literal["uniform", "dfs", "dfs-learnt"]
 AlgorithmName = Literal["actor-critic", "ppo"]
@@ -397,7 +399,7 @@ class Config(Checked):
     """Everything that decides a run besides the code and the machine."""
 
     preset: str = "xs"
-    """Name of the preset this configuration started from."""
+    """Preset that the settings start from."""
     seed: int = 0
     """Seed of the environment, the weights and every draw."""
     steps: int = 100_000
@@ -437,6 +439,24 @@ class Config(Checked):
             f"training.behaviour_ratio; got {c.world_model_ratio} and {c.behaviour_ratio}",
         )
 
+    def override(self, settings: Mapping[str, Any] | None = None, /, **sections: Any) -> Config:
+        """Return a copy with settings replaced.
+
+        ``config.override({"training.warmup_steps": 500})`` and
+        ``config.override(seed=1, training={"warmup_steps": 500})`` are two spellings.
+
+        Args:
+            settings: Dotted ``section.field`` to value; a section may also map to its settings.
+            **sections: The same by keyword.
+
+        Raises:
+            ConfigError: There is no such setting (the nearest is named), or a value does not fit.
+        """
+        tree = dataclasses.asdict(self)
+        for path, value in {**(settings or {}), **sections}.items():
+            _put(tree, path.replace("-", "_"), value, self)
+        return from_dict(type(self), tree)
+
     def to_json(self) -> str:
         """Return the whole tree as indented JSON."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -453,3 +473,34 @@ class Config(Checked):
         except (ValueError, RecursionError) as error:  # bad syntax, endless digits or nesting
             raise ConfigError(f"not a JSON configuration: {error}") from error
         return from_dict(cls, tree)
+
+
+def _fields(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every section and setting of a configuration by its dotted name, with its value."""
+    for one in dataclasses.fields(section):
+        name, value = f"{prefix}{one.name}", getattr(section, one.name)
+        yield name, value
+        if dataclasses.is_dataclass(value):
+            yield from _fields(value, f"{name}.")
+
+
+def _put(tree: dict[str, Any], path: str, value: Any, config: Config) -> None:
+    """Set what is called ``path`` in the tree of ``config``."""
+    known = dict(_fields(config))
+    *sections, name = path.split(".")
+    above = ".".join(sections)
+    section = known.get(path)
+    if dataclasses.is_dataclass(section) and not isinstance(value, type(section)):
+        fits = isinstance(value, Mapping) and len(value) > 0
+        require(fits, f"{path} is a section: name a setting of it, got {value!r}")
+        for key, inner in value.items():
+            _put(tree, f"{path}.{key}".replace("-", "_"), inner, config)
+        return
+    # A setting may itself be a mapping, whose keys are the user's.
+    if path not in known and not isinstance(known.get(above), Mapping):
+        settings = [key for key, found in known.items() if not dataclasses.is_dataclass(found)]
+        raise ConfigError(f"there is no setting {path!r}{did_you_mean(path, settings)}")
+    branch = tree
+    for part in sections:
+        branch = branch[part]
+    branch[name] = value

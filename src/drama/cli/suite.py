@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import json
 import shlex
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from drama.calibration import SECONDS
 from drama.cli.common import Parser, err, mute, out, signals, status
 from drama.errors import ConfigError
+from drama.hints import nearest
 from drama.suite.built_in import BUILT_IN, load_spec
 from drama.suite.forecast import forecast
 from drama.suite.layout import (
@@ -48,8 +48,9 @@ def suite(args: list[str]) -> int:
         )
         return 0 if args else 2
     if args[0] not in actions:
-        near = difflib.get_close_matches(args[0], actions, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"unknown command suite {args[0]!r}; did you mean suite {near}?")
+        near = nearest(args[0], actions)
+        hint = f"did you mean suite {near}?" if near else f"there are {', '.join(actions)}"
+        raise ConfigError(f"unknown command suite {args[0]!r}; {hint}")
     return actions[args[0]](args[1:])
 
 
