@@ -30,6 +30,7 @@ from drama.suite.ray import RayPool
 from drama.suite.runner import Outcome, Pool, Runner
 from drama.suite.spec import SuiteSpec
 from drama.suite.view import View, report_failures
+from drama.training.schedule import shortfall
 
 MOST_SEEDS = 10_000
 """Seeds that a command may name."""
@@ -64,6 +65,7 @@ def _run(args: list[str]) -> int:
     if options.json and not options.dry_run:
         raise ConfigError("--json is for --dry-run")
     spec, directory = _spec_and_directory(options)
+    _warn_of_little(spec)
     if options.dry_run:
         return _dry_run(options, spec, directory)
     shared = None if options.ray is not None else _plan(options, look(directory, spec))
@@ -136,6 +138,14 @@ def _tell(outcome: Outcome, directory: Path) -> None:
         err.print(f"{untouched} left alone until moved away; the next call after that begins anew")
     if outcome.interrupted or len(outcome.failed) > untouched:
         err.print(f"go on with: drama suite run {shlex.quote(str(directory))}")
+
+
+def _warn_of_little(spec: SuiteSpec) -> None:
+    """Say which variants have too few updates to learn from, before hours have passed."""
+    for variant in spec.variants:
+        config = spec.config(variant, spec.games[0], spec.seeds[0])
+        if (text := shortfall(config, config.steps)) is not None:
+            err.print(f"warning: variant {variant.name}: {text}")
 
 
 def _check_games(spec: SuiteSpec) -> None:

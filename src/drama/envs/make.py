@@ -213,7 +213,7 @@ def _unknown(env_id: str, name: str) -> str:
     if name.startswith("ALE/") and "ALE/Pong-v5" not in gym.registry:
         return f"{env_id!r} needs the Atari games: pip install ale-py"
     if name.startswith(PREFIX) and not register_minatar():
-        return f"{env_id!r} needs the MinAtar games: pip install 'drama-rl[minatar]' (GPL-3.0)"
+        return f"{env_id!r} needs the MinAtar games: pip install minatar (GPL-3.0)"
     by_lower: dict[str, str] = {}
     for known in gym.registry:
         by_lower.setdefault(known.lower(), known)

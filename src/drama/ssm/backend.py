@@ -166,7 +166,7 @@ def _packages() -> tuple[str, str | None]:
             said = str(error).strip().splitlines()
             return "", (
                 f"{package} cannot be imported ({said[0] if said else type(error).__name__}); "
-                "pip install 'drama-rl[kernels]'"
+                "pip install mamba-ssm causal-conv1d"
             )
         versions.append(f"{package} {version}")
     return ", ".join(dict.fromkeys(versions)), None

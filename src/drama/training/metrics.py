@@ -234,7 +234,7 @@ def import_wandb() -> Any:
         import wandb
     except ImportError as error:
         raise ConfigError(
-            "training.wandb needs Weights & Biases: pip install 'drama-rl[wandb]'"
+            "training.wandb needs Weights & Biases: pip install wandb"
         ) from error
     return wandb
 
