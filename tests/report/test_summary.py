@@ -225,6 +225,8 @@ def test_departures_from_the_published_protocol_are_told(tmp_path: Path) -> None
     assert "env.life_loss false (not true)" in told("lives", variant=whole)
     laptop = Variant("laptop", "Laptop", "laptop")
     assert "preset laptop instead of the paper's configuration" in told("p", variant=laptop)
+    changed = Variant("c", "C", "quick", {"behaviour.gamma": 0.9})
+    assert "preset quick* instead of the paper's" in told("changed", variant=changed)
     uniform = Variant("u", "U", "xs", {"replay.sampler": "uniform"})
     assert "replay.sampler uniform (not dfs)" in told("uniform", variant=uniform)
 

@@ -65,7 +65,6 @@ def _run(args: list[str]) -> int:
     if options.json and not options.dry_run:
         raise ConfigError("--json is for --dry-run")
     spec, directory = _spec_and_directory(options)
-    _warn_of_little(spec)
     if options.dry_run:
         return _dry_run(options, spec, directory)
     shared = None if options.ray is not None else _plan(options, look(directory, spec))
@@ -93,6 +92,7 @@ def _run(args: list[str]) -> int:
             if version is not None:
                 err.print(f"note: this suite was begun with drama {version}")
             err.print(f"suite {spec.name} in {directory}: {how}")
+            _warn_of_little(spec)
             runner = Runner(directory, spec, pool, View(err))
             with signals(lambda *_: runner.interrupt()):
                 outcome = runner.run()
@@ -118,6 +118,7 @@ def _dry_run(options: argparse.Namespace, spec: SuiteSpec, directory: Path) -> i
     cells = look(directory, spec)
     with status() as say:
         found = forecast(cells, _plan(options, cells), seconds=seconds, progress=say)
+    _warn_of_little(spec)
     if options.json:
         print(json.dumps(found.to_dict(), allow_nan=False))
         return 0
