@@ -10,15 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from drama.checked import Checked, fraction, positive, require
+from drama.checked import Checked, fraction, positive, replaced, require
 from drama.checked import from_dict as from_dict
 from drama.dynamics.config import DynamicsConfig
 from drama.errors import ConfigError
-from drama.hints import did_you_mean
 
 SamplerName = Literal["uniform", "dfs", "dfs-learnt"]
 AlgorithmName = Literal["actor-critic", "ppo"]
@@ -452,10 +451,7 @@ class Config(Checked):
         Raises:
             ConfigError: There is no such setting (the nearest is named), or a value does not fit.
         """
-        tree = dataclasses.asdict(self)
-        for path, value in {**(settings or {}), **sections}.items():
-            _put(tree, path.replace("-", "_"), value, self)
-        return from_dict(type(self), tree)
+        return replaced(self, {**(settings or {}), **sections})
 
     def to_json(self) -> str:
         """Return the whole tree as indented JSON."""
@@ -473,34 +469,3 @@ class Config(Checked):
         except (ValueError, RecursionError) as error:  # bad syntax, endless digits or nesting
             raise ConfigError(f"not a JSON configuration: {error}") from error
         return from_dict(cls, tree)
-
-
-def _fields(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every section and setting of a configuration by its dotted name, with its value."""
-    for one in dataclasses.fields(section):
-        name, value = f"{prefix}{one.name}", getattr(section, one.name)
-        yield name, value
-        if dataclasses.is_dataclass(value):
-            yield from _fields(value, f"{name}.")
-
-
-def _put(tree: dict[str, Any], path: str, value: Any, config: Config) -> None:
-    """Set what is called ``path`` in the tree of ``config``."""
-    known = dict(_fields(config))
-    *sections, name = path.split(".")
-    above = ".".join(sections)
-    section = known.get(path)
-    if dataclasses.is_dataclass(section) and not isinstance(value, type(section)):
-        fits = isinstance(value, Mapping) and len(value) > 0
-        require(fits, f"{path} is a section: name a setting of it, got {value!r}")
-        for key, inner in value.items():
-            _put(tree, f"{path}.{key}".replace("-", "_"), inner, config)
-        return
-    # A setting may itself be a mapping, whose keys are the user's.
-    if path not in known and not isinstance(known.get(above), Mapping):
-        settings = [key for key, found in known.items() if not dataclasses.is_dataclass(found)]
-        raise ConfigError(f"there is no setting {path!r}{did_you_mean(path, settings)}")
-    branch = tree
-    for part in sections:
-        branch = branch[part]
-    branch[name] = value

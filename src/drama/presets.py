@@ -150,7 +150,7 @@ def fitting(shape: Sequence[int], device: str) -> tuple[Config, str]:
         return quick(), f"small pictures ({shape[0]}x{shape[1]})"
     if device == "cuda":
         return xs(), f"{picture} on CUDA"
-    # Apple's GPU is counted with the CPU: xs makes ten updates where laptop makes one, for days.
+    # Apple's GPU is counted with the CPU: a run of xs there would take days.
     return laptop(), f"{picture} on {device.upper()}"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from drama import presets
-from drama.cli.common import Parser, err, parse_fields, parse_known_fields
+from drama.cli.common import Parser, err, out, parse_fields, parse_known_fields
 from drama.config import Config, EnvConfig
 from drama.errors import ConfigError
 from drama.hints import nearest
@@ -240,12 +240,12 @@ def show_help(args: Sequence[str]) -> None:
     options, rest = split([arg for arg in args if arg not in ("-h", "--help", "--help-all")])
     config = presets.preset(options.preset or "quick")
     parser = _help_parser(config)
-    print(parser.format_help().rstrip())
+    out.print(parser.format_help().rstrip())
     if "--help-all" in args:
-        print("\nall settings:\n")
+        out.print("\nall settings:\n")
         parse_fields(config, [*rest, "--help"], "drama train [PRESET]")
     else:
-        print(f"\nValues shown: preset {config.preset}. All settings: drama train --help-all")
+        out.print(f"\nValues shown: preset {config.preset}. All settings: drama train --help-all")
 
 
 def _help_parser(config: Config) -> argparse.ArgumentParser:
