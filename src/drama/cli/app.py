@@ -107,12 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # be read is no loss; work that was cut short is an interruption.
         mute()
         works = args[:1] == ["train"] or args[:2] == ["suite", "run"]
-        return (
-            130
-            if works
-            and not {"-h", "--help", "--help-all", "--dry-run", "--print-config"} & set(args)
-            else 0
-        )
+        reads = {"-h", "--help", "--help-all", "--dry-run", "--print-config"}
+        return 130 if works and not reads & set(args) else 0
     except OSError as error:
         # What no command foresaw: a full disk, a directory that may not be read.
         what = error.strerror or str(error) or type(error).__name__
