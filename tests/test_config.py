@@ -397,6 +397,8 @@ def test_settings_are_replaced_by_their_dotted_names() -> None:
     nested = config.override(seed=4, training={"warmup_steps": 500, "log-every": 7})
     assert (nested.seed, nested.training.warmup_steps, nested.training.log_every) == (4, 500, 7)
     assert config.override(replay=ReplayConfig()).replay == ReplayConfig()
+    both = config.override({"replay": ReplayConfig(), "replay.capacity": 500})
+    assert both.replay == ReplayConfig(capacity=500)
 
 
 @pytest.mark.parametrize(

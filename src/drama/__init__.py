@@ -9,7 +9,7 @@ See [drama.Agent][], [drama.Config][] and the ``drama`` command.
 from typing import TYPE_CHECKING
 
 from drama.envs import make_env  # registers the built-in games in Gymnasium
-from drama.lazy import lazy
+from drama.lazy import lazy as _lazy
 
 if TYPE_CHECKING:
     from drama import presets, ssm
@@ -24,7 +24,7 @@ __all__ = ["Agent", "Config", "DramaError", "DreamEnv", "__version__", "make_env
 
 if not TYPE_CHECKING:
     # On first use: `drama --help` needs no torch.
-    __getattr__, __dir__ = lazy(
+    __getattr__, __dir__ = _lazy(
         __name__,
         {
             "Agent": "drama.agent",

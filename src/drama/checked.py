@@ -74,7 +74,7 @@ def replaced(config: T, settings: Mapping[str, Any]) -> T:
     known = dict(_fields(config))
     tree = dataclasses.asdict(config)  # type: ignore[call-overload]
     for path, value in settings.items():
-        _put(tree, path.replace("-", "_"), value, known)
+        _put(tree, str(path).replace("-", "_"), value, known)
     return from_dict(type(config), tree)
 
 
@@ -92,7 +92,9 @@ def _put(tree: dict[str, Any], path: str, value: Any, known: Mapping[str, Any]) 
     *sections, name = path.split(".")
     above = ".".join(sections)
     section = known.get(path)
-    if dataclasses.is_dataclass(section) and type(value) is not type(section):
+    if dataclasses.is_dataclass(section):
+        if type(value) is type(section):
+            value = dataclasses.asdict(value)
         fits = isinstance(value, Mapping) and len(value) > 0
         require(fits, f"{path} is a section: name a setting of it, got {value!r}")
         for key, inner in value.items():

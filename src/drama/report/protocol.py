@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from drama import presets
 from drama.errors import ConfigError
 from drama.evaluation import game_of
-from drama.settings import INDIFFERENT as _INDIFFERENT  # noqa: F401
 from drama.settings import setting_differences as setting_differences
 from drama.settings import shown as shown
 
