@@ -93,8 +93,8 @@ def _put(tree: dict[str, Any], path: str, value: Any, known: Mapping[str, Any]) 
     above = ".".join(sections)
     section = known.get(path)
     if dataclasses.is_dataclass(section):
-        if type(value) is type(section):
-            value = dataclasses.asdict(value)
+        if isinstance(value, type(section)):
+            value = {f.name: getattr(value, f.name) for f in dataclasses.fields(section)}
         fits = isinstance(value, Mapping) and len(value) > 0
         require(fits, f"{path} is a section: name a setting of it, got {value!r}")
         for key, inner in value.items():
