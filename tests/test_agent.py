@@ -30,7 +30,7 @@ from tests.training.runs import (
 )
 
 import drama
-from drama import Agent
+from drama import Agent, presets
 from drama.config import Config
 from drama.envs import adapt
 from drama.envs.adapt import as_batch
@@ -291,6 +291,34 @@ def test_a_preset_by_its_name() -> None:
         Agent("drama/Catch-v0", 3)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("env", "name", "why"),
+    [
+        ("CartPole-v1", "quick", "vector observations"),
+        ("drama/Catch-v0", "quick", "small pictures (32x32)"),
+        ("ALE/Pong-v5", "laptop", "64x64 pictures on CPU"),
+    ],
+)
+def test_without_a_configuration_the_preset_fits_and_is_named(
+    env: str, name: str, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="drama")
+    agent = Agent(env, seed=3, device="cpu")
+    expected = presets.preset(name).override({"env.id": env, "seed": 3, "device": "cpu"})
+    assert agent.config == expected
+    assert agent.preset_reason == why
+    assert [r.message for r in caplog.records] == [f"preset {name}, chosen for {why}"]
+    assert f"Agent('{env}', preset {name}, " in repr(agent)
+
+
+def test_an_agent_shows_what_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="drama")
+    agent = Agent("CartPole-v1", tiny())
+    assert repr(agent) == "Agent('CartPole-v1', preset quick*, 0.0 M world-model parameters, cpu)"
+    assert agent.preset_reason is None
+    assert not caplog.records
+
+
 def test_unknown_environments_name_the_nearest() -> None:
     with pytest.raises(UnknownEnvError, match="'drama/Catch-v0'"):
         Agent("drama/Cacth-v0", tiny())
@@ -325,7 +353,7 @@ def test_a_warning_reaches_the_user_with_or_without_a_progress_bar(
     logged = [r.message for r in caplog.records if r.levelname == "WARNING"]
     printed = capfd.readouterr().err
     expected = "the pictures are almost black"
-    assert (expected in printed) if progress_bar else (logged == [expected])
+    assert expected in (printed if progress_bar else logged)
 
 
 def test_learning_twice_is_learning_once(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import io
 import json
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,16 @@ from tests.training.faulty_envs import Crash, NanReward, Walk, WildObs, env_id
 from tests.training.runs import assert_same_run, contents, json_rows, options, tiny
 
 import drama
-from drama import Agent
+from drama import Agent, presets
 from drama.cli import main
 from drama.cli.common import escape_what_stdout_cannot_say
+from drama.cli.options import SETTINGS, SHORT
 from drama.config import Config
-from drama.dynamics import GRUDynamics, base, registered
+from drama.dynamics import GRUDynamics, base
 from drama.errors import ConfigError
 from drama.evaluation import EvaluationResult
 from drama.training.checkpoint import CheckpointDir
+from drama.training.resume import flat
 from drama.training.rundir import RunLock
 from drama.training.stream import EnvStream
 from drama.training.trainer import Trainer
@@ -123,8 +127,8 @@ def test_runs_are_numbered(capfd: Capture) -> None:
         assert train(env="CartPole-v1", changes=changes) == 0
     out = capfd.readouterr().out.split()
     assert [word for word in out if word.startswith("runs/")] == [
-        "runs/CartPole-v1-quick-s0-1",
-        "runs/CartPole-v1-quick-s0-2",
+        "runs/CartPole-v1-quick-changed-s0-1",
+        "runs/CartPole-v1-quick-changed-s0-2",
     ]
 
 
@@ -144,8 +148,8 @@ def test_runs_that_start_at_the_same_time_have_directories_of_their_own(
     codes.append(train(changes=changes, env="CartPole-v1"))
     assert codes == [0, 0]
     assert sorted(path.name for path in Path("runs").iterdir()) == [
-        "CartPole-v1-quick-s0-1",
-        "CartPole-v1-quick-s0-2",
+        "CartPole-v1-quick-changed-s0-1",
+        "CartPole-v1-quick-changed-s0-2",
     ]
 
 
@@ -252,22 +256,237 @@ def test_version_help_and_usage(capfd: Capture) -> None:
     assert main(["--help"]) == 0
     assert "drama train" in capfd.readouterr().out
     assert main([]) == 2
-    for command in ("train", "eval", "doctor"):
+    for command in ("eval", "doctor", "presets"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0
         assert f"drama {command}" in capfd.readouterr().out
 
 
-def test_every_setting_is_offered_with_its_meaning(capfd: Capture) -> None:
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        ([], 2),
+        (["trian"], 2),
+        (["train", "--help"], 0),
+        (["train", "xs", "--help-all"], 0),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_what_needs_no_torch_does_not_import_it(args: list[str], code: int) -> None:
+    script = (
+        "import sys\n"
+        "from drama.cli import main\n"
+        "try:\n"
+        "    code = main(sys.argv[1:])\n"
+        "except SystemExit as stop:\n"
+        "    code = stop.code or 0\n"
+        "sys.exit(99 if 'torch' in sys.modules else code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *args], capture_output=True, check=False)
+    assert done.returncode == code, done.stderr.decode()
+
+
+def test_the_package_has_its_names_without_torch() -> None:
+    script = (
+        "import sys, drama, gymnasium\n"
+        "assert set(drama.__all__) <= set(dir(drama))\n"
+        "gymnasium.make('drama/Catch-v0')\n"
+        "drama.presets.quick(), drama.Config\n"
+        "assert 'torch' not in sys.modules\n"
+        "from drama import *\n"
+        "assert Agent is drama.Agent and callable(drama.ssm.ssd)\n"
+        "assert not hasattr(drama, 'Agnet')\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
+
+
+def test_help_shows_twenty_settings_and_help_all_every_one(capfd: Capture) -> None:
+    assert main(["train", "--help"]) == 0
+    text = capfd.readouterr().out
+    used = [*SHORT, *SETTINGS]
+    assert len(used) == 20
+    for name in (*used, "run-dir", "resume", "preset", "config", "print-config"):
+        assert f"--{name} " in text
+    assert text.count("--") < 35
+    assert main(["train", "xs", "--help"]) == 0
+    assert "environment steps of the run (100000)" in capfd.readouterr().out
     with pytest.raises(SystemExit):
-        main(["train", "--help"])
+        main(["train", "--help-all"])
+    every = capfd.readouterr().out
+    for name in flat(dataclasses.asdict(Config())):
+        assert f"--{name.rstrip('_').replace('_', '-')}" in every
+    assert "Environment steps with random actions before the first update" in " ".join(
+        every.split()
+    )
+    # The built-in backbones are named, without the import that registers them.
+    (line,) = [line for line in text.splitlines() if "--dynamics" in line]
+    words = text[text.index(line) :]
+    assert all(name in words for name in ("mamba2", "mamba1", "transformer", "gru"))
+
+
+# -- which preset runs -------------------------------------------------------------------------
+
+
+def printed_config(capfd: Capture, *args: str) -> Config:
+    assert main(["train", *args, "--print-config"]) == 0
+    assert not list(Path().iterdir()), "something was left behind"
+    return Config.from_json(capfd.readouterr().out)
+
+
+@pytest.mark.parametrize("args", [["quick"], ["--preset", "quick"], ["--preset=quick"]])
+def test_both_spellings_select_the_preset(args: list[str], capfd: Capture) -> None:
+    assert printed_config(capfd, *args, "--env", "CartPole-v1") == dataclasses.replace(
+        presets.quick(), env=dataclasses.replace(Config().env, id="CartPole-v1")
+    )
+
+
+def test_the_start_line_and_the_directory_name_what_runs(capfd: Capture) -> None:
+    steps = ["--steps", "2", "--evaluation.episodes", "0", "--env", "CartPole-v1"]
+    assert main(["train", "--preset", "quick", *steps]) == 0
+    assert ": preset quick, CartPole-v1" in capfd.readouterr().err
+    assert main(["train", "quick", *steps, "--behaviour.gamma", "0.9"]) == 0
+    assert ": preset quick*, CartPole-v1" in capfd.readouterr().err
+    names = sorted(path.name for path in Path("runs").iterdir())
+    assert names == ["CartPole-v1-quick-changed-s0-1", "CartPole-v1-quick-s0-1"]
+
+
+@pytest.mark.parametrize(
+    ("args", "name", "why"),
+    [
+        (["--env", "CartPole-v1"], "quick", "vector observations"),
+        (["--env.id=CartPole-v1"], "quick", "vector observations"),
+        (["--env", "drama/Sparse-v0"], "quick", "small pictures (32x32)"),
+        (["--env", "drama/Catch-v0", "--env.image-size", "64"], "laptop", "64x64 pictures on CPU"),
+    ],
+)
+def test_without_a_preset_the_choice_is_printed(
+    args: list[str], name: str, why: str, capfd: Capture
+) -> None:
+    assert main(["train", *args, "--device", "cpu", "--steps", "7", "--print-config"]) == 0
+    out, err = capfd.readouterr()
+    assert err == f"preset {name}: chosen for {why}; another with drama train PRESET\n"
+    config = Config.from_json(out)
+    assert (config.preset, config.steps) == (name, 7)
+    assert presets.label(config) == name
+
+
+def test_train_alone_is_the_smallest_run_and_says_so(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Agent, "learn", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["train", "--device", "cpu"])
+    err = capfd.readouterr().err
+    assert "environment drama/Catch-v0: none was named; another with --env ID" in err
+    assert "preset quick: chosen for small pictures (32x32)" in err
+    assert ": preset quick, drama/Catch-v0" in err
+
+
+# -- settings from a file ----------------------------------------------------------------------
+
+
+def test_what_is_printed_can_be_read_back(run: Path, capfd: Capture, tmp_path: Path) -> None:
+    file = tmp_path / "printed.json"
+    config = printed_config(capfd, "laptop", "--env", "CartPole-v1", "--replay.random-shift=1", "2")
+    file.write_text(config.to_json())
+    assert printed_config(capfd, "--config", str(file)) == config
+    # Options come after the file.
+    assert printed_config(capfd, "--config", str(file), "--seed", "3").seed == 3
+    saved = Config.from_json((run / "config.json").read_text())
+    assert printed_config(capfd, "--config", str(run / "config.json")) == saved
+    assert printed_config(capfd, "quick", "--config", str(run / "config.json")) == saved
+
+
+def test_a_run_of_an_older_version_keeps_its_values(
+    run: Path, capfd: Capture, tmp_path: Path
+) -> None:
+    tree = json.loads((run / "config.json").read_text())
+    del tree["behaviour"]["policy_memory"]  # "current" in preset quick, "previous" before it was
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(tree))
+    config = printed_config(capfd, "--config", str(file))
+    assert config.behaviour.policy_memory == "previous"
+    assert presets.label(config) == "quick*"
+
+
+def test_a_toml_changes_the_preset(capfd: Capture, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('preset = "quick"\n[training]\nwarmup-steps = 500\n[env]\nid = "CartPole-v1"\n')
+    expected = presets.quick().override({"training.warmup_steps": 500, "env.id": "CartPole-v1"})
+    assert printed_config(capfd, "--config", str(file)) == expected
+    assert printed_config(capfd, "quick", "--config", str(file)) == expected
+    # Without a preset it fits the environment, and may hold what another preset refused.
+    file.write_text("[replay]\ncapacity = 100\n[env]\nid = 'CartPole-v1'\n")
+    assert printed_config(capfd, "--config", str(file)).replay.capacity == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "args", "words"),
+    [
+        ('preset = "xs"', ["quick"], ["preset quick and mine.toml of preset xs: which?"]),
+        ('preset = "quik"', [], ["--config mine.toml: unknown preset", "did you mean quick?"]),
+        ("preset = 3", [], ["preset must be a name"]),
+        ("[training]\nwarmup_step = 5", ["quick"], ["did you mean training.warmup_steps?"]),
+        ("training = 5", ["quick"], ["training is a section"]),
+        ("steps = 0", ["quick"], ["--config mine.toml: ", "steps must be positive"]),
+        ("steps 5", ["quick"], ["--config mine.toml is no TOML"]),
+        ("{", ["quick"], ["--config mine.toml is no JSON"]),
+        (None, ["quick"], ["cannot read --config mine.toml: No such file"]),
+    ],
+)
+def test_a_wrong_file_costs_one_line(
+    text: str | None, args: list[str], words: list[str], capfd: Capture
+) -> None:
+    if text is not None:
+        Path("mine.toml").write_text(text)
+    line = complaint(capfd, main(["train", *args, "--config", "mine.toml", "--print-config"]))
+    for word in words:
+        assert word in line
+
+
+def test_print_config_of_a_resumed_run(run: Path, capfd: Capture) -> None:
+    before = contents(run)
+    assert main(["train", "--resume", str(run), "--steps", "60", "--print-config"]) == 0
+    assert Config.from_json(capfd.readouterr().out).steps == 60
+    assert contents(run) == before
+
+
+def test_presets_are_listed_with_size_and_purpose(capfd: Capture) -> None:
+    assert main(["presets"]) == 0
     out = capfd.readouterr().out
-    for name in ("--run-dir", "--resume", "--world-model.dynamics.width", "--behaviour.gamma"):
-        assert name in out
-    names = ", ".join(registered())
-    assert f"--dynamics NAME ({names})" in out
-    assert "Environment steps with random actions before the first update" in " ".join(out.split())
+    rows = {line.split()[0]: line for line in out.splitlines() if line[:1].strip()}
+    assert list(presets.PRESETS) == [name for name in rows if name in presets.PRESETS]
+    for name, size in (("laptop", "6.9 M"), ("xs", "7.1 M"), ("s", "10.7 M")):
+        assert size in rows[name]
+    assert "The paper's configuration, size XS." in rows["xs"]
+    assert "--env is for --speed" in complaint(capfd, main(["presets", "--env", "CartPole-v1"]))
+
+
+def test_presets_with_their_speed(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drama.cli.presets.PRESETS", {"quick": tiny})
+    assert main(["presets", "--speed", "--seconds", "0.1", "--device", "cpu"]) == 0
+    out = capfd.readouterr().out
+    assert "steps/s here" in out
+    (row,) = [line for line in out.splitlines() if line.startswith("quick")]
+    assert " min" in row
+
+
+# -- runs that learn nothing -------------------------------------------------------------------
+
+
+def test_a_run_without_updates_says_so_before_and_after(capfd: Capture) -> None:
+    assert train("--run-dir", "run", changes={"steps": 20, "evaluation.episodes": 1}) == 0
+    err = capfd.readouterr().err
+    reason = (
+        "the warm-up of random actions takes 24 steps (training.warmup_steps), training ends at "
+        "step 20"
+    )
+    assert err.index(f"warning: nothing will be learnt: {reason}") < err.index(
+        f"warning: nothing was learnt: {reason}"
+    )
 
 
 def test_a_run_says_where_its_time_went(capfd: Capture) -> None:
@@ -322,6 +541,12 @@ def test_the_longer_option_may_say_the_same(capfd: Capture) -> None:
 TYPOS: dict[str, tuple[list[str], list[str]]] = {
     "command": (["trian"], ["'trian'", "train"]),
     "preset": (["train", "quik"], ["'quik'", "quick"]),
+    "two spellings": (["train", "quick", "--preset", "xs"], ["preset quick", "--preset xs"]),
+    "preset by option": (["train", "--preset", "quik"], ["'quik'", "did you mean quick?"]),
+    "resume with preset by option": (["train", "--resume", "x", "--preset", "s"], ["--resume"]),
+    "resume with config": (["train", "--resume", "x", "--config", "y"], ["--resume"]),
+    "no such command": (["zzz"], ["'zzz'; there are train, eval, "]),
+    "no such preset": (["train", "zzz"], ["'zzz'; there are quick, "]),
     "preset after options": (["train", "--seed", "1", "quick"], ["quick"]),
     "two presets": (["train", "quick", "xs"], ["xs"]),
     "environment": (["train", "quick", "--env", "drama/Cacth-v0"], ["drama/Catch-v0"]),

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drama import presets
 from drama.config import (
     BehaviourConfig,
     Config,
@@ -389,3 +390,48 @@ def test_values_built_in_python_are_made_exact() -> None:
     assert type(model.free_bits) is float
     config = Config(world_model=model)
     assert Config.from_json(config.to_json()) == config
+
+
+# -- one setting, one expression ---------------------------------------------------------------
+
+
+def test_settings_are_replaced_by_their_dotted_names() -> None:
+    config = presets.quick()
+    changed = config.override({"training.warmup_steps": 500, "world_model.optim.lr": 1})
+    assert (changed.training.warmup_steps, changed.world_model.optim.lr) == (500, 1.0)
+    back = {"training.warmup_steps": 1000, "world_model.optim.lr": 1e-3}
+    assert changed.override(back) == config
+    assert config.override() == config
+    nested = config.override(seed=4, training={"warmup_steps": 500, "log-every": 7})
+    assert (nested.seed, nested.training.warmup_steps, nested.training.log_every) == (4, 500, 7)
+    assert config.override(replay=ReplayConfig()).replay == ReplayConfig()
+    both = config.override({"replay": ReplayConfig(), "replay.capacity": 500})
+    assert both.replay == ReplayConfig(capacity=500)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"training.warmup_step": 5},
+            "there is no setting 'training.warmup_step'; did you mean training.warmup_steps?",
+        ),
+        (
+            {"warmup_hold": 5},
+            "there is no setting 'warmup_hold'; did you mean training.warmup_hold?",
+        ),
+        (
+            {"training": {"warmup_holds": 5}},
+            "there is no setting 'training.warmup_holds'; did you mean training.warmup_hold?",
+        ),
+        ({"zzz": 5}, "there is no setting 'zzz'"),
+        ({"training": 5}, "training is a section: name a setting of it, got 5"),
+        ({"training": {}}, "training is a section: name a setting of it, got {}"),
+        ({"seed": "many"}, "config.seed must be of type int, got 'many'"),
+        ({"training.log_every": 0}, "training.log_every must be positive, got 0"),
+    ],
+)
+def test_a_wrong_override_is_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        presets.quick().override(settings)
+    assert str(caught.value) == message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -64,7 +66,9 @@ def test_the_papers_loop() -> None:
     assert config.behaviour.policy_latent == "prior"
 
 
-@pytest.mark.parametrize(("wrong", "near"), [("quik", "quick"), ("XS", None), ("xss", "xs")])
+@pytest.mark.parametrize(
+    ("wrong", "near"), [("quik", "quick"), ("XS", "xs"), ("xss", "xs"), ("zzzz", None)]
+)
 def test_an_unknown_preset_is_answered_with_the_nearest(wrong: str, near: str | None) -> None:
     with pytest.raises(ConfigError) as caught:
         presets.preset(wrong)
@@ -72,11 +76,65 @@ def test_an_unknown_preset_is_answered_with_the_nearest(wrong: str, near: str | 
     assert repr(wrong) in message
     assert "\n" not in message
     assert all(name in message for name in presets.PRESETS)
-    if near is not None:
-        assert f"did you mean {near}?" in message
+    assert ("did you mean" in message) == (near is not None)
+    assert near is None or f"did you mean {near}?" in message
 
 
 @pytest.mark.parametrize("wrong", ["", "????", "a" * 500])
 def test_a_name_near_to_nothing_is_still_one_clear_error(wrong: str) -> None:
     with pytest.raises(ConfigError, match="unknown preset"):
         presets.preset(wrong)
+
+
+# -- the label ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_an_unchanged_preset_has_its_own_name(name: str) -> None:
+    config = presets.preset(name)
+    assert presets.label(config) == name
+    named = {
+        "steps": 7,
+        "seed": 3,
+        "device": "cpu",
+        "env.id": "CartPole-v1",
+        "env.image_size": 32,
+        "training.threads": 2,
+        "evaluation.episodes": 3,
+        "replay.device": "cpu",
+    }
+    assert presets.label(config.override(named)) == name
+
+
+def test_a_label_never_disagrees_with_the_sizes() -> None:
+    assert presets.label(Config(preset="quick")) == "quick*"
+    assert presets.label(Config(preset="xs")) == "xs"
+    assert presets.label(presets.quick().override(preset="xs")) == "xs*"
+    assert presets.label(presets.quick().override({"world_model.batch_size": 8})) == "quick*"
+    assert presets.label(presets.xs().override({"env.life_loss": False})) == "xs*"
+    assert presets.label(Config(preset="mine")) == "mine"  # no preset that it could be taken for
+    changed = presets.changed_settings(
+        json.loads(presets.quick().override({"behaviour.gamma": 0.9}).to_json()), "quick"
+    )
+    assert changed == ("behaviour.gamma 0.9 (not 0.985)",)
+
+
+@pytest.mark.parametrize(
+    ("shape", "device", "name"),
+    [
+        ((4,), "cpu", "quick"),
+        ((4,), "cuda", "quick"),
+        ((10, 10, 4), "cuda", "quick"),
+        ((32, 32, 3), "cpu", "quick"),
+        ((64, 64, 3), "cpu", "laptop"),
+        ((64, 64, 3), "mps", "laptop"),
+        ((64, 64, 3), "cuda", "xs"),
+        ((96, 96, 3), "cuda", "xs"),
+    ],
+)
+def test_without_a_name_the_preset_fits_observation_and_device(
+    shape: tuple[int, ...], device: str, name: str
+) -> None:
+    config, why = presets.fitting(shape, device)
+    assert config == presets.preset(name)
+    assert why

@@ -6,13 +6,32 @@
 See [drama.Agent][], [drama.Config][] and the ``drama`` command.
 """
 
-from drama import presets, ssm
-from drama.agent import Agent
-from drama.config import Config
-from drama.envs import make_env
-from drama.errors import DramaError
-from drama.play import DreamEnv
+from typing import TYPE_CHECKING
+
+from drama.envs import make_env  # registers the built-in games in Gymnasium
+from drama.lazy import lazy as _lazy
+
+if TYPE_CHECKING:
+    from drama import presets, ssm
+    from drama.agent import Agent
+    from drama.config import Config
+    from drama.errors import DramaError
+    from drama.play import DreamEnv
 
 __version__ = "0.1.0"
 
 __all__ = ["Agent", "Config", "DramaError", "DreamEnv", "__version__", "make_env", "presets", "ssm"]
+
+if not TYPE_CHECKING:
+    # On first use: `drama --help` needs no torch.
+    __getattr__, __dir__ = _lazy(
+        __name__,
+        {
+            "Agent": "drama.agent",
+            "Config": "drama.config",
+            "DramaError": "drama.errors",
+            "DreamEnv": "drama.play",
+            "presets": "drama.presets",
+            "ssm": "drama.ssm",
+        },
+    )

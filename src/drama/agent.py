@@ -24,7 +24,7 @@ from drama.envs.source import EnvSource, build_env, source_name
 from drama.errors import CheckpointError, ConfigError, DramaError, EnvError, RunDirError
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.files import write_text
-from drama.presets import preset, xs
+from drama.presets import fitting, label, preset
 from drama.ssm.backend import backend_of
 from drama.training import snapshot
 from drama.training.callbacks import CallbackLike, Callbacks
@@ -52,8 +52,9 @@ class Agent:
     Args:
         env: A Gymnasium id, an environment object, or a factory of environments. An id or a
             factory is preferable: evaluation needs environments of its own.
-        config: Settings, or the name of a preset; the paper's (size XS) if None. An id given as
-            ``env`` replaces the one in ``config.env``.
+        config: Settings, or the name of a preset. None takes the preset that fits observation and
+            device (`drama.presets.fitting`), logs it to the logger ``drama`` at INFO and keeps the
+            reason in ``preset_reason``. An id given as ``env`` replaces the one in ``config.env``.
         seed: Replaces ``config.seed``.
         device: Replaces ``config.device``.
 
@@ -69,6 +70,7 @@ class Agent:
         seed: int | None = None,
         device: str | None = None,
     ) -> None:
+        fitted = config is None
         config = _settings(config)
         if env is not None:
             name = source_name(env)
@@ -87,6 +89,15 @@ class Agent:
         self._adapter = adapter_of(self.env)
 
         shape, actions = tuple(self.observation_space.shape or ()), int(self.action_space.n)
+        self.preset_reason: str | None = None
+        """Why the preset was chosen; None if the configuration was given."""
+        if fitted:
+            fit, self.preset_reason = fitting(shape, self.device.type)
+            config = dataclasses.replace(
+                fit, env=config.env, seed=config.seed, device=config.device
+            )
+            self.config = config
+            logger.info("preset %s, chosen for %s", config.preset, self.preset_reason)
         features = config.world_model.stoch_size + config.world_model.dynamics.width
         with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
             torch.default_generator.manual_seed(config.seed)  # the CPU's alone; all is built there
@@ -109,6 +120,14 @@ class Agent:
         self._checkpoint: Checkpoint | None = None
         self._loaded_dir: Path | None = None
         self._steps_before = 0  # those made before the steps that the checkpoint counts
+
+    def __repr__(self) -> str:
+        """Return environment, preset, size and device."""
+        size = sum(p.numel() for p in self.world_model.parameters()) / 1e6
+        return (
+            f"Agent({self.config.env.id!r}, preset {label(self.config)}, "
+            f"{size:.1f} M world-model parameters, {self.device})"
+        )
 
     # -- learning -----------------------------------------------------------------------------
 
@@ -466,7 +485,7 @@ def log_events(event: Event, payload: Any) -> None:
 
 def _settings(config: Config | str | None) -> Config:
     if config is None:
-        return xs()
+        return Config()
     if isinstance(config, str):
         return preset(config)
     if not isinstance(config, Config):

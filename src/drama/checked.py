@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 from drama.errors import ConfigError
+from drama.hints import did_you_mean
 
 T = TypeVar("T")
 
@@ -60,11 +60,54 @@ def from_dict(cls: type[T], tree: object, path: str = "config") -> T:
     hints = typing.get_type_hints(cls)
     for name in tree:
         if name not in hints:
-            near = difflib.get_close_matches(str(name), hints, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{path} has no field {name!r}{hint}")
+            raise ConfigError(f"{path} has no field {name!r}{did_you_mean(str(name), hints)}")
     values = {name: _convert(hints[name], value, f"{path}.{name}") for name, value in tree.items()}
     return cls(**values)
+
+
+def replaced(config: T, settings: Mapping[str, Any]) -> T:
+    """Return a tree of dataclasses with settings replaced by their dotted names.
+
+    Raises:
+        ConfigError: There is no such setting (the nearest is named), or a value does not fit.
+    """
+    known = dict(_fields(config))
+    tree = dataclasses.asdict(config)  # type: ignore[call-overload]
+    for path, value in settings.items():
+        _put(tree, str(path).replace("-", "_"), value, known)
+    return from_dict(type(config), tree)
+
+
+def _fields(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every section and setting by its dotted name, with its value."""
+    for one in dataclasses.fields(section):
+        name, value = f"{prefix}{one.name}", getattr(section, one.name)
+        yield name, value
+        if dataclasses.is_dataclass(value):
+            yield from _fields(value, f"{name}.")
+
+
+def _put(tree: dict[str, Any], path: str, value: Any, known: Mapping[str, Any]) -> None:
+    """Set what is called ``path`` in the tree of settings; ``known`` holds what there is."""
+    *sections, name = path.split(".")
+    above = ".".join(sections)
+    section = known.get(path)
+    if dataclasses.is_dataclass(section):
+        if isinstance(value, type(section)):
+            value = {f.name: getattr(value, f.name) for f in dataclasses.fields(section)}
+        fits = isinstance(value, Mapping) and len(value) > 0
+        require(fits, f"{path} is a section: name a setting of it, got {value!r}")
+        for key, inner in value.items():
+            _put(tree, f"{path}.{key}".replace("-", "_"), inner, known)
+        return
+    # A setting may itself be a mapping, whose keys are the user's.
+    if path not in known and not isinstance(known.get(above), Mapping):
+        settings = [key for key, found in known.items() if not dataclasses.is_dataclass(found)]
+        raise ConfigError(f"there is no setting {path!r}{did_you_mean(path, settings)}")
+    branch = tree
+    for part in sections:
+        branch = branch[part]
+    branch[name] = value
 
 
 def _convert(hint: Any, value: object, path: str) -> Any:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from drama.checked import Checked, fraction, positive, require
+from drama.checked import Checked, fraction, positive, replaced, require
 from drama.checked import from_dict as from_dict
 from drama.dynamics.config import DynamicsConfig
 from drama.errors import ConfigError
@@ -423,7 +424,7 @@ class Config(Checked):
     """Everything that decides a run besides the code and the machine."""
 
     preset: str = "xs"
-    """Name of the preset this configuration started from."""
+    """Preset that the settings start from."""
     seed: int = 0
     """Seed of the environment, the weights and every draw."""
     steps: int = 100_000
@@ -462,6 +463,21 @@ class Config(Checked):
             "world model must be the first to learn: training.world_model_ratio must be at least "
             f"training.behaviour_ratio; got {c.world_model_ratio} and {c.behaviour_ratio}",
         )
+
+    def override(self, settings: Mapping[str, Any] | None = None, /, **sections: Any) -> Config:
+        """Return a copy with settings replaced.
+
+        ``config.override({"training.warmup_steps": 500})`` and
+        ``config.override(seed=1, training={"warmup_steps": 500})`` are two spellings.
+
+        Args:
+            settings: Dotted ``section.field`` to value; a section may also map to its settings.
+            **sections: The same by keyword.
+
+        Raises:
+            ConfigError: There is no such setting (the nearest is named), or a value does not fit.
+        """
+        return replaced(self, {**(settings or {}), **sections})
 
     def to_json(self) -> str:
         """Return the whole tree as indented JSON."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from drama.config import (
     BehaviourConfig,
@@ -15,17 +16,19 @@ from drama.config import (
     TrainingConfig,
     WorldModelConfig,
 )
-from drama.dynamics import DynamicsConfig
+from drama.dynamics.config import DynamicsConfig
 from drama.errors import ConfigError
+from drama.hints import nearest
+from drama.settings import setting_differences
 
 
 def xs() -> Config:
-    """The paper's configuration: about 7 M parameters in the world model."""
+    """The paper's configuration, size XS."""
     return Config(preset="xs")
 
 
 def s() -> Config:
-    """The paper's larger model: filters doubled, state size 32, about 10 M parameters."""
+    """The paper's larger model: filters doubled, state size 32."""
     return Config(
         preset="s",
         world_model=WorldModelConfig(
@@ -35,7 +38,7 @@ def s() -> Config:
 
 
 def laptop() -> Config:
-    """The paper's algorithm on Atari at a price that two processor cores can pay.
+    """The paper's algorithm on Atari, sized for a two-core CPU.
 
     Against `xs`: the first convolution halves the frame, which takes the two largest feature maps
     away (most of an update's time); a world-model batch holds 512 rows instead of 2048, an
@@ -69,7 +72,7 @@ def laptop() -> Config:
 
 
 def quick() -> Config:
-    """A small model for small pictures: learns a built-in game in minutes on two cores."""
+    """A small model for small pictures and vectors: learns Catch in minutes on a two-core CPU."""
     return Config(
         preset="quick",
         steps=5000,
@@ -129,8 +132,63 @@ def preset(name: str) -> Config:
         ConfigError: There is none, naming the nearest.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)
-        raise ConfigError(
-            f"unknown preset {name!r}; did you mean {near[0]}? (there are {', '.join(PRESETS)})"
-        )
+        near = nearest(name, PRESETS)
+        known = f"there are {', '.join(PRESETS)}"
+        hint = known if near is None else f"did you mean {near}? ({known})"
+        raise ConfigError(f"unknown preset {name!r}; {hint}")
     return PRESETS[name]()
+
+
+def fitting(shape: Sequence[int], device: str) -> tuple[Config, str]:
+    """Return the preset for a run that names none, and why it is that one.
+
+    Args:
+        shape: Of the adapted observation, ``(N,)`` or ``(H, W, C)``.
+        device: Type of the device: ``cpu``, ``cuda`` or ``mps``.
+    """
+    if len(shape) != 3:
+        return quick(), "vector observations"
+    picture = f"{shape[0]}x{shape[1]} pictures"
+    if max(shape[:2]) < SMALL_PICTURE:
+        return quick(), f"small pictures ({shape[0]}x{shape[1]})"
+    if device == "cuda":
+        return xs(), f"{picture} on CUDA"
+    # Apple's GPU is counted with the CPU: a run of xs there would take days.
+    return laptop(), f"{picture} on {device.upper()}"
+
+
+SMALL_PICTURE = 64
+"""Side in pixels below which a picture is small: what other environments are resized to."""
+
+
+def changed_settings(config: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """Return the settings in which a configuration differs from a preset.
+
+    Steps, seed, device, environment and whatever changes speed and files only do not count.
+
+    Args:
+        config: The tree of a ``config.json``.
+        name: The preset.
+
+    Returns:
+        ``section.field VALUE (not THE PRESET'S)`` for each.
+
+    Raises:
+        ConfigError: There is no such preset.
+    """
+    changed = setting_differences(config, json.loads(preset(name).to_json()))
+    return tuple(
+        text
+        for text in changed
+        if text.startswith("env.life_loss ") or not text.startswith(("steps ", "env."))
+    )
+
+
+def label(config: Config) -> str:
+    """Return the preset's name, with ``*`` if settings were changed from it: ``quick*``.
+
+    A name that is not one of the package's presets is the user's own and stays as it is.
+    """
+    if config.preset not in PRESETS:
+        return config.preset
+    return config.preset + "*" * bool(changed_settings(json.loads(config.to_json()), config.preset))

@@ -11,12 +11,14 @@ deterministic state, ``A`` actions.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 ObsArray = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 

@@ -564,7 +564,7 @@ def test_without_matplotlib_one_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "drama.report.figures", raising=False)
     said = complaint(capfd, main(["report", str(suite)]))
-    assert said.endswith("drama report draws with Matplotlib: pip install 'drama-rl[plots]'")
+    assert said.endswith("drama report draws with Matplotlib: pip install matplotlib scipy")
     assert not (suite / "report").exists()
     # What needs no figures works without.
     assert build_summary(suite).finished == 3

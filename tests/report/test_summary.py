@@ -22,8 +22,9 @@ from tests.report.made_up import (
 from drama import presets
 from drama.evaluation import aggregate, published_runs
 from drama.report.curves import ablations
-from drama.report.protocol import _INDIFFERENT, protocol_notes
+from drama.report.protocol import protocol_notes
 from drama.report.summary import Summary, published_label, summarise
+from drama.settings import INDIFFERENT
 from drama.suite import Variant
 from drama.training.resume import flat
 
@@ -225,13 +226,15 @@ def test_departures_from_the_published_protocol_are_told(tmp_path: Path) -> None
     assert "env.life_loss false (not true)" in told("lives", variant=whole)
     laptop = Variant("laptop", "Laptop", "laptop")
     assert "preset laptop instead of the paper's configuration" in told("p", variant=laptop)
+    changed = Variant("c", "C", "quick", {"behaviour.gamma": 0.9})
+    assert "preset quick* instead of the paper's" in told("changed", variant=changed)
     uniform = Variant("u", "U", "xs", {"replay.sampler": "uniform"})
     assert "replay.sampler uniform (not dfs)" in told("uniform", variant=uniform)
 
 
 def test_settings_that_decide_nothing_are_settings() -> None:
     known = flat(json.loads(presets.preset("quick").to_json()))
-    for name in _INDIFFERENT:
+    for name in INDIFFERENT:
         hits = [key for key in known if key.startswith(name)]
         assert hits if name.endswith(".") else hits == [name], name
 

@@ -68,7 +68,7 @@ def test_a_missing_package_is_named(
     found = choose_backend(CUDA)
     assert found.name == "torch"
     assert f"{missing} cannot be imported" in found.reason
-    assert "pip install 'drama-rl[kernels]'" in found.reason
+    assert "pip install mamba-ssm causal-conv1d" in found.reason
     with pytest.raises(ConfigError, match=f"'kernels' cannot be used: {missing} cannot be"):
         choose_backend(CUDA, "kernels")
 

@@ -46,7 +46,7 @@ def test_without_ray_one_line_says_what_to_install(
     directory = tmp_path / "suite"
     assert main(["suite", "run", "toy", "--dir", str(directory), "--ray"]) == 2
     err = capfd.readouterr().err
-    assert err == "drama: error: --ray needs Ray: pip install 'drama-rl[suite]'\n"
+    assert err == "drama: error: --ray needs Ray: pip install ray\n"
     assert not directory.exists()
 
 

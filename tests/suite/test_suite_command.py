@@ -300,6 +300,18 @@ def earlier(run: Path) -> None:
     (run / "checkpoints" / "last").write_text("000000020\n")
 
 
+def test_variants_that_would_learn_nothing_are_named(tmp_path: Path, capfd: Capture) -> None:
+    spec = tiny_spec(variants=[tiny_variant(), tiny_variant("late", {"training.warmup_steps": 90})])
+    (tmp_path / "late.toml").write_text(spec.to_toml())
+    args = ["suite", "run", str(tmp_path / "late.toml"), "--dry-run", "--seconds", "0.1", *CPU]
+    assert main(args) == 0
+    warned = [line for line in capfd.readouterr().err.splitlines() if "warning" in line]
+    assert warned == [
+        "warning: variant late: nothing will be learnt: the warm-up of random actions takes 90 "
+        "steps (training.warmup_steps), training ends at step 40"
+    ]
+
+
 def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path, capfd: Capture) -> None:
     spec = tiny_spec(
         games=(WALK, "drama/Catch-v0"), seeds=(0, 1), variants=(tiny_variant(), tiny_variant("b"))

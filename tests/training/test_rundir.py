@@ -30,6 +30,11 @@ def test_numbering_takes_the_first_number_that_is_free(tmp_path: Path) -> None:
     )
 
 
+def test_a_label_becomes_a_name_for_any_file_system(tmp_path: Path) -> None:
+    for label, name in (("quick*", "quick-changed"), ("a/b: c", "a-b-c"), ("v1.2_x", "v1.2_x")):
+        assert fresh_run_dir(tmp_path, "A-v0", label, 0) == tmp_path / f"A-v0-{name}-s0-1"
+
+
 def test_no_two_processes_choose_the_same_name(tmp_path: Path) -> None:
     """Neither looks before the other has made its directory."""
     with ThreadPoolExecutor(8) as pool:

@@ -6,19 +6,15 @@ itself failed (NaN, or a run of a suite), 130 that it was interrupted and saved.
 
 from __future__ import annotations
 
-import difflib
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from drama import __version__, presets
 from drama.cli.common import complain, escape_what_stdout_cannot_say, mute, out
-from drama.cli.doctor import doctor
-from drama.cli.evaluate import evaluate
-from drama.cli.report import report
-from drama.cli.suite import suite
-from drama.cli.train import train
 from drama.errors import ConfigError, DramaError, NonFiniteError
+from drama.hints import nearest
 
 
 class Command(NamedTuple):
@@ -30,25 +26,50 @@ class Command(NamedTuple):
     """Its lines in the overview, without indentation of their own."""
 
 
+def _command(name: str) -> Callable[[list[str]], int]:
+    """Return a command that is imported when it runs: most of them need torch, which is slow."""
+
+    def run(args: list[str]) -> int:
+        module = importlib.import_module(f"drama.cli.{name}")
+        return int(getattr(module, name)(args))
+
+    return run
+
+
+def _train(args: list[str]) -> int:
+    if {"-h", "--help", "--help-all"} & set(args):
+        from drama.cli.options import show_help
+
+        show_help(args)
+        return 0
+    return _command("train")(args)
+
+
 COMMANDS: dict[str, Command] = {
     "train": Command(
-        train,
-        """drama train [PRESET] --env ID [--steps N] [--seed S] [--run-dir DIR] [--dynamics NAME]
-            [--sampler NAME] [--behaviour NAME] [--section.field VALUE ...]
+        _train,
+        """drama train [PRESET] --env ID [--steps N] [--seed S] [--run-dir DIR] [--config FILE]
+            [--section.field VALUE ...]
 drama train --resume DIR       continue a run from its last checkpoint""",
     ),
     "eval": Command(
-        evaluate, "drama eval DIR [--episodes N]  play whole episodes with a trained agent"
+        _command("evaluate"),
+        "drama eval DIR [--episodes N]  play whole episodes with a trained agent",
     ),
     "suite": Command(
-        suite, "drama suite run SPEC           train many agents; skip, resume, retry as needed"
+        _command("suite"),
+        "drama suite run SPEC           train many agents; skip, resume, retry as needed",
     ),
     "report": Command(
-        report,
+        _command("report"),
         "drama report DIR               tables, figures and a page of what a suite has come to",
     ),
+    "presets": Command(
+        _command("presets"),
+        "drama presets [--speed]        the presets: size, purpose, speed on this machine",
+    ),
     "doctor": Command(
-        doctor,
+        _command("doctor"),
         """drama doctor [--env ID]        what this machine would use, what each preset costs here;
                                check an environment""",
     ),
@@ -68,8 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             out.print(f"drama {__version__}")
             return 0
         if args[0] not in COMMANDS:
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"unknown command {args[0]!r}; did you mean {near}?")
+            near = nearest(args[0], COMMANDS)
+            hint = f"did you mean {near}?" if near else f"there are {', '.join(COMMANDS)}"
+            raise ConfigError(f"unknown command {args[0]!r}; {hint}")
         return COMMANDS[args[0]].run(args[1:])
     except NonFiniteError as error:
         complain(error)
@@ -85,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # be read is no loss; work that was cut short is an interruption.
         mute()
         works = args[:1] == ["train"] or args[:2] == ["suite", "run"]
-        return 130 if works and not {"-h", "--help", "--dry-run"} & set(args) else 0
+        reads = {"-h", "--help", "--help-all", "--dry-run", "--print-config"}
+        return 130 if works and not reads & set(args) else 0
     except OSError as error:
         # What no command foresaw: a full disk, a directory that may not be read.
         what = error.strerror or str(error) or type(error).__name__

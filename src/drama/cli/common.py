@@ -10,9 +10,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-import tyro
 from rich.console import Console
 
 from drama.config import Config
@@ -79,15 +78,38 @@ def parse_fields(default: Config, args: list[str], prog: str) -> Config:
     Raises:
         ConfigError: One line about the first thing that is wrong.
     """
+    import tyro
+
+    with _one_line():
+        return tyro.cli(Config, default=default, args=args, prog=prog)
+
+
+T = TypeVar("T")
+
+
+def parse_known_fields(default: T, args: list[str]) -> T:
+    """Apply those options that ``default``, a dataclass, has fields for; leave out the others.
+
+    Raises:
+        ConfigError: One line about the first thing that is wrong.
+    """
+    import tyro
+
+    with _one_line():
+        return tyro.cli(type(default), default=default, args=args, return_unknown_args=True)[0]
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Turn the report with which tyro ends the process into a ConfigError."""
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
-            config: Config = tyro.cli(Config, default=default, args=args, prog=prog)
+            yield
     except SystemExit as stop:
         if not stop.code:
             raise
         raise ConfigError(_tyro_message(captured.getvalue())) from None
-    return config
 
 
 def _tyro_message(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import json
 import shlex
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from drama.calibration import SECONDS
 from drama.cli.common import Parser, err, mute, out, signals, status
 from drama.errors import ConfigError
+from drama.hints import nearest
 from drama.suite.built_in import BUILT_IN, load_spec
 from drama.suite.forecast import forecast
 from drama.suite.layout import (
@@ -30,6 +30,7 @@ from drama.suite.ray import RayPool
 from drama.suite.runner import Outcome, Pool, Runner
 from drama.suite.spec import SuiteSpec
 from drama.suite.view import View, report_failures
+from drama.training.schedule import shortfall
 
 MOST_SEEDS = 10_000
 """Seeds that a command may name."""
@@ -48,8 +49,9 @@ def suite(args: list[str]) -> int:
         )
         return 0 if args else 2
     if args[0] not in actions:
-        near = difflib.get_close_matches(args[0], actions, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"unknown command suite {args[0]!r}; did you mean suite {near}?")
+        near = nearest(args[0], actions)
+        hint = f"did you mean suite {near}?" if near else f"there are {', '.join(actions)}"
+        raise ConfigError(f"unknown command suite {args[0]!r}; {hint}")
     return actions[args[0]](args[1:])
 
 
@@ -90,6 +92,7 @@ def _run(args: list[str]) -> int:
             if version is not None:
                 err.print(f"note: this suite was begun with drama {version}")
             err.print(f"suite {spec.name} in {directory}: {how}")
+            _warn_of_little(spec)
             runner = Runner(directory, spec, pool, View(err))
             with signals(lambda *_: runner.interrupt()):
                 outcome = runner.run()
@@ -115,6 +118,7 @@ def _dry_run(options: argparse.Namespace, spec: SuiteSpec, directory: Path) -> i
     cells = look(directory, spec)
     with status() as say:
         found = forecast(cells, _plan(options, cells), seconds=seconds, progress=say)
+    _warn_of_little(spec)
     if options.json:
         print(json.dumps(found.to_dict(), allow_nan=False))
         return 0
@@ -135,6 +139,14 @@ def _tell(outcome: Outcome, directory: Path) -> None:
         err.print(f"{untouched} left alone until moved away; the next call after that begins anew")
     if outcome.interrupted or len(outcome.failed) > untouched:
         err.print(f"go on with: drama suite run {shlex.quote(str(directory))}")
+
+
+def _warn_of_little(spec: SuiteSpec) -> None:
+    """Say which variants have too few updates to learn from, before hours have passed."""
+    for variant in spec.variants:
+        config = spec.config(variant, spec.games[0], spec.seeds[0])
+        if (text := shortfall(config, config.steps)) is not None:
+            err.print(f"warning: variant {variant.name}: {text}")
 
 
 def _check_games(spec: SuiteSpec) -> None:

@@ -1,19 +1,24 @@
 """Sequence models ``d_t = f(z_{1:t}, a_{1:t})``: one protocol, a registry, and the backbones."""
 
-from drama.dynamics.base import (
-    SequenceModel,
-    check_registered,
-    make_dynamics,
-    map_state,
-    register,
-    registered,
-    step_inplace,
-    where_state,
-)
+from typing import TYPE_CHECKING
+
 from drama.dynamics.config import DynamicsConfig
-from drama.dynamics.gru import GRUDynamics
-from drama.dynamics.mamba import Mamba1Dynamics, Mamba2Dynamics
-from drama.dynamics.transformer import TransformerDynamics
+from drama.lazy import lazy
+
+if TYPE_CHECKING:
+    from drama.dynamics.base import (
+        SequenceModel,
+        check_registered,
+        make_dynamics,
+        map_state,
+        register,
+        registered,
+        step_inplace,
+        where_state,
+    )
+    from drama.dynamics.gru import GRUDynamics
+    from drama.dynamics.mamba import Mamba1Dynamics, Mamba2Dynamics
+    from drama.dynamics.transformer import TransformerDynamics
 
 __all__ = [
     "DynamicsConfig",
@@ -30,3 +35,25 @@ __all__ = [
     "step_inplace",
     "where_state",
 ]
+
+if not TYPE_CHECKING:
+    _BASE = (
+        "SequenceModel",
+        "check_registered",
+        "make_dynamics",
+        "map_state",
+        "register",
+        "registered",
+        "step_inplace",
+        "where_state",
+    )
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            **dict.fromkeys(_BASE, "drama.dynamics.base"),
+            "GRUDynamics": "drama.dynamics.gru",
+            "Mamba1Dynamics": "drama.dynamics.mamba",
+            "Mamba2Dynamics": "drama.dynamics.mamba",
+            "TransformerDynamics": "drama.dynamics.transformer",
+        },
+    )

@@ -10,7 +10,6 @@ Four laws hold for every registered backbone, in the forward pass and in the gra
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeVar, cast
@@ -21,6 +20,7 @@ from torch import Tensor
 from drama.dynamics.config import DynamicsConfig
 from drama.dynamics.probe import build_foreign
 from drama.errors import ConfigError
+from drama.hints import nearest
 
 State = TypeVar("State")
 
@@ -194,7 +194,11 @@ def check_registered(name: str) -> None:
 
 def _unknown(name: str) -> str:
     known = registered()
-    near = difflib.get_close_matches(name, known, n=1)
+    near = nearest(name, known)
     names = f"known: {', '.join(known)}"
-    hint = f"did you mean {near[0]!r}? ({names})" if near else names
+    hint = names if near is None else f"did you mean {near!r}? ({names})"
     return f"unknown sequence model {name!r}; {hint}"
+
+
+# Whoever can look a name up finds the built-in backbones registered.
+from drama.dynamics import gru, mamba, transformer  # noqa: E402, F401

@@ -224,7 +224,7 @@ def _unknown(env_id: str, name: str) -> str:
     if name.startswith("ALE/") and "ALE/Pong-v5" not in gym.registry:
         return f"{env_id!r} needs the Atari games: pip install ale-py"
     if name.startswith(PREFIX) and not register_minatar():
-        return f"{env_id!r} needs the MinAtar games: pip install 'drama-rl[minatar]' (GPL-3.0)"
+        return f"{env_id!r} needs the MinAtar games: pip install minatar (GPL-3.0)"
     no = f"no environment is registered as {env_id!r}"
     for prefix, package in _PACKAGES.items():
         if name.startswith(prefix) and not any(known.startswith(prefix) for known in gym.registry):

@@ -11,12 +11,12 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 from functools import lru_cache
 from importlib import resources
 from typing import NamedTuple
 
 from drama.errors import ConfigError
+from drama.hints import nearest
 
 _RANDOM = "Random"
 _HUMAN = "Human"
@@ -81,8 +81,12 @@ def _reference(method: str) -> dict[str, float]:
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     by_key = {_key(candidate): candidate for candidate in known}
-    nearest = get_close_matches(_key(name), by_key, n=1, cutoff=0.0)[0]
-    return ConfigError(f"unknown {kind} {name!r}; the nearest known one is {by_key[nearest]!r}")
+    near = nearest(_key(name), by_key)
+    if near is None:
+        hint = f"known are {', '.join(by_key.values())}"
+    else:
+        hint = f"the nearest known one is {by_key[near]!r}"
+    return ConfigError(f"unknown {kind} {name!r}; {hint}")
 
 
 def _game(game: str) -> str:

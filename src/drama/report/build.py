@@ -101,7 +101,7 @@ def write_summary(summary: Summary, out: str | Path | None = None) -> Report:
         from drama.report.figures import draw_all
     except ImportError as error:
         raise ConfigError(
-            f"drama report draws with {_missing(error)}: pip install 'drama-rl[plots]'"
+            f"drama report draws with {_missing(error)}: pip install matplotlib scipy"
         ) from error
     if out is not None and not str(out).strip():
         raise RunDirError("--out is empty; name a directory")

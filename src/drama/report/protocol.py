@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from drama import presets
 from drama.errors import ConfigError
 from drama.evaluation import game_of
-from drama.training.resume import flat
+from drama.settings import setting_differences as setting_differences
+from drama.settings import shown as shown
 
 if TYPE_CHECKING:
     from drama.report.summary import Summary, Variant
@@ -102,9 +103,11 @@ def _departures(variant: Variant) -> list[str]:
     # Its runs differ in game and seed alone.
     config = next(iter(variant.runs.values()))[0].config
     name = str(config.get("preset"))
+    changed = _changed_settings(config, name)
     if name != "xs":
-        found.append(f"preset {name} instead of the paper's configuration (xs)")
-    found += _changed_settings(config, name)
+        label = f"{name}*" if changed else name
+        found.append(f"preset {label} instead of the paper's configuration (xs)")
+    found += changed
     asked, own = (p.get("lookahead", 0) for p in (variant.protocol, config.get("behaviour", {})))
     if asked != own:
         found.append(f"evaluated with lookahead {asked} instead of the run's {own}")
@@ -114,67 +117,14 @@ def _departures(variant: Variant) -> list[str]:
 def _changed_settings(config: Mapping[str, Any], name: str) -> list[str]:
     """Settings that were changed from the preset, most of which are the point of a variant."""
     try:
-        usual = json.loads(presets.preset(name).to_json())
+        return list(presets.changed_settings(config, name))
     except ConfigError:
         return ["its preset is not one of this package"]
-    # Steps are told beside it; so is the environment, but for what ends a learning episode.
-    changed = setting_differences(config, usual)
-    return [
-        text
-        for text in changed
-        if text.startswith("env.life_loss ") or not text.startswith(("steps ", "env."))
-    ]
-
-
-def setting_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, ...]:
-    """Say in which settings that decide what is learnt two ``config.json`` differ.
-
-    Args:
-        one: The configuration that is asked about.
-        other: What it is compared with.
-
-    Returns:
-        ``section.field VALUE (not OTHER)`` for each, in the order of the fields.
-    """
-    mine, theirs = flat(dict(one)), flat(dict(other))
-    return tuple(
-        f"{key} {shown(mine.get(key))} (not {shown(theirs.get(key))})"
-        for key in dict.fromkeys((*mine, *theirs))
-        if mine.get(key) != theirs.get(key) and not key.startswith(_INDIFFERENT)
-    )
-
-
-_INDIFFERENT = (
-    "seed",
-    "preset",
-    "device",
-    "env.id",
-    "evaluation.",
-    "training.precision",
-    "training.threads",
-    "training.keep_memory",
-    "training.log_every",
-    "training.checkpoint_every",
-    "training.keep_checkpoints",
-    "training.tensorboard",
-    "training.wandb",
-    "training.cuda_graphs",
-    "training.compile",
-    "replay.device",
-    "world_model.dynamics.backend",
-    "world_model.dynamics.chunk_size",
-)
-"""Settings that name a run, or change its speed and its files only."""
 
 
 def canonical(value: object) -> str:
     """The same text for values that are equal."""
     return json.dumps(value, sort_keys=True, default=str)
-
-
-def shown(value: object) -> str:
-    """A setting as a sentence tells it."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _thousands(value: object) -> str:

@@ -13,20 +13,19 @@ import importlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from drama.backend_name import BackendName as BackendName
+from drama.backend_name import check_backend_name as check_backend_name
 from drama.errors import ConfigError
 from drama.ssm import kernels
 from drama.ssm.conv import causal_conv1d_silu, causal_conv1d_silu_step
 from drama.ssm.kernels import LayerSizes, layer_obstacle, step_obstacle, window_obstacle
 from drama.ssm.scan import selective_scan, selective_scan_step
 from drama.ssm.ssd import ssd, ssd_step
-
-BackendName = Literal["auto", "torch", "kernels"]
-"""What may be asked for: ``auto`` takes the kernels wherever they can be used."""
 
 _MODULES = (
     "causal_conv1d",
@@ -79,13 +78,6 @@ KERNELS = Operations(
     kernels.selective_scan,
     kernels.selective_scan_step,
 )
-
-
-def check_backend_name(name: str) -> None:
-    """Raise a :class:`ConfigError` if ``name`` is not a :data:`BackendName`."""
-    if name not in get_args(BackendName):
-        known = ", ".join(get_args(BackendName))
-        raise ConfigError(f"backend must be one of {known}, got {name!r}")
 
 
 # -- before anything runs -------------------------------------------------------------------------
@@ -174,7 +166,7 @@ def _packages() -> tuple[str, str | None]:
             said = str(error).strip().splitlines()
             return "", (
                 f"{package} cannot be imported ({said[0] if said else type(error).__name__}); "
-                "pip install 'drama-rl[kernels]'"
+                "pip install mamba-ssm causal-conv1d"
             )
         versions.append(f"{package} {version}")
     return ", ".join(dict.fromkeys(versions)), None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 
 from drama.errors import ConfigError
 from drama.evaluation import games
+from drama.hints import did_you_mean
 from drama.suite.layout import no_suite
 from drama.suite.spec import SuiteSpec, Variant
 
@@ -90,10 +90,9 @@ def load_spec(source: str) -> SuiteSpec:
     if path.is_dir():
         raise ConfigError(no_suite(path))
     if path.suffix not in (".toml", ".json") and not path.is_file():
-        near = difflib.get_close_matches(source, BUILT_IN, n=1, cutoff=0.0)
         raise ConfigError(
-            f"unknown suite {source!r}; did you mean {near[0]}? (there are {', '.join(BUILT_IN)}; "
-            "or name a .toml file)"
+            f"unknown suite {source!r}{did_you_mean(source, BUILT_IN)} (there are "
+            f"{', '.join(BUILT_IN)}; or name a .toml file)"
         )
     try:
         text = path.read_text(encoding="utf-8")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from drama.errors import ConfigError
+from drama.hints import did_you_mean
 
 T = TypeVar("T")
 
@@ -21,8 +21,8 @@ def fields_of(
     known = [f.name for f in dataclasses.fields(cls)]
     for name in tree:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"{path} has no field {name!r}; did you mean {near}?")
+            hint = did_you_mean(str(name), known) or f"; it may have {listed(known)}"
+            raise ConfigError(f"{path} has no field {name!r}{hint}")
     for name in known:
         if name not in tree and name not in optional:
             raise ConfigError(f"{path} lacks {name!r}")
@@ -64,11 +64,11 @@ def distinct(word: str, items: Sequence[T], key: Callable[[T], object]) -> None:
 
 
 def nearest(word: str, name: str, known: Iterable[str]) -> str:
-    """Return ``name`` if it is known; the error says which known one is nearest."""
+    """Return ``name`` if it is known; the error says which known one is near, or all of them."""
     if name in (known := list(known)):
         return name
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    raise ConfigError(f"the suite has no {word} {name!r}; did you mean {near}?")
+    hint = did_you_mean(name, known) or f"; it has {listed(known)}"
+    raise ConfigError(f"the suite has no {word} {name!r}{hint}")
 
 
 def listed(items: Iterable[Any]) -> str:

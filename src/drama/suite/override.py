@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from drama.config import Config, from_dict
+from drama.config import Config
 from drama.errors import ConfigError
-from drama.training.resume import flat
 
 OWN = ("preset", "seed", "steps", "env.id")
 """Settings that the spec itself decides, so that no variant may."""
@@ -27,20 +24,11 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
         ConfigError: There is no such setting (the nearest is named), the suite itself decides
             it, or the value does not fit.
     """
-    tree = dataclasses.asdict(config)
-    known = flat(tree)
-    for key, value in overrides.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise ConfigError(f"there is no setting {key!r}; did you mean {near[0]}?")
+    overrides = dotted(overrides)
+    for key in overrides:
         if key in OWN:
             raise ConfigError(f"{key} is for the suite to say, not for an override")
-        *sections, name = key.split(".")
-        branch = tree
-        for section in sections:
-            branch = branch[section]
-        branch[name] = value
-    changed = from_dict(Config, tree)
+    changed = config.override(overrides)
     if not changed.evaluation.episodes:
         raise ConfigError("evaluation.episodes must be at least 1: a suite is made of evaluations")
     return changed

@@ -45,7 +45,7 @@ def import_ray() -> Any:
     try:
         return importlib.import_module("ray")
     except ImportError as error:
-        raise ConfigError("--ray needs Ray: pip install 'drama-rl[suite]'") from error
+        raise ConfigError("--ray needs Ray: pip install ray") from error
 
 
 def _reach(address: str) -> None:

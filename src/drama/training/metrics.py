@@ -233,9 +233,7 @@ def import_wandb() -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise ConfigError(
-            "training.wandb needs Weights & Biases: pip install 'drama-rl[wandb]'"
-        ) from error
+        raise ConfigError("training.wandb needs Weights & Biases: pip install wandb") from error
     return wandb
 
 

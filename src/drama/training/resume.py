@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from drama.config import Config
+from drama.settings import flat as flat
 
 CHANGEABLE = ("steps", "device", "training.", "evaluation.", "world_model.dynamics.backend")
 """Settings that may differ when a run is continued: they do not alter what was learnt so far."""
@@ -17,17 +17,6 @@ FIXED_TRAINING = (
     "training.overlap",
 )
 """Exceptions: these decide which updates are due, and from which rows, so they stay."""
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a tree of sections as one mapping with dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
 
 
 def compare(saved: Config, asked: Config) -> tuple[list[str], list[str]]:

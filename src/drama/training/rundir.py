@@ -15,13 +15,15 @@ from drama.errors import RunDirError
 def fresh_run_dir(root: Path, env_id: str, preset: str, seed: int) -> Path:
     """Make ``root/<env>-<preset>-s<seed>-<n>`` with the first number that is not taken.
 
-    It is made at once, empty, so that no other process can choose the same.
+    ``preset`` may be a label: ``quick*`` becomes ``quick-changed``. The directory is
+    made at once, empty, so that no other process can choose the same.
 
     Raises:
         RunDirError: It cannot be made.
     """
     env = re.sub(r"[^A-Za-z0-9]+", "-", env_id.split("/")[-1]).strip("-")
-    stem = f"{env}-{preset}-s{seed}"
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", preset.replace("*", "-changed")).strip("-")
+    stem = f"{env}-{name}-s{seed}"
     for n in itertools.count(1):
         path = root / f"{stem}-{n}"
         try:

@@ -29,6 +29,7 @@ from drama.training.graphs import Recorded, Update, shared_place
 from drama.training.metrics import Clock, Meter, RunLog, TimeSplit
 from drama.training.optim import Optimiser
 from drama.training.resume import compare
+from drama.training.schedule import NAMES, Kind, shortfall, updates_due, why_no_update
 from drama.training.stream import EnvStream, EpisodeEnd
 from drama.types import Batch, PolicyState, Transition
 from drama.world_model import WorldModel
@@ -130,6 +131,7 @@ class Trainer:
             CheckpointDir(run_dir, config.training.keep_checkpoints) if run_dir else None
         )
         self._saved_at = -1
+        self._warned: set[str] = set()
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -141,8 +143,27 @@ class Trainer:
             EnvFaultError: The environment broke its contract. Whatever an environment raises,
                 what was learnt until then is saved first.
         """
+        self._warn_once(shortfall(self.config, until))
         with self.clock.phase("other"):  # what no phase within accounts for
             self._loop(until)
+        self._warn_once(self._unlearnt())
+
+    def _warn_once(self, text: str | None) -> None:
+        """Warn, but not anew at each of many short calls."""
+        kind = "" if text is None else text.partition(":")[0]
+        if text is not None and kind not in self._warned:
+            self._warned.add(kind)
+            self.warn(text)
+
+    def _unlearnt(self) -> str | None:
+        """Say what has not been trained at all, and why."""
+        without: list[Kind] = [kind for kind, count in self.updates.items() if not count]
+        if not without:
+            return None
+        reason = why_no_update(self.config, self.step, without[0])
+        if len(without) == len(self.updates):
+            return f"nothing was learnt: {reason}"
+        return f"the {NAMES[without[0]]} was not trained: {reason}"
 
     def _loop(self, until: int) -> None:
         self._open_log()
@@ -159,13 +180,8 @@ class Trainer:
 
     def _learn_by(self, step: int) -> None:
         """Make the updates that are due once ``step`` environment steps have been made."""
-        c = self.config.training
-        ratios: dict[Purpose, float] = {
-            "world_model": c.world_model_ratio,
-            "behaviour": c.behaviour_ratio,
-        }
-        for purpose, ratio in ratios.items():
-            while self.updates[purpose] < int((step - c.warmup_steps) * ratio):
+        for purpose, due in updates_due(self.config.training, step).items():
+            while self.updates[purpose] < due:
                 self.update(purpose)
 
     def collect(self) -> None:

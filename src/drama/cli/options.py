@@ -1,0 +1,279 @@
+"""What ``drama train`` is to run: preset, settings file and options, made into one Config."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from drama import presets
+from drama.cli.common import Parser, err, out, parse_fields, parse_known_fields
+from drama.config import Config, EnvConfig
+from drama.errors import ConfigError
+from drama.hints import nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SHORT = {
+    "env": ("env", "id"),
+    "dynamics": ("world_model", "dynamics", "name"),
+    "sampler": ("replay", "sampler"),
+    "behaviour": ("behaviour", "algorithm"),
+}
+"""Options of one word, and the fields that they are short for."""
+
+
+class Base(NamedTuple):
+    """What the options are applied to."""
+
+    config: Config
+    chosen_for: str | None
+    """Why the preset was chosen; None if it was named."""
+    env_named: bool
+    """Whether a file says which environment to train on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """The settings that decide which preset fits."""
+
+    env: EnvConfig
+    device: str
+
+
+def split(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Take out the preset, and the options that are not fields of the configuration.
+
+    Raises:
+        ConfigError: The preset is named twice, differently, or an option lacks its value.
+    """
+    positional = args[0] if args and not args[0].startswith("-") else None
+    parser = Parser(add_help=False, allow_abbrev=False)
+    for name in ("run-dir", "resume", "preset", "config", *SHORT):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--print-config", action="store_true")
+    options, rest = parser.parse_known_args(args[positional is not None :])
+    if positional is not None and options.preset not in (None, positional):
+        raise ConfigError(f"preset {positional} and --preset {options.preset}: which one?")
+    if positional is not None:
+        options.preset = positional
+    if options.preset == "":
+        raise ConfigError("the preset is empty; name one of " + ", ".join(presets.PRESETS))
+    return options, rest
+
+
+def base(options: argparse.Namespace, args: list[str]) -> Base:
+    """Return the configuration that the options of a new run are applied to.
+
+    Args:
+        options: From `split`.
+        args: The options of fields, of which those of environment and device are read.
+
+    Raises:
+        ConfigError: One line about the first thing that is wrong.
+        EnvError: No preset is named, and the environment that decides it cannot be made.
+    """
+    tree, whole = ({}, False) if options.config is None else _read(options.config)
+    own = tree.get("preset")
+    if own is not None and options.preset not in (None, own):
+        raise ConfigError(f"preset {options.preset} and {options.config} of preset {own}: which?")
+    env_named = "id" in tree.get("env", {})
+    name = options.preset if own is None else own
+    settings = {key: value for key, value in tree.items() if key != "preset"}
+    chosen_for = None
+    with _named(options.config):
+        if whole:
+            return Base(Config.from_json(json.dumps(tree)), None, env_named)
+        place = {key: value for key, value in settings.items() if key in ("env", "device")}
+        start = Config().override(place) if name is None else presets.preset(name)
+    if name is None:
+        start, chosen_for = _fitting(start, options, args)
+    with _named(options.config):
+        return Base(start.override(settings), chosen_for, env_named)
+
+
+@contextlib.contextmanager
+def _named(file: str | None) -> Iterator[None]:
+    """Name the file in what is wrong with its settings."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error if file is None else ConfigError(f"--config {file}: {error}") from error
+
+
+def _fitting(config: Config, options: argparse.Namespace, args: list[str]) -> tuple[Config, str]:
+    """Return the preset that fits environment and device, and why."""
+    from drama.envs.source import build_env
+    from drama.training.device import pick_device
+
+    _check_words(args)
+    env = config.env
+    if options.env is not None:
+        env = dataclasses.replace(env, id=options.env)
+    place = parse_known_fields(_Place(env, config.device), args)
+    device = pick_device(place.device)
+    made = build_env(place.env.id, place.env, 0, life_loss=place.env.life_loss)
+    shape = made.observation_space.shape or ()
+    made.close()
+    return presets.fitting(shape, device.type)
+
+
+def _read(file: str) -> tuple[dict[str, Any], bool]:
+    """Return the settings in a TOML or JSON file, and whether it is the ``config.json`` of a run.
+
+    A setting that a run's file lacks is newer than the run, and has the value that it had before;
+    one that any other file lacks is the preset's.
+    """
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read --config {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read --config {file}: it is not UTF-8") from error
+    kind = "JSON" if text.lstrip().startswith("{") else "TOML"
+    try:
+        tree: dict[str, Any] = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--config {file} is no {kind}: {error}") from error
+    if not isinstance(tree.get("preset", ""), str) or not isinstance(tree.get("env", {}), Mapping):
+        raise ConfigError(f"--config {file}: preset must be a name, env a section")
+    run = kind == "JSON" and tree.keys() >= {"preset", "world_model", "behaviour", "training"}
+    return tree, run
+
+
+def parse(default: Config, short: argparse.Namespace, args: list[str]) -> Config:
+    """Apply the options of one word and those of ``--section.field VALUE`` to ``default``.
+
+    Raises:
+        ConfigError: One line about the first thing that is wrong.
+    """
+    asked = {name: value for name in SHORT if (value := getattr(short, name)) is not None}
+    if "dynamics" in asked:
+        from drama.dynamics import check_registered
+
+        check_registered(asked["dynamics"])
+    for name, value in asked.items():
+        default = _replace(default, SHORT[name], value)
+    _check_words(args)
+    config = parse_fields(default, args, "drama train [PRESET]")
+    for name, value in asked.items():
+        found = functools.reduce(getattr, SHORT[name], config)
+        if found != value:
+            field = ".".join(SHORT[name]).replace("_", "-")
+            raise ConfigError(f"--{name} {value} and --{field} {found}: which one?")
+    return config
+
+
+def _check_words(args: list[str]) -> None:
+    """Name what a misspelt option of one word was meant to be; the parser of fields cannot know."""
+    fields = (field.name.replace("_", "-") for field in dataclasses.fields(Config))
+    own = ("run-dir", "resume", "preset", "config", "print-config", "help", "help-all")
+    known = [*SHORT, *fields, *own]
+    for arg in args:
+        word = arg.removeprefix("--").partition("=")[0].replace("_", "-")
+        if arg.startswith("--") and "." not in word and word not in known:
+            near = nearest(word, known)
+            if near is not None:
+                raise ConfigError(f"unknown option --{word}; did you mean --{near}?")
+
+
+def _replace(section: Any, path: tuple[str, ...], value: object) -> Any:
+    """Return ``section`` with the field at ``path`` within it replaced."""
+    name, *rest = path
+    if rest:
+        value = _replace(getattr(section, name), tuple(rest), value)
+    return dataclasses.replace(section, **{name: value})
+
+
+def report_choices(
+    found: Base, config: Config, options: argparse.Namespace, args: list[str]
+) -> None:
+    """Print what was chosen because neither the command line nor a file named it."""
+    named = found.env_named or options.env is not None
+    if not named and not any(arg.startswith("--env.id") for arg in args):
+        err.print(f"environment {config.env.id}: none was named; another with --env ID")
+    if found.chosen_for is not None:
+        err.print(
+            f"preset {config.preset}: chosen for {found.chosen_for}; another with "
+            "drama train PRESET"
+        )
+
+
+# -- help -----------------------------------------------------------------------------------------
+
+SETTINGS = {
+    "steps": "environment steps of the run",
+    "seed": "seed of environment, weights and every random number",
+    "device": "auto, cpu, cuda, cuda:1 or mps",
+    "env.image-size": "side of the frames in pixels; None: 64, or their own if small",
+    "env.sticky-actions": "Atari: probability that an action is repeated, 0 to 1",
+    "replay.capacity": "transitions kept",
+    "world-model.batch-size": "windows per update of the world model",
+    "world-model.optim.lr": "learning rate of the world model",
+    "behaviour.optim.lr": "learning rate of actor and critic",
+    "behaviour.horizon": "imagined steps per trajectory",
+    "behaviour.gamma": "discount per step",
+    "behaviour.entropy": "weight of the entropy bonus",
+    "training.warmup-steps": "random steps before the first update",
+    "training.world-model-ratio": "world-model updates per environment step",
+    "training.behaviour-ratio": "policy updates per environment step",
+    "evaluation.episodes": "episodes played after training; 0 = none",
+}
+"""Fields that the short help names; with those of `SHORT` they are the twenty most used."""
+
+
+def show_help(args: Sequence[str]) -> None:
+    """Print the options that people use, or with ``--help-all`` all of them.
+
+    Args:
+        args: Of ``drama train``; a preset among them decides the values shown.
+    """
+    options, rest = split([arg for arg in args if arg not in ("-h", "--help", "--help-all")])
+    config = presets.preset(options.preset or "quick")
+    parser = _help_parser(config)
+    out.print(parser.format_help().rstrip())
+    if "--help-all" in args:
+        out.print("\nall settings:\n")
+        parse_fields(config, [*rest, "--help"], "drama train [PRESET]")
+    else:
+        out.print(f"\nValues shown: preset {config.preset}. All settings: drama train --help-all")
+
+
+def _help_parser(config: Config) -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="drama train",
+        usage="drama train [PRESET] --env ID [options]\n       drama train --resume DIR [options]",
+        add_help=False,
+        formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=36),
+    )
+    run = parser.add_argument_group("run")
+    named = ", ".join(presets.PRESETS)
+    run.add_argument("preset", metavar="PRESET", help=f"{named} (drama presets); default: fitting")
+    run.add_argument("--preset", metavar="NAME", help="the same")
+    run.add_argument("--config", metavar="FILE", help="settings: a TOML, or a run's config.json")
+    run.add_argument("--print-config", action="store_true", help="print what would run, as JSON")
+    run.add_argument("--run-dir", metavar="DIR", help="new directory; default: under runs/")
+    run.add_argument("--resume", metavar="DIR", help="continue a run from its last checkpoint")
+    settings = parser.add_argument_group("settings")
+    words = {
+        "env": "Gymnasium id, such as ALE/Pong-v5",
+        "dynamics": "sequence model: mamba2, mamba1, transformer, gru, or an installed one",
+        "sampler": "uniform, dfs or dfs-learnt",
+        "behaviour": "actor-critic or ppo",
+    }
+    paths = {name: SHORT[name] for name in words}
+    paths |= {name: tuple(name.replace("-", "_").split(".")) for name in SETTINGS}
+    for name, text in {**words, **SETTINGS}.items():
+        value = functools.reduce(getattr, paths[name], config)
+        metavar = {"env": "ID", "device": "NAME"}.get(name, "NAME" if name in words else "VALUE")
+        settings.add_argument(f"--{name}", metavar=metavar, help=f"{text} ({value})")
+    return parser

@@ -1,0 +1,69 @@
+"""When updates are due, and whether a run has enough of them to learn from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from drama.config import Config, TrainingConfig
+
+Kind = Literal["world_model", "behaviour"]
+
+NAMES: dict[Kind, str] = {"world_model": "world model", "behaviour": "policy"}
+"""What the updates of each kind train."""
+
+
+def updates_due(training: TrainingConfig, step: int) -> dict[Kind, int]:
+    """Return the updates of each kind that are due once ``step`` environment steps are made."""
+    trained = max(0, step - training.warmup_steps)
+    return {
+        "world_model": int(trained * training.world_model_ratio),
+        "behaviour": int(trained * training.behaviour_ratio),
+    }
+
+
+def shortfall(config: Config, until: int) -> str | None:
+    """Say that a run of ``until`` environment steps learns nothing or little, and why.
+
+    Little is fewer updates than the rise of the learning rate takes.
+
+    Returns:
+        One line, or None if every update rate is positive and there are enough updates.
+    """
+    due = updates_due(config.training, until)
+    without: list[Kind] = [kind for kind, count in due.items() if not count]
+    if len(without) == len(due):
+        return f"nothing will be learnt: {why_no_update(config, until, without[0])}"
+    if without:
+        reason = why_no_update(config, until, without[0])
+        return f"the {NAMES[without[0]]} will not be trained: {reason}"
+    rises: dict[Kind, int] = {
+        "world_model": config.world_model.optim.warmup,
+        "behaviour": config.behaviour.optim.warmup,
+    }
+    few = [
+        f"{due[kind]:,} updates of the {NAMES[kind]} (its learning rate rises over {rise:,})"
+        for kind, rise in rises.items()
+        if due[kind] < rise
+    ]
+    if few:
+        return f"little will be learnt: by step {until:,} there are only {' and '.join(few)}"
+    return None
+
+
+def why_no_update(config: Config, until: int, kind: Kind) -> str:
+    """Say why no update of a kind is due by step ``until``."""
+    training = config.training
+    ratios = {"world_model": training.world_model_ratio, "behaviour": training.behaviour_ratio}
+    if not any(ratios.values()):
+        return "training.world_model_ratio and training.behaviour_ratio are 0"
+    if not ratios[kind]:
+        return f"training.{kind}_ratio is 0"
+    if until <= training.warmup_steps:
+        return (
+            f"the warm-up of random actions takes {training.warmup_steps:,} steps "
+            f"(training.warmup_steps), training ends at step {until:,}"
+        )
+    return (
+        f"after the warm-up of {training.warmup_steps:,} steps training.{kind}_ratio "
+        f"{ratios[kind]:g} makes no update by step {until:,}"
+    )
