@@ -97,7 +97,7 @@ def test_smaller_batches_are_extrapolated() -> None:
         (
             (1, 1.0),
             2.0 + 12 * 1 / 3,
-        ),  # 1 s for one window, 2 s for four: 1/3 s for each further one
+        ),  # 1/3 s for each further window
         ((1, 0.1), 8.0),  # never more than in proportion
         ((1, 5.0), 2.0 + 12 * 2 / 4 / 8),  # noise: an eighth of it is taken to grow
     ],
