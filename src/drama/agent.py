@@ -18,10 +18,12 @@ from gymnasium import spaces
 
 from drama.behaviour import Player, make_behaviour
 from drama.config import BehaviourConfig, Config
+from drama.costs import PresetCost
 from drama.envs import describe
 from drama.envs.adapt import adapter_of, as_batch
 from drama.envs.source import EnvSource, build_env, source_name
 from drama.errors import CheckpointError, ConfigError, DramaError, EnvError, RunDirError
+from drama.estimate import long_run_warning, may_be_long, measure_updates
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.files import write_text
 from drama.presets import preset, xs
@@ -187,6 +189,11 @@ class Agent:
                 changed = record_start(trainer.run_dir, trainer.step, entry)
                 if changed is not None:
                     trainer.note(f"not as before: {changed}")
+            if (cost := self._estimate(trainer.step, target)) is not None:
+                if isinstance(shown, Progress):
+                    shown.learning_seconds = cost.step_seconds
+                if (long := long_run_warning(cost, trainer.step, target)) is not None:
+                    trainer.warn(long)
             # Only now: a failure above leaves the agent as it was, to fail again alike.
             self._trainer, self._checkpoint = trainer, None
             callbacks.start()
@@ -195,6 +202,11 @@ class Agent:
             trainer.run(target)
             callbacks.end()
         return self
+
+    def _estimate(self, step: int, target: int) -> PresetCost | None:
+        """Measure what a step of training takes where that may be long; else None."""
+        steps = target - max(step, self.config.training.warmup_steps)
+        return measure_updates(self) if steps > 0 and may_be_long(self, steps) else None
 
     def _prepare(
         self, run_dir: Path | None, stack: contextlib.ExitStack
