@@ -37,11 +37,12 @@ from drama.training.checkpoint import (
     open_checkpoint,
 )
 from drama.training.device import cpu_threads, pick_device, pick_dtype, process_settings
-from drama.training.metrics import TimeSplit, import_wandb
+from drama.training.metrics import TimeSplit
 from drama.training.progress import Progress
 from drama.training.record import facts, record_start, record_stop
 from drama.training.rundir import RunLock, create_run_dir
 from drama.training.trainer import Event, Listener, Trainer
+from drama.training.wandb import import_wandb
 from drama.types import PolicyState
 from drama.world_model import WorldModel
 
@@ -165,16 +166,12 @@ class Agent:
         if total_timesteps < 1:
             raise ConfigError(f"total_timesteps must be at least 1, got {total_timesteps}")
         callbacks = Callbacks(callback, self)
-
-        def call_back(event: Event, payload: Any) -> bool:
-            return callbacks.step() if event == "step" else True
-
         with contextlib.ExitStack() as stack:
             stack.enter_context(process_settings(self.config.training, self.device))
             trainer, checkpoint = self._prepare(None if run_dir is None else Path(run_dir), stack)
             target = (trainer.step if checkpoint is None else checkpoint.step) + total_timesteps
             stack.callback(trainer.close)
-            told = [*listeners, call_back]
+            told: list[Listener] = [*listeners, callbacks]
             shown = stack.enter_context(Progress(trainer, target)) if progress_bar else log_events
             told.append(shown)
             trainer.listeners = tuple(told)
@@ -196,7 +193,8 @@ class Agent:
                     trainer.warn(long)
             # Only now: a failure above leaves the agent as it was, to fail again alike.
             self._trainer, self._checkpoint = trainer, None
-            callbacks.start()
+            stack.callback(callbacks.close)
+            callbacks.start(trainer, target)
             if (directory := trainer.run_dir) is not None:
                 stack.callback(lambda: record_stop(directory, trainer.step, trainer.time_split()))
             trainer.run(target)
