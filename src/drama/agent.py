@@ -17,6 +17,7 @@ import torch
 from gymnasium import spaces
 
 from drama.behaviour import Player, make_behaviour
+from drama.classonly import constructor
 from drama.config import BehaviourConfig, Config
 from drama.costs import PresetCost
 from drama.envs import describe
@@ -264,9 +265,9 @@ class Agent:
         else:
             snapshot.write_untrained(path, self.config, self.world_model, self.behaviour, self.env)
 
-    @classmethod
+    @constructor
     def load(
-        cls,
+        cls: type[Agent],
         path: str | Path,
         env: EnvSource | None = None,
         *,
@@ -286,6 +287,7 @@ class Agent:
         Raises:
             CheckpointError: There is no checkpoint, it is damaged, or it was made for another
                 observation or action space.
+            ConfigError: It was called on an agent, which it would leave as it is.
         """
         checkpoint, run_dir = find_checkpoint(Path(path))
         saved = Config.from_json(checkpoint.text("config.json"))
