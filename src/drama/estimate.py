@@ -83,8 +83,11 @@ def measure_updates(agent: Agent) -> PresetCost | None:
     twin = copy.copy(agent)
     twin.config = dataclasses.replace(c, training=training, replay=ring)
     twin.env = Blank(agent)
-    twin.world_model = copy.deepcopy(agent.world_model)
-    twin.behaviour = copy.deepcopy(agent.behaviour)
+    try:
+        twin.world_model = copy.deepcopy(agent.world_model)
+        twin.behaviour = copy.deepcopy(agent.behaviour)
+    except (RuntimeError, TypeError):  # a sequence model from elsewhere may not allow it
+        return None
     now = time.perf_counter()
     try:
         cost = measure(c.preset, twin, now + SECONDS, now + DEADLINE)
