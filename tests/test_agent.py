@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from mypy import api as mypy_api
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
@@ -211,6 +214,53 @@ def test_a_log_that_cannot_be_kept_is_refused_before_anything_is_made(tmp_path: 
     assert contents(run) == before
     # Where no log is kept, nothing is missing.
     assert Agent(WALK, tiny({"training.wandb": True})).learn(5).num_timesteps == 5
+
+
+# -- load ----------------------------------------------------------------------------------------
+
+
+def test_load_on_an_agent_is_refused_with_the_right_call(tmp_path: Path) -> None:
+    path = tmp_path / "saved"
+    agent = Agent(WALK, tiny())
+    agent.save(path)
+    before = agent.world_model.state_dict()
+    with pytest.raises(ConfigError) as caught:
+        agent.load(str(path), device="cpu")
+    assert str(caught.value) == (
+        "load() makes a new Agent and would leave this one as it is; "
+        f"write: agent = Agent.load({str(path)!r}, device='cpu')"
+    )
+    assert all(torch.equal(before[k], t) for k, t in agent.world_model.state_dict().items())
+    assert callable(agent.load)  # tools that look at every attribute are not stopped
+    assert isinstance(copy.copy(agent), Agent)
+
+
+def test_load_on_a_class_makes_one_of_that_class(tmp_path: Path) -> None:
+    class Mine(Agent):
+        pass
+
+    Agent(WALK, tiny()).save(tmp_path / "saved")
+    assert type(Mine.load(tmp_path / "saved", env=WALK)) is Mine
+    assert type(Agent.load(tmp_path / "saved", WALK, device="cpu")) is Agent
+    assert Agent.load.__doc__ is not None
+    assert Agent.load.__name__ == "load"
+    assert "path" in inspect.signature(Agent.load).parameters
+
+
+@pytest.mark.slow
+def test_load_is_typed_by_the_class_it_is_called_on(tmp_path: Path) -> None:
+    program = tmp_path / "typed.py"
+    program.write_text(
+        "from drama import Agent\n"
+        "class Mine(Agent): ...\n"
+        "reveal_type(Agent.load('x', device='cpu'))\n"
+        "reveal_type(Mine.load('x'))\n"
+        "Agent.load('x', devise='cpu')\n"
+    )
+    said, _, code = mypy_api.run(["--strict", "--no-incremental", str(program)])
+    assert code == 1
+    assert re.findall(r'Revealed type is "([^"]+)"', said) == ["drama.agent.Agent", "typed.Mine"]
+    assert 'Unexpected keyword argument "devise"' in said
 
 
 # -- where the environment comes from ----------------------------------------------------------

@@ -36,7 +36,7 @@ def one(changes: dict[str, Any] | None = None) -> dict[str, Callable[[], Config]
 def measured(**options: Any) -> PresetCost:
     changes = options.pop("changes", None)
     (cost,) = calibrate(
-        one(changes), **{"env": WALK, "device": "cpu", "seconds": 1.0, **options}
+        one(changes), **{"env": WALK, "device": "cpu", "seconds": 60.0, **options}
     ).presets
     assert isinstance(cost, PresetCost), cost
     return cost
@@ -45,6 +45,7 @@ def measured(**options: Any) -> PresetCost:
 @pytest.fixture(autouse=True)
 def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "ENV_SECONDS", 0.0)
+    monkeypatch.setattr(calibration, "MOST_REPEATS", 3)
 
 
 class Spy:
@@ -77,17 +78,35 @@ class Spy:
 # -- arithmetic ----------------------------------------------------------------------------------
 
 
-def test_smaller_batches_are_scaled_by_frames() -> None:
+def test_smaller_batches_are_extrapolated() -> None:
     samples = [{"replay": 0.5, "world_model": 3.5}, {"world_model": 2.0}, {"world_model": 9.0}]
     cost = UpdateCost.scaled(samples, 1000, measured=4, full=16)
     assert cost.seconds == {"replay": 2.0, "world_model": 14.0}  # the median, four times
     assert cost.peak_bytes == 4000
-    assert cost.estimate == "batches of 4 instead of 16, scaled by frames"
+    assert cost.estimate == "batches of 4 instead of 16, extrapolated"
     # Of two the quicker one: what is odd about a machine makes it slower.
     assert UpdateCost.scaled(samples[:2], None, 4, 16).seconds == {"world_model": 8.0}
     whole = UpdateCost.scaled(samples, 1000, measured=16, full=16)
     assert whole.seconds == samples[0]
     assert (whole.peak_bytes, whole.estimate) == (1000, None)
+
+
+@pytest.mark.parametrize(
+    ("smaller", "seconds"),
+    [
+        (
+            (1, 1.0),
+            2.0 + 12 * 1 / 3,
+        ),  # 1/3 s for each further window
+        ((1, 0.1), 8.0),  # never more than in proportion
+        ((1, 5.0), 2.0 + 12 * 2 / 4 / 8),  # noise: an eighth of it is taken to grow
+    ],
+)
+def test_two_sizes_tell_the_part_that_does_not_grow(
+    smaller: tuple[int, float], seconds: float
+) -> None:
+    cost = UpdateCost.scaled([{"world_model": 2.0}], None, 4, 16, smaller)
+    assert cost.seconds["world_model"] == pytest.approx(seconds)
 
 
 def memory(**changes: int | None) -> Memory:
@@ -124,7 +143,7 @@ def test_a_step_and_a_run_by_hand() -> None:
         "imagination": 6.0,
         "behaviour_update": 4.0,
     }
-    how = "batches of 4 instead of 16, scaled by frames"
+    how = "batches of 4 instead of 16, extrapolated"
     assert numbers["estimated"] == {
         "world_model_update": how,
         "imagination": None,
@@ -158,9 +177,10 @@ def test_what_fits(changes: dict[str, int | None], fits: bool) -> None:
 def test_updates_of_full_size_where_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(monkeypatch)
     cost = measured(changes=PRECISE, seconds=30.0)
-    # One of an eighth to warm up, one to judge by, then the full size: once, and the samples.
-    assert spy.sizes["world_model"] == [2, 2] + [16] * (1 + calibration.MOST_REPEATS)
-    assert spy.sizes["behaviour"] == [5, 5] + [40] * (1 + calibration.MOST_REPEATS)
+    # Of each size one to warm up and one to judge by; then the samples of the full size.
+    repeats = 1 + calibration.MOST_REPEATS
+    assert spy.sizes["world_model"] == [1, 1, 4, 4] + [16] * repeats
+    assert spy.sizes["behaviour"] == [1, 1, 4, 4, 16, 16] + [40] * repeats
     assert spy.steps == 1 + 10
     for update, full in ((cost.world_model, 16), (cost.behaviour, 40)):
         assert (update.measured, update.full, update.estimate) == (full, full, None)
@@ -176,59 +196,93 @@ def test_updates_of_full_size_where_there_is_time(monkeypatch: pytest.MonkeyPatc
     assert cost.backend == "torch: tensors are on the CPU"
 
 
-def test_without_time_an_eighth_is_scaled_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    spy = Spy(monkeypatch)
-    cost = measured(changes=PRECISE, seconds=1e-6)
-    assert spy.sizes == {"world_model": [2, 2], "behaviour": [5, 5]}
-    assert (cost.world_model.measured, cost.world_model.full) == (2, 16)
-    assert cost.behaviour.estimate == "batches of 5 instead of 40, scaled by frames"
+class SlowUpdates:
+    """A clock on which an update takes as many seconds as its batch has windows."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(calibration.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(calibration, "ENV_SECONDS", -1.0)
+        for section in ("world_model", "behaviour"):
+            original = getattr(Trainer, f"_learn_{section}")
+
+            def slow(trainer: Trainer, section: str = section, original: Any = original) -> Any:
+                with trainer.clock.phase(section):
+                    self.now += getattr(trainer.config, section).batch_size
+                return original(trainer)
+
+            monkeypatch.setattr(Trainer, f"_learn_{section}", slow)
 
 
 def test_the_largest_size_that_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock on which an update takes as many seconds as its batch has windows."""
-    now = 0.0
-    monkeypatch.setattr(calibration.time, "perf_counter", lambda: now)
     spy = Spy(monkeypatch)
-    for section in ("world_model", "behaviour"):
-        original = getattr(Trainer, f"_learn_{section}")
-
-        def slow(trainer: Trainer, section: str = section, original: Any = original) -> Any:
-            nonlocal now
-            with trainer.clock.phase(section):
-                now += getattr(trainer.config, section).batch_size
-            return original(trainer)
-
-        monkeypatch.setattr(Trainer, f"_learn_{section}", slow)
-    monkeypatch.setattr(calibration, "ENV_SECONDS", -1.0)
-    # The world model has half of 128: after 4 seconds, three updates of 16 take 51.2 of the 60
-    # left with the margin, and one more of 16 does not go into the rest. The behaviour has what
-    # is left then, 128 - 52: after 10 seconds 66, where three of 20 fit and three of 40 do not.
+    SlowUpdates(monkeypatch)
+    # The world model has half of 128: after 2 + 8 seconds, three updates of 16 take 51.2 of the
+    # 54 left with the margin, and a fourth does not fit. The behaviour has what is left, 70: after
+    # 2 + 8 seconds three of 16 fit, and after two of those neither three of 40 nor of 32.
     cost = measured(changes=PRECISE, seconds=128.0)
-    assert spy.sizes["world_model"] == [2, 2, 16, 16, 16]
+    assert spy.sizes["world_model"] == [1, 1, 4, 4, 16, 16, 16]
     assert cost.world_model.seconds["world_model"] == 16.0
-    assert spy.sizes["behaviour"] == [5, 5, 20, 20, 20]
+    assert spy.sizes["behaviour"] == [1, 1, 4, 4, 16, 16, 16]
     assert cost.behaviour.seconds["behaviour"] == 40.0
-    assert cost.behaviour.estimate == "batches of 20 instead of 40, scaled by frames"
+    assert cost.behaviour.estimate == "batches of 16 instead of 40, extrapolated"
+
+
+def test_the_bound_on_time_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is begun after it, and what was not reached is named."""
+    spy = Spy(monkeypatch)
+    clock = SlowUpdates(monkeypatch)
+    presets = {name: lambda: tiny(PRECISE) for name in ("a", "b", "c")}
+    seen: list[list[str]] = []
+    found = calibrate(
+        presets,
+        env=WALK,
+        device="cpu",
+        seconds=5.5,
+        found=lambda so_far: seen.append([cost.preset for cost in so_far.presets]),
+    )
+    assert clock.now == 6.0  # one update more than fits
+    assert spy.sizes == {"world_model": [1, 1, 1, 1], "behaviour": [1, 1]}
+    assert isinstance(found.presets[0], PresetCost)
+    assert found.presets[1:] == (
+        Unmeasured("b", "not measured in 5.5 s"),
+        Unmeasured("c", "not measured in 5.5 s"),
+    )
+    assert seen == [["a"], ["a", "b"], ["a", "b", "c"]]
+
+
+def test_a_full_ring_is_not_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    original = calibration.fill
+    monkeypatch.setattr(
+        calibration, "fill", lambda ring, n: (rows.append(ring.capacity), original(ring, n))
+    )
+    cost = measured(changes={"replay.capacity": 100_000})
+    assert rows == [calibration.ROWS]
+    assert cost.memory.replay == 100_000 * (12 + 4 + 8 + 4 + 3 * 8)  # the preset's own
 
 
 def test_sizes_that_there_is_no_memory_for_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 100 bytes at an eighth: 400 at a half, 800 in full.
+    # 100 bytes at any size that is tried: 400 at four times it, 200 at twice.
     monkeypatch.setattr(calibration.PeakMemory, "start", lambda _: None)
     monkeypatch.setattr(calibration.PeakMemory, "read", lambda _: 100)
-    free = iter([10**9, 10**9, 500, 500])  # the ring, the process, and before each kind of update
+    # The ring and the process; then before each size but the full one.
+    free = iter([10**9, 10**9, 500, 300, 300, 150, 500, 150])
     monkeypatch.setattr(calibration, "available_bytes", lambda _: next(free))
     spy = Spy(monkeypatch)
-    cost = measured(changes=PRECISE, seconds=30.0)
-    assert max(spy.sizes["world_model"]) == 8
-    assert max(spy.sizes["behaviour"]) == 20
-    assert cost.world_model.peak_bytes == 200
+    cost = measured(changes=PRECISE, seconds=60.0)
+    assert list(dict.fromkeys(spy.sizes["world_model"])) == [1, 4, 8, 16]
+    assert list(dict.fromkeys(spy.sizes["behaviour"])) == [1]
+    assert cost.world_model.peak_bytes == 100
+    assert cost.behaviour.peak_bytes == 4000
 
 
 def test_memory_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "resident_bytes", lambda: 7000)
     monkeypatch.setattr(calibration, "available_bytes", lambda _: 10**9)
     monkeypatch.setattr(calibration.PeakMemory, "start", lambda _: None)
-    peaks = iter([1, 500, 1, 300])  # of each kind: an eighth, then what counts
+    # Of each kind: the smaller sizes, then what counts.
+    peaks = iter([1, 1, 500, 1, 1, 1, 300])
     monkeypatch.setattr(calibration.PeakMemory, "read", lambda _: next(peaks))
     found = measured(changes=PRECISE, seconds=30.0).memory
     agent = Agent(WALK, tiny(PRECISE))
@@ -283,7 +337,7 @@ def test_random_rows_are_experience_like_any_other() -> None:
 def test_every_preset_gets_a_share_and_is_announced() -> None:
     said: list[str] = []
     presets = {"a": tiny, "b": lambda: tiny({"training.world_model_ratio": 2.0})}
-    found = calibrate(presets, env=WALK, device="cpu", seconds=1.0, progress=said.append)
+    found = calibrate(presets, env=WALK, device="cpu", seconds=60.0, progress=said.append)
     assert said == ["measuring preset a", "measuring preset b"]
     assert [cost.preset for cost in found.presets] == ["a", "b"]
     assert [c.ratios[0] for c in found.presets if isinstance(c, PresetCost)] == [0.5, 2.0]
@@ -300,7 +354,7 @@ def test_an_atari_game_if_there_is_one(there: bool, monkeypatch: pytest.MonkeyPa
         lambda name: (original(name) if there else None) if name == "ale_py" else original(name),
     )
     small = {"world_model.filters": (4, 4, 4), "world_model.stem_stride": 2}
-    found = calibrate(one(small), device="cpu", seconds=0.1)
+    found = calibrate(one(small), device="cpu", seconds=60.0)
     assert found.env == ("ALE/Pong-v5" if there else None)
     assert (found.obs_shape, found.num_actions) == ((64, 64, 3), 6)
     assert isinstance(found.presets[0], PresetCost)
@@ -349,7 +403,7 @@ def test_a_replay_that_does_not_fit_is_not_asked_for(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(ReplayBuffer, "__init__", noted)
     presets = {"huge": lambda: tiny({"replay.capacity": 10**9}), "tiny": tiny}
-    huge, small = calibrate(presets, env=WALK, device="cpu", seconds=1.0).presets
+    huge, small = calibrate(presets, env=WALK, device="cpu", seconds=60.0).presets
     assert huge == Unmeasured(
         "huge",
         "does not fit: its replay needs 52.0 GB and 2.0 GB are free on cpu; lower replay.capacity",
@@ -382,14 +436,14 @@ def test_a_preset_that_fails_does_not_keep_the_next_from_being_measured(
 
     monkeypatch.setattr(Trainer, "_learn_world_model", fail)
     presets = {"bad": lambda: tiny({"seed": 1}), "good": tiny}
-    bad, good = calibrate(presets, env=WALK, device="cpu", seconds=1.0).presets
+    bad, good = calibrate(presets, env=WALK, device="cpu", seconds=60.0).presets
     assert bad == Unmeasured("bad", text)
     assert isinstance(good, PresetCost)
 
 
 def test_sizes_that_do_not_go_with_the_environment() -> None:
     presets = {"deep": lambda: tiny({"world_model.filters": (4,) * 9}), "tiny": tiny}
-    deep, small = calibrate(presets, env="drama/Catch-v0", device="cpu", seconds=0.1).presets
+    deep, small = calibrate(presets, env="drama/Catch-v0", device="cpu", seconds=60.0).presets
     assert isinstance(deep, Unmeasured)
     assert "image_size" in deep.error
     assert isinstance(small, PresetCost)
@@ -430,7 +484,7 @@ def keys(tree: object) -> object:
 
 def test_the_tree_that_tools_read() -> None:
     presets = {"tiny": tiny, "deep": lambda: tiny({"world_model.filters": (4,) * 9})}
-    found = calibrate(presets, env="drama/Catch-v0", device="cpu", seconds=0.1).to_dict()
+    found = calibrate(presets, env="drama/Catch-v0", device="cpu", seconds=60.0).to_dict()
     tree = json.loads(json.dumps(found, allow_nan=False))
     assert tree == found
     seconds = ("env_step", "acting", "world_model_update", "imagination", "behaviour_update")
@@ -480,9 +534,8 @@ def test_recorded_updates_are_measured_once_they_are_replayed(
         Trainer, "forget_recordings", lambda made: (forgotten.append(1), original(made))[1]
     )
     spy = Spy(monkeypatch)
-    measured(changes=PRECISE, seconds=1e-6)
-    assert spy.sizes == {
-        "world_model": [2] * (EAGER_CALLS + 2),
-        "behaviour": [5] * (EAGER_CALLS + 2),
-    }
-    assert len(forgotten) == 2
+    measured(changes=PRECISE, seconds=60.0)
+    once = EAGER_CALLS + 2
+    assert spy.sizes["world_model"][: 3 * once] == [1] * once + [4] * once + [16] * once
+    assert spy.sizes["behaviour"][: 2 * once] == [1] * once + [4] * once
+    assert len(forgotten) == 3 + 4

@@ -6,6 +6,8 @@ import dataclasses
 import importlib.metadata
 import io
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -500,6 +502,57 @@ def test_a_run_says_where_its_time_went(capfd: Capture) -> None:
     assert f"; {split['steps_per_second']:.3g} env steps/s" in told
     largest = max(split["fractions"], key=split["fractions"].get)
     assert told.startswith(f"time: {largest.replace('_', ' ')} ")
+
+
+def test_the_end_of_a_run_names_the_next_commands(capfd: Capture) -> None:
+    def named(*args: str, **changes: Any) -> list[str]:
+        assert train(*args, changes={"steps": 30, "evaluation.episodes": 0, **changes}) == 0
+        return [line for line in capfd.readouterr().err.splitlines() if line.startswith("next: ")]
+
+    assert named("--run-dir", "my run") == ["next: drama eval 'my run'"]
+    assert named("--run-dir", "b", **{"training.tensorboard": True}) == [
+        "next: drama eval b",
+        "next: tensorboard --logdir b/tensorboard",
+    ]
+    Path("suites/toy/base/Walk").mkdir(parents=True)
+    Path("suites/toy/suite.json").write_text("{}")
+    assert named("--run-dir", "suites/toy/base/Walk/seed-0") == [
+        "next: drama eval suites/toy/base/Walk/seed-0",
+        f"next: drama report {Path('suites/toy').resolve()}",
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_ctrl_c_leaves_the_progress_line_whole() -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    args = [*options({"steps": 1_000_000}), "--run-dir", "run"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "drama", "train", "quick", "--env", "drama/Catch-v0", *args],
+        stdout=theirs,
+        stderr=theirs,
+        env={
+            **os.environ,
+            "TERM": "xterm",
+            "COLUMNS": "150",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+    )
+    os.close(theirs)
+    said, asked = b"", False
+    try:
+        while True:
+            said += os.read(ours, 65536)
+            if not asked and b"steps/s" in said:
+                child.send_signal(signal.SIGINT)
+                asked = True
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    assert child.wait() == 130
+    (before,) = re.findall(rb"(.{0,4})stopping after this step", said, re.DOTALL)
+    assert before.endswith((b"\n", b"\r", b"\x1b[2K", b"\x1b[0m")), said
 
 
 @pytest.mark.parametrize("name", ["mamba1", "mamba2", "gru", "transformer", "elsewhere"])

@@ -17,7 +17,7 @@ import drama
 from drama import calibration, doctor, presets
 from drama.cli import main
 from drama.costs import Calibration, Unmeasured, UpdateCost
-from drama.doctor import Machine, inspect_machine, render_calibration
+from drama.doctor import CalibrationTable, Machine, inspect_machine
 from drama.errors import ConfigError
 from drama.training.trainer import Trainer
 
@@ -34,6 +34,7 @@ def _tiny_presets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         presets, "PRESETS", {"small": lambda: tiny(small), "other": lambda: tiny(small)}
     )
     monkeypatch.setattr(calibration, "ENV_SECONDS", 0.0)
+    monkeypatch.setattr(calibration, "MOST_REPEATS", 1)
     monkeypatch.chdir(tmp_path)
 
 
@@ -100,6 +101,11 @@ def test_a_package_that_is_not_there() -> None:
 # -- the calibration as text -----------------------------------------------------------------------
 
 
+def render(found: Calibration) -> list[str]:
+    table = CalibrationTable(cost.preset for cost in found.presets)
+    return [*table.header(found), *map(table.row, found.presets), *table.footer(found)]
+
+
 def test_the_table_by_hand() -> None:
     quick = preset_cost(
         preset="quick",
@@ -123,24 +129,26 @@ def test_the_table_by_hand() -> None:
     )
     # quick: 0.5 + 2.25 + 0.2 * (300 + 139) ms = 90.55 ms a step, 11.0 a second, 2.49 hours after
     # 1000 steps of 0.5 ms. big: 7.25 s a step, 199 hours.
-    assert render_calibration(found).splitlines()[:-1] == [
-        "calibration in 30 s on ALE/Pong-v5 (64x64x3, 6 actions)",
-        "preset  env step   acting  world model  imagination  behaviour  env steps/s  "
-        "100 000 steps  memory",
-        "quick     0.5 ms  2.25 ms       300 ms       117 ms      22 ms           11  "
-        "        2.5 h  5.5 GB",
-        "big       250 ms   500 ms         ~8 s          6 s        4 s       ~0.138  "
-        "       ~199 h  5.5 GB",
-        "s              -        -            -            -          -            -  "
-        "            -       -",
-        "big: ~ is estimated, world model from batches of 4 instead of 16, scaled by frames",
+    *said, _, took = render(found)
+    assert said == [
+        "calibration on ALE/Pong-v5 (64x64x3, 6 actions)",
+        "preset  env step    acting  world model  imagination  behaviour  env steps/s  "
+        "100 000 steps    memory",
+        "quick     0.5 ms   2.25 ms       300 ms       117 ms      22 ms           11  "
+        "        2.5 h    5.5 GB",
+        "big       250 ms    500 ms         ~8 s          6 s        4 s       ~0.138  "
+        "       ~199 h    5.5 GB",
+        "s              -         -            -            -          -            -  "
+        "            -         -",
+        "big: ~ is estimated, world model from batches of 4 instead of 16, extrapolated",
         "s: does not fit: its replay needs 9.0 GB",
     ]
+    assert took == "calibrated in 30 s"
 
 
 def lines(**changes: Any) -> str:
     cost = preset_cost(world_model=UpdateCost({"world_model": 1.0}, 1, 1, 1), **changes)
-    return render_calibration(Calibration(None, (64, 64, 3), 6, 1.0, (cost,)))
+    return "\n".join(render(Calibration(None, (64, 64, 3), 6, 1.0, (cost,))))
 
 
 def test_what_does_not_fit_says_how_much_is_missing() -> None:
@@ -164,14 +172,14 @@ def test_what_could_not_be_seen_is_said() -> None:
     text = lines(memory=memory(updates=None, host=None))
     assert "big: the memory of an update cannot be seen on this system" in text
     assert text.splitlines()[2].endswith("?")
-    assert "stepping a game is not counted, since ale-py is missing" in text
+    assert "stepping a game is not counted: ale-py is missing" in text
 
 
 # -- the command ---------------------------------------------------------------------------------
 
 
 def test_the_command_measures_every_preset(capfd: Capture) -> None:
-    assert main(["doctor", *CPU, "--seconds", "0.1"]) == 0
+    assert main(["doctor", *CPU, "--seconds", "60"]) == 0
     said = capfd.readouterr()
     assert "device     cpu" in said.out
     assert "on ALE/Pong-v5 (64x64x3, 6 actions)" in said.out
@@ -181,8 +189,34 @@ def test_the_command_measures_every_preset(capfd: Capture) -> None:
     assert not list(Path().iterdir())
 
 
+def test_a_row_is_printed_before_the_next_preset_is_measured(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, seen = calibration.measure, []
+
+    def noted(preset: str, *args: Any) -> Any:
+        seen.append((preset, capfd.readouterr().out))
+        return original(preset, *args)
+
+    monkeypatch.setattr(calibration, "measure", noted)
+    assert main(["doctor", *CPU, "--seconds", "60"]) == 0
+    (first, before), (second, between) = seen
+    assert (first, second) == ("small", "other")
+    assert before.startswith("device ")  # the machine first
+    assert between.splitlines()[-1].startswith("small ")
+    assert capfd.readouterr().out.splitlines()[0].startswith("other ")
+
+
+def test_presets_that_the_time_does_not_reach_are_named(capfd: Capture) -> None:
+    assert main(["doctor", *CPU, "--seconds", "1e-6"]) == 0
+    said = capfd.readouterr()
+    assert "small: not measured in 1e-06 s" in said.out
+    assert "other: not measured in 1e-06 s" in said.out
+    assert said.err == ""
+
+
 def test_one_preset_alone_and_none(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert main(["doctor", *CPU, "--preset", "other", "--seconds", "0.1"]) == 0
+    assert main(["doctor", *CPU, "--preset", "other", "--seconds", "60"]) == 0
     said = capfd.readouterr()
     assert said.err.splitlines() == ["measuring preset other"]
     assert "\nsmall" not in said.out
@@ -199,14 +233,14 @@ def test_one_preset_alone_and_none(capfd: Capture, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_environment_is_checked_and_measured_with(capfd: Capture) -> None:
-    assert main(["doctor", *CPU, "--env", WALK, "--steps", "20", "--seconds", "0.1"]) == 0
+    assert main(["doctor", *CPU, "--env", WALK, "--steps", "20", "--seconds", "60"]) == 0
     out = capfd.readouterr().out
     assert "20 steps" in out
     assert f"on {WALK} (3, 2 actions)" in out
 
 
 def test_json_and_nothing_else(capfd: Capture) -> None:
-    args = ["doctor", *CPU, "--json", "--env", WALK, "--steps", "20", "--seconds", "0.1"]
+    args = ["doctor", *CPU, "--json", "--env", WALK, "--steps", "20", "--seconds", "60"]
     assert main(args) == 0
     tree = json.loads(capfd.readouterr().out)
     assert list(tree) == ["drama", "machine", "environment", "calibration"]
@@ -225,5 +259,5 @@ def test_interrupted_it_ends_with_one_line(capfd: Capture, monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "_learn_world_model", interrupt)
-    assert main(["doctor", *CPU, "--seconds", "0.1"]) == 130
+    assert main(["doctor", *CPU, "--seconds", "60"]) == 130
     assert capfd.readouterr().err.splitlines() == ["measuring preset small", "drama: interrupted"]

@@ -17,11 +17,14 @@ import torch
 from gymnasium import spaces
 
 from drama.behaviour import Player, make_behaviour
+from drama.classonly import constructor
 from drama.config import BehaviourConfig, Config
+from drama.costs import PresetCost
 from drama.envs import describe
 from drama.envs.adapt import adapter_of, as_batch
 from drama.envs.source import EnvSource, build_env, source_name
 from drama.errors import CheckpointError, ConfigError, DramaError, EnvError, RunDirError
+from drama.estimate import long_run_warning, may_be_long, measure_updates
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.files import write_text
 from drama.presets import fitting, label, preset
@@ -35,11 +38,12 @@ from drama.training.checkpoint import (
     open_checkpoint,
 )
 from drama.training.device import cpu_threads, pick_device, pick_dtype, process_settings
-from drama.training.metrics import TimeSplit, import_wandb
+from drama.training.metrics import TimeSplit
 from drama.training.progress import Progress
 from drama.training.record import facts, record_start, record_stop
 from drama.training.rundir import RunLock, create_run_dir
 from drama.training.trainer import Event, Listener, Trainer
+from drama.training.wandb import import_wandb
 from drama.types import PolicyState
 from drama.world_model import WorldModel
 
@@ -182,16 +186,12 @@ class Agent:
         if total_timesteps < 1:
             raise ConfigError(f"total_timesteps must be at least 1, got {total_timesteps}")
         callbacks = Callbacks(callback, self)
-
-        def call_back(event: Event, payload: Any) -> bool:
-            return callbacks.step() if event == "step" else True
-
         with contextlib.ExitStack() as stack:
             stack.enter_context(process_settings(self.config.training, self.device))
             trainer, checkpoint = self._prepare(None if run_dir is None else Path(run_dir), stack)
             target = (trainer.step if checkpoint is None else checkpoint.step) + total_timesteps
             stack.callback(trainer.close)
-            told = [*listeners, call_back]
+            told: list[Listener] = [*listeners, callbacks]
             shown = stack.enter_context(Progress(trainer, target)) if progress_bar else log_events
             told.append(shown)
             trainer.listeners = tuple(told)
@@ -208,14 +208,25 @@ class Agent:
                 changed = record_start(trainer.run_dir, trainer.step, entry)
                 if changed is not None:
                     trainer.note(f"not as before: {changed}")
+            if (cost := self._estimate(trainer.step, target)) is not None:
+                if isinstance(shown, Progress):
+                    shown.learning_seconds = cost.step_seconds
+                if (long := long_run_warning(cost, trainer.step, target)) is not None:
+                    trainer.warn(long)
             # Only now: a failure above leaves the agent as it was, to fail again alike.
             self._trainer, self._checkpoint = trainer, None
-            callbacks.start()
+            stack.callback(callbacks.close)
+            callbacks.start(trainer, target)
             if (directory := trainer.run_dir) is not None:
                 stack.callback(lambda: record_stop(directory, trainer.step, trainer.time_split()))
             trainer.run(target)
             callbacks.end()
         return self
+
+    def _estimate(self, step: int, target: int) -> PresetCost | None:
+        """Measure what a step of training takes where that may be long; else None."""
+        steps = target - max(step, self.config.training.warmup_steps)
+        return measure_updates(self) if steps > 0 and may_be_long(self, steps) else None
 
     def _prepare(
         self, run_dir: Path | None, stack: contextlib.ExitStack
@@ -275,9 +286,9 @@ class Agent:
         else:
             snapshot.write_untrained(path, self.config, self.world_model, self.behaviour, self.env)
 
-    @classmethod
+    @constructor
     def load(
-        cls,
+        cls: type[Agent],
         path: str | Path,
         env: EnvSource | None = None,
         *,
@@ -297,6 +308,7 @@ class Agent:
         Raises:
             CheckpointError: There is no checkpoint, it is damaged, or it was made for another
                 observation or action space.
+            ConfigError: It was called on an agent, which it would leave as it is.
         """
         checkpoint, run_dir = find_checkpoint(Path(path))
         saved = Config.from_json(checkpoint.text("config.json"))

@@ -40,6 +40,14 @@ ENV_SECONDS = 0.4
 """Seconds of stepping and acting for each preset."""
 MOST_REPEATS = 5
 """Updates of full size after which the median is good enough."""
+SMALLEST = 64
+"""The first batch is the full one divided by this: it tells whether there is time for more."""
+ROWS = 8192
+"""Largest replay that is filled: sampling from a full one costs little more, filling it does."""
+
+
+class OutOfTime(Exception):
+    """The deadline passed before every part of a preset was measured once."""
 
 
 class RandomFrames(gym.Env[Any, Any]):
@@ -70,19 +78,22 @@ def calibrate(
     device: str = "auto",
     seconds: float = SECONDS,
     progress: Callable[[str], object] = lambda text: None,
+    found: Callable[[Calibration], object] = lambda calibration: None,
 ) -> Calibration:
     """Measure what each preset's training would cost here.
 
-    What is too slow for the time given is measured on smaller batches, and marked. Threads,
-    memory management and random states of the process are left as they were; no file is written.
+    What is too slow for the time given is measured on smaller batches, and marked; presets that
+    the time does not reach are left unmeasured. Threads, memory management and random states of
+    the process are left as they were; no file is written.
 
     Args:
         presets: Functions that make the configurations, by name.
         env: Environment to step. None is an Atari game, or random frames without ``ale-py``.
         device: As ``config.device``.
-        seconds: About how long it may take. Every preset gets the same share, and is measured
-            once even if that takes longer.
-        progress: Told what is measured next.
+        seconds: Wall time after which nothing new is begun; what is running then ends: building
+            one model, or one update of a small batch. Every preset gets the same share.
+        progress: Called with what is measured next.
+        found: Called after each preset with all that is known by then; the last preset is new.
 
     Raises:
         ConfigError: No preset is named, ``seconds`` is not positive, or there is no such device.
@@ -95,30 +106,54 @@ def calibrate(
     pick_device(device)
     name = env if env is not None else ATARI if importlib.util.find_spec("ale_py") else None
     began = time.perf_counter()
-    found: list[PresetCost | Unmeasured] = []
+    deadline = began + seconds
+    costs: list[PresetCost | Unmeasured] = []
     shape: tuple[int, ...] = ()
     actions = 0
+    known = Calibration(name, shape, actions, 0.0, ())
     for index, (preset, make) in enumerate(presets.items()):
-        left = began + seconds - time.perf_counter()
-        progress(f"measuring preset {preset}")
+        now = time.perf_counter()
+        until = now + (deadline - now) / (len(presets) - index)
         try:
+            _check_time(deadline)
+            progress(f"measuring preset {preset}")
             agent = Agent(RandomFrames() if name is None else name, make(), device=device)
+        except OutOfTime:
+            costs.append(_late(preset, seconds))
         except ConfigError as error:  # sizes that do not go with this environment
-            found.append(Unmeasured(preset, _first_line(error)))
-            continue
-        try:
+            costs.append(Unmeasured(preset, _first_line(error)))
+        else:
             shape = tuple(agent.observation_space.shape or ())
             actions = agent.world_model.num_actions
-            with process_settings(agent.config.training, agent.device):
-                found.append(_measure(preset, agent, left / (len(presets) - index)))
-                gc.collect()  # before memory management is put back, which trims the heap
-        finally:
-            agent.env.close()
-    return Calibration(name, shape, actions, time.perf_counter() - began, tuple(found))
+            try:
+                with process_settings(agent.config.training, agent.device):
+                    costs.append(measure(preset, agent, until, deadline))
+                    gc.collect()  # before memory management is put back, which trims the heap
+            except OutOfTime:
+                costs.append(_late(preset, seconds))
+            finally:
+                agent.env.close()
+        known = Calibration(name, shape, actions, time.perf_counter() - began, tuple(costs))
+        found(known)
+    return known
 
 
-def _measure(preset: str, agent: Agent, seconds: float) -> PresetCost | Unmeasured:
-    """Measure one preset, or say why that cannot be done."""
+def _late(preset: str, seconds: float) -> Unmeasured:
+    return Unmeasured(preset, f"not measured in {seconds:g} s")
+
+
+def measure(preset: str, agent: Agent, until: float, deadline: float) -> PresetCost | Unmeasured:
+    """Measure one preset, or report why that cannot be done.
+
+    Args:
+        preset: Name of the preset.
+        agent: Made from it; its weights are trained.
+        until: Time on the clock of ``perf_counter`` to end at, if possible.
+        deadline: Time on the same clock after which nothing is begun.
+
+    Raises:
+        OutOfTime: The deadline passed before every part was measured once.
+    """
     room = _row_bytes(agent) * agent.config.replay.capacity
     place = pick_replay_device(agent.config.replay.device, agent.device)
     free = available_bytes(place)
@@ -130,7 +165,7 @@ def _measure(preset: str, agent: Agent, seconds: float) -> PresetCost | Unmeasur
             "lower replay.capacity",
         )
     try:
-        return Measurement(preset, agent).run(time.perf_counter() + seconds)
+        return Measurement(preset, agent).run(until, deadline)
     except (MemoryError, torch.OutOfMemoryError) as error:
         return Unmeasured(preset, f"does not fit: {_first_line(error)}")
     except DramaError as error:
@@ -166,18 +201,30 @@ class Measurement:
         self.process = resident_bytes()
         self.host_free = available_bytes(torch.device("cpu"))
         self.device_free = None if _on_host(agent) else available_bytes(agent.device)
-        self.trainer = Trainer(agent.config, agent.env, agent.world_model, agent.behaviour)
+        longest = max(self.config.world_model.batch_length, self.config.behaviour.context)
+        rows = min(self.config.replay.capacity, max(ROWS, 2 * longest))
+        ring = dataclasses.replace(self.config.replay, capacity=rows)
+        self.config = dataclasses.replace(self.config, replay=ring)
+        self.trainer = Trainer(self.config, agent.env, agent.world_model, agent.behaviour)
         self.trainer.clock = Clock(_synchronizer(agent.device))
         self.peak = PeakMemory(agent.device)
         fill(self.trainer.replay, agent.world_model.num_actions)
 
-    def run(self, until: float) -> PresetCost:
-        """Measure everything, if possible until ``until`` on the clock of ``perf_counter``."""
-        env_seconds, acting_seconds = self._steps()
+    def run(self, until: float, deadline: float) -> PresetCost:
+        """Measure everything.
+
+        Args:
+            until: Time on the clock of ``perf_counter`` to end at, if possible.
+            deadline: Time after which nothing is begun.
+
+        Raises:
+            OutOfTime: The deadline passed before every part was measured once.
+        """
+        env_seconds, acting_seconds = self._steps(deadline)
         # An update of the world model is the costlier one in the paper's sizes.
         now = time.perf_counter()
-        world_model = self._update("world_model", now + 0.5 * (until - now))
-        behaviour = self._update("behaviour", until)
+        world_model = self._update("world_model", now + 0.5 * (until - now), deadline)
+        behaviour = self._update("behaviour", until, deadline)
         config = self.config.training
         return PresetCost(
             preset=self.preset,
@@ -193,8 +240,9 @@ class Measurement:
             memory=self._memory(world_model, behaviour),
         )
 
-    def _steps(self) -> tuple[float, float]:
+    def _steps(self, deadline: float) -> tuple[float, float]:
         """Seconds per environment step, and of choosing its action."""
+        _check_time(deadline)
         trainer = self.trainer
         trainer.step = self.config.training.warmup_steps  # from here on it acts
         trainer.collect()  # resets, which is rare
@@ -203,42 +251,56 @@ class Measurement:
         while count < 10 or time.perf_counter() - began < ENV_SECONDS:
             trainer.collect()
             count += 1
+            if time.perf_counter() > deadline:
+                break
         seconds = trainer.clock.flush()
         acting = seconds.pop("acting")
         return sum(seconds.values()) / count, acting / count
 
-    def _update(self, section: Section, until: float) -> UpdateCost:
-        """Cost of an update, at full size if that can be had in time."""
+    def _update(self, section: Section, until: float, deadline: float) -> UpdateCost:
+        """Cost of an update, at full size if that fits into the time."""
         full = getattr(self.config, section).batch_size
-        size = math.ceil(full / 8)
-        self._prepare(section, size)
-        self.peak.start()
-        samples = [self.once(section, size)]
-        one = sum(samples[0].values()) / size
-        peak, free = self.peak.read(), available_bytes(self.agent.device)
-        for larger in (full, math.ceil(full / 2), math.ceil(full / 4)):
-            room = free is None or peak is None or peak * larger / size < free
-            # Three times, because the first of a size is slower: it has to get its memory.
-            if larger > size and room and 3.2 * larger * one < until - time.perf_counter():
-                size = larger
-                self.peak.start()
-                self._prepare(section, size)
-                samples = [self.once(section, size) for _ in range(2)]
-                break
+        size = math.ceil(full / SMALLEST)
+        samples = self._first(section, size, deadline)
+        smaller: tuple[int, float] | None = None
+        while size < full and (larger := self._larger(size, full, samples[-1], until)) > size:
+            smaller = size, sum(samples[0].values())
+            size = larger
+            samples = self._first(section, size, deadline)
         each = sum(samples[0].values())
         while len(samples) < MOST_REPEATS and time.perf_counter() + each < until:
             samples.append(self.once(section, size))
         # Of all of them: kept memory comes apart, so that the process grows for a few updates.
-        return UpdateCost.scaled(samples, self.peak.read(), size, full)
+        return UpdateCost.scaled(samples, self.peak.read(), size, full, smaller)
 
-    def _prepare(self, section: Section, size: int) -> None:
-        """Make the updates that cost more than those after them.
+    def _first(self, section: Section, size: int, deadline: float) -> list[dict[str, float]]:
+        """Sample one update of a size, after those that cost more than the ones after them.
 
         They make moments, start threads, pick kernels, and on CUDA end with a recording.
         """
+        self.peak.start()
         self.trainer.forget_recordings()
-        for _ in range(EAGER_CALLS + 1 if self.trainer.records else 1):
+        for _ in range(self._calls):
+            _check_time(deadline)
             self.once(section, size)
+        _check_time(deadline)
+        return [self.once(section, size)]
+
+    @property
+    def _calls(self) -> int:
+        """Updates of a new size that are not counted."""
+        return EAGER_CALLS + 1 if self.trainer.records else 1
+
+    def _larger(self, size: int, full: int, sample: dict[str, float], until: float) -> int:
+        """Return the next batch size that there are time and memory for, or ``size``."""
+        one = sum(sample.values()) / size
+        peak, free = self.peak.read(), available_bytes(self.agent.device)
+        for larger in (min(4 * size, full), min(2 * size, full)):
+            room = free is None or peak is None or peak * larger / size < free
+            # The first of a size is slower: it has to get its memory.
+            if room and (self._calls + 2.2) * larger * one < until - time.perf_counter():
+                return larger
+        return size
 
     def once(self, section: Section, size: int) -> dict[str, float]:
         """Seconds per phase of one update on a batch of ``size``."""
@@ -258,7 +320,7 @@ class Measurement:
         model = weights + 3 * trained  # gradients, and LaProp's two moments
         peaks = [update.peak_bytes for update in updates]
         peak = None if None in peaks else max(p for p in peaks if p is not None)
-        replay = self.trainer.replay.nbytes
+        replay = _row_bytes(self.agent) * self.agent.config.replay.capacity
         work = None if peak is None else model + peak
         ring_on_host = self.trainer.replay.device.type == "cpu"
         host, device = [self.process], [work]
@@ -275,6 +337,11 @@ class Measurement:
             device=_total(device) if device else None,
             device_available=self.device_free,
         )
+
+
+def _check_time(deadline: float) -> None:
+    if time.perf_counter() > deadline:
+        raise OutOfTime
 
 
 def fill(replay: ReplayBuffer, num_actions: int) -> None:

@@ -30,18 +30,38 @@ class UpdateCost:
         """How the numbers were scaled; None if they were measured at full size."""
         if self.measured == self.full:
             return None
-        return f"batches of {self.measured:,} instead of {self.full:,}, scaled by frames"
+        return f"batches of {self.measured:,} instead of {self.full:,}, extrapolated"
 
     @classmethod
     def scaled(
-        cls, samples: Sequence[Mapping[str, float]], peak: int | None, measured: int, full: int
+        cls,
+        samples: Sequence[Mapping[str, float]],
+        peak: int | None,
+        measured: int,
+        full: int,
+        smaller: tuple[int, float] | None = None,
     ) -> UpdateCost:
-        """Take the sample with the median total; multiply it by frames up to the full size."""
+        """Take the sample with the median total and scale it up to the full size.
+
+        Args:
+            samples: Seconds per phase of each update.
+            peak: Bytes taken at most, if seen.
+            measured: Batch size of the samples.
+            full: Batch size that is asked for.
+            smaller: Size and seconds of a smaller batch, which tell the part of an update that
+                does not grow with the batch; None scales all of it by frames.
+        """
         times = full / measured
         total = statistics.median_low(sum(sample.values()) for sample in samples)
         sample = next(s for s in samples if sum(s.values()) == total)
+        factor = times
+        if smaller is not None and total > 0:
+            slope = (total - smaller[1]) / (measured - smaller[0])
+            # Noise may hide the slope, so at least an eighth of the time is taken to grow.
+            slope = min(max(slope, total / measured / 8), total / measured)
+            factor = 1 + slope * (full - measured) / total
         return cls(
-            {phase: value * times for phase, value in sample.items()},
+            {phase: value * factor for phase, value in sample.items()},
             None if peak is None else round(peak * times),
             measured,
             full,

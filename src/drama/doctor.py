@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from drama.costs import Calibration, PresetCost
+from drama.costs import Calibration, PresetCost, Unmeasured
 from drama.dynamics import DynamicsConfig, Mamba2Dynamics
 from drama.ssm.backend import Backend, backend_of
 from drama.training.device import choose_device, choose_dtype, device_name
@@ -124,38 +125,55 @@ COLUMNS = (
     "100 000 steps",
     "memory",
 )
+CELL = len("~12.3 ms")
+"""Narrowest column of times."""
+FOOTER = (
+    "times of one env step, one action, one update each; env steps/s with all training; "
+    "hours without evaluation and checkpoints"
+)
 
 
-def render_calibration(calibration: Calibration) -> str:
-    """Return what each preset would cost: a table, and what is to be known of it."""
-    rows: list[tuple[str, ...]] = [COLUMNS]
-    notes: list[str] = []
-    for cost in calibration.presets:
-        if not isinstance(cost, PresetCost):
-            rows.append((cost.preset, *["-"] * (len(COLUMNS) - 1)))
-            notes.append(f"{cost.preset}: {cost.error}")
-            continue
-        rows.append(_row(cost))
-        notes += _notes(cost)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    lines = [_source(calibration)]
-    for row in rows:
-        cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        lines.append("  ".join((row[0].ljust(widths[0]), *cells)))
-    lines += notes
-    lines.append(
-        "times of one env step, one action, one update each; env steps/s with all training; "
-        "hours without evaluation and checkpoints"
-    )
-    return "\n".join(lines)
+class CalibrationTable:
+    """What each preset would cost, as lines of a table that are known one after the other.
 
+    Args:
+        presets: Names of all presets to come.
+    """
 
-def _source(calibration: Calibration) -> str:
-    shape = "x".join(map(str, calibration.obs_shape))
-    what = f"{calibration.env} ({shape}, {calibration.num_actions} actions)"
-    if calibration.env is None:
-        what = f"random {shape} frames; stepping a game is not counted, since ale-py is missing"
-    return f"calibration in {calibration.seconds:.0f} s on {what}"
+    def __init__(self, presets: Iterable[str]) -> None:
+        first = max(map(len, (COLUMNS[0], *presets)))
+        self._widths = (first, *(max(len(name), CELL) for name in COLUMNS[1:]))
+
+    def header(self, calibration: Calibration) -> list[str]:
+        """Return the lines above the first preset."""
+        shape = "x".join(map(str, calibration.obs_shape))
+        what = f"{calibration.env} ({shape}, {calibration.num_actions} actions)"
+        if not shape:
+            what = calibration.env or "random frames"
+        elif calibration.env is None:
+            what = f"random {shape} frames; stepping a game is not counted: ale-py is missing"
+        return [f"calibration on {what}", self._line(COLUMNS)]
+
+    def row(self, cost: PresetCost | Unmeasured) -> str:
+        """Return the line of one preset."""
+        if isinstance(cost, PresetCost):
+            return self._line(_row(cost))
+        return self._line((cost.preset, *["-"] * (len(COLUMNS) - 1)))
+
+    def footer(self, calibration: Calibration) -> list[str]:
+        """Return the lines below the last preset."""
+        lines: list[str] = []
+        for cost in calibration.presets:
+            if isinstance(cost, PresetCost):
+                lines += _notes(cost)
+            else:
+                lines.append(f"{cost.preset}: {cost.error}")
+        return [*lines, FOOTER, f"calibrated in {calibration.seconds:.0f} s"]
+
+    def _line(self, cells: Sequence[str]) -> str:
+        first, *others = self._widths
+        rest = (cell.rjust(width) for cell, width in zip(cells[1:], others, strict=True))
+        return "  ".join((cells[0].ljust(first), *rest))
 
 
 def _row(cost: PresetCost) -> tuple[str, ...]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from typing import Any
 
 from drama import __version__, presets
 from drama.cli.common import Parser, out, status
+from drama.costs import Calibration
 from drama.errors import ConfigError
 
 
 def doctor(args: list[str]) -> int:
     """``drama doctor``: say what would be used here, and its cost; check an environment."""
     from drama.calibration import ATARI, SECONDS, calibrate
-    from drama.doctor import inspect_machine, render_calibration
+    from drama.doctor import CalibrationTable, inspect_machine
     from drama.envs import check_env
 
     parser = Parser(
@@ -35,8 +37,8 @@ def doctor(args: list[str]) -> int:
         "--seconds",
         type=float,
         default=SECONDS,
-        help="about how long to measure; what takes longer is measured on smaller batches and "
-        f"marked as estimated (default: {SECONDS:g})",
+        help="time to measure in; what takes longer is measured on smaller batches and marked as "
+        f"estimated, or left out (default: {SECONDS:g})",
     )
     parser.add_argument("--no-calibration", action="store_true", help="measure nothing")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -60,17 +62,33 @@ def doctor(args: list[str]) -> int:
         if not options.json:
             out.print(f"\n{report.render()}")
     if not options.no_calibration:
-        with status() as say:
+        table = CalibrationTable(known)
+        shown = contextlib.ExitStack()
+
+        def say(text: str) -> None:
+            shown.close()
+            shown.enter_context(status())(text)
+
+        def show(calibration: Calibration) -> None:
+            shown.close()  # what is being measured leaves its line to the row
+            if options.json:
+                return
+            if len(calibration.presets) == 1:
+                out.print("\n" + "\n".join(table.header(calibration)))
+            out.print(table.row(calibration.presets[-1]))
+
+        with shown:
             calibration = calibrate(
                 known,
                 env=options.env,
                 device=options.device,
                 seconds=options.seconds,
                 progress=say,
+                found=show,
             )
         found["calibration"] = calibration.to_dict()
         if not options.json:
-            out.print(f"\n{render_calibration(calibration)}")
+            out.print("\n".join(table.footer(calibration)))
     if options.json:
         print(json.dumps(found, allow_nan=False))
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drama.cli.common import Parser, err, out
+from drama.cli.common import Parser, out, status
 
 
 def report(args: list[str]) -> int:
@@ -24,8 +24,8 @@ def report(args: list[str]) -> int:
     options = parser.parse_args(args)
     from drama.report import write_report
 
-    with err.status("reading and drawing"):
-        written = write_report(options.suite, options.out, mode=options.mode)
+    with status() as say:
+        written = write_report(options.suite, options.out, mode=options.mode, progress=say)
     summary = written.summary
     out.print(f"{summary.finished} of {len(summary.runs)} runs finished")
     for variant in summary.variants:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from drama.errors import CheckpointError, ConfigError
 from drama.training.checkpoint import CheckpointDir
 from drama.training.device import pick_dtype
 from drama.training.resume import compare
-from drama.training.rundir import fresh_run_dir
+from drama.training.rundir import fresh_run_dir, suite_of
 from drama.training.trainer import Event
 
 
@@ -97,7 +98,11 @@ def _learn(agent: Agent, run_dir: Path, steps: int) -> int:
         if interrupted:
             raise KeyboardInterrupt
         interrupted = True
-        err.print("stopping after this step and saving; press Ctrl-C again to give up at once")
+        # Not through `err`: the live display moves aside for what goes to sys.stderr.
+        print(
+            "stopping after this step and saving; press Ctrl-C again to give up at once",
+            file=sys.stderr,
+        )
 
     with signals(on_signal):
         try:
@@ -114,7 +119,20 @@ def _learn(agent: Agent, run_dir: Path, steps: int) -> int:
         evaluate_and_report(agent, run_dir, ("greedy",))
     out.print(str(agent.time_split))
     out.print(f"run: {run_dir}")
+    for command in _next_commands(run_dir):
+        err.print(f"next: {command}")
     return 0
+
+
+def _next_commands(run_dir: Path) -> list[str]:
+    """Return the commands that show what a finished run has learnt."""
+    path = shlex.quote(str(run_dir))
+    commands = [f"drama eval {path}"]
+    if (run_dir / "tensorboard").is_dir():
+        commands.append(f"tensorboard --logdir {shlex.quote(str(run_dir / 'tensorboard'))}")
+    if (suite := suite_of(run_dir)) is not None:
+        commands.append(f"drama report {shlex.quote(str(suite))}")
+    return commands
 
 
 def _what_next(run_dir: Path, steps: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,23 +39,32 @@ class Report:
     """Names of the figures."""
 
 
-def build_summary(suite_dir: str | Path, *, mode: Mode = "greedy", seed: int = 0) -> Summary:
+def build_summary(
+    suite_dir: str | Path,
+    *,
+    mode: Mode = "greedy",
+    seed: int = 0,
+    progress: Callable[[str], object] = lambda text: None,
+) -> Summary:
     """Read a suite and average what may be averaged; draws and writes nothing.
 
     Args:
         suite_dir: Directory of the suite.
         mode: Which evaluation counts.
         seed: Of the bootstrap.
+        progress: Called with what is done next.
 
     Raises:
         DramaError: It is no suite's directory.
     """
     state = read_suite(suite_dir)
+    progress(f"reading {len(state.cells)} runs")
     labels = {variant.name: variant.label or variant.name for variant in state.spec.variants}
     if len(set(labels.values())) < len(labels):  # labels are for readers, names are distinct
         labels = {name: name for name in labels}
     runs = [read_run(cell, labels[cell.variant.name]) for cell in state.cells]
     title = state.spec.title or state.spec.name
+    progress("averaging")
     return summarise(state.directory, title, runs, mode=mode, seed=seed)
 
 
@@ -65,6 +74,7 @@ def write_report(
     *,
     mode: Mode = "greedy",
     seed: int = 0,
+    progress: Callable[[str], object] = lambda text: None,
 ) -> Report:
     """Write the report of a suite: what has finished, and what has not by name.
 
@@ -78,20 +88,28 @@ def write_report(
             one, or one with an earlier report, whose files are replaced; no other file is touched.
         mode: Which evaluation counts: ``greedy`` or ``sampled``.
         seed: Of the bootstrap.
+        progress: Called with what is done next: reading, averaging, each figure, writing.
 
     Raises:
         DramaError: It is no suite's directory; Matplotlib is missing; ``out`` holds something
             else, lies in the directory of a run, or cannot be written to.
     """
-    return write_summary(build_summary(suite_dir, mode=mode, seed=seed), out)
+    summary = build_summary(suite_dir, mode=mode, seed=seed, progress=progress)
+    return write_summary(summary, out, progress=progress)
 
 
-def write_summary(summary: Summary, out: str | Path | None = None) -> Report:
+def write_summary(
+    summary: Summary,
+    out: str | Path | None = None,
+    *,
+    progress: Callable[[str], object] = lambda text: None,
+) -> Report:
     """Write the report of what has been read and averaged already.
 
     Args:
         summary: From :func:`build_summary`.
         out: As in :func:`write_report`.
+        progress: As in :func:`write_report`.
 
     Raises:
         DramaError: Matplotlib is missing; ``out`` holds something else, lies in the directory of
@@ -112,7 +130,8 @@ def write_summary(summary: Summary, out: str | Path | None = None) -> Report:
     tables += [tab.aggregate_table(block, i) for i, block in enumerate(summary.blocks, 1)]
     if summary.pairs:
         tables.append(tab.improvement_table(summary))
-    figures = draw_all(summary)
+    figures = draw_all(summary, progress)
+    progress("writing tables and page")
     files: dict[str, str | bytes] = {}
     for table in tables:
         files[f"{table.name}.csv"] = table.csv()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,15 +39,24 @@ class Curve:
     seeds: int
 
 
-def curve_figures(summary: Summary) -> list[Figure | None]:
-    """Draw the first variant alone, and each group of :func:`ablations` beside it."""
+def curve_figures(
+    summary: Summary, progress: Callable[[str], object] = lambda text: None
+) -> list[Figure | None]:
+    """Draw the first variant alone, and each group of :func:`ablations` beside it.
+
+    Args:
+        summary: What has been read and averaged.
+        progress: Called with what is drawn next.
+    """
     groups = ablations(summary)
     first = summary.variants[0].name if summary.variants else ""
-    figures = (
-        [_curve_figure(summary, "curves", f"Learning curves: {first}", [first])] if first else []
-    )
+    figures: list[Figure | None] = []
+    if first:
+        progress("drawing curves")
+        figures.append(_curve_figure(summary, "curves", f"Learning curves: {first}", [first]))
     for title, names in groups.items():
         stem = "ablation-" + title.lower().replace(" ", "-")
+        progress(f"drawing {stem}")
         figures.append(_curve_figure(summary, stem, f"Ablation: {title.lower()}", names))
     return figures
 

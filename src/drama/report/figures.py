@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
@@ -13,14 +15,24 @@ from drama.report.summary import OURS, Block, Summary
 from drama.report.tables import LABELS, interval
 
 
-def draw_all(summary: Summary) -> list[Figure]:
-    """Draw every figure for which there is something to draw, in the order of the page."""
-    found = [
-        *curve_figures(summary),
-        *(_aggregates(summary, block, i) for i, block in enumerate(summary.blocks, 1)),
-        _improvement(summary),
-        *(_profile(summary, block, i) for i, block in enumerate(summary.blocks, 1)),
-    ]
+def draw_all(
+    summary: Summary, progress: Callable[[str], object] = lambda text: None
+) -> list[Figure]:
+    """Draw every figure for which there is something to draw, in the order of the page.
+
+    Args:
+        summary: What has been read and averaged.
+        progress: Called with what is drawn next.
+    """
+    found = curve_figures(summary, progress)
+    for i, block in enumerate(summary.blocks, 1):
+        progress(f"drawing aggregates-{i}")
+        found.append(_aggregates(summary, block, i))
+    progress("drawing improvement")
+    found.append(_improvement(summary))
+    for i, block in enumerate(summary.blocks, 1):
+        progress(f"drawing profile-{i}")
+        found.append(_profile(summary, block, i))
     return [figure for figure in found if figure is not None]
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drama.errors import ConfigError
+from drama.config import Config
 from drama.place import widest_float
+from drama.training.wandb import open_wandb
 
 
 class Meter:
@@ -224,26 +225,13 @@ class JsonLines:
         self._file.close()
 
 
-def import_wandb() -> Any:
-    """Return the module that talks to Weights & Biases, an extra.
-
-    Raises:
-        ConfigError: It is not installed.
-    """
-    try:
-        import wandb
-    except ImportError as error:
-        raise ConfigError("training.wandb needs Weights & Biases: pip install wandb") from error
-    return wandb
-
-
 class RunLog:
     """Rows of a run: ``metrics.jsonl`` and ``episodes.jsonl`` always, the rest on request.
 
     Args:
         directory: The run directory.
         tensorboard: Also write TensorBoard events.
-        wandb_config: Also send rows to Weights & Biases, with this configuration.
+        wandb: Also send rows to Weights & Biases, with this configuration.
         first_step: Step from which events are new; later ones of a killed run are superseded.
     """
 
@@ -252,7 +240,7 @@ class RunLog:
         directory: Path,
         *,
         tensorboard: bool = True,
-        wandb_config: Mapping[str, Any] | None = None,
+        wandb: Config | None = None,
         first_step: int = 0,
     ) -> None:
         self.metrics = JsonLines(directory / "metrics.jsonl")
@@ -265,15 +253,8 @@ class RunLog:
             self._board = SummaryWriter(
                 str(directory / "tensorboard"), purge_step=first_step or None
             )
-        if wandb_config is not None:
-            self._wandb = import_wandb().init(
-                project="drama",
-                name=directory.name,
-                id=directory.name,
-                resume="allow",
-                dir=str(directory),
-                config=dict(wandb_config),
-            )
+        if wandb is not None:
+            self._wandb = open_wandb(directory, wandb)
 
     def write_metrics(self, row: Mapping[str, float]) -> None:
         """Write one row of metrics; ``row["step"]`` is its position."""
@@ -286,6 +267,11 @@ class RunLog:
         self._mirror(
             {"step": row["step"], "episode/return": row["return"], "episode/length": row["length"]}
         )
+
+    def send(self, values: Mapping[str, float], step: int) -> None:
+        """Send what callbacks recorded to Weights & Biases."""
+        if self._wandb is not None and values:
+            self._wandb.log(dict(values), step=step)
 
     def _mirror(self, row: Mapping[str, float]) -> None:
         step = int(row["step"])

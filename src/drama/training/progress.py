@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import math
 import statistics
+import sys
 import time
 from typing import Any
 
@@ -18,11 +20,58 @@ PLAIN_SECONDS = 15.0
 RATE_SECONDS = 20.0
 """Seconds over which the speed is averaged for the estimate of the time left."""
 
+MARK_SECONDS = 0.05
+"""Least seconds between two notes of the time."""
+LOSSES = (
+    ("world_model/loss", "model loss"),
+    ("world_model/reconstruction", "reconstruction"),
+    ("world_model/kl", "KL"),
+    ("behaviour/return", "dreamt return"),
+    ("behaviour/entropy", "entropy"),
+)
+"""Metrics that are shown, and their headings."""
+
 
 def _duration(seconds: float) -> str:
     seconds = round(seconds)
     hours, minutes = seconds // 3600, seconds % 3600 // 60
     return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
+
+
+class Pace:
+    """Seconds per environment step of one phase, of late.
+
+    Args:
+        start: Step at which the phase begins.
+        cycle: Steps over which its work repeats; only whole cycles are timed.
+    """
+
+    def __init__(self, start: int, cycle: int = 1) -> None:
+        self.start = start
+        self.cycle = cycle
+        self._marks: collections.deque[tuple[float, int]] = collections.deque()
+
+    def mark(self, now: float, step: int) -> None:
+        """Note the time of a step; the first cycle is not timed, for it also allocates."""
+        cycles, rest = divmod(step - self.start, self.cycle)
+        if not self._marks:
+            if cycles and not rest:
+                self._marks.append((now, step))
+            return
+        time_before, step_before = self._marks[-1]
+        if now - time_before < MARK_SECONDS or cycles == (step_before - self.start) // self.cycle:
+            return
+        self._marks.append((now, step))
+        while len(self._marks) > 2 and now - self._marks[1][0] > RATE_SECONDS:
+            self._marks.popleft()
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds per step; None until two marks were made."""
+        if len(self._marks) < 2:
+            return None
+        (t0, s0), (t1, s1) = self._marks[0], self._marks[-1]
+        return (t1 - t0) / (s1 - s0)
 
 
 class Progress:
@@ -41,13 +90,27 @@ class Progress:
         self.live: Live | None = None
         self.returns: collections.deque[float] = collections.deque(maxlen=20)
         self.metrics: dict[str, float] = {}
-        self._marks: collections.deque[tuple[float, int]] = collections.deque()
+        self.learning_seconds: float | None = None
+        """Estimated seconds that acting and updates add to a step, until they are measured."""
+        c = trainer.config.training
+        ratios = [r for r in (c.world_model_ratio, c.behaviour_ratio) if r > 0]
+        self._paces = {
+            "collecting": Pace(0),
+            "training": Pace(c.warmup_steps, math.ceil(1 / min(ratios, default=1.0))),
+        }
         self._shown = 0.0
+        self._printed = -1  # step of the last line
 
     def __enter__(self) -> Progress:
         """Start showing."""
         if self.console.is_terminal:
-            self.live = Live(console=self.console, auto_refresh=False, get_renderable=self._table)
+            self.live = Live(
+                console=self.console,
+                auto_refresh=False,
+                get_renderable=self._table,
+                # What callbacks print goes to a file where standard output is one.
+                redirect_stdout=sys.stdout.isatty(),
+            )
             self.live.__enter__()
         return self
 
@@ -56,8 +119,8 @@ class Progress:
         if self.live is not None:
             self.live.refresh()
             self.live.__exit__(None, None, None)
-        elif self._shown:
-            self.console.print(self._line(), highlight=False, soft_wrap=True)
+        elif self._shown and self._printed != self.trainer.step:
+            self._print()
 
     def __call__(self, event: Event, payload: Any) -> None:
         """Take in one event of the trainer."""
@@ -72,20 +135,21 @@ class Progress:
 
     def _refresh(self) -> None:
         now = time.perf_counter()
+        self._paces[self.phase].mark(now, self.trainer.step)
         interval = 0.25 if self.live is not None else PLAIN_SECONDS
         if not self._shown:
-            self._shown = now  # nothing to tell yet
-            self._marks.append((now, self.trainer.step))
+            self._shown = now  # nothing to report yet
         if now - self._shown < interval:
             return
         self._shown = now
-        self._marks.append((now, self.trainer.step))
-        while len(self._marks) > 2 and now - self._marks[0][0] > RATE_SECONDS:
-            self._marks.popleft()
         if self.live is not None:
             self.live.refresh()
         else:
-            self.console.print(self._line(), highlight=False, soft_wrap=True)
+            self._print()
+
+    def _print(self) -> None:
+        self._printed = self.trainer.step
+        self.console.print(self._line(), highlight=False, soft_wrap=True)
 
     @property
     def phase(self) -> str:
@@ -93,31 +157,37 @@ class Progress:
         warm = self.trainer.step < self.trainer.config.training.warmup_steps
         return "collecting" if warm else "training"
 
-    def rate(self) -> float:
-        """Environment steps per second, training included."""
-        if len(self._marks) < 2:
-            return 0.0
-        (t0, s0), (t1, s1) = self._marks[0], self._marks[-1]
-        return (s1 - s0) / max(t1 - t0, 1e-9)
+    def rate(self) -> float | None:
+        """Environment steps per second in this phase; None until it is measured."""
+        seconds = self._paces[self.phase].seconds
+        return None if seconds is None else 1 / max(seconds, 1e-9)
+
+    def seconds_left(self) -> float | None:
+        """Seconds until the end; None until every phase to come is measured or estimated."""
+        step, warmup = self.trainer.step, self.trainer.config.training.warmup_steps
+        warm = max(0, min(warmup, self.target) - step)
+        trained = max(0, self.target - max(warmup, step))
+        collecting = self._paces["collecting"].seconds
+        training = self._paces["training"].seconds
+        if training is None and self.learning_seconds is not None:
+            training = (collecting or 0.0) + self.learning_seconds
+        if (warm and collecting is None) or (trained and training is None):
+            return None
+        return warm * (collecting or 0.0) + trained * (training or 0.0)
 
     def _parts(self) -> list[tuple[str, str]]:
-        step, rate = self.trainer.step, self.rate()
+        rate, left = self.rate(), self.seconds_left()
         parts = [
             ("phase", self.phase),
-            ("step", f"{step:,}/{self.target:,}"),
-            ("steps/s", f"{rate:.1f}" if rate else "-"),
-            ("ETA", _duration((self.target - step) / rate) if rate else "-"),
+            ("step", f"{self.trainer.step:,}/{self.target:,}"),
+            ("steps/s", "-" if rate is None else f"{rate:.3g}"),
+            ("ETA", "-" if left is None else _duration(left)),
             ("return", f"{statistics.fmean(self.returns):.2f}" if self.returns else "-"),
         ]
-        for key, name in (
-            ("world_model/loss", "model loss"),
-            ("world_model/reconstruction", "reconstruction"),
-            ("world_model/kl", "KL"),
-            ("behaviour/return", "dreamt return"),
-            ("behaviour/entropy", "entropy"),
-        ):
-            if key in self.metrics:
-                parts.append((name, f"{self.metrics[key]:.3g}"))
+        metrics = self.metrics
+        if not any(key in metrics for key, _ in LOSSES):  # no row has had an update yet
+            metrics = self.trainer.meter.means()
+        parts += [(name, f"{metrics[key]:.3g}") for key, name in LOSSES if key in metrics]
         return parts
 
     def _line(self) -> str:

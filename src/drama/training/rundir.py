@@ -61,6 +61,12 @@ def create_run_dir(path: Path) -> None:
         raise RunDirError(f"cannot make run directory {path}: {error.strerror}") from error
 
 
+def suite_of(run_dir: Path) -> Path | None:
+    """Return the directory of the suite that a run belongs to; None for a run on its own."""
+    parents = run_dir.resolve().parents  # SUITE/<variant>/<game>/seed-<n>
+    return parents[2] if len(parents) > 2 and (parents[2] / "suite.json").is_file() else None
+
+
 class InUseError(RunDirError):
     """Another process holds the lock of a directory.
 

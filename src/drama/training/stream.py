@@ -50,6 +50,8 @@ class EnvStream:
         """Current observation; None before the first reset."""
         self.is_first = True
         self.needs_reset = True
+        self.last: tuple[Any, float, bool, bool, dict[str, Any]] | None = None
+        """What the last step returned; None before the first."""
         self._return = 0.0
         self._length = 0
         self._began = time.perf_counter()
@@ -113,6 +115,7 @@ class EnvStream:
         following, reward, terminated, truncated, info = self.env.step(action)
         self.actions.append(action)
         reward, terminated, truncated = float(reward), bool(terminated), bool(truncated)
+        self.last = following, reward, terminated, truncated, info
         self._return += reward
         self._length += 1
         rows = [Transition(self.obs, self.is_first, action, reward, terminated, truncated, False)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -396,16 +395,18 @@ class Trainer:
                 self.log = RunLog(
                     self.run_dir,
                     tensorboard=self.config.training.tensorboard,
-                    wandb_config=asdict(self.config) if self.config.training.wandb else None,
+                    wandb=self.config if self.config.training.wandb else None,
                     first_step=self.step if first_step is None else first_step,
                 )
 
     def flush_metrics(self) -> None:
-        """Write one row of means and start new ones.
+        """Write one row of means and start new ones, unless no step was made since the last row.
 
         Raises:
             NonFiniteError: One of them is NaN or Inf.
         """
+        if self.step == self._row_from:
+            return
         with self.clock.phase("logging"):
             means = self._checked_means()
             self.meter.clear()
