@@ -86,7 +86,7 @@ def test_sb3_evaluates_on_three_environments_side_by_side(cart: Agent, catch: Ag
 def test_sb3_and_drama_agree_on_a_greedy_score(catch: Agent) -> None:
     env = drama.make_env("drama/Catch-v0", 123)
     sb3, _ = evaluate_policy(catch, env, 6, warn=False, return_episode_rewards=True)
-    own = catch.evaluate(6, num_envs=1, seed=123)
+    own = catch.evaluate(6, num_envs=1, seed=123, latents="mode")  # as predict does
     # SB3's DummyVecEnv resets once more after the last episode; the first six are the same.
     assert sb3 == [e.ret for e in own.episodes]
 

@@ -203,6 +203,62 @@ def test_eval_can_ask_the_model_before_acting(run: Path, capfd: Capture) -> None
     assert "lookahead must lie in [0, 1024], got -1" in capfd.readouterr().err
 
 
+def test_eval_says_which_latents_and_actions_and_never_mixes_them(
+    run: Path, capfd: Capture
+) -> None:
+    args = ["eval", str(run), "--episodes", "2", "--mode"]
+    assert main([*args, "greedy"]) == 0
+    assert "latents sampled, actions argmax)" in capfd.readouterr().out
+    protocol = json.loads((run / "eval.json").read_text())["greedy"]["protocol"]
+    assert (protocol["latents"], protocol["actions"]) == ("sampled", "argmax")
+    assert main([*args, "sampled", "--latents", "mode"]) == 0
+    captured = capfd.readouterr()
+    assert "latents mode, actions sampled)" in captured.out
+    assert "the greedy evaluation in " in captured.err
+    assert "measured otherwise and is dropped" in " ".join(captured.err.split())
+    assert list(json.loads((run / "eval.json").read_text())) == ["sampled"]
+
+
+def test_eval_takes_an_older_greedy_evaluation_for_one_of_the_mode(run: Path) -> None:
+    """Before latents were recorded, greedy took their mode and sampled sampled them."""
+    args = ["eval", str(run), "--episodes", "2"]
+    assert main([*args, "--latents", "mode", "--mode", "greedy"]) == 0
+    tree = json.loads((run / "eval.json").read_text())
+    for key in ("latents", "actions", "scored", "wrappers", "step_limit", "truncated_by_limit"):
+        del tree["greedy"]["protocol"][key]
+    (run / "eval.json").write_text(json.dumps(tree))
+    assert main([*args, "--latents", "mode", "--mode", "sampled"]) == 0
+    assert list(json.loads((run / "eval.json").read_text())) == ["greedy", "sampled"]
+    (run / "eval.json").write_text(json.dumps(tree))
+    assert main([*args, "--mode", "sampled"]) == 0
+    assert list(json.loads((run / "eval.json").read_text())) == ["sampled"]
+
+
+def test_eval_truncates_where_it_is_told_and_says_so(run: Path, capfd: Capture) -> None:
+    args = ["eval", str(run), "--episodes", "2", "--mode", "greedy"]
+    assert main([*args, "--max-episode-steps", "3"]) == 0
+    said = " ".join(capfd.readouterr().out.split())
+    assert "2 truncated after 3 steps (evaluation.max_episode_steps)" in said
+    protocol = json.loads((run / "eval.json").read_text())["greedy"]["protocol"]
+    assert (protocol["step_limit"], protocol["truncated_by_limit"]) == (3, 2)
+    assert main([*args, "--episodes", "1"]) == 0
+    said = capfd.readouterr().out
+    assert "over 1 episode (latents" in said  # of one there is no deviation
+    assert main([*args, "--max-episode-steps", "0"]) == 2
+    assert "--max-episode-steps must be at least 1, got 0" in capfd.readouterr().err
+
+
+def test_eval_says_why_there_is_no_normalised_score(tmp_path: Path, capfd: Capture) -> None:
+    config = tiny({"world_model.filters": (4, 4, 4), "env.max_episode_steps": 40})
+    Agent("ALE/Pong-v5", config).save(tmp_path / "short")
+    assert main(["eval", str(tmp_path / "short"), "--episodes", "1", "--mode", "greedy"]) == 0
+    said = " ".join(capfd.readouterr().out.split())
+    why = "max episode steps 40 instead of 27000"
+    assert f"no human-normalised score: {why}" in said
+    result = json.loads((tmp_path / "short" / "eval.json").read_text())["greedy"]
+    assert (result["normalised"], result["normalised_reason"]) == (None, why)
+
+
 def test_eval_changes_nothing_but_its_own_file(run: Path) -> None:
     before = contents(run)
     assert main(["eval", str(run), "--episodes", "2"]) == 0

@@ -18,9 +18,8 @@ from gymnasium import spaces
 
 from drama.behaviour import Player, make_behaviour
 from drama.classonly import constructor
-from drama.config import BehaviourConfig, Config
+from drama.config import BehaviourConfig, Config, Latents
 from drama.costs import PresetCost
-from drama.envs import describe
 from drama.envs.adapt import adapter_of, as_batch
 from drama.envs.source import EnvSource, build_env, source_name
 from drama.errors import CheckpointError, ConfigError, DramaError, EnvError, RunDirError
@@ -374,7 +373,8 @@ class Agent:
             state: What the last call returned; None starts afresh.
             episode_start: ``(B,)`` bool, rows that start afresh whatever ``state`` holds.
             deterministic: Most probable latents and action; nothing is drawn but the futures of
-                ``behaviour.lookahead``.
+                ``behaviour.lookahead``. `evaluate` takes the most probable action too, but samples
+                the latents unless it is called with ``latents="mode"``.
 
         Returns:
             Actions of the environment, ``(B,)`` or a scalar for one observation, and the state
@@ -403,7 +403,8 @@ class Agent:
             state,
             torch.from_numpy(start.reshape(count).astype(bool)).to(self.device),
             self._generator,
-            greedy=deterministic,
+            latents="mode" if deterministic else "sampled",
+            actions="argmax" if deterministic else "sampled",
         )
         chosen = action.cpu().numpy()
         if raw and self._adapter is not None:
@@ -419,18 +420,24 @@ class Agent:
         num_envs: int | None = None,
         seed: int | None = None,
         lookahead: int | None = None,
+        latents: Latents | None = None,
+        max_episode_steps: int | None = None,
         progress: Callable[[EpisodeResult], None] | None = None,
     ) -> EvaluationResult:
         """Play whole episodes on environments of their own; nothing of the agent changes.
 
+        The authors' form is the default: sampled latents, and the most probable action.
         ``training.threads`` holds here too: the last bits of a sum follow the number of threads.
 
         Args:
             episodes: Number of episodes; ``config.evaluation`` has the defaults of all these.
-            greedy: Most probable actions rather than drawn ones.
+            greedy: The policy's most probable actions rather than sampled ones.
             num_envs: Environments stepped side by side.
             seed: Seed of the first one.
             lookahead: In the place of the run's ``behaviour.lookahead``.
+            latents: ``sampled``, as in imagination, or their ``mode``.
+            max_episode_steps: Agent steps after which an episode is truncated. None: 27,000, or the
+                environment's own limit where that is above it.
             progress: Called with each finished episode.
 
         Raises:
@@ -442,26 +449,22 @@ class Agent:
         if lookahead is not None:
             player = self._player(dataclasses.replace(self.config.behaviour, lookahead=lookahead))
         seed = defaults.seed if seed is None else seed
-        protocol: dict[str, Any] = {}
-
-        def build(index: int) -> gym.Env[Any, Any]:
-            env = self.new_env(seed + index)
-            protocol["env"] = describe(env)
-            return env
-
         with cpu_threads(self.config.training.threads):  # as many as it learnt with
-            result = evaluate(
+            return evaluate(
                 player,
-                build,
+                lambda index: self.new_env(seed + index),
                 episodes=defaults.episodes if episodes is None else episodes,
                 num_envs=defaults.num_envs if num_envs is None else num_envs,
                 seed=seed,
                 greedy=greedy,
                 protocol={"train_steps": self.num_timesteps, "train_seed": self.config.seed},
                 device=self.device,
+                latents=defaults.latents if latents is None else latents,
+                max_episode_steps=(
+                    defaults.max_episode_steps if max_episode_steps is None else max_episode_steps
+                ),
                 progress=progress,
             )
-        return dataclasses.replace(result, protocol={**result.protocol, **protocol})
 
     def _player(self, c: BehaviourConfig) -> Player:
         parts = (self.world_model, self.behaviour)

@@ -29,6 +29,7 @@ ActorGradient = Literal["sampled", "all-actions"]
 TwoHotDecode = Literal["symexp-mean", "mean-symexp"]
 Precision = Literal["auto", "float32", "bfloat16"]
 ReplayDevice = Literal["auto", "cpu", "model"]
+Latents = Literal["sampled", "mode"]
 
 
 @dataclass(frozen=True)
@@ -412,9 +413,15 @@ class EvaluationConfig(Checked):
     """Environments stepped side by side."""
     seed: int = 10_000
     """Seed of the first evaluation environment; kept apart from training seeds."""
+    latents: Latents = "sampled"
+    """Latents while playing: sampled (the authors', as in imagination) or their mode."""
+    max_episode_steps: int | None = None
+    """Agent steps that truncate an episode. None: 27,000, or a larger limit of the environment."""
 
     def _check(self) -> None:
         positive("evaluation", num_envs=self.num_envs)
+        if self.max_episode_steps is not None:
+            positive("evaluation", max_episode_steps=self.max_episode_steps)
         require(self.episodes >= 0, "evaluation.episodes must not be negative")
         require(0 <= self.seed < 2**62, f"evaluation.seed must not be negative, got {self.seed}")
 

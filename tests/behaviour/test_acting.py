@@ -94,10 +94,10 @@ def test_when_the_current_frame_reaches_the_policy(
     world.encoder.out.weight.data *= 100
     player = Player(world, policy, latent)  # type: ignore[arg-type]
     obs = frames(1, 2).obs
-    _, state = player.act(obs[:, 0], player.init_state(1), YES, greedy=True)
+    _, state = player.act(obs[:, 0], player.init_state(1), YES, latents="mode", actions="argmax")
     results = []
     for frame in (obs[:, 1], 255 - obs[:, 1]):
-        results.append(player.act(frame, state, NO, greedy=True)[1].deter)
+        results.append(player.act(frame, state, NO, latents="mode", actions="argmax")[1].deter)
     shown = [features[:, :12] for features in policy.seen[1:]]
     assert torch.equal(shown[0], shown[1]) == (latent == "prior")
     assert not torch.equal(results[0], results[1])
@@ -149,7 +149,9 @@ def test_a_batch_is_its_rows(
     def play(rows: slice) -> tuple[Tensor, PolicyState]:
         state, actions = player.init_state(len(obs[rows])), []
         for t in range(7):
-            action, state = player.act(obs[rows, t], state, is_first[rows, t], greedy=True)
+            action, state = player.act(
+                obs[rows, t], state, is_first[rows, t], latents="mode", actions="argmax"
+            )
             actions.append(action)
         return torch.stack(actions, 1), state
 
@@ -210,7 +212,38 @@ def test_acting_never_moves_batch_norm_and_needs_no_gradient(
     assert not any(x.requires_grad for x in leaves(state))
 
 
-def test_greedy_draws_nothing(
+def test_latents_and_actions_are_chosen_independently(
+    tiny_world: Callable[..., WorldModel],
+    tiny_policy: Callable[..., ActorCritic],
+    frames: Callable[..., Batch],
+) -> None:
+    """In every combination: which latents the policy saw, and which action came of them."""
+    world, obs = tiny_world(), frames(1, 1).obs[:, 0]
+    log_probs = world.posterior(obs)
+    mode = torch.nn.functional.one_hot(log_probs.argmax(-1), log_probs.shape[-1]).flatten(-2)
+    for latents in ("sampled", "mode"):
+        for actions in ("sampled", "argmax"):
+            seen, chosen = [], []
+            for seed in range(30):
+                policy = Watched(tiny_policy())
+                player = Player(world, policy, "posterior")
+                action, _ = player.act(
+                    obs,
+                    player.init_state(1),
+                    YES,
+                    g(seed),
+                    latents=latents,  # type: ignore[arg-type]
+                    actions=actions,  # type: ignore[arg-type]
+                )
+                features = policy.seen[0]
+                best, _ = policy.policy.act(features, None, greedy=True)
+                seen.append(torch.equal(features[:, : mode.shape[-1]], mode.float()))
+                chosen.append(torch.equal(action, best))
+            assert all(seen) == (latents == "mode")
+            assert all(chosen) == (actions == "argmax")
+
+
+def test_the_mode_of_both_draws_nothing(
     tiny_world: Callable[..., WorldModel],
     tiny_policy: Callable[..., ActorCritic],
     frames: Callable[..., Batch],
@@ -219,7 +252,7 @@ def test_greedy_draws_nothing(
     generator = g()
     before, default = generator.get_state(), torch.get_rng_state()
     obs = frames(1, 1).obs[:, 0]
-    player.act(obs, player.init_state(1), YES, generator, greedy=True)
+    player.act(obs, player.init_state(1), YES, generator, latents="mode", actions="argmax")
     assert torch.equal(generator.get_state(), before)
     assert torch.equal(torch.get_rng_state(), default)
     player.act(obs, player.init_state(1), YES, generator)
@@ -267,7 +300,9 @@ def test_the_current_memory_reads_the_latent_that_is_acted_on_and_changes_nothin
         for t in range(4):
             before.append(map_state(torch.clone, state.dynamics))
             policy.policy = Constant(t % 3)
-            _, state = player.act(obs[:, t], state, torch.tensor([t == 0]), greedy=True)
+            _, state = player.act(
+                obs[:, t], state, torch.tensor([t == 0]), latents="mode", actions="argmax"
+            )
         runs[memory] = policy.seen, before, state
     (previous, states, last), (current, _, same) = runs["previous"], runs["current"]
     assert torch.equal(last.deter, same.deter)

@@ -214,7 +214,9 @@ def test_looking_ahead_moves_nothing_but_the_choice(
         state, actions = player.init_state(2), []
         for t in range(4):
             first = torch.full((2,), t == 0)
-            action, state = player.act(obs[:, t], state, first, g(), greedy=True)
+            action, state = player.act(
+                obs[:, t], state, first, g(), latents="mode", actions="argmax"
+            )
             actions.append(action)
         results.append((torch.stack(actions), state))
     (plain, before), (ahead, after) = results
@@ -252,7 +254,7 @@ def test_the_question_is_asked_from_where_the_agent_stands(
         ask = (world, stoch, state.dynamics, g(t), memory, policy.outlook)
         with torch.no_grad():
             expected = every_action(*ask, 2).outlook
-        _, state = player.act(obs[:, t], state, first, g(t), greedy=True)
+        _, state = player.act(obs[:, t], state, first, g(t), latents="mode", actions="argmax")
         torch.testing.assert_close(told[-1], expected)
 
 
@@ -271,8 +273,8 @@ def test_what_is_promised_can_outweigh_the_policy(
     player = Player(world, policy, "posterior", lookahead=1)
     obs = frames(4, 1).obs[:, 0]
     every = torch.ones(4, dtype=torch.bool)
-    for greedy in (False, True):
-        action, _ = player.act(obs, player.init_state(4), every, g(), greedy=greedy)
+    for actions in ("sampled", "argmax"):
+        action, _ = player.act(obs, player.init_state(4), every, g(), actions=actions)  # type: ignore[arg-type]
         assert action.tolist() == [2, 2, 2, 2]
 
 

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers import TransformReward
 from tests.training.faulty_envs import Crash, Walk, env_id
 from tests.training.runs import differences, everything, global_random_state, tiny
 
@@ -18,7 +19,7 @@ import drama
 from drama import Agent
 from drama.envs import adapt
 from drama.errors import ConfigError, EnvError
-from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
+from drama.evaluation import ATARI100K, EpisodeResult, EvaluationResult, evaluate
 
 
 class Timed(Walk):
@@ -52,7 +53,7 @@ class Recorder:
     def __init__(self) -> None:
         self.world_model = types.SimpleNamespace(training=False, train=lambda mode: None)
         self.starts: list[list[bool]] = []
-        self.greedy: set[bool] = set()
+        self.acted: set[tuple[str, str]] = set()
 
     def init_state(self, batch_size: int) -> None:
         return None
@@ -64,11 +65,12 @@ class Recorder:
         is_first: torch.Tensor,
         generator: torch.Generator,
         *,
-        greedy: bool,
+        latents: str,
+        actions: str,
     ) -> tuple[torch.Tensor, None]:
         assert obs.shape == (len(is_first), 3)
         self.starts.append(is_first.tolist())
-        self.greedy.add(greedy)
+        self.acted.add((latents, actions))
         return torch.randint(2, (len(is_first),), generator=generator), None
 
 
@@ -83,7 +85,7 @@ def play(lengths: list[int], episodes: int, **options: Any) -> tuple[Any, list[T
             "num_envs": len(lengths),
             "seed": 50,
             "greedy": True,
-            "protocol": {"env": {"id": "tests/Timed-v0"}},
+            "protocol": {},
             "device": torch.device("cpu"),
             **options,
         },
@@ -202,9 +204,100 @@ def test_evaluating_from_a_callback_changes_nothing(tmp_path: Path) -> None:
     assert not differences(*ends)
 
 
+def test_the_published_form_is_the_default_and_the_mode_is_offered() -> None:
+    """The authors sample the latents, as imagination does, and take the most probable action."""
+    for greedy, actions in ((True, "argmax"), (False, "sampled")):
+        result, _, player = play([2], 1, greedy=greedy)
+        assert player.acted == {("sampled", actions)}
+        assert (result.protocol["latents"], result.protocol["actions"]) == ("sampled", actions)
+        result, _, player = play([2], 1, greedy=greedy, latents="mode")
+        assert player.acted == {("mode", actions)}
+        assert result.protocol["latents"] == "mode"
+    with pytest.raises(ConfigError, match="latents must be 'sampled' or 'mode', got 'best'"):
+        play([2], 1, latents="best")
+
+
+def test_the_run_says_which_latents_its_scores_are_of() -> None:
+    agent = Agent("drama/Catch-v0", tiny({"evaluation.latents": "mode"}))
+    assert agent.evaluate(1).protocol["latents"] == "mode"
+    assert agent.evaluate(1, latents="sampled").protocol["latents"] == "sampled"
+    assert Agent("drama/Catch-v0", tiny()).evaluate(1).protocol["latents"] == "sampled"
+
+
+class Endless(Timed):
+    """Never ends."""
+
+    def __init__(self) -> None:
+        super().__init__(10**9)
+
+
+def test_an_environment_without_an_end_is_truncated_and_the_result_says_so() -> None:
+    envs = [Endless(), Timed(7)]
+    result = evaluate(
+        Recorder(),  # type: ignore[arg-type]
+        lambda i: adapt(envs[i]),
+        episodes=4,
+        num_envs=2,
+        seed=0,
+        greedy=True,
+        protocol={},
+        device=torch.device("cpu"),
+        max_episode_steps=20,
+    )
+    assert [e.length for e in result.episodes] == [20, 20, 7, 7]
+    assert [e.ret for e in result.episodes] == [20, 20, 7, 7]
+    assert result.protocol["truncated_by_limit"] == 2
+    assert result.protocol["step_limit"] == 20
+    assert [env.seeds for env in envs] == [[0, None], [1, None]]
+    with pytest.raises(ConfigError, match="max_episode_steps must be at least 1, got 0"):
+        play([2], 1, max_episode_steps=0)
+
+
+def test_a_limit_of_the_environment_above_the_default_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("drama.evaluation.protocol.STEP_LIMIT", 30)
+    result = evaluate(
+        Recorder(),  # type: ignore[arg-type]
+        lambda i: adapt(Endless(), max_episode_steps=40 if i else None),
+        episodes=1,
+        num_envs=1,
+        seed=0,
+        greedy=True,
+        protocol={},
+        device=torch.device("cpu"),
+    )
+    assert [e.length for e in result.episodes] == [30]
+    assert result.protocol["truncated_by_limit"] == 1
+    result = evaluate(
+        Recorder(),  # type: ignore[arg-type]
+        lambda i: adapt(Endless(), max_episode_steps=40),
+        episodes=1,
+        num_envs=1,
+        seed=0,
+        greedy=True,
+        protocol={},
+        device=torch.device("cpu"),
+    )
+    assert [e.length for e in result.episodes] == [40]
+    assert (result.protocol["step_limit"], result.protocol["truncated_by_limit"]) == (40, 0)
+
+
+def test_a_wrapped_games_optimum_is_not_the_games() -> None:
+    plain = Agent(lambda: gym.make("drama/Catch-v0"), tiny()).evaluate(1)
+    assert (plain.optimum, plain.protocol["wrappers"]) == (1.0, [])
+    flipped = Agent(lambda: TransformReward(gym.make("drama/Catch-v0"), lambda r: -r), tiny())
+    result = flipped.evaluate(1)
+    assert (result.optimum, result.protocol["wrappers"]) == (None, ["TransformReward"])
+    short = Agent("drama/Catch-v0", tiny({"env.max_episode_steps": 3})).evaluate(1)
+    assert short.optimum is None
+
+
 def test_greedy_repeats_itself_and_drawn_follows_its_seed() -> None:
     agent = Agent("drama/Catch-v0", tiny()).learn(34)
-    assert agent.evaluate(6).to_dict() == agent.evaluate(6).to_dict()
+    for latents in ("sampled", "mode"):
+        first, again = (agent.evaluate(6, latents=latents).to_dict() for _ in range(2))  # type: ignore[arg-type]
+        assert first == again
     drawn = [agent.evaluate(40, greedy=False, seed=s).to_dict()["episodes"] for s in (1, 1, 2)]
     assert drawn[0] == drawn[1]
     assert drawn[0] != drawn[2]
@@ -225,7 +318,7 @@ def test_statistics_by_hand() -> None:
 @pytest.mark.parametrize(("score", "normalised"), [(-21, 0.0), (15, 1.0), (-3, 0.5)])
 def test_human_normalised_scores_of_pong(score: float, normalised: float) -> None:
     result = EvaluationResult(
-        "greedy", (EpisodeResult(0, score, 1),), {"env": {"id": "ALE/Pong-v5"}}
+        "greedy", (EpisodeResult(0, score, 1),), {"env": {"id": "ALE/Pong-v5", **ATARI100K}}
     )
     assert result.normalised == pytest.approx(normalised)
 
@@ -244,6 +337,9 @@ def test_everything_that_matters_is_written_down() -> None:
     assert protocol["seed"] == 77
     assert (protocol["episodes"], protocol["num_envs"]) == (5, 2)
     assert protocol["policy_latent"] == "prior"
+    assert (protocol["latents"], protocol["actions"]) == ("sampled", "argmax")
+    assert (protocol["scored"], protocol["wrappers"]) == ("episodes", [])
+    assert (protocol["step_limit"], protocol["truncated_by_limit"]) == (27_000, 0)
     assert protocol["mode"] == tree["mode"]
     assert protocol["drama"] == drama.__version__
     assert protocol["env"]["id"] == "drama/Catch-v0"
@@ -255,8 +351,7 @@ def test_everything_that_matters_is_written_down() -> None:
 
 
 def test_a_lost_life_ends_no_scored_game() -> None:
-    config = tiny({"world_model.filters": (4, 4, 4), "env.max_episode_steps": 250})
-    agent = Agent("ALE/Breakout-v5", config)
+    agent = Agent("ALE/Breakout-v5", tiny({"world_model.filters": (4, 4, 4)}))
     env = agent.get_env()
     env.reset(seed=0)
     lengths, start = [], 0
@@ -273,4 +368,5 @@ def test_a_lost_life_ends_no_scored_game() -> None:
     assert result.episodes[0].length > 2 * min(lengths)
     human, random = 30, 2  # as the paper rounds them
     assert result.normalised == pytest.approx((result.mean - random) / (human - random))
+    assert result.normalised_reason is None
     assert env.get_wrapper_attr("protocol")["life_loss"] is True  # the training one still does

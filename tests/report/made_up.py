@@ -85,6 +85,7 @@ def cell(
             "episodes": 20,
             "num_envs": 4,
             "seed": 10_000,
+            "latents": "sampled",
             "policy_latent": "prior",
             **(protocol or {}),
             "env": {"id": game, **(ATARI if game_of(game) else {}), **(env or {})},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from tests.report.made_up import (
     SPARSE,
     UNIFORM,
     XS,
+    cell,
     runs,
 )
 
@@ -23,7 +26,9 @@ from drama import presets
 from drama.evaluation import aggregate, published_runs
 from drama.report.curves import ablations
 from drama.report.protocol import protocol_notes
+from drama.report.runs import read_run
 from drama.report.summary import Summary, published_label, summarise
+from drama.report.tables import aggregate_table, improvement_table, runs_csv, score_table
 from drama.settings import INDIFFERENT
 from drama.suite import Variant
 from drama.training.resume import flat
@@ -90,6 +95,10 @@ def test_nothing_finished_is_a_summary_too(tmp_path: Path) -> None:
             "policy_memory current (the others previous)",
         ),
         ({"protocol": {"lookahead": 16}}, "lookahead 16 (the others 0)"),
+        ({"protocol": {"latents": "mode"}}, "latents mode (the others sampled)"),
+        ({"protocol": {"scored": "lives"}}, "scored lives (the others episodes)"),
+        ({"protocol": {"wrappers": ["Flip"]}}, 'wrappers ["Flip"] (the others [])'),
+        ({"protocol": {"step_limit": 500}}, "step_limit 500 (the others 27000)"),
         ({"env": {"sticky_actions": 0.25}}, "sticky_actions 0.25 (the others null)"),
         ({"env": {"max_episode_steps": 9}}, "max_episode_steps 9 (the others null)"),
         ({"env": {"env_kwargs": {"mode": 1}}}, 'env_kwargs {"mode": 1} (the others null)'),
@@ -217,6 +226,7 @@ def test_departures_from_the_published_protocol_are_told(tmp_path: Path) -> None
     assert 'env kwargs {"mode": 1} instead of {}' in told("mode", env={"env_kwargs": {"mode": 1}})
     asked = told("asked", protocol={"lookahead": 16})
     assert "evaluated with lookahead 16 instead of the run's 0" in asked
+    assert "latents mode instead of sampled" in told("mode-2", protocol={"latents": "mode"})
     assert "improved by 16 futures of each action" in asked
     always = Variant("a", "A", "xs", {"behaviour.lookahead": 16})
     asked = told("always", variant=always, protocol={"lookahead": 16})
@@ -230,6 +240,90 @@ def test_departures_from_the_published_protocol_are_told(tmp_path: Path) -> None
     assert "preset quick* instead of the paper's" in told("changed", variant=changed)
     uniform = Variant("u", "U", "xs", {"replay.sampler": "uniform"})
     assert "replay.sampler uniform (not dfs)" in told("uniform", variant=uniform)
+
+
+def without_latents(root: Path, *seeds: int) -> None:
+    """Make evaluations those of a version that did not record the latents."""
+    for seed in seeds:
+        (path,) = root.glob(f"**/seed-{seed}/eval.json")
+        tree = json.loads(path.read_text())
+        del tree["greedy"]["protocol"]["latents"]
+        path.write_text(json.dumps(tree))
+
+
+def test_greedy_evaluations_of_before_latents_were_recorded_are_of_the_mode(
+    tmp_path: Path,
+) -> None:
+    cells = [cell(tmp_path, seed=seed, score=float(seed)) for seed in range(3)]
+
+    def read() -> Summary:
+        return summarise(tmp_path, "Made up", [read_run(c, c.variant.label) for c in cells])
+
+    without_latents(tmp_path, 0)
+    assert read().variants[0].scores(CATCH) == [1.0, 2.0]
+    (left,) = read().variants[0].left_out
+    assert left.reason == "measured under another protocol: latents mode (the others sampled)"
+    without_latents(tmp_path, 1, 2)
+    assert read().variants[0].scores(CATCH) == [0.0, 1.0, 2.0]
+    assert "latents mode, actions argmax" in protocol_notes(read())[0]
+
+
+def test_the_authors_starts_stand_beside_every_comparison(tmp_path: Path) -> None:
+    found = summary(tmp_path / "a", {"variant": XS, "game": PONG, "score": 1.0, **STEPS})
+    (block,) = found.blocks
+    for notes in (
+        protocol_notes(found),
+        score_table(found).notes,
+        aggregate_table(block, 1).notes,
+        improvement_table(found).notes,
+    ):
+        assert sum("games all start the same" in note for note in notes) == 1
+    catch = summary(tmp_path / "b", {"score": 1.0})
+    assert not any("start the same" in note for note in protocol_notes(catch))
+
+
+def test_a_score_of_another_protocol_is_in_no_normalised_number(tmp_path: Path) -> None:
+    found = summary(
+        tmp_path,
+        {"variant": XS, "game": PONG, "score": 1.0, "env": {"sticky_actions": 0.25}, **STEPS},
+        {"variant": UNIFORM, "game": PONG, "score": 15.0, **STEPS},
+    )
+    sticky, plain = found.variants
+    assert sticky.scores(PONG) == [1.0]
+    assert sticky.normalised([PONG]) == {}
+    assert plain.normalised([PONG]) == {PONG: [1.0]}
+    (block,) = found.blocks
+    assert block.variant("Drama XS") is None
+    assert block.variant("Uniform") is not None
+    assert [pair.other for pair in found.pairs] == ["Uniform"]  # no published method
+    why = "Drama XS has no normalised score of Pong: sticky actions 0.25 instead of 0.0."
+    for notes in (protocol_notes(found), score_table(found).notes):
+        assert why in notes
+    rows = {row["variant"]: row for row in csv.DictReader(io.StringIO(runs_csv(found)))}
+    assert rows["Drama XS"]["normalised"] == ""
+    assert rows["Uniform"]["normalised"] == "1.0"
+
+
+def test_so_is_that_of_a_built_in_game(tmp_path: Path) -> None:
+    found = summary(tmp_path, {"score": 0.5, "env": {"max_episode_steps": 3}})
+    assert found.blocks == ()
+    why = "Base has no normalised score of drama/Catch-v0: max episode steps 3 instead of null."
+    assert why in protocol_notes(found)
+
+
+def test_variants_that_were_measured_otherwise_are_told(tmp_path: Path) -> None:
+    found = summary(
+        tmp_path,
+        {"score": 1.0},
+        {"variant": UNIFORM, "score": 1.0, "protocol": {"latents": "mode", "episodes": 5}},
+    )
+    why = (
+        "Uniform was measured otherwise than Base: episodes 5 instead of 20; latents mode instead "
+        "of sampled."
+    )
+    assert why in protocol_notes(found)
+    assert why in score_table(found).notes
+    assert why in improvement_table(found).notes
 
 
 def test_settings_that_decide_nothing_are_settings() -> None:

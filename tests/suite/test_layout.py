@@ -173,6 +173,20 @@ SOUND: dict[str, tuple[Callable[[Path], object], str, str, int]] = {
         "lookahead 16, the suite asks for 0",
         40,
     ),
+    "of the mode of the latents, as before they were recorded": (
+        lambda run: edit_json(run / "eval.json", lambda t: t["greedy"]["protocol"].pop("latents")),
+        "interrupted",
+        'latents "mode", the suite asks for sampled',
+        40,
+    ),
+    "truncated early": (
+        lambda run: edit_json(
+            run / "eval.json", lambda t: t["greedy"]["protocol"].update(step_limit=3)
+        ),
+        "interrupted",
+        "step limit 3, the suite asks for 27000",
+        40,
+    ),
     "fewer episodes": (
         lambda run: edit_json(
             run / "eval.json", lambda t: t["greedy"]["protocol"].update(episodes=2)

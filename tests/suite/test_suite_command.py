@@ -286,6 +286,20 @@ def test_a_further_evaluation_is_kept_beside_the_suite_s_own(tmp_path: Path) -> 
     }
 
 
+def test_an_evaluation_of_before_latents_were_recorded_is_made_again(tmp_path: Path) -> None:
+    directory = tmp_path / "suite"
+    spec = tiny_spec(variants=[tiny_variant(changes={"evaluation.max_episode_steps": 5})])
+    run_suite(directory, spec)
+    file = directory / "one/tests-Walk-v0/seed-0/eval.json"
+    tree = json.loads(file.read_text())
+    assert tree["greedy"]["protocol"]["latents"] == "sampled"
+    assert {episode["length"] for episode in tree["greedy"]["episodes"]} == {5}
+    edit_json(file, lambda t: t["greedy"]["protocol"].pop("latents"))
+    assert read_suite(directory).counts() == {"interrupted": 1}
+    run_suite(directory, spec)
+    assert json.loads(file.read_text()) == tree
+
+
 def test_a_directory_that_begins_with_a_dash(capfd: Capture) -> None:
     run_suite(Path("-x"), tiny_spec())
     run = Path("-x/one/tests-Walk-v0/seed-0")

@@ -124,7 +124,7 @@ def test_updates_and_acting(backbone: str, algorithm: str, sampler: str) -> None
         for purpose in PURPOSES:
             made.meter.add(learn(made, purpose), purpose)
         made.player.act(obs, made.player_state, first, made.generators["acting"])
-        made.player.act(obs, made.player_state, ~first, greedy=True)
+        made.player.act(obs, made.player_state, ~first, latents="mode", actions="argmax")
         means = made.meter.means()
     assert np.isfinite(list(means.values())).all()
 

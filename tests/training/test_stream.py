@@ -15,7 +15,9 @@ from tests.training.faulty_envs import Walk, env_id
 from tests.training.runs import assert_same_run, episodes, snapshot, tiny
 
 from drama import Agent
+from drama.envs import adapt
 from drama.envs.atari import LifeLossEpisodes
+from drama.training.stream import EnvStream
 
 NO_UPDATES = {"training.world_model_ratio": 0.0, "training.behaviour_ratio": 0.0}
 
@@ -177,6 +179,19 @@ def test_an_environment_used_before_the_first_step_changes_nothing(tmp_path: Pat
             agent.get_env().step(0)
         agent.learn(30, run_dir=tmp_path / name)
     assert_same_run(tmp_path / "touched", tmp_path / "left alone")
+
+
+def test_an_episode_that_others_played_before_is_not_counted() -> None:
+    env = adapt(RecordEpisodeStatistics(Clockwork()))
+    stream = EnvStream(env, 0)
+    env.reset()
+    for _ in range(5):
+        env.step(0)
+    assert stream.start() is None
+    ends = [stream.step(0)[1] for _ in range(5)]
+    assert ends[:4] == [None] * 4
+    assert ends[4] is not None
+    assert (ends[4].ret, ends[4].length) == (15.0, 5)
 
 
 class BrokenOff(Clockwork):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -10,11 +10,13 @@ from torch import Tensor
 from drama.behaviour.base import Behaviour
 from drama.behaviour.imagination import Policy
 from drama.behaviour.outlook import every_action, policy_input
-from drama.config import PolicyLatent, PolicyMemory
+from drama.config import Latents, PolicyLatent, PolicyMemory
 from drama.dynamics import where_state
 from drama.errors import ConfigError
 from drama.types import PolicyState
 from drama.world_model import WorldModel
+
+Actions = Literal["sampled", "argmax"]
 
 
 class Player:
@@ -69,7 +71,8 @@ class Player:
         is_first: Tensor,
         generator: torch.Generator | None = None,
         *,
-        greedy: bool = False,
+        latents: Latents = "sampled",
+        actions: Actions = "sampled",
     ) -> tuple[Tensor, PolicyState]:
         """Choose actions for ``B`` environments and read them into the state.
 
@@ -78,8 +81,9 @@ class Player:
             state: State from the last call.
             is_first: ``(B,)`` bool; these rows start afresh whatever ``state`` holds.
             generator: Source of randomness for latents and actions.
-            greedy: Take the most probable latents and action; nothing is drawn but the futures
-                of ``lookahead``.
+            latents: ``sampled``, as in imagination, or the ``mode`` of each variable.
+            actions: ``sampled`` from the policy, or its ``argmax``. With the mode of the latents
+                nothing is random then but the futures of ``lookahead``.
 
         Returns:
             Actions ``(B,)`` int64, and the state for the next call.
@@ -88,11 +92,12 @@ class Player:
         if world_model.training:
             world_model.eval()  # batch statistics of one frame would be meaningless
         state = where_state(is_first, self.init_state(obs.shape[0]), state)
-        posterior = self._latent(world_model.posterior(obs), generator, greedy)
+        posterior = self._latent(world_model.posterior(obs), generator, latents)
         latent = posterior
         if self.policy_latent == "prior":
-            predicted = self._latent(world_model.prior(state.deter), generator, greedy)
+            predicted = self._latent(world_model.prior(state.deter), generator, latents)
             latent = torch.where(is_first.unsqueeze(-1), posterior, predicted)
+        greedy = actions == "argmax"
         memory = state.deter
         if self.policy_memory == "current":
             memory = world_model.recall(latent, state.dynamics).float()
@@ -114,8 +119,10 @@ class Player:
         deter, dynamics = world_model.step(posterior, action, state.dynamics)
         return action, PolicyState(dynamics, deter.float())
 
-    def _latent(self, log_probs: Tensor, generator: torch.Generator | None, greedy: bool) -> Tensor:
-        if not greedy:
+    def _latent(
+        self, log_probs: Tensor, generator: torch.Generator | None, latents: Latents
+    ) -> Tensor:
+        if latents == "sampled":
             return self.world_model.sample(log_probs, generator)
         mode = log_probs.argmax(dim=-1)
         return torch.nn.functional.one_hot(mode, log_probs.shape[-1]).flatten(-2).float()

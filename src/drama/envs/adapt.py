@@ -11,12 +11,10 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
+from drama.envs.episodes import STATISTICS_KEY, is_monitor, layers
 from drama.envs.guard import FaultGuard, env_name
 from drama.envs.mapping import ActionAdapter, ObservationAdapter
 from drama.errors import EnvError
-
-_STATISTICS = "drama.episode"
-"""Where episodes are counted first: Gymnasium's wrapper refuses a key that is in use already."""
 
 
 class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any]):
@@ -73,7 +71,7 @@ class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any]):
         """Step with an action of the agent, counted from 0."""
         self.calls += 1
         obs, reward, terminated, truncated, info = self.env.step(self.adapt_action(action))
-        counted = info.pop(_STATISTICS, None)
+        counted = info.pop(STATISTICS_KEY, None)
         if counted is not None and "episode" not in info:  # a monitor's own count comes first
             info = {**info, "episode": counted}  # the dictionary is the environment's, and may stay
         return self.adapt_observation(obs), float(reward), terminated, truncated, info
@@ -90,7 +88,7 @@ def adapt(
     """Adapt an environment object to the agent.
 
     From the inside out: :class:`~drama.envs.guard.FaultGuard`, Gymnasium's ``TimeLimit`` (if
-    asked for) and ``RecordEpisodeStatistics`` (unless there is one already), and
+    asked for) and ``RecordEpisodeStatistics`` (unless there is a monitor already), and
     :class:`AdaptedEnv`. An environment that is adapted already is returned as it is if nothing
     would change.
 
@@ -138,8 +136,8 @@ def adapt(
     wrapped: gym.Env[Any, Any] = FaultGuard(env)
     if max_episode_steps is not None:
         wrapped = TimeLimit(wrapped, max_episode_steps)
-    if not has_wrapper(env, RecordEpisodeStatistics):
-        wrapped = RecordEpisodeStatistics(wrapped, stats_key=_STATISTICS)
+    if not any(is_monitor(layer) for layer in layers(env)):
+        wrapped = RecordEpisodeStatistics(wrapped, stats_key=STATISTICS_KEY)
     return AdaptedEnv(
         wrapped, observation, action, seed=seed, protocol={**inherited, **(protocol or {})}
     )

@@ -12,6 +12,7 @@ from drama.evaluation.aggregate import (
     published_runs,
 )
 from drama.evaluation.evaluate import EpisodeResult, EvaluationResult, evaluate
+from drama.evaluation.protocol import ATARI100K, completed, departures
 from drama.evaluation.scores import (
     PublishedScore,
     game_of,
@@ -23,6 +24,7 @@ from drama.evaluation.scores import (
 )
 
 __all__ = [
+    "ATARI100K",
     "Aggregate",
     "EpisodeResult",
     "Estimate",
@@ -31,6 +33,8 @@ __all__ = [
     "Profile",
     "PublishedScore",
     "aggregate",
+    "completed",
+    "departures",
     "evaluate",
     "game_of",
     "games",

@@ -8,25 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from drama import presets
 from drama.errors import ConfigError
-from drama.evaluation import game_of
+from drama.evaluation import ATARI100K, completed, game_of
 from drama.settings import setting_differences as setting_differences
 from drama.settings import shown as shown
 
 if TYPE_CHECKING:
     from drama.report.summary import Summary, Variant
 
-ATARI100K = {
-    "frame_skip": 4,
-    "noop_max": 30,
-    "sticky_actions": 0.0,
-    "full_action_space": False,
-    "life_loss": False,
-    "image_size": [64, 64],
-    "max_episode_steps": 27_000,
-    "env_kwargs": {},
-}
-"""What the published scores of the first table were measured under, as `drama` stamps it."""
 ATARI100K_STEPS = 100_000
+STARTS = (
+    "The authors' environment is seeded alike at every reset and takes no no-ops, so that their "
+    "games all start the same; here the games of an evaluation start differently."
+)
+"""What belongs to every comparison with published scores."""
 
 
 def protocol_notes(summary: Summary) -> list[str]:
@@ -37,9 +31,9 @@ def protocol_notes(summary: Summary) -> list[str]:
             continue
         p = variant.protocol
         said = (
-            f"{variant.name}: {summary.mode} evaluation, {p.get('episodes')} episodes after "
-            f"{_thousands(p.get('train_steps'))} environment steps, policy latent "
-            f"{p.get('policy_latent')}"
+            f"{variant.name}: {summary.mode} evaluation, {p.get('episodes')} {p['scored']} after "
+            f"{_thousands(p.get('train_steps'))} environment steps, latents {p['latents']}, "
+            f"actions {p['actions']}, policy latent {p.get('policy_latent')}"
         )
         if p.get("policy_memory") == "current":
             said += ", which sees what the latent calls to mind"
@@ -53,8 +47,59 @@ def protocol_notes(summary: Summary) -> list[str]:
             )
         elif p.get("sticky_actions") is not None:
             said += f", sticky actions {p['sticky_actions']}"
+        if p["wrappers"]:
+            said += f", wrapped in {', '.join(p['wrappers'])}"
         notes.append(said + ".")
-    return notes + differences_from_published(summary)
+        notes += not_normalised(variant)
+    return notes + differences_between(summary) + differences_from_published(summary)
+
+
+def not_normalised(variant: Variant) -> list[str]:
+    """Say which games of a variant have no normalised score, and why."""
+    reasons = {env_id: variant.not_normalised(env_id) for env_id in variant.runs}
+    return [
+        f"{variant.name} has no normalised score of {game_of(env_id) or env_id}: {'; '.join(why)}."
+        for env_id, why in reasons.items()
+        if why
+    ]
+
+
+def differences_between(summary: Summary) -> list[str]:
+    """Say where a variant was measured otherwise than the first one, in a game of both."""
+    ready = [variant for variant in summary.variants if variant.runs]
+    notes = []
+    for variant in ready[1:]:
+        found: dict[str, None] = {}
+        for env_id in variant.runs.keys() & ready[0].runs.keys():
+            usual = _measure(ready[0], env_id)
+            for key, value in _measure(variant, env_id).items():
+                if canonical(value) != canonical(usual[key]):
+                    name = key.replace("_", " ")
+                    found[f"{name} {shown(value)} instead of {shown(usual[key])}"] = None
+        if found:
+            what = f"{variant.name} was measured otherwise than {ready[0].name}: "
+            notes.append(what + "; ".join(sorted(found)) + ".")
+    return notes
+
+
+def _measure(variant: Variant, env_id: str) -> dict[str, Any]:
+    """Return what decides the meaning of a variant's scores in a game, seeds and versions apart."""
+    p = completed(variant.mode, variant.runs[env_id][0].evaluation[variant.mode]["protocol"])
+    return {key: p.get(key) for key in _MEASURE} | {key: p["env"].get(key) for key in ATARI100K}
+
+
+_MEASURE = (
+    "train_steps",
+    "episodes",
+    "scored",
+    "wrappers",
+    "latents",
+    "policy_latent",
+    "policy_memory",
+    "lookahead",
+    "step_limit",
+)
+"""Fields of a result's protocol that decide what its score means."""
 
 
 def differences_from_published(summary: Summary) -> list[str]:
@@ -78,7 +123,7 @@ def differences_from_published(summary: Summary) -> list[str]:
             else f"{variant.name} was measured under the protocol of the published scores as far "
             "as it is stamped; how many evaluation episodes those took differs between them."
         )
-    return notes
+    return [*notes, *([STARTS] if notes else [])]
 
 
 def cut_short(variant: Variant) -> bool:
@@ -89,7 +134,7 @@ def cut_short(variant: Variant) -> bool:
 
 def _departures(variant: Variant) -> list[str]:
     found = []
-    steps = variant.steps
+    steps, p = variant.steps, variant.protocol
     if steps != ATARI100K_STEPS:
         found.append(f"{_thousands(steps)} environment steps instead of 100,000")
     for key, usual in ATARI100K.items():
@@ -100,6 +145,10 @@ def _departures(variant: Variant) -> list[str]:
         }
         for value in sorted(values - {canonical(usual)}):
             found.append(f"{key.replace('_', ' ')} {value} instead of {canonical(usual)}")
+    if p["latents"] != "sampled":
+        found.append(f"latents {p['latents']} instead of sampled")
+    if p["actions"] != "argmax":
+        found.append(f"actions {p['actions']} instead of argmax")
     # Its runs differ in game and seed alone.
     config = next(iter(variant.runs.values()))[0].config
     name = str(config.get("preset"))
@@ -108,7 +157,7 @@ def _departures(variant: Variant) -> list[str]:
         label = f"{name}*" if changed else name
         found.append(f"preset {label} instead of the paper's configuration (xs)")
     found += changed
-    asked, own = (p.get("lookahead", 0) for p in (variant.protocol, config.get("behaviour", {})))
+    asked, own = p["lookahead"], config.get("behaviour", {}).get("lookahead", 0)
     if asked != own:
         found.append(f"evaluated with lookahead {asked} instead of the run's {own}")
     return found

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from drama.evaluation import game_of, scores
+from drama.evaluation import completed, departures, game_of, scores
 from drama.evaluation.aggregate import (
     Aggregate,
     Improvement,
@@ -32,12 +32,22 @@ PAPER = "Drama paper, Table 1"
 """Source of the published columns of the first table."""
 OURS = "Drama-XS"
 """Published method that this package reproduces."""
-_TRAINED = ("train_steps", "episodes", "policy_latent", "policy_memory", "lookahead")
+_TRAINED = (
+    "train_steps",
+    "episodes",
+    "latents",
+    "actions",
+    "policy_latent",
+    "policy_memory",
+    "lookahead",
+    "scored",
+    "wrappers",
+)
 """Fields of a result's protocol that all runs of a variant must agree in."""
-_UNTOLD = {"policy_memory": "previous", "lookahead": 0}
-"""What held before a field was recorded."""
 _FAMILY = ("frame_skip", "noop_max", "sticky_actions", "full_action_space", "life_loss")
 """Fields of the environment's that all its games of one family must agree in."""
+_LIMIT = ("step_limit",)
+"""Field of a result's protocol that follows the limit of a game: its runs must agree in it."""
 _OWN = ("id", "env_kwargs", "image_size", "observation_shape", "max_episode_steps", "num_actions")
 """Fields of the environment's that belong to a game: its runs must agree in them."""
 
@@ -73,13 +83,25 @@ class Variant:
         return [float(run.evaluation[self.mode]["mean"]) for run in self.runs.get(env_id, ())]
 
     def normalised(self, env_ids: Iterable[str]) -> dict[str, list[float]]:
-        """Normalised scores by game, of those games that have a reference."""
+        """Normalised scores by game, where they were measured as the reference was."""
         found: dict[str, list[float]] = {}
         for env_id in env_ids:
             reference = reference_of(env_id)
-            if reference is not None and env_id in self.runs:
+            if reference is not None and self.has_normalised(env_id):
                 found[env_id] = [reference.normalise(score) for score in self.scores(env_id)]
         return found
+
+    def has_normalised(self, env_id: str) -> bool:
+        """Whether there are normalised scores of a game."""
+        return env_id in self.runs and not self.not_normalised(env_id)
+
+    def not_normalised(self, env_id: str) -> tuple[str, ...]:
+        """Say why the scores of a game are not normalised although there is a reference."""
+        if reference_of(env_id) is None:
+            return ()
+        protocols = [run.evaluation[self.mode]["protocol"] for run in self.runs.get(env_id, ())]
+        found = dict.fromkeys(why for p in protocols for why in departures(self.mode, p))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -218,7 +240,7 @@ def _variant(name: str, runs: Sequence[Run], env_ids: Sequence[str], mode: Mode)
     kept: dict[str, tuple[Run, ...]] = {}
     for env_id in env_ids:
         mine = [run for run in alike if run.env_id == env_id]
-        same, odd = _majority(mine, lambda run: _stamp(run, mode, _TRAINED, _OWN))
+        same, odd = _majority(mine, lambda run: _stamp(run, mode, _TRAINED + _LIMIT, _OWN))
         left_out += odd
         if same:
             kept[env_id] = tuple(sorted(same, key=lambda run: run.seed))
@@ -252,8 +274,8 @@ def _majority(runs: Sequence[Run], protocol: Any) -> tuple[list[Run], list[LeftO
 
 def _stamp(run: Run, mode: Mode, trained: Iterable[str], env: Iterable[str] = ()) -> dict[str, Any]:
     """Some fields of a result's protocol and of its environment's."""
-    protocol = run.evaluation[mode]["protocol"]
-    return {key: protocol.get(key, _UNTOLD.get(key)) for key in trained} | {
+    protocol = completed(mode, run.evaluation[mode]["protocol"])
+    return {key: protocol.get(key) for key in trained} | {
         key: protocol["env"].get(key) for key in env
     }
 
@@ -285,7 +307,8 @@ def _blocks(
         comparable = [e for e in env_ids if (r := references[e]) is not None and r.name == kind]
         # One block for each set of games that a variant has finished, each only once.
         sets = dict.fromkeys(
-            tuple(env_id for env_id in comparable if env_id in variant.runs) for variant in variants
+            tuple(env_id for env_id in comparable if variant.has_normalised(env_id))
+            for variant in variants
         )
         for games in sets:
             if games:
@@ -299,7 +322,7 @@ def _block(
     rows = [
         Row(variant.name, aggregate(variant.normalised(games), seed=seed), "variant")
         for variant in variants
-        if all(env_id in variant.runs for env_id in games)
+        if all(variant.has_normalised(env_id) for env_id in games)
     ]
     if atari:
         for method in scores.methods():
@@ -335,9 +358,9 @@ def _pairs(
     if atari:
         normalised = first.normalised(env_ids)
         for method in scores.methods():
-            if has_single_runs(method):
+            if normalised and has_single_runs(method):
                 found = probability_of_improvement(
-                    normalised, _published(method, first.runs), seed=seed
+                    normalised, _published(method, normalised), seed=seed
                 )
                 label = published_label(method, (variant.name for variant in variants))
                 pairs.append(Pair(first.name, label, found))

@@ -8,9 +8,16 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from drama.evaluation import game_of, human_score, published, random_score
+from drama.evaluation import departures, game_of, human_score, published, random_score
 from drama.evaluation.aggregate import RESAMPLES, Aggregate, Estimate, mean
-from drama.report.protocol import ATARI100K_STEPS, cut_short, differences_from_published
+from drama.report.protocol import (
+    ATARI100K_STEPS,
+    STARTS,
+    cut_short,
+    differences_between,
+    differences_from_published,
+    not_normalised,
+)
 from drama.report.runs import game_name, reference_of
 from drama.report.summary import Block, Summary, Variant
 from drama.report.table import Cell, Table
@@ -108,6 +115,7 @@ def aggregate_table(block: Block, number_: int) -> Table:
             "rounded to whole points: aggregates may differ by about a per cent from those printed "
             "elsewhere."
         )
+        notes.append(STARTS)
     return Table(
         name=f"aggregates-{number_}",
         title=f"Aggregates over {_games(len(block.env_ids))}",
@@ -135,6 +143,8 @@ def improvement_table(summary: Summary) -> Table:
         notes=(
             "Probability that a run of the first scores above a run of the second on a game drawn "
             "at random; ties count half. Over the games that both have.",
+            *differences_between(summary),
+            *((STARTS,) if summary.published else ()),
         ),
     )
 
@@ -169,7 +179,13 @@ def runs_csv(summary: Summary) -> str:
         result = run.evaluation.get(summary.mode)
         score = None if result is None else float(result["mean"])
         reference = reference_of(run.env_id)
-        normalised = None if reference is None or score is None else reference.normalise(score)
+        normalised = None
+        if (
+            reference is not None
+            and result is not None
+            and not departures(summary.mode, result["protocol"])
+        ):
+            normalised = reference.normalise(float(result["mean"]))
         writer.writerow(
             [
                 *(run.variant, run.env_id, run.seed, run.status, int(id(run) in used), run.steps),
@@ -282,7 +298,8 @@ def _score_notes(summary: Summary, shown: Sequence[Variant]) -> list[str]:
                 f"{variant.name} stopped at {variant.steps:,} environment steps; the published "
                 f"scores are after {ATARI100K_STEPS:,}."
             )
-    notes += differences_from_published(summary)
+        notes += not_normalised(variant)
+    notes += differences_between(summary) + differences_from_published(summary)
     if summary.blocks:
         block = summary.blocks[0]
         lacking = [v.name for v in shown if v.runs and block.variant(v.name) is None]
@@ -294,7 +311,7 @@ def _score_notes(summary: Summary, shown: Sequence[Variant]) -> list[str]:
         if lacking:
             notes.append(
                 f"No aggregate in this table for {', '.join(lacking)}: not all of the games "
-                "aggregated here are finished."
+                "aggregated here are finished and normalised."
             )
     return notes
 

@@ -58,6 +58,9 @@ def arguments(cell: Cell, threads: int | None = None) -> list[str]:
     if cell.step >= config.steps:
         args = ["eval", "--mode", "greedy", "--episodes", str(evaluation.episodes)]
         args += ["--num-envs", str(evaluation.num_envs), "--seed", str(evaluation.seed)]
+        args += ["--latents", evaluation.latents]
+        if evaluation.max_episode_steps is not None:
+            args += ["--max-episode-steps", str(evaluation.max_episode_steps)]
         return [*args, "--", path]  # which may begin with a dash
     # Against the preset as it is: it may have been another one when the suite was begun.
     preset = flat(dataclasses.asdict(presets.preset(cell.variant.preset)))
@@ -74,6 +77,8 @@ def arguments(cell: Cell, threads: int | None = None) -> list[str]:
             "evaluation.episodes": evaluation.episodes,
             "evaluation.num_envs": evaluation.num_envs,
             "evaluation.seed": evaluation.seed,
+            "evaluation.latents": evaluation.latents,
+            "evaluation.max_episode_steps": evaluation.max_episode_steps,
         }
         args = ["train", f"--resume={path}"]
     else:

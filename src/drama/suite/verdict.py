@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from drama.config import Config
 from drama.errors import CheckpointError, ConfigError
+from drama.evaluation.protocol import completed, step_limit
 from drama.files import as_number, check_tensors, read_json
 from drama.training.checkpoint import Checkpoint, CheckpointDir
 from drama.training.resume import compare
@@ -174,8 +175,13 @@ def _lacking(evaluations: Mapping[str, Any] | None, wanted: Config) -> str:
         "num_envs": min(asked.num_envs, asked.episodes),
         "seed": asked.seed,
         "lookahead": wanted.behaviour.lookahead,
+        "latents": asked.latents,
     }
-    found = {"lookahead": 0, **evaluations[MODE]["protocol"]}  # older ones do not tell it
+    found = completed(MODE, evaluations[MODE]["protocol"])
+    if asked.max_episode_steps is not None:
+        protocol["step_limit"] = asked.max_episode_steps
+    elif found["step_limit"] != (usual := step_limit(found["env"])):
+        protocol["step_limit"] = usual
     for name, value in protocol.items():
         if found.get(name) != value:
             had = json.dumps(found.get(name))

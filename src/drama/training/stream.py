@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from drama.envs.adapt import has_wrapper
-from drama.envs.atari import LifeLossEpisodes
+from drama.envs.episodes import Count, EpisodeCounter
 from drama.types import ObsArray, Transition
 
 
 @dataclass(frozen=True)
 class EpisodeEnd:
-    """A finished episode: of the whole game, where a lost life only ends a learning episode."""
+    """A finished episode: the whole game, where a monitor reports it or a lost life ends one."""
 
     ret: float
     """Undiscounted return."""
     length: int
-    """Agent steps."""
+    """Agent steps, or what a monitor inside the environment counts as steps."""
     seconds: float
     """Wall time since it began."""
 
@@ -52,10 +50,8 @@ class EnvStream:
         self.needs_reset = True
         self.last: tuple[Any, float, bool, bool, dict[str, Any]] | None = None
         """What the last step returned; None before the first."""
-        self._return = 0.0
-        self._length = 0
+        self._counter = EpisodeCounter(env)
         self._began = time.perf_counter()
-        self._has_lives = has_wrapper(env, LifeLossEpisodes)
         self._calls = self._calls_of_all()
 
     def _calls_of_all(self) -> int:
@@ -83,7 +79,7 @@ class EnvStream:
             self.seed = int(drawn[0] >> 1)
         self.obs, self.actions = None, []
         self.is_first, self.needs_reset = True, True
-        self._return, self._length = 0.0, 0
+        self._counter.clear()
         self._began = time.perf_counter()
         self._calls = self._calls_of_all()
         return last
@@ -92,17 +88,20 @@ class EnvStream:
         """Begin the next episode if the last one has ended, so that ``obs`` can be acted on.
 
         Returns:
-            The finished game, where one ended unseen: in the no-op that follows a lost life.
+            The finished episode, where only the reset shows that it ended: a game that ended in
+            the no-op after a lost life, or one that a wrapper outside of its monitor abandoned.
         """
         if not self.needs_reset:
             return None
         # Seeded once: a seed at every reset would make every episode start alike.
-        seed = self.seed if self.obs is None else None
-        self.obs, info = self.env.reset(seed=seed)
+        is_new = self.obs is None
+        self.obs, _ = self.env.reset(seed=self.seed if is_new else None)
         self.is_first, self.needs_reset = True, False
         self._calls = self._calls_of_all()
-        unseen = self._has_lives and "episode" in info
-        return self._finish(info) if unseen else None
+        if is_new:  # what others played until now is not this stream's
+            self._counter.clear()
+            return None
+        return self._finish(self._counter.reset())
 
     def step(self, action: int) -> tuple[list[Transition], EpisodeEnd | None]:
         """Take one action, after [start][drama.training.stream.EnvStream.start].
@@ -116,27 +115,20 @@ class EnvStream:
         self.actions.append(action)
         reward, terminated, truncated = float(reward), bool(terminated), bool(truncated)
         self.last = following, reward, terminated, truncated, info
-        self._return += reward
-        self._length += 1
         rows = [Transition(self.obs, self.is_first, action, reward, terminated, truncated, False)]
         self.obs, self.is_first = following, False
-        end = None
+        end = self._finish(self._counter.step(reward, terminated, truncated, info))
         if terminated or truncated:
             rows.append(Transition(following, False, 0, 0.0, False, False, True))
             self.needs_reset = True
-            if not (self._has_lives and info.get("life_lost", False)):
-                end = self._finish(info)
         self._calls = self._calls_of_all()
         return rows, end
 
-    def _finish(self, info: dict[str, Any]) -> EpisodeEnd:
-        """Close the books of a whole game; an environment's own count (Atari's) comes first."""
-        seconds = time.perf_counter() - self._began
-        end = EpisodeEnd(self._return, self._length, seconds)
-        counted = info.get("episode")
-        if isinstance(counted, Mapping) and {"r", "l"} <= counted.keys():
-            end = EpisodeEnd(float(counted["r"]), int(counted["l"]), seconds)
-        self._return, self._length = 0.0, 0
+    def _finish(self, count: Count | None) -> EpisodeEnd | None:
+        """Time a finished episode, if one has finished."""
+        if count is None:
+            return None
+        end = EpisodeEnd(*count, time.perf_counter() - self._began)
         self._began = time.perf_counter()
         return end
 
@@ -146,8 +138,8 @@ class EnvStream:
             "seed": self.seed,
             "is_first": self.is_first,
             "needs_reset": self.needs_reset,
-            "return": self._return,
-            "length": self._length,
+            "return": self._counter.ret,
+            "length": self._counter.length,
         }
 
     def return_to(self, actions: list[int], obs: ObsArray, position: dict[str, Any]) -> bool:
