@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from drama.errors import ConfigError
+from drama.files import open_append, sync_descriptor
 from drama.place import widest_float
 
 
@@ -208,7 +209,7 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("a", encoding="utf-8")
+        self._file = open_append(path)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row."""
@@ -218,6 +219,15 @@ class JsonLines:
     def size(self) -> int:
         """Bytes written so far."""
         return self._file.tell()
+
+    def sync(self) -> int:
+        """Force the rows to the disk; returns the bytes written so far.
+
+        Raises:
+            OSError: The disk failed; it names the file.
+        """
+        sync_descriptor(self._file.fileno(), self.path)
+        return self.size()
 
     def close(self) -> None:
         """Close the file."""

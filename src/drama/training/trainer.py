@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from drama.behaviour import Behaviour, Player, imagine
 from drama.config import Config
 from drama.errors import CheckpointError, NonFiniteError
+from drama.files import tensor_like, truncate
 from drama.place import on_cpu
 from drama.replay import Purpose, ReplayBuffer
 from drama.replay.storage import ReplayStore
@@ -27,6 +27,7 @@ from drama.training.graphs import Recorded, Update, shared_place
 from drama.training.metrics import Clock, Meter, RunLog, TimeSplit
 from drama.training.optim import Optimiser
 from drama.training.resume import compare
+from drama.training.schema import check_resumable
 from drama.training.stream import EnvStream, EpisodeEnd
 from drama.types import Batch, PolicyState, Transition
 from drama.world_model import WorldModel
@@ -430,7 +431,8 @@ class Trainer:
             self._check_weights()
             self._open_log()
             assert self.log is not None
-            logs = {"metrics": self.log.metrics.size(), "episodes": self.log.episodes.size()}
+            # Synced first: a checkpoint must not promise rows that a power cut may still take.
+            logs = {"metrics": self.log.metrics.sync(), "episodes": self.log.episodes.sync()}
             self._write(self.checkpoints, self.store, logs)
         self._saved_at = self.step
         self._tell("checkpoint", self.checkpoints.at(self.step))
@@ -472,7 +474,8 @@ class Trainer:
             CheckpointError: A file is damaged, or does not fit.
         """
         _, others = compare(Config.from_json(checkpoint.text("config.json")), self.config)
-        state = checkpoint.json("state")
+        state = checkpoint.state()
+        check_resumable(state, checkpoint.path)
         loop = checkpoint.tensors("loop")
         try:
             snapshot.restore(self, state, loop, checkpoint.tensors("optimiser"))
@@ -483,7 +486,9 @@ class Trainer:
             ) from error
         if self.store is None or self.checkpoints is None or self.run_dir is None:
             raise CheckpointError("a run can only be continued in its directory")
-        self.store.load(self.replay, checkpoint.segments, state["replay_total"])
+        self.store.load(
+            self.replay, checkpoint.segments, state["replay_total"], self.world_model.num_actions
+        )
         snapshot.restore_counters(self, loop)
         self._saved_at = self.step
         self._clocked_from = self._row_from = self.step
@@ -499,8 +504,11 @@ class Trainer:
         # What a killed run logged after its last checkpoint is made again.
         for name, size in checkpoint.manifest["logs"].items():
             path = self.run_dir / f"{name}.jsonl"
-            if path.exists() and path.stat().st_size > size:
-                os.truncate(path, size)
+            if truncate(path, size) < size:
+                self.warn(
+                    f"{path} is shorter than when this checkpoint was written: some of its rows "
+                    "are lost"
+                )
         self._open_log(first_step=self.step + 1)
         if others:
             self.note(f"going on with other settings than before: {', '.join(others)}")
@@ -510,7 +518,10 @@ class Trainer:
                 "sums round differently, so the run will not be bit-for-bit the same"
             )
         if "obs" in loop:
-            self._return_to(loop["actions"].tolist(), loop["obs"].numpy(), state["stream"])
+            like = self.replay.rows["obs"][0].cpu()
+            obs = tensor_like(loop, "obs", like).numpy()
+            actions = snapshot.saved_actions(loop, self.world_model.num_actions)
+            self._return_to(actions, obs, state["stream"])
         else:  # cut, and not begun again since
             self.stream.seed = state["stream"].get("seed", self.stream.seed)
 
