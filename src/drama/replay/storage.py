@@ -68,8 +68,13 @@ class ReplayStore:
         self.segments: list[Segment] = []
 
     def save(self, buffer: ReplayBuffer) -> list[Segment]:
-        """Write the rows that arrived since the last save; returns the segments now needed."""
+        """Write the rows that arrived since the last save; returns the segments now needed.
+
+        All rows that the ring holds are written again where a segment has vanished from the disk.
+        """
         oldest = buffer.total - len(buffer)
+        if self.vanished():
+            self.segments = []
         start = max(self.segments[-1]["stop"] if self.segments else 0, oldest)
         if start < buffer.total:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -78,6 +83,10 @@ class ReplayStore:
             self.segments.append(Segment(file=name, start=start, stop=buffer.total, sha256=digest))
         self.segments = [segment for segment in self.segments if segment["stop"] > oldest]
         return list(self.segments)
+
+    def vanished(self) -> bool:
+        """Whether a segment that was written is not on the disk any more."""
+        return any(not (self.directory / s["file"]).is_file() for s in self.segments)
 
     def reopen(self, row: int) -> None:
         """Let the next save write the newest segment's rows again if ``row`` of them has changed.

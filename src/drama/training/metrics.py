@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -205,16 +206,30 @@ class Clock:
 
 
 class JsonLines:
-    """An append-only file of JSON objects, flushed row by row."""
+    """An append-only file of JSON objects, flushed row by row; begun anew where it was deleted."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.vanished = False
+        """Whether the file was found deleted; whoever reports it may set it back."""
         self._file = open_append(path)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row."""
+        self._reopen_if_vanished()
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+
+    def _reopen_if_vanished(self) -> None:
+        try:
+            there = os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            there = False
+        if not there:
+            self.vanished = True
+            self._file.close()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open_append(self.path)
 
     def size(self) -> int:
         """Bytes written so far."""
@@ -226,6 +241,7 @@ class JsonLines:
         Raises:
             OSError: The disk failed; it names the file.
         """
+        self._reopen_if_vanished()
         sync_descriptor(self._file.fileno(), self.path)
         return self.size()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from drama.behaviour import Behaviour, Player, imagine
 from drama.config import Config
 from drama.errors import CheckpointError, NonFiniteError
-from drama.files import tensor_like, truncate
+from drama.files import tensor_like, truncate, write_text
 from drama.place import on_cpu
 from drama.replay import Purpose, ReplayBuffer
 from drama.replay.storage import ReplayStore
@@ -127,6 +128,7 @@ class Trainer:
             CheckpointDir(run_dir, config.training.keep_checkpoints) if run_dir else None
         )
         self._saved_at = -1
+        self._saved_time = time.monotonic()
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -149,10 +151,15 @@ class Trainer:
             self._learn_by(self.step)
             if self.step % self.config.training.log_every == 0:
                 self.flush_metrics()
-            if self.step % self.config.training.checkpoint_every == 0:
+            if self.step % self.config.training.checkpoint_every == 0 or self._save_is_due():
                 self.save()
             keep_going = self._tell("step", self.step)
         self.save()
+
+    def _save_is_due(self) -> bool:
+        """Whether the last checkpoint is older than ``checkpoint_minutes``."""
+        minutes = self.config.training.checkpoint_minutes
+        return bool(minutes) and time.monotonic() - self._saved_time >= 60 * minutes
 
     def _learn_by(self, step: int) -> None:
         """Make the updates that are due once ``step`` environment steps have been made."""
@@ -433,9 +440,23 @@ class Trainer:
             assert self.log is not None
             # Synced first: a checkpoint must not promise rows that a power cut may still take.
             logs = {"metrics": self.log.metrics.sync(), "episodes": self.log.episodes.sync()}
+            self._mend_directory(self.log, self.store)
             self._write(self.checkpoints, self.store, logs)
-        self._saved_at = self.step
+        self._saved_at, self._saved_time = self.step, time.monotonic()
         self._tell("checkpoint", self.checkpoints.at(self.step))
+
+    def _mend_directory(self, log: RunLog, store: ReplayStore) -> None:
+        """Write again what somebody has deleted from the run directory, and report it."""
+        assert self.run_dir is not None
+        for file in (log.metrics, log.episodes):
+            if file.vanished:
+                self.warn(f"{file.path.name} had vanished: begun anew, earlier lines are lost")
+                file.vanished = False
+        if store.vanished():
+            self.warn(f"files of {store.directory} had vanished: the whole replay is written again")
+        config = self.run_dir / "config.json"
+        if not config.is_file():
+            write_text(config, self.config.to_json())
 
     def save_to(self, directory: Path, *, everything: bool = True) -> None:
         """Write one checkpoint into another run directory, leaving this run as it is.
