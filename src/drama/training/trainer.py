@@ -25,6 +25,7 @@ from drama.training.checkpoint import Checkpoint, CheckpointDir, write_checkpoin
 from drama.training.compiled import compile_functions
 from drama.training.device import autocast, pick_dtype, pick_replay_device, training_mode
 from drama.training.graphs import Recorded, Update, shared_place
+from drama.training.memory import check_room
 from drama.training.metrics import Clock, Meter, RunLog, TimeSplit
 from drama.training.optim import Optimiser
 from drama.training.resume import compare
@@ -74,11 +75,14 @@ class Trainer:
 
         space = env.observation_space
         image = space.dtype == np.uint8
+        obs_shape = tuple(space.shape or ())
+        ring = pick_replay_device(config.replay.device, self.device)
+        check_room(config, obs_shape, ring, self.device)
         self.replay = ReplayBuffer(
             config.replay,
-            tuple(space.shape or ()),
+            obs_shape,
             torch.uint8 if image else torch.float32,
-            device=pick_replay_device(config.replay.device, self.device),
+            device=ring,
             behaviour_scale=config.behaviour.batch_size / config.world_model.batch_size,
             starts_at_first=config.behaviour.start_at_episode_starts,
         )
