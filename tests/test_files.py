@@ -194,3 +194,27 @@ def test_numbers_out_of_json(value: object, expected: float | None) -> None:
     found = files.as_number(value)
     assert found == expected
     assert found is None or isinstance(found, float)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF])
+def test_a_file_system_without_sync_is_tolerated(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    files.write_text(tmp_path / "t", "kept")
+    assert (tmp_path / "t").read_text() == "kept"
+
+
+def test_a_disk_that_fails_to_sync_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        files.write_text(tmp_path / "t", "lost")
+    assert caught.value.filename == str(tmp_path / ".t.tmp")

@@ -40,7 +40,7 @@ from drama.training.device import cpu_threads, pick_device, pick_dtype, process_
 from drama.training.metrics import TimeSplit
 from drama.training.progress import Progress
 from drama.training.record import facts, record_start, record_stop
-from drama.training.rundir import RunLock, create_run_dir
+from drama.training.rundir import RunLock, check_links, create_run_dir
 from drama.training.trainer import Event, Listener, Trainer
 from drama.training.wandb import import_wandb
 from drama.types import PolicyState
@@ -243,6 +243,7 @@ class Agent:
             write_text(run_dir / "config.json", self.config.to_json())
         directory = current if current is not None else run_dir
         if directory is not None:
+            check_links(directory)
             lock = RunLock(directory)
             lock.acquire()
             stack.callback(lock.release)
@@ -327,7 +328,7 @@ class Agent:
             model = dataclasses.replace(config.world_model, dynamics=dynamics)
             config = dataclasses.replace(config, world_model=model)
         agent = cls(env, config, device=device)
-        state = checkpoint.json("state")
+        state = checkpoint.state()
         shape = list(agent.observation_space.shape or ())
         if state["num_actions"] != agent.action_space.n or state["obs_shape"] != shape:
             raise CheckpointError(
@@ -336,6 +337,9 @@ class Agent:
                 f"{agent.action_space.n}"
             )
         tensors = checkpoint.tensors("model")
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise CheckpointError(f"{checkpoint.path}: weight {name!r:.80} is NaN or Inf")
         for name, part in (("world_model", agent.world_model), ("behaviour", agent.behaviour)):
             prefix = f"{name}."
             own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}

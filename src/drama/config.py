@@ -377,6 +377,8 @@ class TrainingConfig(Checked):
     """Environment steps between rows of ``metrics.jsonl``."""
     checkpoint_every: int = 5000
     """Environment steps between checkpoints; the end of training always makes one."""
+    checkpoint_minutes: float = 10.0
+    """Minutes after which a checkpoint is written in any case; 0 = off."""
     keep_checkpoints: int = 2
     """Checkpoints kept on disk."""
     tensorboard: bool = True
@@ -391,6 +393,10 @@ class TrainingConfig(Checked):
             log_every=self.log_every,
             checkpoint_every=self.checkpoint_every,
             keep_checkpoints=self.keep_checkpoints,
+        )
+        require(
+            0 <= self.checkpoint_minutes < math.inf,
+            f"{section}.checkpoint_minutes must not be negative, got {self.checkpoint_minutes}",
         )
         require(self.threads >= 0, f"{section}.threads must not be negative")
         require(self.warmup_steps >= 0, f"{section}.warmup_steps must not be negative")

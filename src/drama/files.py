@@ -1,14 +1,21 @@
-"""Files that are either whole or not there: written aside, synced, renamed."""
+"""Files that are either whole or not there: written aside, synced, renamed.
+
+A run directory may come from a stranger: nothing here follows a symbolic link to write, and
+nothing but a regular file is read or written, so that a FIFO or a device blocks nobody.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors.torch
 import torch
@@ -20,9 +27,108 @@ LARGEST = 1e100
 """No return and no count is larger: squares and sums of such numbers are finite still."""
 
 
+UNSUPPORTED_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
+"""What network and FUSE file systems answer where they cannot sync: no fault of the disk."""
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Give every OSError raised inside the name of ``path``, unless it names a file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Open a regular file; returns its descriptor.
+
+    To write, a symbolic link in its place is not followed. Directories above it are.
+
+    Args:
+        path: The file.
+        flags: Those of ``os.open``.
+
+    Raises:
+        OSError: The system refuses, or there is a link, a directory, a FIFO or a device.
+    """
+    writes = flags & (os.O_WRONLY | os.O_RDWR)
+    if writes:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+    # Without O_NONBLOCK the open of a FIFO waits for its other end.
+    flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP and path.is_symlink():
+            raise OSError(error.errno, "is a symbolic link", str(path)) from error
+        if error.errno == errno.ENXIO:  # a FIFO that nobody reads
+            raise OSError(error.errno, "is not a regular file", str(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return descriptor
+
+
+def open_append(path: Path) -> IO[str]:
+    """Open a UTF-8 text file to append to it, made if it is not there.
+
+    Raises:
+        OSError: As :func:`open_regular`.
+    """
+    return open(open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8")
+
+
+def truncate(path: Path, size: int) -> int:
+    """Cut a file to ``size`` bytes, if it is longer.
+
+    Returns:
+        Bytes that it had; 0 if there is no such file.
+
+    Raises:
+        OSError: As :func:`open_regular`.
+    """
+    try:
+        descriptor = open_regular(path, os.O_WRONLY)
+    except FileNotFoundError:
+        return 0
+    try:
+        found = os.fstat(descriptor).st_size
+        if found > size:
+            os.ftruncate(descriptor, size)
+    finally:
+        os.close(descriptor)
+    return found
+
+
+def refuse_links(directory: Path, skip: Collection[str] = ()) -> None:
+    """Refuse a directory that holds a symbolic link, at any depth.
+
+    Args:
+        directory: Itself it may be a link.
+        skip: Names of folders whose content does not matter.
+
+    Raises:
+        OSError: There is a link, or a folder cannot be read.
+    """
+    for folder, folders, names in os.walk(directory, onerror=_raise):
+        for name in (*folders, *names):
+            path = Path(folder, name)
+            if path.is_symlink():
+                raise OSError(errno.ELOOP, "is a symbolic link", str(path))
+        folders[:] = [name for name in folders if name not in skip]
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
+    """Hexadecimal SHA-256 of a regular file."""
+    with open(open_regular(path), "rb") as file:
         if hasattr(hashlib, "file_digest"):  # Python 3.11
             return str(hashlib.file_digest(file, "sha256").hexdigest())
         digest = hashlib.sha256()
@@ -32,16 +138,41 @@ def sha256(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Force a file's or directory's content to the disk (a no-op where directories refuse)."""
+    """Force a file's or directory's content to the disk, where the file system can.
+
+    Raises:
+        OSError: The disk failed; it names ``path``.
+    """
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(path, flags)
     except PermissionError:  # directories on Windows
         return
     try:
-        os.fsync(descriptor)
+        sync_descriptor(descriptor, path)
     finally:
         os.close(descriptor)
+
+
+def sync_descriptor(descriptor: int, path: Path) -> None:
+    """Force an open file's content to the disk, where the file system can.
+
+    Raises:
+        OSError: The disk failed; it names ``path``.
+    """
+    try:
+        with named(path):
+            os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED_SYNC:
+            raise
+
+
+def _temporary(path: Path) -> Path:
+    """Name to write ``path`` under; whatever has that name is removed, a link itself."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    return temporary
 
 
 def _replace(path: Path, temporary: Path) -> None:
@@ -51,15 +182,33 @@ def _replace(path: Path, temporary: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` in one step."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    """Write ``text`` to ``path`` in one step.
+
+    Raises:
+        OSError: The system refuses; it names the file.
+    """
+    temporary = _temporary(path)
+    with named(temporary):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(open_regular(temporary, flags), "w", encoding="utf-8", newline="") as file:
+            file.write(text)
     _replace(path, temporary)
 
 
 def write_json(path: Path, tree: object) -> None:
     """Write ``tree`` as indented JSON in one step. NaN and Inf are refused."""
     write_text(path, json.dumps(tree, indent=2, allow_nan=False) + "\n")
+
+
+def read_text(path: Path) -> str:
+    """Read a regular file as UTF-8.
+
+    Raises:
+        OSError: The system refuses, or it is not a regular file.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    with named(path), open(open_regular(path), encoding="utf-8") as file:
+        return file.read()
 
 
 def read_json(path: Path) -> Any:
@@ -69,7 +218,7 @@ def read_json(path: Path) -> Any:
         CheckpointError: It is missing, cannot be read, or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing") from error
     except OSError as error:
@@ -99,7 +248,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     Raises:
         OSError: The system refuses, as where the disk is full; it names ``path``.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     # Clones: safetensors refuses tensors that share memory, and wants dense rows.
     dense = {
         name: t.detach().cpu().contiguous().clone(memory_format=torch.contiguous_format)
@@ -115,6 +264,32 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     digest = sha256(temporary)
     _replace(path, temporary)
     return digest
+
+
+def tensor_like(
+    tensors: Mapping[str, Tensor], name: str, like: Tensor, *, rows: int | None = None
+) -> Tensor:
+    """Return one of the tensors read from a file, if it can stand for another.
+
+    Args:
+        tensors: What was read.
+        name: Which of them.
+        like: Has the shape and type that are needed.
+        rows: Length of the first axis, in the place of that of ``like``.
+
+    Raises:
+        CheckpointError: It is missing, or has another shape or type.
+    """
+    shape = tuple(like.shape) if rows is None else (rows, *like.shape[1:])
+    found = tensors.get(name)
+    if found is None:
+        raise CheckpointError(f"the saved state lacks the tensor {name!r:.80}")
+    if tuple(found.shape) != shape or found.dtype != like.dtype:
+        raise CheckpointError(
+            f"the saved tensor {name!r:.80} is {tuple(found.shape)} {found.dtype}, "
+            f"not {shape} {like.dtype}"
+        )
+    return found
 
 
 def check_tensors(path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drama.config import ReplayConfig
-from drama.errors import CheckpointError, ReplayError
+from drama.errors import CheckpointError
 from drama.files import read_tensors
 from drama.replay import ReplayBuffer
 from drama.replay.storage import ReplayStore, Segment
@@ -175,7 +175,7 @@ def test_rows_of_another_environment_are_refused(
 ) -> None:
     segments = ReplayStore(tmp_path).save(fill(make_buffer(), 5))
     other = ReplayBuffer(ReplayConfig(capacity=10), (3, 3, 1), torch.uint8)
-    with pytest.raises(ReplayError, match="saved column obs"):
+    with pytest.raises(CheckpointError, match="the saved tensor 'obs'"):
         ReplayStore(tmp_path).load(other, segments, 5)
 
 

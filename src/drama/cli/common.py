@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
@@ -127,13 +128,39 @@ def _tyro_message(text: str) -> str:
 
 @contextlib.contextmanager
 def signals(handler: Any) -> Iterator[None]:
-    """Handle SIGINT and SIGTERM with ``handler`` for a while."""
+    """Handle SIGINT, SIGTERM and SIGHUP with ``handler`` for a while.
+
+    SIGHUP, which comes when a terminal is closed, stays ignored where ``nohup`` has seen to that.
+    """
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+
+    def hang_up(signum: int, frame: object) -> None:
+        leave_terminal()
+        handler(signum, frame)
+
     previous = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        previous[hangup] = signal.signal(hangup, hang_up)
     try:
         yield
     finally:
         for signum, old in previous.items():
             signal.signal(signum, old)
+
+
+def leave_terminal() -> None:
+    """Send nowhere what would be written to a terminal that has been closed."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # already closed, or no file
+            if os.isatty(stream.fileno()) or _hung_up(stream.fileno()):
+                os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _hung_up(descriptor: int) -> bool:
+    """Whether a descriptor is of a terminal that is gone, which is no terminal any more."""
+    return stat.S_ISCHR(os.fstat(descriptor).st_mode)
 
 
 @contextlib.contextmanager

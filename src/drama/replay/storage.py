@@ -13,11 +13,16 @@ hashes. A segment goes when no kept checkpoint lists it.
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
+import torch
+from torch import Tensor
+
 from drama.errors import CheckpointError
-from drama.files import read_tensors, sha256, write_tensors
+from drama.files import read_tensors, sha256, sync, tensor_like, write_tensors
 from drama.replay.buffer import ReplayBuffer
 
 OURS = re.compile(r"\.?\d{12,}-\d{12,}\.safetensors(\.tmp)?|\.tmp\w+")
@@ -34,6 +39,23 @@ class Segment(TypedDict):
     sha256: str
 
 
+def copy_segment(segment: Segment, source: Path, target: Path) -> None:
+    """Copy one segment between two directories; the copy is compared with the hash.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+    """
+    path, copy = source / segment["file"], target / segment["file"]
+    if not path.is_file():
+        raise CheckpointError(f"replay segment {path} is missing")
+    target.mkdir(exist_ok=True)
+    shutil.copyfile(path, copy)
+    sync(copy)
+    if sha256(copy) != segment["sha256"]:
+        copy.unlink()
+        raise CheckpointError(f"replay segment {path} is damaged (its hash differs)")
+
+
 class ReplayStore:
     """Writes and reads the segments of one run.
 
@@ -46,8 +68,13 @@ class ReplayStore:
         self.segments: list[Segment] = []
 
     def save(self, buffer: ReplayBuffer) -> list[Segment]:
-        """Write the rows that arrived since the last save; returns the segments now needed."""
+        """Write the rows that arrived since the last save; returns the segments now needed.
+
+        All rows that the ring holds are written again where a segment has vanished from the disk.
+        """
         oldest = buffer.total - len(buffer)
+        if self.vanished():
+            self.segments = []
         start = max(self.segments[-1]["stop"] if self.segments else 0, oldest)
         if start < buffer.total:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -56,6 +83,10 @@ class ReplayStore:
             self.segments.append(Segment(file=name, start=start, stop=buffer.total, sha256=digest))
         self.segments = [segment for segment in self.segments if segment["stop"] > oldest]
         return list(self.segments)
+
+    def vanished(self) -> bool:
+        """Whether a segment that was written is not on the disk any more."""
+        return any(not (self.directory / s["file"]).is_file() for s in self.segments)
 
     def reopen(self, row: int) -> None:
         """Let the next save write the newest segment's rows again if ``row`` of them has changed.
@@ -69,11 +100,24 @@ class ReplayStore:
         if self.segments and self.segments[-1]["stop"] > row:
             self.segments.pop()
 
-    def load(self, buffer: ReplayBuffer, segments: list[Segment], total: int) -> None:
+    def load(
+        self,
+        buffer: ReplayBuffer,
+        segments: list[Segment],
+        total: int,
+        num_actions: int | None = None,
+    ) -> None:
         """Fill ``buffer`` from ``segments``.
 
+        Args:
+            buffer: An empty ring.
+            segments: In order of arrival.
+            total: Transitions that the run has ever stored.
+            num_actions: Actions are counted from 0 to one below; None leaves them unchecked.
+
         Raises:
-            CheckpointError: A segment is missing or damaged, or rows are missing between them.
+            CheckpointError: A segment is missing or damaged, holds what cannot be a transition, or
+                transitions are missing between two of them.
         """
         oldest = max(0, total - buffer.capacity)
         expected = oldest
@@ -87,7 +131,7 @@ class ReplayStore:
             if start > expected or stop > total:
                 raise CheckpointError(f"replay segments leave a gap before {path}")
             first = max(start, oldest)
-            rows = read_tensors(path)
+            rows = _checked(read_tensors(path), buffer, stop - start, num_actions, path)
             buffer.write_rows(first, {name: rows[name][first - start :] for name in rows})
             expected = stop
         if expected != total:
@@ -104,3 +148,30 @@ class ReplayStore:
             for path in self.directory.iterdir():
                 if path.name not in keep and OURS.fullmatch(path.name) and path.is_file():
                     path.unlink()
+
+
+def _checked(
+    found: Mapping[str, Tensor],
+    buffer: ReplayBuffer,
+    count: int,
+    num_actions: int | None,
+    path: Path,
+) -> dict[str, Tensor]:
+    """Return the columns of a segment, if they can be transitions of this ring.
+
+    Raises:
+        CheckpointError: They cannot.
+    """
+    try:
+        rows = {
+            name: tensor_like(found, name, ring, rows=count) for name, ring in buffer.rows.items()
+        }
+    except CheckpointError as error:
+        raise CheckpointError(f"replay segment {path} does not fit: {error}") from error
+    action = rows["action"]
+    if num_actions is not None and bool((action < 0).any() | (action >= num_actions).any()):
+        raise CheckpointError(f"replay segment {path} holds an action outside 0..{num_actions - 1}")
+    for name in ("obs", "reward"):
+        if rows[name].is_floating_point() and not bool(torch.isfinite(rows[name]).all()):
+            raise CheckpointError(f"replay segment {path} holds a {name} that is not finite")
+    return rows

@@ -6,7 +6,7 @@ import csv
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 MISSING = "—"
@@ -59,22 +59,22 @@ class Table:
         Numbers are not rounded, and nothing stands where one is missing. What a cell says beside
         its number has columns of its own: ``A``, ``A low``, ``A high``, ``A seeds``.
         """
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
         columns = range(len(self.header))
         more = [list(dict.fromkeys(n for row in self.rows for n in row[i].more)) for i in columns]
-        writer.writerow(
+        head = [
             name
             for i in columns
             for name in (self.header[i], *(f"{self.header[i]} {part}" for part in more[i]))
-        )
-        for row in self.rows:
-            writer.writerow(
+        ]
+        body = (
+            [
                 entry
                 for i, cell in enumerate(row)
                 for entry in (_plain(cell), *(cell.more.get(part, "") for part in more[i]))
-            )
-        return file.getvalue()
+            ]
+            for row in self.rows
+        )
+        return csv_text([head, *body])
 
     def latex(self) -> str:
         """The table for LaTeX; needs the package ``booktabs``."""
@@ -115,6 +115,19 @@ class Table:
             f"<tbody>{chr(10).join(body)}</tbody></table></div>\n"
             + (f'<ul class="notes">{notes}</ul>\n' if notes else "")
         )
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Return rows as CSV, with no cell that a spreadsheet would run as a formula."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerows([_no_formula(cell) for cell in row] for row in rows)
+    return file.getvalue()
+
+
+def _no_formula(cell: object) -> object:
+    """Put an apostrophe before text that begins as formulas do; numbers are no text."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(tuple("=+-@\t\r")) else cell
 
 
 def _pipe(cells: Sequence[str]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +18,7 @@ from drama.report.protocol import (
 )
 from drama.report.runs import game_name, reference_of
 from drama.report.summary import Block, Summary, Variant
-from drama.report.table import Cell, Table
+from drama.report.table import Cell, Table, csv_text
 
 LABELS = {
     "mean": "Mean",
@@ -165,14 +163,12 @@ def progress_table(summary: Summary) -> Table:
 
 def runs_csv(summary: Summary) -> str:
     """Every run with its score and the protocol of that, for statistics of one's own."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
+    rows: list[list[object]] = [
         [
             *("variant", "env_id", "seed", "status", "used", "steps", "wall_seconds"),
             *("mode", "score", "normalised", "path", "reason", "protocol"),
         ]
-    )
+    ]
     used = {id(r) for v in summary.variants for runs in v.runs.values() for r in runs}
     why = {id(left.run): left.reason for v in summary.variants for left in v.left_out}
     for run in summary.runs:
@@ -186,16 +182,16 @@ def runs_csv(summary: Summary) -> str:
             and not departures(summary.mode, result["protocol"])
         ):
             normalised = reference.normalise(float(result["mean"]))
-        writer.writerow(
+        rows.append(
             [
                 *(run.variant, run.env_id, run.seed, run.status, int(id(run) in used), run.steps),
                 *(round(run.seconds, 1), "" if result is None else summary.mode),
                 *("" if score is None else score, "" if normalised is None else normalised),
-                *(run.path, why.get(id(run), run.reason)),
+                *(str(run.path), why.get(id(run), run.reason)),
                 "" if result is None else json.dumps(result["protocol"], sort_keys=True),
             ]
         )
-    return file.getvalue()
+    return csv_text(rows)
 
 
 def statistics(block: Block) -> tuple[str, ...]:

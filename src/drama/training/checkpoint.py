@@ -27,6 +27,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,11 +37,23 @@ from typing import Any
 from torch import Tensor
 
 from drama.errors import CheckpointError
-from drama.files import read_json, read_tensors, sha256, sync, write_json, write_tensors, write_text
-from drama.replay.storage import Segment
+from drama.files import (
+    read_json,
+    read_tensors,
+    read_text,
+    sha256,
+    sync,
+    write_json,
+    write_tensors,
+    write_text,
+)
+from drama.replay.storage import Segment, copy_segment
+from drama.training.schema import check_manifest, check_state, whole
 
 FORMAT = 1
 """Raised when a layout change makes older checkpoints unreadable."""
+STEP = re.compile(r"[0-9]{9,16}")
+"""Name of a checkpoint's directory."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,8 @@ class Checkpoint:
     @property
     def step(self) -> int:
         """Environment steps made when it was written."""
-        return int(self.manifest["step"])
+        step: int = self.manifest["step"]
+        return step
 
     @property
     def segments(self) -> list[Segment]:
@@ -69,7 +83,11 @@ class Checkpoint:
         path = self.path / name
         if not path.is_file():
             raise CheckpointError(f"{path} is missing")
-        if sha256(path) != self.manifest["files"].get(name):
+        try:
+            digest = sha256(path)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+        if digest != self.manifest["files"].get(name):
             raise CheckpointError(f"{path} is damaged (its hash differs from the manifest)")
         return path
 
@@ -89,13 +107,27 @@ class Checkpoint:
         """
         return read_json(self._verified(f"{name}.json"))
 
+    def state(self) -> dict[str, Any]:
+        """Read ``state.json``, its fields checked.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+        tree: dict[str, Any] = self.json("state")
+        check_state(tree, self.path / "state.json", learning=self.has("loop"))
+        return tree
+
     def text(self, name: str) -> str:
         """Read a text file.
 
         Raises:
             CheckpointError: It is missing or damaged.
         """
-        return self._verified(name).read_text(encoding="utf-8")
+        path = self._verified(name)
+        try:
+            return read_text(path)
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{path} is damaged: it is not UTF-8") from error
 
 
 def write_checkpoint(
@@ -143,15 +175,21 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not (path / "manifest.json").is_file():
         raise CheckpointError(f"{path} is not a checkpoint: it has no manifest.json")
     manifest = read_json(path / "manifest.json")
-    if not isinstance(manifest, dict) or not {"format", "step", "files"} <= manifest.keys():
-        raise CheckpointError(f"{path / 'manifest.json'} is damaged: it lacks its fields")
+    if not isinstance(manifest, dict) or "format" not in manifest:
+        raise CheckpointError(f"{path / 'manifest.json'} is damaged: it names no format")
     digest = manifest.pop("digest", None)
     if manifest["format"] != FORMAT:
+        found = " ".join(str(manifest["format"])[:40].split())
+        newer = whole(FORMAT + 1)(manifest["format"])
         raise CheckpointError(
-            f"{path} has format {manifest['format']}; this version reads format {FORMAT}"
+            f"{path} has format {found}; this version reads format {FORMAT}"
+            + ("; a newer version of drama wrote it: update drama" if newer else "")
         )
     if digest != _digest(manifest):
         raise CheckpointError(f"{path / 'manifest.json'} is damaged (its digest differs)")
+    check_manifest(manifest, path / "manifest.json")
+    if STEP.fullmatch(path.name) and int(path.name) != manifest["step"]:
+        raise CheckpointError(f"{path} is damaged: its manifest is of step {manifest['step']}")
     return Checkpoint(path, manifest)
 
 
@@ -175,17 +213,14 @@ def copy_checkpoint(
     segments = checkpoint.segments if everything else []
     for segment in segments:
         assert replay is not None
-        target = run_dir / "replay" / segment["file"]
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(replay / segment["file"], target)
-        sync(target)
+        copy_segment(segment, replay, run_dir / "replay")
     names = ("model", "optimiser", "loop") if everything else ("model",)
     checkpoints = CheckpointDir(run_dir)
     write_checkpoint(
         checkpoints.at(checkpoint.step),
         step=checkpoint.step,
         config=config,
-        state=checkpoint.json("state"),
+        state=checkpoint.state(),
         tensors={name: checkpoint.tensors(name) for name in names if checkpoint.has(name)},
         segments=segments,
         logs={"metrics": 0, "episodes": 0},
@@ -214,7 +249,9 @@ class CheckpointDir:
         if not self.path.is_dir():
             return []
         return sorted(
-            p for p in self.path.iterdir() if p.name.isdigit() and (p / "manifest.json").is_file()
+            p
+            for p in self.path.iterdir()
+            if STEP.fullmatch(p.name) and (p / "manifest.json").is_file()
         )
 
     def last(self) -> Checkpoint:
@@ -230,10 +267,12 @@ class CheckpointDir:
                 "before its first one"
             )
         try:
-            name = pointer.read_text(encoding="utf-8").strip()
+            name = read_text(pointer).strip()
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{pointer} is damaged: it does not name a checkpoint") from error
-        if not name.isdigit():
+        except OSError as error:
+            raise CheckpointError(f"{pointer} cannot be read: {error.strerror or error}") from error
+        if not STEP.fullmatch(name):
             raise CheckpointError(f"{pointer} is damaged: it does not name a checkpoint")
         return open_checkpoint(self.path / name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import math
 import os
 import platform
 import re
@@ -13,6 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
+from drama.config import Config
+from drama.errors import ConfigError
 
 # Parameters of mallopt(3) and what they are by default.
 _TRIM_THRESHOLD, _DEFAULT_TRIM_THRESHOLD = -1, 128 * 1024
@@ -119,8 +123,8 @@ def resident_bytes() -> int | None:
 def available_bytes(device: torch.device, root: Path = Path("/")) -> int | None:
     """Return the memory that a further process could take on ``device``; None if unknown.
 
-    On the CPU the limit of a container counts too, and on systems other than Linux all of the
-    machine's memory has to do.
+    On the CPU the limits of a container and of the process (``ulimit -v``) count too, and on
+    systems other than Linux all of the machine's memory has to do.
 
     Args:
         device: Whose memory; on MPS it is the machine's.
@@ -134,6 +138,7 @@ def available_bytes(device: torch.device, root: Path = Path("/")) -> int | None:
         return _physical_bytes()
     found = re.search(r"^MemAvailable:\s+(\d+) kB$", text, re.MULTILINE)
     free = [1024 * int(found[1])] if found else []
+    free += _room_below_ulimit()
     group = root / "sys/fs/cgroup"
     for limit, used, stat, cache in (
         ("memory.max", "memory.current", "memory.stat", "inactive_file"),  # version 2, then 1
@@ -152,6 +157,17 @@ def available_bytes(device: torch.device, root: Path = Path("/")) -> int | None:
         except (OSError, ValueError):  # not there, or without a limit
             continue
     return min(free, default=None)
+
+
+def _room_below_ulimit() -> list[int]:
+    """Bytes of address space left to this process, where it is limited (``ulimit -v``)."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        return [] if limit == resource.RLIM_INFINITY else [max(0, limit - _status("VmSize"))]
+    except (ImportError, OSError):  # Windows; no /proc
+        return []
 
 
 def _physical_bytes() -> int | None:
@@ -176,3 +192,54 @@ def _largest_resident() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+# -- what a run needs at least ---------------------------------------------------------------------
+
+
+def least_bytes(config: Config, obs_shape: tuple[int, ...]) -> dict[str, int]:
+    """Return the memory that a run cannot do without, in bytes, by what it is for.
+
+    The update's is that of the encoder's and decoder's largest feature maps, kept for the
+    backward pass in four bytes; what it takes in all, ``drama doctor`` measures.
+
+    Args:
+        config: Of the run.
+        obs_shape: ``(H, W, C)`` of a uint8 picture, or ``(N,)`` of a float32 vector.
+    """
+    c, values = config.world_model, math.prod(obs_shape)
+    frames = c.batch_size * c.batch_length
+    picture = len(obs_shape) == 3
+    width = values if not picture else values * c.filters[0] // (obs_shape[2] * c.stem_stride**2)
+    return {
+        "replay": config.replay.capacity * (values * (1 if picture else 4) + 40),
+        "update": 4 * frames * (values + 2 * width),
+    }
+
+
+def check_room(
+    config: Config, obs_shape: tuple[int, ...], ring: torch.device, device: torch.device
+) -> None:
+    """Refuse a run that cannot fit, before anything is allocated.
+
+    Args:
+        config: Of the run.
+        obs_shape: Of one adapted observation.
+        ring: Where the replay lives.
+        device: Where updates are made.
+
+    Raises:
+        ConfigError: It needs more memory than is free.
+    """
+    least = least_bytes(config, obs_shape)
+    places = {"replay": ring, "update": device}
+    for place in dict.fromkeys(places.values()):
+        free = available_bytes(place)
+        parts = {name: size for name, size in least.items() if places[name] == place}
+        if free is not None and sum(parts.values()) > free:
+            shown = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in parts.items())
+            raise ConfigError(
+                f"the run needs at least {sum(parts.values()) / 1e9:.1f} GB on {place} ({shown}), "
+                f"{free / 1e9:.1f} GB are free: lower replay.capacity, world_model.batch_size or "
+                "world_model.batch_length"
+            )

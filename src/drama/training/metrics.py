@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from drama.config import Config
+from drama.files import open_append, sync_descriptor
 from drama.place import widest_float
 from drama.training.wandb import open_wandb
 
@@ -205,20 +207,44 @@ class Clock:
 
 
 class JsonLines:
-    """An append-only file of JSON objects, flushed row by row."""
+    """An append-only file of JSON objects, flushed row by row; begun anew where it was deleted."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("a", encoding="utf-8")
+        self.vanished = False
+        """Whether the file was found deleted; whoever reports it may set it back."""
+        self._file = open_append(path)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row."""
+        self._reopen_if_vanished()
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+
+    def _reopen_if_vanished(self) -> None:
+        try:
+            there = os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            there = False
+        if not there:
+            self.vanished = True
+            self._file.close()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open_append(self.path)
 
     def size(self) -> int:
         """Bytes written so far."""
         return self._file.tell()
+
+    def sync(self) -> int:
+        """Force the rows to the disk; returns the bytes written so far.
+
+        Raises:
+            OSError: The disk failed; it names the file.
+        """
+        self._reopen_if_vanished()
+        sync_descriptor(self._file.fileno(), self.path)
+        return self.size()
 
     def close(self) -> None:
         """Close the file."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from drama.config import OptimConfig
+from drama.errors import CheckpointError
+from drama.files import tensor_like
 
 
 class Optimiser:
@@ -112,9 +114,15 @@ class Optimiser:
         return tensors, {"updates": self.updates, "mean_lr": float(self._mean_lr)}
 
     def load_state(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
-        """Put back what [state][drama.training.optim.Optimiser.state] returned."""
+        """Put back what [state][drama.training.optim.Optimiser.state] returned.
+
+        Raises:
+            CheckpointError: A tensor is missing or does not fit, or a second moment is negative.
+        """
         self._count.fill_(scalars["updates"])
         self._mean_lr.fill_(scalars["mean_lr"])
         for name, m, v in zip(self.names, self._momentum, self._second_moment, strict=True):
-            m.copy_(tensors[f"{name}.exp_avg"])
-            v.copy_(tensors[f"{name}.exp_avg_sq"])
+            m.copy_(tensor_like(tensors, f"{name}.exp_avg", m))
+            v.copy_(tensor_like(tensors, f"{name}.exp_avg_sq", v))
+            if not bool(torch.isfinite(m).all() & (v >= 0).all() & torch.isfinite(v).all()):
+                raise CheckpointError(f"the saved moments of {name} are no moments of gradients")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from drama.errors import RunDirError
+from drama.files import open_regular, refuse_links
 
 
 def fresh_run_dir(root: Path, env_id: str, preset: str, seed: int) -> Path:
@@ -67,6 +68,21 @@ def suite_of(run_dir: Path) -> Path | None:
     return parents[2] if len(parents) > 2 and (parents[2] / "suite.json").is_file() else None
 
 
+def check_links(run_dir: Path) -> None:
+    """Refuse to write into a run directory that holds symbolic links.
+
+    Raises:
+        RunDirError: It does: what is written there could land anywhere.
+    """
+    try:
+        refuse_links(run_dir, skip=("wandb",))  # which makes links of its own
+    except OSError as error:
+        raise RunDirError(
+            f"cannot go on in {run_dir}: {error.filename} {error.strerror}; "
+            "a run's files must lie in its directory"
+        ) from error
+
+
 class InUseError(RunDirError):
     """Another process holds the lock of a directory.
 
@@ -109,7 +125,8 @@ class RunLock:
         except ImportError:  # Windows: no lock, the directory check still stands
             return
         while True:
-            file = self.path.open("a+")
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+            file = os.fdopen(open_regular(self.path, flags), "a+", encoding="utf-8")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

@@ -19,7 +19,10 @@ from torch import Tensor
 from drama.behaviour import Behaviour
 from drama.config import Config
 from drama.dynamics import map_state
+from drama.errors import CheckpointError
+from drama.files import tensor_like
 from drama.training.checkpoint import CheckpointDir, write_checkpoint
+from drama.training.schema import COUNT
 from drama.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -103,7 +106,12 @@ def restore(
     loop: dict[str, Tensor],
     optimiser: dict[str, Tensor],
 ) -> None:
-    """Put back all but the model and the replay."""
+    """Put back all but the model and the replay.
+
+    Raises:
+        CheckpointError: A tensor is missing or does not fit.
+        KeyError: A field of ``state`` is missing.
+    """
     trainer.step, trainer.episodes = state["step"], state["episodes"]
     trainer.steps_before = steps_before(state)
     for name, part in trainer.optimisers.items():
@@ -111,8 +119,14 @@ def restore(
         moments = {k.removeprefix(prefix): t for k, t in optimiser.items() if k.startswith(prefix)}
         part.load_state(moments, state["optimisers"][name])
     for name, generator in trainer.generators.items():
-        _restore_generator(trainer, name, generator, loop[f"generator.{name}"])
-    trainer.rng.bit_generator.state = state["numpy"]
+        like = torch.empty(0, dtype=torch.uint8)
+        key = f"generator.{name}"
+        rows = len(loop[key]) if key in loop and loop[key].dim() == 1 else None
+        _restore_generator(trainer, name, generator, tensor_like(loop, key, like, rows=rows))
+    try:
+        trainer.rng.bit_generator.state = state["numpy"]
+    except (ValueError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"the saved random state is damaged: {error}") from error
     trainer.player_state = map_state(
         _restorer(loop, "player", trainer.device), trainer.player.init_state(1)
     )
@@ -125,7 +139,10 @@ def _restore_generator(
 ) -> None:
     """Put a random state back, or begin a new one where another kind of device wrote it."""
     if saved.shape == generator.get_state().shape:
-        generator.set_state(saved)
+        try:
+            generator.set_state(saved)
+        except RuntimeError as error:
+            raise CheckpointError(f"the saved random state of {name} is damaged") from error
         return
     place = list(trainer.generators).index(name)
     seeds = np.random.SeedSequence([trainer.config.seed, trainer.step, place])
@@ -137,10 +154,32 @@ def _restore_generator(
 
 
 def restore_counters(trainer: Trainer, loop: dict[str, Tensor]) -> None:
-    """Put back the replay's counters, once its rows are there."""
+    """Put back the replay's counters, once its rows are there.
+
+    Raises:
+        CheckpointError: They are missing or out of range.
+    """
     held = len(trainer.replay)
-    trainer.replay.trained[:held] = loop["trained"].to(trainer.replay.device)
-    trainer.replay.dreamt[:held] = loop["dreamt"].to(trainer.replay.device)
+    for name, counter in (("trained", trainer.replay.trained), ("dreamt", trainer.replay.dreamt)):
+        saved = tensor_like(loop, name, counter, rows=held)
+        if bool((saved < 0).any() | (saved > COUNT).any()):
+            raise CheckpointError(f"the saved counters {name!r} are out of range")
+        counter[:held] = saved.to(trainer.replay.device)
+
+
+def saved_actions(loop: dict[str, Tensor], num_actions: int) -> list[int]:
+    """Return the actions taken since the last seeded reset.
+
+    Raises:
+        CheckpointError: They are missing, or an action is none of the environment's.
+    """
+    like = torch.empty(0, dtype=torch.int32)
+    rows = loop["actions"].numel() if "actions" in loop else None
+    actions = tensor_like(loop, "actions", like, rows=rows)
+    if bool((actions < 0).any() | (actions >= num_actions).any()):
+        raise CheckpointError(f"a saved action is none of 0 .. {num_actions - 1}")
+    taken: list[int] = actions.tolist()
+    return taken
 
 
 def _collector(into: dict[str, Tensor], name: str) -> Callable[[Tensor], Tensor]:
@@ -164,8 +203,10 @@ def _restorer(
 
     def restore(tensor: Tensor) -> Tensor:
         nonlocal count
-        found = saved[f"{name}.{count}"].to(device)
+        found = tensor_like(saved, f"{name}.{count}", tensor)
+        if found.is_floating_point() and not bool(torch.isfinite(found).all()):
+            raise CheckpointError(f"the saved tensor {name}.{count} is not finite")
         count += 1
-        return found
+        return found.to(device)
 
     return restore

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from drama.config import Config
 from drama.envs.guard import guards_of
 from drama.envs.survey import EnvSurvey
 from drama.errors import CheckpointError, NonFiniteError
+from drama.files import tensor_like, truncate, write_text
 from drama.place import on_cpu
 from drama.replay import Purpose, ReplayBuffer
 from drama.replay.storage import ReplayStore
@@ -25,10 +26,12 @@ from drama.training.checkpoint import Checkpoint, CheckpointDir, write_checkpoin
 from drama.training.compiled import compile_functions
 from drama.training.device import autocast, pick_dtype, pick_replay_device, training_mode
 from drama.training.graphs import Recorded, Update, shared_place
+from drama.training.memory import check_room
 from drama.training.metrics import Clock, Meter, RunLog, TimeSplit
 from drama.training.optim import Optimiser
 from drama.training.resume import compare
 from drama.training.schedule import NAMES, Kind, shortfall, updates_due, why_no_update
+from drama.training.schema import check_resumable
 from drama.training.stream import EnvStream, EpisodeEnd
 from drama.types import Batch, PolicyState, Transition
 from drama.world_model import WorldModel
@@ -74,11 +77,14 @@ class Trainer:
 
         space = env.observation_space
         image = space.dtype == np.uint8
+        obs_shape = tuple(space.shape or ())
+        ring = pick_replay_device(config.replay.device, self.device)
+        check_room(config, obs_shape, ring, self.device)
         self.replay = ReplayBuffer(
             config.replay,
-            tuple(space.shape or ()),
+            obs_shape,
             torch.uint8 if image else torch.float32,
-            device=pick_replay_device(config.replay.device, self.device),
+            device=ring,
             behaviour_scale=config.behaviour.batch_size / config.world_model.batch_size,
             starts_at_first=config.behaviour.start_at_episode_starts,
         )
@@ -131,6 +137,7 @@ class Trainer:
         )
         self._saved_at = -1
         self._warned: set[str] = set()
+        self._saved_time = time.monotonic()
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -172,10 +179,15 @@ class Trainer:
             self._learn_by(self.step)
             if self.step % self.config.training.log_every == 0:
                 self.flush_metrics()
-            if self.step % self.config.training.checkpoint_every == 0:
+            if self.step % self.config.training.checkpoint_every == 0 or self._save_is_due():
                 self.save()
             keep_going = self._tell("step", self.step)
         self.save()
+
+    def _save_is_due(self) -> bool:
+        """Whether the last checkpoint is older than ``checkpoint_minutes``."""
+        minutes = self.config.training.checkpoint_minutes
+        return bool(minutes) and time.monotonic() - self._saved_time >= 60 * minutes
 
     def _learn_by(self, step: int) -> None:
         """Make the updates that are due once ``step`` environment steps have been made."""
@@ -465,10 +477,25 @@ class Trainer:
             self._check_weights()
             self._open_log()
             assert self.log is not None
-            logs = {"metrics": self.log.metrics.size(), "episodes": self.log.episodes.size()}
+            # Synced first: a checkpoint must not promise rows that a power cut may still take.
+            logs = {"metrics": self.log.metrics.sync(), "episodes": self.log.episodes.sync()}
+            self._mend_directory(self.log, self.store)
             self._write(self.checkpoints, self.store, logs)
-        self._saved_at = self.step
+        self._saved_at, self._saved_time = self.step, time.monotonic()
         self._tell("checkpoint", self.checkpoints.at(self.step))
+
+    def _mend_directory(self, log: RunLog, store: ReplayStore) -> None:
+        """Write again what somebody has deleted from the run directory, and report it."""
+        assert self.run_dir is not None
+        for file in (log.metrics, log.episodes):
+            if file.vanished:
+                self.warn(f"{file.path.name} had vanished: begun anew, earlier lines are lost")
+                file.vanished = False
+        if store.vanished():
+            self.warn(f"files of {store.directory} had vanished: the whole replay is written again")
+        config = self.run_dir / "config.json"
+        if not config.is_file():
+            write_text(config, self.config.to_json())
 
     def save_to(self, directory: Path, *, everything: bool = True) -> None:
         """Write one checkpoint into another run directory, leaving this run as it is.
@@ -507,7 +534,8 @@ class Trainer:
             CheckpointError: A file is damaged, or does not fit.
         """
         _, others = compare(Config.from_json(checkpoint.text("config.json")), self.config)
-        state = checkpoint.json("state")
+        state = checkpoint.state()
+        check_resumable(state, checkpoint.path)
         loop = checkpoint.tensors("loop")
         try:
             snapshot.restore(self, state, loop, checkpoint.tensors("optimiser"))
@@ -518,7 +546,9 @@ class Trainer:
             ) from error
         if self.store is None or self.checkpoints is None or self.run_dir is None:
             raise CheckpointError("a run can only be continued in its directory")
-        self.store.load(self.replay, checkpoint.segments, state["replay_total"])
+        self.store.load(
+            self.replay, checkpoint.segments, state["replay_total"], self.world_model.num_actions
+        )
         snapshot.restore_counters(self, loop)
         self._saved_at = self.step
         self._clocked_from = self._row_from = self.step
@@ -534,8 +564,11 @@ class Trainer:
         # What a killed run logged after its last checkpoint is made again.
         for name, size in checkpoint.manifest["logs"].items():
             path = self.run_dir / f"{name}.jsonl"
-            if path.exists() and path.stat().st_size > size:
-                os.truncate(path, size)
+            if truncate(path, size) < size:
+                self.warn(
+                    f"{path} is shorter than when this checkpoint was written: some of its rows "
+                    "are lost"
+                )
         self._open_log(first_step=self.step + 1)
         if others:
             self.note(f"going on with other settings than before: {', '.join(others)}")
@@ -545,7 +578,10 @@ class Trainer:
                 "sums round differently, so the run will not be bit-for-bit the same"
             )
         if "obs" in loop:
-            self._return_to(loop["actions"].tolist(), loop["obs"].numpy(), state["stream"])
+            like = self.replay.rows["obs"][0].cpu()
+            obs = tensor_like(loop, "obs", like).numpy()
+            actions = snapshot.saved_actions(loop, self.world_model.num_actions)
+            self._return_to(actions, obs, state["stream"])
         else:  # cut, and not begun again since
             self.stream.seed = state["stream"].get("seed", self.stream.seed)
 

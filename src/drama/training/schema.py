@@ -1,0 +1,221 @@
+"""What the JSON files of a checkpoint may hold: checked once, before anything is done with them.
+
+Hashes and digests only find accidents: whoever changes a file can compute them anew. So every name
+that becomes a path matches a pattern, every number that becomes a size has bounds, and every field
+that training reads has its type.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from drama.errors import CheckpointError
+
+COUNT = 2**53
+"""No counter is larger: JSON readers of other languages keep integers up to here."""
+MOST_ACTIONS = 2**20
+MOST_VALUES = 2**31
+"""Entries of one observation."""
+MOST_SEGMENTS = 10**6
+
+SEGMENT = re.compile(r"([0-9]{12,16})-([0-9]{12,16})\.safetensors")
+"""Name of a replay segment: its first transition, and the one after its last."""
+FILES = re.compile(r"(model|optimiser|loop)\.safetensors|(state|config)\.json")
+HASH = re.compile(r"[0-9a-f]{64}")
+LOGS = ("metrics", "episodes")
+
+Check = Callable[[Any], bool]
+
+
+def whole(low: int = 0, high: int = COUNT) -> Check:
+    """Whether a value is an integer in ``[low, high]``."""
+    return lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= high
+
+
+def _flag(x: Any) -> bool:
+    return isinstance(x, bool)
+
+
+def _number(x: Any) -> bool:
+    if isinstance(x, bool) or not isinstance(x, (int, float)):
+        return False
+    return abs(x) < COUNT if isinstance(x, int) else math.isfinite(x)
+
+
+def _matches(pattern: re.Pattern[str]) -> Check:
+    return lambda x: isinstance(x, str) and pattern.fullmatch(x) is not None
+
+
+def _list(item: Check, most: int) -> Check:
+    return lambda x: isinstance(x, list) and len(x) <= most and all(map(item, x))
+
+
+def _maybe(check: Check) -> Check:
+    return lambda x: x is None or check(x)
+
+
+def _text(x: Any) -> bool:
+    return isinstance(x, str) and len(x) <= 1000
+
+
+def _fields(required: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
+    known = {**required, **(optional or {})}
+
+    def check(x: Any) -> bool:
+        return (
+            isinstance(x, dict)
+            and required.keys() <= x.keys()
+            and all(known[name](value) for name, value in x.items() if name in known)
+        )
+
+    return check
+
+
+def _segments(x: Any) -> bool:
+    if not isinstance(x, list) or len(x) > MOST_SEGMENTS:
+        return False
+    shape = _fields({"start": whole(), "stop": whole(), "sha256": _matches(HASH), "file": _text})
+    if not all(map(shape, x)):
+        return False
+    for segment in x:
+        name = SEGMENT.fullmatch(segment["file"])
+        if name is None or segment["start"] >= segment["stop"]:
+            return False
+        if (int(name[1]), int(name[2])) != (segment["start"], segment["stop"]):
+            return False
+    return True
+
+
+def _files(x: Any) -> bool:
+    return (
+        isinstance(x, dict)
+        and {"model.safetensors", "state.json", "config.json"} <= x.keys()
+        and all(map(_matches(FILES), x))
+        and all(map(_matches(HASH), x.values()))
+    )
+
+
+def _logs(x: Any) -> bool:
+    return isinstance(x, dict) and all(k in LOGS and whole()(v) for k, v in x.items())
+
+
+MANIFEST: Mapping[str, Check] = {
+    "step": whole(),
+    "files": _files,
+    "replay": _segments,
+    "logs": _logs,
+}
+
+_WORD, _STATE = whole(high=2**32 - 1), whole(high=2**128 - 1)
+_GENERATOR = _fields(
+    {
+        "bit_generator": lambda x: x == "PCG64",
+        "state": _fields({"state": _STATE, "inc": _STATE}),
+        "has_uint32": whole(high=1),
+        "uinteger": _WORD,
+    }
+)
+_METER = _fields({"keys": _list(_text, 1000), "count": whole()}, {"sums": lambda x: True})
+_STREAM = _fields(
+    {},
+    {
+        "seed": _maybe(whole(high=2**63 - 1)),
+        "is_first": _flag,
+        "needs_reset": _flag,
+        "return": _number,
+        "length": whole(),
+    },
+)
+
+
+def _sums(x: Any) -> bool:
+    # A run that stopped at NaN keeps its last good checkpoint, so sums are finite.
+    return all(
+        isinstance(group["sums"], list)
+        and len(group["sums"]) == len(group["keys"])
+        and all(map(_number, group["sums"]))
+        for group in x
+    )
+
+
+def _obs_shape(x: Any) -> bool:
+    return _list(whole(1, MOST_VALUES), 8)(x) and math.prod(x) <= MOST_VALUES
+
+
+ACTING: Mapping[str, Check] = {
+    "step": whole(),
+    "num_actions": whole(2, MOST_ACTIONS),
+    "obs_shape": _obs_shape,
+}
+"""Fields of ``state.json`` that acting needs."""
+
+LEARNING: Mapping[str, Check] = {
+    "episodes": whole(),
+    "updates": _fields({"world_model": whole(), "behaviour": whole()}),
+    "stream": _STREAM,
+    "replay_total": whole(),
+    "threads": whole(1, 2**20),
+    "numpy": _GENERATOR,
+    "meter": lambda x: _list(_METER, 1000)(x) and _sums(x),
+    "optimisers": _fields(
+        {
+            name: _fields({}, {"updates": whole(), "mean_lr": _number})
+            for name in ("world_model", "behaviour")
+        }
+    ),
+}
+"""Fields of ``state.json`` that going on learning needs."""
+
+
+def check_manifest(tree: Any, where: object) -> None:
+    """Check a manifest of the present format.
+
+    Raises:
+        CheckpointError: A field is missing or not as it is written.
+    """
+    _check(tree, MANIFEST, where)
+
+
+def check_state(tree: Any, where: object, *, learning: bool) -> None:
+    """Check a ``state.json``.
+
+    Args:
+        tree: Its content.
+        where: How messages call it.
+        learning: Whether the checkpoint also holds what learning needs.
+
+    Raises:
+        CheckpointError: A field is not as it is written; one that is missing, only of those that
+            acting needs: an earlier version may have written fewer.
+    """
+    _check(tree, ACTING, where)
+    optional = {"steps_before": whole()}
+    present = {**LEARNING, **optional} if learning else optional
+    _check(tree, {name: check for name, check in present.items() if name in tree}, where)
+
+
+def check_resumable(tree: Mapping[str, Any], where: object) -> None:
+    """Check that a ``state.json`` has every field that going on learning needs.
+
+    Raises:
+        CheckpointError: One is missing.
+    """
+    for name in LEARNING:
+        if name not in tree:
+            raise CheckpointError(
+                f"{where} lacks {name!r}: another version of drama wrote it. It can be evaluated, "
+                "but not continued"
+            )
+
+
+def _check(tree: Any, fields: Mapping[str, Check], where: object) -> None:
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"{where} is damaged: it is no JSON object")
+    for name, check in fields.items():
+        if name not in tree:
+            raise CheckpointError(f"{where} is damaged: it lacks {name!r}")
+        if not check(tree[name]):
+            raise CheckpointError(f"{where} is damaged: {name!r} is not what this version writes")

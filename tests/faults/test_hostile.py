@@ -1,0 +1,114 @@
+"""A run directory from a stranger: whatever its files say, one line or a run; never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import traceback
+from pathlib import Path
+
+import pytest
+from tests.faults.mutations import copy_run, mutate, rehash, seal
+from tests.training.runs import tiny
+
+from drama import Agent
+from drama.errors import CheckpointError, DramaError
+
+pytestmark = pytest.mark.faults
+
+FILES = int(os.environ.get("DRAMA_HOSTILE_FILES", "120"))
+"""Mutated run directories; the long campaign asks for thousands."""
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("hostile") / "run"
+    config = tiny({"training.keep_checkpoints": 1})
+    Agent("drama/Catch-v0", config).learn(60, run_dir=run)
+    return run
+
+
+def outcome(run: Path) -> str | None:
+    """The line that loading a run and learning a step ends with; None if both succeed."""
+    try:
+        Agent.load(run).learn(1)
+    except DramaError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}" if error.filename else "a nameless\nOSError"
+    except Exception:
+        return traceback.format_exc()
+    return None
+
+
+@pytest.mark.parametrize("block", range(6))
+def test_mutated_files_cost_one_line(block: int, sound: Path, tmp_path: Path) -> None:
+    before = {path for path in tmp_path.parent.iterdir() if path != tmp_path}
+    for seed in range(block, FILES, 6):
+        run = copy_run(sound, tmp_path / "run")
+        what = mutate(run, random.Random(seed))
+        answer = outcome(run)
+        assert answer is None or (len(answer) < 1500 and "\n" not in answer), (seed, what, answer)
+        assert {p.name for p in tmp_path.iterdir()} == {"run"}, (seed, what)
+    assert {path for path in tmp_path.parent.iterdir() if path != tmp_path} == before
+
+
+def test_a_segment_named_outside_of_the_run_is_refused(sound: Path, tmp_path: Path) -> None:
+    run = copy_run(sound, tmp_path / "run")
+    checkpoint = run / "checkpoints" / "000000060"
+    (tmp_path / "bashrc").write_text("evil")
+    manifest = rehash(run, checkpoint)
+    segment = manifest["replay"][0]
+    segment["file"] = "../../bashrc"
+    seal(checkpoint, manifest)
+    with pytest.raises(CheckpointError, match="'replay' is not what this version writes"):
+        Agent.load(run).save(tmp_path / "deep" / "copy")
+    assert not (tmp_path / "deep").exists()
+
+
+@pytest.mark.parametrize(
+    "logs", [{"../precious": 0}, {"metrics": -1}, {"metrics": 1e3}, {"metrics": True}, [], None]
+)
+def test_logs_other_than_the_runs_own_are_not_cut(
+    logs: object, sound: Path, tmp_path: Path
+) -> None:
+    run, precious = copy_run(sound, tmp_path / "run"), tmp_path / "precious.jsonl"
+    precious.write_text("mine\n")
+    checkpoint = run / "checkpoints" / "000000060"
+    seal(checkpoint, {**rehash(run, checkpoint), "logs": logs})
+    with pytest.raises(CheckpointError, match="'logs' is not what this version writes"):
+        Agent.load(run)
+    assert precious.read_text() == "mine\n"
+
+
+def test_weights_that_are_nan_are_refused_by_name(sound: Path, tmp_path: Path) -> None:
+    import safetensors.torch
+
+    run = copy_run(sound, tmp_path / "run")
+    checkpoint = run / "checkpoints" / "000000060"
+    path = checkpoint / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors["behaviour.actor.out.weight"][0, 0] = float("nan")
+    safetensors.torch.save_file(tensors, str(path))
+    seal(checkpoint, rehash(run, checkpoint))
+    with pytest.raises(CheckpointError, match=r"behaviour\.actor\.out\.weight' is NaN or Inf"):
+        Agent.load(run)
+
+
+def test_a_damaged_replay_is_not_copied(sound: Path, tmp_path: Path) -> None:
+    run = copy_run(sound, tmp_path / "run")
+    segment = sorted((run / "replay").iterdir())[0]
+    data = bytearray(segment.read_bytes())
+    data[-1] ^= 1
+    segment.write_bytes(data)
+    with pytest.raises(CheckpointError, match=f"{segment.name} is damaged"):
+        Agent.load(run).save(tmp_path / "copy")
+
+
+def test_a_newer_format_says_to_update(sound: Path, tmp_path: Path) -> None:
+    run = copy_run(sound, tmp_path / "run")
+    path = run / "checkpoints" / "000000060" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    with pytest.raises(CheckpointError, match="newer version of drama wrote it: update drama"):
+        Agent.load(run)
