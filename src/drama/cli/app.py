@@ -19,6 +19,7 @@ from drama.cli.report import report
 from drama.cli.suite import suite
 from drama.cli.train import train
 from drama.errors import ConfigError, DramaError, NonFiniteError
+from drama.importing import search_here
 
 
 class Command(NamedTuple):
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         escape_what_stdout_cannot_say()
+        search_here()
         if not args or args[0] in ("-h", "--help"):
             out.print(_usage())
             return 0 if args else 2

@@ -6,10 +6,12 @@ import argparse
 import contextlib
 import io
 import itertools
+import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import tyro
@@ -68,6 +70,41 @@ def mute() -> None:
     os.close(nowhere)
 
 
+_registry = tyro.constructors.ConstructorRegistry()
+
+
+@_registry.primitive_rule
+def _mapping(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[Mapping[str, Any]] | None:
+    """Let a mapping be given as ``name=value`` words or as one JSON object."""
+    if typing.get_origin(info.type) is not Mapping:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME=VALUE|JSON",
+        instance_from_str=_read_mapping,
+        is_instance=lambda value: isinstance(value, Mapping),
+        str_from_instance=lambda value: [f"{k}={json.dumps(v)}" for k, v in value.items()],
+    )
+
+
+def _read_mapping(words: list[str]) -> dict[str, Any]:
+    """Read ``name=value`` words, the values JSON or else strings, or one JSON object."""
+    if len(words) == 1 and words[0].lstrip().startswith("{"):
+        return dict(json.loads(words[0]))
+    found: dict[str, Any] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign or not name:
+            raise ValueError(f"{word!r} is neither name=value nor a JSON object")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
 def parse_fields(default: Config, args: list[str], prog: str) -> Config:
     """Apply ``--section.field VALUE`` options to ``default``.
 
@@ -82,7 +119,9 @@ def parse_fields(default: Config, args: list[str], prog: str) -> Config:
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
-            config: Config = tyro.cli(Config, default=default, args=args, prog=prog)
+            config: Config = tyro.cli(
+                Config, default=default, args=args, prog=prog, registry=_registry
+            )
     except SystemExit as stop:
         if not stop.code:
             raise

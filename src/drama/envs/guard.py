@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.utils import RecordConstructorArgs
 
 from drama.errors import EnvFaultError
 
@@ -70,7 +71,7 @@ def observation_fault(space: gym.spaces.Box) -> Callable[[Any], str | None]:
     return fault
 
 
-class FaultGuard(gym.Wrapper[Any, Any, Any, Any]):
+class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Raises where the wrapped environment breaks its own contract.
 
     Judged before any adaptation, for a NaN cast to uint8 is a harmless looking number. The
@@ -86,6 +87,7 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
         super().__init__(env)
         if not isinstance(env.observation_space, gym.spaces.Box):
             raise TypeError(f"FaultGuard needs a Box observation, got {env.observation_space}")

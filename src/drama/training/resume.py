@@ -19,11 +19,15 @@ FIXED_TRAINING = (
 """Exceptions: these decide which updates are due, and from which rows, so they stay."""
 
 
+LEAVES = ("env.kwargs",)
+"""Settings that are mappings themselves."""
+
+
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a tree of sections as one mapping with dotted names."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and prefix + key not in LEAVES:
             found |= flat(value, f"{prefix}{key}.")
         else:
             found[prefix + key] = value
