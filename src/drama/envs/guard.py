@@ -95,6 +95,16 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._step = 0  # steps of the current episode
         self._total = 0  # steps since construction
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the check, which follows from the space and cannot be pickled."""
+        return {name: value for name, value in self.__dict__.items() if name != "_fault"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build the check anew."""
+        self.__dict__.update(state)
+        assert isinstance(self.env.observation_space, gym.spaces.Box)
+        self._fault = observation_fault(self.env.observation_space)
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:

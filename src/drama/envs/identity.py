@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,10 +86,17 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[
     for key in dict.fromkeys((*before, *after)):
         section = key.partition(".")[0]
         old, new = before.get(key), after.get(key)
+        if key == "id" and _is_registered(old) != _is_registered(new):
+            continue  # a class made directly and through its id cannot be told apart
         if section in saved and section in now and _comparable(key, old) != _comparable(key, new):
             found = versions if key in VERSIONS else environment
             found.append(f"{key} {_shown(old)} (now {_shown(new)})")
     return environment, versions
+
+
+def _is_registered(name: Any) -> bool:
+    """Whether this is an id, which ends in a version, and not the name of a class."""
+    return re.search(r"-v\d+$", str(name)) is not None
 
 
 def _flat(stamp: Mapping[str, Any]) -> dict[str, Any]:

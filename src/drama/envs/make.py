@@ -14,7 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 from drama.envs.adapt import AdaptedEnv, adapt
 from drama.envs.atari import is_atari, make_atari, register_atari
 from drama.envs.layers import registered_kwargs, wrap
-from drama.envs.minatar import PREFIX, is_minatar, minatar_protocol, register_minatar
+from drama.envs.minatar import PREFIX, SeededReset, is_minatar, minatar_protocol, register_minatar
 from drama.envs.toy import PixelGame, register_games
 from drama.errors import ConfigError, EnvError, UnknownEnvError
 from drama.importing import import_named
@@ -120,7 +120,9 @@ def make_env(
         else:
             # The guard belongs directly around the environment, so any limit is applied by us.
             env = gym.make(_unlimited(source), disable_env_checker=True, **dict(env_kwargs or {}))
-            protocol = minatar_protocol(env) if is_minatar(env) else {}
+            protocol = {}
+            if is_minatar(env):
+                env, protocol = SeededReset(env), minatar_protocol(env)
             protocol["env_kwargs"] = dict(env_kwargs or {})
             limit = source.max_episode_steps if limit is None else limit
         env = wrap(env, wrappers)
