@@ -338,7 +338,8 @@ class Agent:
     ) -> Agent:
         """Make the agent of a checkpoint, untrained, in the environment given or recorded."""
         if env is not None:
-            if not isinstance(env, str) and named(env, EnvConfig()).id != config.env.id:
+            again = isinstance(env, str) or named(env, EnvConfig()).id == config.env.id
+            if isinstance(env, gym.Env) or not again:
                 # What made the run's environment does not apply to the one given.
                 plain = dataclasses.replace(config.env, kwargs={}, wrappers=(), made_by="drama")
                 config = dataclasses.replace(config, env=plain)

@@ -48,8 +48,8 @@ def make_env(
     the end of each whole game.
 
     ``env.spec`` holds the arguments, so that ``gymnasium.make(env.spec)`` makes the same
-    environment. It can be pickled where the game can; games of Atari are, with the state of
-    their emulator. Those that Gymnasium pickles by their constructor's arguments (Box2D, MuJoCo)
+    environment. It can be pickled where game and wrappers can; games of Atari are, with the state
+    of their emulator. Those that Gymnasium pickles by their constructor's arguments (Box2D, MuJoCo)
     come back before their first reset.
 
     Args:
@@ -79,6 +79,7 @@ def make_env(
         UnknownEnvError: No such id; the message names the nearest one.
         UnsupportedSpaceError: Its observation or action space is not supported.
         EnvError: It could not be constructed: a wrong argument, a missing dependency.
+        ConfigError: A wrapper is not written as an import path with literal arguments.
     """
     if env_kwargs is not None and not isinstance(env_kwargs, Mapping):
         raise EnvError(f"env_kwargs must map argument names to values, got {env_kwargs!r}")
@@ -118,13 +119,17 @@ def make_env(
             protocol["env_kwargs"] = dict(env_kwargs or {})
             limit = None
         else:
-            # The guard belongs directly around the environment, so any limit is applied by us.
-            env = gym.make(_unlimited(source), disable_env_checker=True, **dict(env_kwargs or {}))
+            spec = source
+            if max_episode_steps is not None or not wrappers:
+                # The guard belongs directly around the environment, so we apply the limit; but
+                # a wrapper may need to find the registered one.
+                limit = source.max_episode_steps if limit is None else limit
+                spec = _unlimited(source)
+            env = gym.make(spec, disable_env_checker=True, **dict(env_kwargs or {}))
             protocol = {}
             if is_minatar(env):
                 env, protocol = SeededReset(env), minatar_protocol(env)
             protocol["env_kwargs"] = dict(env_kwargs or {})
-            limit = source.max_episode_steps if limit is None else limit
         env = wrap(env, wrappers)
         if image_size is None and not atari:
             image_size = default_image_size(env)
@@ -134,7 +139,7 @@ def make_env(
         raise EnvError(_missing(env_id, error)) from error
     except Exception as error:
         given = f" with env_kwargs {dict(env_kwargs)}" if env_kwargs else ""
-        given += f" and wrappers {', '.join(wrappers)}" if wrappers else ""
+        given += f" in {', '.join(wrappers)}" if wrappers else ""
         reason = f"{type(error).__name__}: {error}"
         raise EnvError(f"{env_id} could not be made{given}: {_one_line(reason)}") from error
     return adapt(
@@ -174,7 +179,7 @@ def call_factory(
             f"{name} was given as a function that returns an environment, and returned {env!r}, "
             f"which is no gymnasium.Env{old_api(env)}"
         )
-    # The object's own entries come first where it is adapted already.
+    # Without arguments `describe` reads those of the object.
     given = {**registered_kwargs(env), **kwargs} if kwargs else {}
     return env, {"env_kwargs": given} if given else {}
 

@@ -154,7 +154,7 @@ def say_limits(source: EnvSource, env: gym.Env[Any, Any]) -> None:
             )
             return
     found, monitor, shown = recorders(env), monitor_file(env), env.render_mode == "human"
-    if callable(source):  # what it does when it is called is out of our hands
+    if not isinstance(source, str | gym.Env):  # what a function does is out of our hands
         if monitor:
             logger.warning(
                 "each further environment that %s makes, for evaluation for one, begins the file "
