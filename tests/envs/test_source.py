@@ -32,6 +32,7 @@ from drama import Agent
 from drama.cli import main
 from drama.envs import describe
 from drama.envs.identity import differences
+from drama.envs.layers import unrecorded
 from drama.envs.source import build_env
 from drama.errors import CheckpointError, ConfigError, EnvError, UnknownEnvError
 
@@ -342,6 +343,22 @@ def test_copies_write_no_monitor_file(tmp_path: Path, caplog: pytest.LogCaptureF
     (said,) = warned(caplog)
     assert said.endswith(": the file of Monitor")
     agent.env.close()
+
+
+def test_settings_without_what_records() -> None:
+    monitor = "stable_baselines3.common.monitor:Monitor"
+    kwargs, wrappers = unrecorded(
+        {"render_mode": "human", "goal_velocity": 0.1},
+        (
+            "gymnasium.wrappers:HumanRendering",
+            f"{__name__}:Flip",
+            f"{monitor}(filename='a.csv', allow_early_resets=False)",
+        ),
+    )
+    assert kwargs == {"goal_velocity": 0.1}
+    flip, silent = wrappers
+    assert flip == f"{__name__}:Flip"
+    assert silent == f"{monitor}(filename=None, allow_early_resets=False)"
 
 
 def test_a_function_whose_monitor_would_begin_its_file_anew(

@@ -226,6 +226,11 @@ def find(env_id: str) -> EnvSpec | Factory:
             )
             if callable(found):
                 return cast(Factory, found)
+            if name.isidentifier() and name not in gym.registry:
+                raise UnknownEnvError(
+                    f"module {module!r} has no function or class {name!r} that makes an "
+                    "environment, and none is registered under that name"
+                )
         return gym.spec(name)
     except ModuleNotFoundError as error:
         raise EnvError(f"{env_id}: there is no module {error.name!r} to import") from error
