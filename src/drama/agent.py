@@ -307,7 +307,6 @@ class Agent:
             config = dataclasses.replace(config, world_model=model)
         agent = cls._in_its_env(env, config, device, checkpoint)
         state = checkpoint.json("state")
-        agent._check_env(state.get("env", {}), checkpoint)
         shape = list(agent.observation_space.shape or ())
         if state["num_actions"] != agent.action_space.n or state["obs_shape"] != shape:
             raise CheckpointError(
@@ -315,6 +314,7 @@ class Agent:
                 f"{state['num_actions']} actions; {agent.config.env.id} has {shape} and "
                 f"{agent.action_space.n}"
             )
+        agent._check_env(state.get("env", {}), checkpoint)
         tensors = checkpoint.tensors("model")
         for name, part in (("world_model", agent.world_model), ("behaviour", agent.behaviour)):
             prefix = f"{name}."
