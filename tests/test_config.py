@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drama import presets
+from drama.cli.common import parse_fields
 from drama.config import (
     BehaviourConfig,
     Config,
@@ -435,3 +436,58 @@ def test_a_wrong_override_is_one_line(settings: dict[str, Any], message: str) ->
     with pytest.raises(ConfigError) as caught:
         presets.quick().override(settings)
     assert str(caught.value) == message
+
+
+# -- what makes the environment -------------------------------------------------------------------
+
+
+def test_arguments_and_wrappers_of_the_environment_survive_json() -> None:
+    kwargs = {"gravity": -2, "wind": 1.5, "map": {"sizes": [4, 8]}, "name": None, "on": True}
+    env = EnvConfig(kwargs=kwargs, wrappers=("my.module:Stack(size=4, names=('a', None))",))
+    again = Config.from_json(Config(env=env).to_json())
+    assert again.env == env
+    assert again.env.kwargs is not kwargs
+    assert hash(again) == hash(Config(env=env))
+    assert Config.from_json("{}").env.kwargs == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kwargs": 5}, "EnvConfig.kwargs must be an object, got 5"),
+        ({"kwargs": {"a": (1, 2)}}, r"EnvConfig.kwargs.a must be a JSON value .*got \(1, 2\)"),
+        ({"kwargs": {"a": {"b": len}}}, r"EnvConfig.kwargs.a.b must be a JSON value"),
+        ({"kwargs": {"a": [float("nan")]}}, r"EnvConfig.kwargs.a must be finite"),
+        ({"kwargs": {1: 2}}, r"has the key 1, which is not a string"),
+        ({"wrappers": ("Flip",)}, r"a wrapper is written module:Class or .*got 'Flip'"),
+        ({"wrappers": ("module.Flip",)}, r"a wrapper is written module:Class"),
+        ({"wrappers": ("module:Flip(4)",)}, r"a wrapper is written module:Class"),
+        ({"wrappers": ("module:Flip(size=len)",)}, r"a wrapper is written module:Class"),
+        ({"wrappers": ("module:Flip(size=4",)}, r"a wrapper is written module:Class"),
+        ({"made_by": "me"}, r"EnvConfig.made_by must be one of drama, gymnasium, caller"),
+    ],
+)
+def test_mistakes_in_what_makes_the_environment(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        EnvConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["gravity=-2.0", "wind=true", "name=mars", "sizes=[4, 8]"],
+        ['{"gravity": -2.0, "wind": true, "name": "mars", "sizes": [4, 8]}'],
+    ],
+)
+def test_arguments_of_the_environment_on_the_command_line(words: list[str]) -> None:
+    options = ["--env.kwargs", *words, "--env.wrappers", "m:A(size=4)", "m:B"]
+    config = parse_fields(Config(), [*options, "--seed", "3"], "drama train")
+    assert config.env.kwargs == {"gravity": -2.0, "wind": True, "name": "mars", "sizes": [4, 8]}
+    assert config.env.wrappers == ("m:A(size=4)", "m:B")
+    assert parse_fields(config, ["--env.kwargs"], "drama train").env.kwargs == {}
+
+
+@pytest.mark.parametrize("word", ["gravity", "=2", "{broken", "[1]"])
+def test_wrong_arguments_on_the_command_line(word: str) -> None:
+    with pytest.raises(ConfigError, match=r"env\.kwargs"):
+        parse_fields(Config(), ["--env.kwargs", word], "drama train")

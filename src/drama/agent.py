@@ -18,11 +18,20 @@ from gymnasium import spaces
 
 from drama.behaviour import Player, make_behaviour
 from drama.classonly import constructor
-from drama.config import BehaviourConfig, Config, Latents
+from drama.config import BehaviourConfig, Config, EnvConfig, Latents
 from drama.costs import PresetCost
+from drama.envs import describe
 from drama.envs.adapt import adapter_of, as_batch
-from drama.envs.source import EnvSource, build_env, source_name
-from drama.errors import CheckpointError, ConfigError, DramaError, EnvError, RunDirError
+from drama.envs.identity import differences
+from drama.envs.source import HOW_TO_GIVE, EnvSource, build_env, named, say_limits
+from drama.errors import (
+    CheckpointError,
+    ConfigError,
+    DramaError,
+    EnvError,
+    RunDirError,
+    UnknownEnvError,
+)
 from drama.estimate import long_run_warning, may_be_long, measure_updates
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.files import write_text
@@ -53,8 +62,9 @@ class Agent:
     """A world model, the policy trained in its dreams, and the environment they learn from.
 
     Args:
-        env: A Gymnasium id, an environment object, or a factory of environments. An id or a
-            factory is preferable: evaluation needs environments of its own.
+        env: A Gymnasium id, an environment object, or a factory of environments (the function, or
+            its import path ``module:make_env``). An id or a factory is preferable: evaluation
+            needs further environments. What made it is recorded in ``config.env``.
         config: Settings, or the name of a preset. None takes the preset that fits observation and
             device (`drama.presets.fitting`), logs it to the logger ``drama`` at INFO and keeps the
             reason in ``preset_reason``. An id given as ``env`` replaces the one in ``config.env``.
@@ -75,9 +85,7 @@ class Agent:
     ) -> None:
         fitted = config is None
         config = _settings(config)
-        if env is not None:
-            name = source_name(env)
-            config = dataclasses.replace(config, env=dataclasses.replace(config.env, id=name))
+        config = dataclasses.replace(config, env=named(env, config.env))
         if seed is not None:
             config = dataclasses.replace(config, seed=seed)
         if device is not None:
@@ -86,6 +94,7 @@ class Agent:
         self.device = pick_device(config.device)
         self._source: EnvSource = config.env.id if env is None else env
         self.env = build_env(self._source, config.env, config.seed, life_loss=config.env.life_loss)
+        say_limits(self._source, self.env)
         assert isinstance(self.env.action_space, spaces.Discrete)  # adapted environments are
         self.observation_space = self.env.observation_space
         self.action_space = self.env.action_space
@@ -299,7 +308,9 @@ class Agent:
 
         Args:
             path: The directory.
-            env: Needed where the run's environment has no registered id.
+            env: Needed where the run does not say what makes its environment: it was given as a
+                local function, or as an object that cannot be made again. It must be the
+                environment that the agent learnt in, as far as `drama.envs.describe` tells.
             device: Device to load onto; the run's own choice if None. If there is one, the backend
                 is what that device offers, also where the run insisted on ``kernels``.
             config: Settings that replace the run's. Sizes must agree with the weights and, where
@@ -307,7 +318,8 @@ class Agent:
 
         Raises:
             CheckpointError: There is no checkpoint, it is damaged, or it was made for another
-                observation or action space.
+                environment.
+            EnvError: The run's environment cannot be made, and none is given.
             ConfigError: It was called on an agent, which it would leave as it is.
         """
         checkpoint, run_dir = find_checkpoint(Path(path))
@@ -327,7 +339,7 @@ class Agent:
             dynamics = dataclasses.replace(config.world_model.dynamics, backend="auto")
             model = dataclasses.replace(config.world_model, dynamics=dynamics)
             config = dataclasses.replace(config, world_model=model)
-        agent = cls(env, config, device=device)
+        agent = cls._in_its_env(env, config, device, checkpoint)
         state = checkpoint.state()
         shape = list(agent.observation_space.shape or ())
         if state["num_actions"] != agent.action_space.n or state["obs_shape"] != shape:
@@ -336,6 +348,7 @@ class Agent:
                 f"{state['num_actions']} actions; {agent.config.env.id} has {shape} and "
                 f"{agent.action_space.n}"
             )
+        agent._check_env(state.get("env", {}), checkpoint)
         tensors = checkpoint.tensors("model")
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -355,6 +368,40 @@ class Agent:
         agent._loaded_dir = run_dir if checkpoint.has("loop") else None
         agent._steps_before = snapshot.steps_before(state)
         return agent
+
+    @classmethod
+    def _in_its_env(
+        cls, env: EnvSource | None, config: Config, device: str | None, checkpoint: Checkpoint
+    ) -> Agent:
+        """Make the agent of a checkpoint, untrained, in the environment given or recorded."""
+        if env is not None:
+            again = isinstance(env, str) or named(env, EnvConfig()).id == config.env.id
+            if isinstance(env, gym.Env) or not again:
+                # What made the run's environment does not apply to the one given.
+                plain = dataclasses.replace(config.env, kwargs={}, wrappers=(), made_by="drama")
+                config = dataclasses.replace(config, env=plain)
+            return cls(env, config, device=device)
+        try:
+            return cls(None, config, device=device)
+        except UnknownEnvError as error:
+            raise UnknownEnvError(
+                f"{checkpoint.path} learnt in {config.env.id!r}, which is not registered here: "
+                f"import the package that registers it, or {HOW_TO_GIVE}"
+            ) from error
+        except EnvError as error:
+            how = "" if HOW_TO_GIVE in str(error) else f"; {HOW_TO_GIVE}"
+            raise type(error)(f"{checkpoint.path}: {error}{how}") from error
+
+    def _check_env(self, saved: dict[str, Any], checkpoint: Checkpoint) -> None:
+        """Compare the environment with that of a checkpoint; the oldest ones do not say."""
+        changed, versions = differences(saved, describe(self.env))
+        if changed:
+            raise CheckpointError(
+                f"{checkpoint.path} learnt in another environment: {', '.join(changed)}; load it "
+                "with the same one, Agent.load(run, env=...)"
+            )
+        if versions:
+            logger.info("not as in %s: %s", checkpoint.path, ", ".join(versions))
 
     # -- playing ------------------------------------------------------------------------------
 

@@ -126,6 +126,9 @@ def _convert(hint: Any, value: object, path: str) -> Any:
     if origin is tuple:
         require(isinstance(value, (list, tuple)), f"{path} must be a list, got {value!r}")
         return tuple(_convert(args[0], item, path) for item in typing.cast("list[object]", value))
+    if origin is Mapping:
+        require(isinstance(value, Mapping), f"{path} must be an object, got {value!r}")
+        return _json(value, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         require(abs(value) < 2**1000, f"{path} is too large")
         value = float(value)
@@ -133,4 +136,22 @@ def _convert(hint: Any, value: object, path: str) -> Any:
         require(math.isfinite(value), f"{path} must be finite, got {value}")
     fits = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
     require(fits, f"{path} must be of type {hint.__name__}, got {value!r}")
+    return value
+
+
+def _json(value: Any, path: str) -> Any:
+    """Return a copy of a value that JSON can hold, so that it survives ``config.json``."""
+    if isinstance(value, Mapping):
+        for key in value:
+            require(isinstance(key, str), f"{path} has the key {key!r}, which is not a string")
+        return {key: _json(item, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json(item, path) for item in value]
+    require(
+        value is None or type(value) in (bool, int, float, str),
+        f"{path} must be a JSON value (number, string, boolean, null, list, object), got {value!r}",
+    )
+    require(
+        not isinstance(value, float) or math.isfinite(value), f"{path} must be finite, got {value}"
+    )
     return value

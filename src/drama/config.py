@@ -19,7 +19,9 @@ from drama.checked import Checked, fraction, positive, replaced, require
 from drama.checked import from_dict as from_dict
 from drama.dynamics.config import DynamicsConfig
 from drama.errors import ConfigError
+from drama.importing import parse_call
 
+EnvMaker = Literal["drama", "gymnasium", "caller"]
 SamplerName = Literal["uniform", "dfs", "dfs-learnt"]
 AlgorithmName = Literal["actor-critic", "ppo"]
 AdvantageScale = Literal["returns", "deviation"]
@@ -37,7 +39,13 @@ class EnvConfig(Checked):
     """The environment and how it is adapted. The Atari fields are the Atari100k protocol's."""
 
     id: str = "drama/Catch-v0"
-    """Gymnasium id, for instance ``ALE/Pong-v5`` or ``drama/Catch-v0``."""
+    """Gymnasium id such as ``ALE/Pong-v5``, or an importable factory ``module:make_env``."""
+    kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Arguments of its constructor: ``gravity=-2.0 wind=true``, or one JSON object."""
+    wrappers: tuple[str, ...] = ()
+    """Wrappers, inner first: ``module:Class`` or ``'module:Class(stack_size=4)'``."""
+    made_by: EnvMaker = "drama"
+    """``drama``, ``gymnasium`` (nothing but kwargs and wrappers) or ``caller`` (not nameable)."""
     image_size: int | None = None
     """Side in pixels of the frames. None: 64, or their own for built-in games and MinAtar."""
     max_episode_steps: int | None = None
@@ -54,6 +62,8 @@ class EnvConfig(Checked):
     """Atari: all 18 actions rather than the game's minimal set."""
 
     def _check(self) -> None:
+        for wrapper in self.wrappers:
+            parse_call(wrapper)
         fraction("env", sticky_actions=self.sticky_actions)
         positive("env", frame_skip=self.frame_skip)
         require(self.noop_max >= 0, f"env.noop_max must not be negative, got {self.noop_max}")

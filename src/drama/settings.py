@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+LEAVES = ("env.kwargs",)
+"""Settings that are mappings themselves."""
+
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a tree of sections as one mapping with dotted names."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and prefix + key not in LEAVES:
             found |= flat(value, f"{prefix}{key}.")
         else:
             found[prefix + key] = value

@@ -107,6 +107,7 @@ def test_ids_are_strings(wrong):
         ("drama/Catch-v0", {"max_episode_steps": 0}, "max_episode_steps must be a positive"),
         ("drama/Catch-v0", {"image_size": -3}, "image_size must be a positive integer"),
         ("nosuchmodule:Foo-v0", {}, "there is no module 'nosuchmodule' to import"),
+        ("drama.envs.toy:make_none", {}, "module 'drama.envs.toy' has no function or class"),
     ],
 )
 def test_wrong_arguments(env_id, arguments, message):

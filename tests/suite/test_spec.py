@@ -194,6 +194,21 @@ def test_narrowed_it_keeps_its_order_and_the_rest() -> None:
     assert full.narrowed() == full
 
 
+def test_arguments_of_the_environment_in_toml(tmp_path: Path) -> None:
+    path = tmp_path / "spec.toml"
+    table = "[variants.overrides.env.kwargs]\ngravity = -2.0\nsize = {x = [1, 2]}\n"
+    path.write_text(TEXT + table)
+    spec = load_spec(str(path))
+    kwargs = {"gravity": -2.0, "size": {"x": [1, 2]}}
+    assert spec.config(spec.variants[0], "ALE/Pong-v5", 0).env.kwargs == kwargs
+    path.write_text(spec.to_toml())
+    assert load_spec(str(path)) == spec
+    (changed,) = spec.narrowed(
+        overrides=dict([parse_override('env.kwargs={"gravity": 1}')])
+    ).variants
+    assert changed.config.env.kwargs == {"gravity": 1}
+
+
 @pytest.mark.parametrize(
     ("how", "words"),
     [
@@ -247,6 +262,8 @@ def test_overrides_reach_the_processes_as_they_are() -> None:
     settings: dict[str, Any] = {
         "device": "cpu",
         "env.image_size": None,
+        "env.kwargs": {"gravity": -2.0, "wind": True, "map": {"sizes": [4, 8], "name": "a b"}},
+        "env.wrappers": ("my.module:Flip", "my.module:Scale(factor=2.0, names=('a', 'b'))"),
         "env.max_episode_steps": 7,
         "env.life_loss": False,
         "env.sticky_actions": 0.25,

@@ -15,6 +15,7 @@ from drama import __version__, presets
 from drama.cli.common import complain, escape_what_stdout_cannot_say, mute, out
 from drama.errors import ConfigError, DramaError, NonFiniteError
 from drama.hints import nearest
+from drama.importing import search_here
 
 
 class Command(NamedTuple):
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         escape_what_stdout_cannot_say()
+        search_here()
         if not args or args[0] in ("-h", "--help"):
             out.print(_usage())
             return 0 if args else 2

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import itertools
+import json
 import os
 import signal
 import stat
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TypeVar
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from rich.console import Console
 
 from drama.config import Config
 from drama.errors import ConfigError
+
+if TYPE_CHECKING:
+    import tyro
 
 
 class _Console(Console):
@@ -68,6 +74,47 @@ def mute() -> None:
     os.close(nowhere)
 
 
+@functools.cache
+def _registry() -> tyro.constructors.ConstructorRegistry:
+    """Rules by which options are read, beside tyro's own."""
+    import tyro
+
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def mapping(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec[Mapping[str, Any]] | None:
+        """Let a mapping be given as ``name=value`` words or as one JSON object."""
+        if typing.get_origin(info.type) is not Mapping:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="NAME=VALUE|JSON",
+            instance_from_str=_read_mapping,
+            is_instance=lambda value: isinstance(value, Mapping),
+            str_from_instance=lambda value: [f"{k}={json.dumps(v)}" for k, v in value.items()],
+        )
+
+    return registry
+
+
+def _read_mapping(words: list[str]) -> dict[str, Any]:
+    """Read ``name=value`` words, the values JSON or else strings, or one JSON object."""
+    if len(words) == 1 and words[0].lstrip().startswith("{"):
+        return dict(json.loads(words[0]))
+    found: dict[str, Any] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign or not name:
+            raise ValueError(f"{word!r} is neither name=value nor a JSON object")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
 def parse_fields(default: Config, args: list[str], prog: str) -> Config:
     """Apply ``--section.field VALUE`` options to ``default``.
 
@@ -82,7 +129,7 @@ def parse_fields(default: Config, args: list[str], prog: str) -> Config:
     import tyro
 
     with _one_line():
-        return tyro.cli(Config, default=default, args=args, prog=prog)
+        return tyro.cli(Config, default=default, args=args, prog=prog, registry=_registry())
 
 
 T = TypeVar("T")
@@ -97,7 +144,13 @@ def parse_known_fields(default: T, args: list[str]) -> T:
     import tyro
 
     with _one_line():
-        return tyro.cli(type(default), default=default, args=args, return_unknown_args=True)[0]
+        return tyro.cli(
+            type(default),
+            default=default,
+            args=args,
+            return_unknown_args=True,
+            registry=_registry(),
+        )[0]
 
 
 @contextlib.contextmanager

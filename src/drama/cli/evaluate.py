@@ -50,6 +50,9 @@ def evaluate(args: list[str]) -> int:
     )
     parser.add_argument("--mode", choices=("both", "greedy", "sampled"), default="both")
     parser.add_argument("--device", help="auto, cpu, cuda or mps (default: the run's)")
+    parser.add_argument(
+        "--env", help="the run's environment, where it has no record: an id or module:make_env"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args(args)
     for name in ("episodes", "num_envs", "max_episode_steps"):
@@ -60,7 +63,7 @@ def evaluate(args: list[str]) -> int:
     if run_dir is not None and not _is_last(checkpoint, run_dir):
         err.print(f"{checkpoint.path} is not the last checkpoint: eval.json is left as it is")
         run_dir = None
-    agent = Agent.load(options.run, device=options.device)
+    agent = Agent.load(options.run, options.env, device=options.device)
     modes = ("greedy", "sampled") if options.mode == "both" else (options.mode,)
     evaluate_and_report(
         agent,

@@ -56,6 +56,9 @@ def _resume(path: Path, short: argparse.Namespace, args: list[str]) -> int:
             f"{path} holds what plays but not the run it came from: nothing to resume"
         )
     saved = Config.from_json(checkpoint.text("config.json"))
+    env = None
+    if short.env is not None and ":" in short.env:  # it is compared with the run's when it is made
+        env, short.env = short.env, None
     asked = parse(saved, short, args)
     taken, refused = compare(saved, asked)
     if refused:
@@ -73,7 +76,7 @@ def _resume(path: Path, short: argparse.Namespace, args: list[str]) -> int:
         print(asked.to_json(), end="")
         return 0
     err.print(f"continuing {run_dir} from step {checkpoint.step:,}")
-    agent = Agent.load(path, config=asked)
+    agent = Agent.load(path, env, config=asked)
     return _learn(agent, run_dir, asked.steps - checkpoint.step)
 
 

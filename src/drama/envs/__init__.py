@@ -7,7 +7,8 @@ from drama.envs.adapt import AdaptedEnv, adapt
 from drama.envs.atari import LifeLossEpisodes
 from drama.envs.check import EnvReport, check_env
 from drama.envs.guard import FaultGuard
-from drama.envs.make import default_image_size, describe, make_env
+from drama.envs.identity import describe
+from drama.envs.make import default_image_size, make_env
 from drama.envs.mapping import ActionAdapter, ObservationAdapter
 from drama.envs.picture import as_rgb
 from drama.envs.toy import Catch, PixelGame, Recall, Sparse, register_games

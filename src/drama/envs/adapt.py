@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
 from drama.envs.episodes import STATISTICS_KEY, is_monitor, layers
@@ -17,7 +18,7 @@ from drama.envs.mapping import ActionAdapter, ObservationAdapter
 from drama.errors import EnvError
 
 
-class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any]):
+class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """An environment as the agent sees it: adapted spaces, and a seed that is used once.
 
     Use :func:`adapt`, which also adds the guard, the time limit and the episode statistics.
@@ -28,6 +29,8 @@ class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any]):
         action: Map of the agent's actions.
         seed: Seed of the first ``reset``, or None.
         protocol: Further facts for :func:`drama.envs.describe`.
+        settings: Arguments of :func:`drama.make_env` that make it, but for the seed; None where
+            something else made it.
     """
 
     def __init__(
@@ -38,7 +41,11 @@ class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any]):
         *,
         seed: int | None = None,
         protocol: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
     ) -> None:
+        RecordConstructorArgs.__init__(
+            self, observation=observation, action=action, seed=seed, protocol=protocol
+        )
         super().__init__(env)
         self.adapt_observation = observation
         self.adapt_action = action
@@ -46,11 +53,27 @@ class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self.action_space = action.space
         self.seed = seed
         self.protocol = protocol or {}
-        self.remake: Callable[[int | None], gym.Env[Any, Any]] | None = None
-        """Makes a further one with another seed and, for Atari, whole games; None if unknown."""
+        self.settings = settings
         self._first_seed = seed
         self.calls = 0
         """Resets and steps asked for, also those that failed: tells whether others used it."""
+
+    @property
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]  # a property in gym.Wrapper too
+        """Specification from which ``gymnasium.make`` makes the same environment."""
+        if self.settings is None or self._cached_spec is not None:
+            return super().spec
+        core = self.env.spec
+        self._cached_spec = EnvSpec(
+            env_name(self.env),
+            "drama.envs.make:from_spec",
+            reward_threshold=None if core is None else core.reward_threshold,
+            nondeterministic=core is not None and core.nondeterministic,
+            order_enforce=False,
+            disable_env_checker=True,
+            kwargs={"seed": self.seed, **self.settings},
+        )
+        return self._cached_spec
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -84,6 +107,7 @@ def adapt(
     max_episode_steps: int | None = None,
     seed: int | None = None,
     protocol: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> gym.Env[Any, Any]:
     """Adapt an environment object to the agent.
 
@@ -98,6 +122,7 @@ def adapt(
         max_episode_steps: Truncate episodes after so many steps; None adds no limit.
         seed: Seed of the first ``reset``.
         protocol: Further facts for :func:`drama.envs.describe`.
+        settings: Arguments of :func:`drama.make_env` that make it, but for the seed.
 
     Returns:
         An environment with ``Box(0, 255, (H, W, C), uint8)`` or ``Box(-inf, inf, (N,), float32)``
@@ -130,6 +155,7 @@ def adapt(
         and max_episode_steps is None
         and seed is None
         and not protocol
+        and settings is None
     ):
         return env
     inherited = env.protocol if isinstance(env, AdaptedEnv) else {}
@@ -138,9 +164,8 @@ def adapt(
         wrapped = TimeLimit(wrapped, max_episode_steps)
     if not any(is_monitor(layer) for layer in layers(env)):
         wrapped = RecordEpisodeStatistics(wrapped, stats_key=STATISTICS_KEY)
-    return AdaptedEnv(
-        wrapped, observation, action, seed=seed, protocol={**inherited, **(protocol or {})}
-    )
+    facts = {**inherited, **(protocol or {})}
+    return AdaptedEnv(wrapped, observation, action, seed=seed, protocol=facts, settings=settings)
 
 
 def require_env(env: object) -> None:

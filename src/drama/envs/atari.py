@@ -28,6 +28,7 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import AtariPreprocessing, RecordEpisodeStatistics, TimeLimit
 
 from drama.errors import EnvError
@@ -61,7 +62,39 @@ def is_atari(spec: EnvSpec) -> bool:
     return isinstance(spec.entry_point, str) and spec.entry_point.startswith("ale_py")
 
 
-class LifeLossEpisodes(gym.Wrapper[Any, Any, Any, Any]):
+class EmulatorState(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Has a game pickled and copied with the state of its emulator.
+
+    ``ale_py`` keeps the constructor's arguments alone, so that a copy would begin anew under
+    wrappers that are in the middle of a game.
+
+    Args:
+        env: The game itself.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes, and what pickling the game itself would lose."""
+        game: Any = self.unwrapped
+        inner = {
+            "spec": game.spec,
+            "_np_random": game._np_random,
+            "_np_random_seed": game._np_random_seed,
+        }
+        return {"wrapper": self.__dict__, "game": inner, "ale": game.clone_state(include_rng=True)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Put the state back."""
+        self.__dict__.update(state["wrapper"])
+        game: Any = self.unwrapped
+        game.__dict__.update(state["game"])
+        game.restore_state(state["ale"])
+
+
+class LifeLossEpisodes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Ends the learner's episode at each loss of a life while the real game goes on.
 
     ``step`` returns ``terminated=True`` and ``info["life_lost"]=True`` when the number of lives
@@ -85,6 +118,7 @@ class LifeLossEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
         super().__init__(env)
         self._lives = 0
         self._life_lost = False
@@ -179,7 +213,7 @@ def make_atari(
         **extra,
     )
     env: gym.Env[Any, Any] = AtariPreprocessing(
-        game,
+        EmulatorState(game),
         noop_max=noop_max,
         frame_skip=frame_skip,
         screen_size=size,

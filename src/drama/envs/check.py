@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from drama.envs.adapt import AdaptedEnv, adapt
 from drama.envs.guard import env_name, guards_of
-from drama.envs.make import default_image_size, describe, make_env
+from drama.envs.identity import describe
+from drama.envs.make import default_image_size, make_env
 from drama.envs.mapping import ObservationAdapter
 from drama.envs.survey import EnvSurvey
 from drama.errors import EnvError

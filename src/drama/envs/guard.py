@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.utils import RecordConstructorArgs
 
 from drama.errors import EnvFaultError
 
@@ -102,7 +103,7 @@ def _number(value: Any) -> tuple[float, bool] | None:
     return float(array.item()), array.ndim == 0
 
 
-class FaultGuard(gym.Wrapper[Any, Any, Any, Any]):
+class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Raises where the wrapped environment breaks its own contract.
 
     Judged before any adaptation, for a NaN cast to uint8 is a harmless looking number. The
@@ -124,6 +125,7 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
         super().__init__(env)
         if not isinstance(env.observation_space, gym.spaces.Box):
             raise TypeError(f"FaultGuard needs a Box observation, got {env.observation_space}")
@@ -133,6 +135,16 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any]):
         self._noted: set[str] = set()
         self._step = 0  # steps of the current episode
         self._total = 0  # steps since construction
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the check, which follows from the space and cannot be pickled."""
+        return {name: value for name, value in self.__dict__.items() if name != "_fault"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build the check anew."""
+        self.__dict__.update(state)
+        assert isinstance(self.env.observation_space, gym.spaces.Box)
+        self._fault = observation_fault(self.env.observation_space)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -1,27 +1,25 @@
-"""Environments by id, and the stamp that says under which protocol one runs."""
+"""Environments by id, or by the import path of a function that makes one."""
 
 from __future__ import annotations
 
 import copy
 import difflib
-import importlib
-import importlib.metadata
+import functools
 import importlib.util
-import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, cast
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.wrappers import TimeLimit
 
-from drama.envs.adapt import AdaptedEnv, adapt, require_env
+from drama.envs.adapt import AdaptedEnv, adapt, instead_of, require_env
 from drama.envs.atari import is_atari, make_atari, register_atari
-from drama.envs.guard import env_name
-from drama.envs.minatar import PREFIX, is_minatar, minatar_protocol, register_minatar
+from drama.envs.layers import registered_kwargs, wrap
+from drama.envs.minatar import PREFIX, SeededReset, is_minatar, minatar_protocol, register_minatar
 from drama.envs.toy import PixelGame, register_games
-from drama.errors import EnvError, UnknownEnvError
+from drama.errors import ConfigError, EnvError, UnknownEnvError
+from drama.importing import import_named
 
 FOREIGN_IMAGE_SIZE = 64
 
@@ -29,6 +27,8 @@ _PACKAGES = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid", "MiniWorld-": "mini
 """Beginnings of ids, and the package that registers them when it is imported."""
 _ALIKE = 0.8
 """Similarity of two names, 0 to 1, from which on one is offered for the other."""
+Factory: TypeAlias = "Callable[..., gym.Env[Any, Any]]"
+"""A function or class that makes an environment."""
 
 
 def make_env(
@@ -43,6 +43,7 @@ def make_env(
     sticky_actions: float = 0.0,
     full_action_space: bool = False,
     env_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[str] = (),
 ) -> gym.Env[Any, Any]:
     """Make an environment that the agent can learn in.
 
@@ -52,8 +53,14 @@ def make_env(
     holds ``{"r": return, "l": length, "t": seconds}`` at the end of each episode, for Atari at
     the end of each whole game.
 
+    ``env.spec`` holds the arguments, so that ``gymnasium.make(env.spec)`` makes the same
+    environment. It can be pickled where game and wrappers can; games of Atari are, with the state
+    of their emulator. Those that Gymnasium pickles by their constructor's arguments (Box2D, MuJoCo)
+    come back before their first reset.
+
     Args:
-        env_id: An id known to Gymnasium; ``"module:Name-v0"`` imports ``module`` first.
+        env_id: An id known to Gymnasium; ``"module:Name-v0"`` imports ``module`` first. Where
+            ``module`` has a function or class of the name, ``"module:make_env"``, that makes it.
         seed: Seed of the first ``reset`` only: later ones go on from there, so that episodes
             differ. None draws a fresh one.
         image_size: Side of the picture in pixels. None is 64, or the native size for the
@@ -66,6 +73,9 @@ def make_env(
         sticky_actions: Atari only. Probability that a frame repeats the previous action.
         full_action_space: Atari only. All 18 actions instead of the minimal set.
         env_kwargs: Passed on to the environment's constructor.
+        wrappers: Import paths, ``module:Class`` or ``module:Class(stack_size=4)``, the innermost
+            first. They go around the environment (for Atari around the whole protocol: they see
+            adapted frames, agent steps and learning episodes) and below our own layers.
 
     Returns:
         An environment with ``Box(0, 255, (H, W, C), uint8)`` or ``Box(-inf, inf, (N,), float32)``
@@ -75,20 +85,34 @@ def make_env(
         UnknownEnvError: No such id; the message names one that is near, or the package.
         UnsupportedSpaceError: Its observation or action space is not supported.
         EnvError: It could not be constructed: a wrong argument, a missing dependency.
+        ConfigError: A wrapper is not written as an import path with literal arguments.
     """
     if env_kwargs is not None and not isinstance(env_kwargs, Mapping):
         raise EnvError(f"env_kwargs must map argument names to values, got {env_kwargs!r}")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
         raise EnvError(f"seed must be an integer of at least 0 or None, got {seed!r}")
-    spec = copy.deepcopy(_find(env_id))
-    # The guard belongs directly around the environment, so any limit is applied by us.
-    limit = spec.max_episode_steps if max_episode_steps is None else max_episode_steps
-    spec.max_episode_steps = None
+    settings = {
+        "env_id": env_id,
+        "image_size": image_size,
+        "max_episode_steps": max_episode_steps,
+        "life_loss": life_loss,
+        "noop_max": noop_max,
+        "frame_skip": frame_skip,
+        "sticky_actions": sticky_actions,
+        "full_action_space": full_action_space,
+        "env_kwargs": dict(env_kwargs or {}),
+        "wrappers": tuple(wrappers),
+    }
+    source = find(env_id)
+    atari = isinstance(source, EnvSpec) and is_atari(source)
+    limit = max_episode_steps
     protocol: dict[str, Any]
     try:
-        if is_atari(spec):
+        if not isinstance(source, EnvSpec):
+            env, protocol = call_factory(source, env_kwargs)
+        elif atari:
             env, protocol = make_atari(
-                spec,
+                _unlimited(source),
                 image_size=image_size,
                 max_episode_steps=max_episode_steps,
                 life_loss=life_loss,
@@ -98,38 +122,72 @@ def make_env(
                 full_action_space=full_action_space,
                 env_kwargs=env_kwargs,
             )
+            protocol["env_kwargs"] = dict(env_kwargs or {})
             limit = None
         else:
+            spec = source
+            if max_episode_steps is not None or not wrappers:
+                # The guard belongs directly around the environment, so we apply the limit; but
+                # a wrapper may need to find the registered one.
+                limit = source.max_episode_steps if limit is None else limit
+                spec = _unlimited(source)
             env = gym.make(spec, disable_env_checker=True, **dict(env_kwargs or {}))
-            protocol = minatar_protocol(env) if is_minatar(env) else {}
-            if image_size is None:
-                image_size = default_image_size(env)
-    except EnvError:
+            protocol = {}
+            if is_minatar(env):
+                env, protocol = SeededReset(env), minatar_protocol(env)
+            protocol["env_kwargs"] = dict(env_kwargs or {})
+        env = wrap(env, wrappers)
+        if image_size is None and not atari:
+            image_size = default_image_size(env)
+    except (EnvError, ConfigError):
         raise
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise EnvError(_missing(env_id, error)) from error
     except Exception as error:
         given = f" with env_kwargs {dict(env_kwargs)}" if env_kwargs else ""
+        given += f" in {', '.join(wrappers)}" if wrappers else ""
         reason = f"{type(error).__name__}: {error}"
         raise EnvError(f"{env_id} could not be made{given}: {_one_line(reason)}") from error
-    protocol["env_kwargs"] = dict(env_kwargs or {})
-    adapted = adapt(
-        env, image_size=image_size, max_episode_steps=limit, seed=seed, protocol=protocol
+    return adapt(
+        env,
+        image_size=image_size,
+        max_episode_steps=limit,
+        seed=seed,
+        protocol=protocol,
+        settings=settings,
     )
-    if isinstance(adapted, AdaptedEnv):
-        adapted.remake = lambda seed: make_env(
-            env_id,
-            seed,
-            image_size=image_size,
-            max_episode_steps=max_episode_steps,
-            life_loss=False,
-            noop_max=noop_max,
-            frame_skip=frame_skip,
-            sticky_actions=sticky_actions,
-            full_action_space=full_action_space,
-            env_kwargs=env_kwargs,
+
+
+def from_spec(render_mode: str | None = None, **settings: Any) -> gym.Env[Any, Any]:
+    """Entry point of the specification of what :func:`make_env` returns.
+
+    Args:
+        render_mode: As in ``gymnasium.make``; None is that of ``settings``.
+        **settings: Arguments of :func:`make_env`.
+    """
+    if render_mode is not None:
+        settings["env_kwargs"] = {**settings["env_kwargs"], "render_mode": render_mode}
+    return make_env(**settings)
+
+
+def call_factory(
+    factory: Factory, kwargs: Mapping[str, Any] | None
+) -> tuple[gym.Env[Any, Any], dict[str, Any]]:
+    """Return what a function or class makes, and what :func:`describe` is to know of it.
+
+    Raises:
+        EnvError: It returned no environment.
+    """
+    env = factory(**dict(kwargs or {}))
+    if not isinstance(env, gym.Env):
+        name = getattr(factory, "__name__", type(factory).__name__)
+        raise EnvError(
+            f"{name} was given as a function that returns an environment, and returned {env!r}, "
+            f"which is no gymnasium.Env{instead_of(env)}"
         )
-    return adapted
+    # Without arguments `describe` reads those of the object.
+    given = {**registered_kwargs(env), **kwargs} if kwargs else {}
+    return env, {"env_kwargs": given} if given else {}
 
 
 def default_image_size(env: gym.Env[Any, Any]) -> int | None:
@@ -146,60 +204,16 @@ def default_image_size(env: gym.Env[Any, Any]) -> int | None:
     return None if own or is_minatar(env) else FOREIGN_IMAGE_SIZE
 
 
-def describe(env: gym.Env[Any, Any]) -> dict[str, Any]:
-    """Return the protocol under which ``env`` runs, ready for JSON.
+def find(env_id: str) -> EnvSpec | Factory:
+    """Return the specification registered under an id, or what an import path names.
 
-    Args:
-        env: An environment from :func:`make_env` or :func:`drama.envs.adapt`, or any other.
+    ``module:name`` is an import path where ``module`` has something of that name to call; ids end
+    in a version, which no Python name can.
 
-    Returns:
-        ``id``, ``env_kwargs``, ``frame_skip``, ``noop_max``, ``sticky_actions``,
-        ``full_action_space``, ``life_loss`` (these five None unless Atari; MinAtar has sticky
-        actions too), ``image_size`` (``[H, W]`` or None for vectors), ``observation_shape``,
-        ``max_episode_steps``, ``num_actions``, and the versions of ``gymnasium`` and, where the
-        game is theirs, of ``ale_py`` and ``minatar``.
+    Raises:
+        UnknownEnvError: There is neither.
+        EnvError: There is no such module.
     """
-    protocol: dict[str, Any] = {}
-    limit: int | None = None
-    layer: gym.Env[Any, Any] = env
-    while isinstance(layer, gym.Wrapper):
-        if isinstance(layer, AdaptedEnv) and not protocol:
-            protocol = layer.protocol
-        if isinstance(layer, TimeLimit):
-            own = int(layer._max_episode_steps)
-            limit = own if limit is None else min(limit, own)
-        layer = layer.env
-    spec = env.spec
-    shape = env.observation_space.shape or ()
-    count = getattr(env.action_space, "n", None)
-    kwargs = protocol.get("env_kwargs", dict(spec.kwargs) if spec is not None else {})
-    atari = spec is not None and is_atari(spec)
-    stamp = {
-        "id": env_name(env),
-        "env_kwargs": json.loads(json.dumps(kwargs, default=str)),
-        **{
-            name: protocol.get(name)
-            for name in (
-                "frame_skip",
-                "noop_max",
-                "sticky_actions",
-                "full_action_space",
-                "life_loss",
-            )
-        },
-        "image_size": [int(side) for side in shape[:2]] if len(shape) == 3 else None,
-        "observation_shape": [int(side) for side in shape],
-        "max_episode_steps": limit,
-        "num_actions": None if count is None else int(count),
-        "gymnasium": importlib.metadata.version("gymnasium"),
-        "ale_py": importlib.metadata.version("ale-py") if atari else None,
-        "minatar": importlib.metadata.version("minatar") if is_minatar(env) else None,
-    }
-    return stamp
-
-
-def _find(env_id: str) -> EnvSpec:
-    """Return the specification registered under ``env_id``."""
     register_games()
     if not isinstance(env_id, str) or not env_id:
         raise UnknownEnvError(
@@ -211,12 +225,28 @@ def _find(env_id: str) -> EnvSpec:
     module, _, name = env_id.rpartition(":")
     try:
         if module:
-            importlib.import_module(module)
+            found: Any = functools.reduce(
+                lambda held, part: getattr(held, part, None), name.split("."), import_named(module)
+            )
+            if callable(found):
+                return cast(Factory, found)
+            if name.isidentifier() and name not in gym.registry:
+                raise UnknownEnvError(
+                    f"module {module!r} has no function or class {name!r} that makes an "
+                    "environment, and none is registered under that name"
+                )
         return gym.spec(name)
     except ModuleNotFoundError as error:
         raise EnvError(f"{env_id}: there is no module {error.name!r} to import") from error
     except gym.error.Error as error:
         raise UnknownEnvError(_unknown(env_id, name)) from error
+
+
+def _unlimited(spec: EnvSpec) -> EnvSpec:
+    """Return a copy of a specification without its limit of steps."""
+    spec = copy.deepcopy(spec)
+    spec.max_episode_steps = None
+    return spec
 
 
 def _unknown(env_id: str, name: str) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.utils import RecordConstructorArgs
 
 PREFIX = "MinAtar/"
 
@@ -37,6 +38,27 @@ def register_minatar() -> bool:
 def is_minatar(env: gym.Env[Any, Any]) -> bool:
     """Whether ``env`` is, or wraps, a game of MinAtar."""
     return type(env.unwrapped).__module__.partition(".")[0] == "minatar"
+
+
+class SeededReset(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Seeds ``np_random`` at a seeded reset, as Gymnasium demands and MinAtar leaves out.
+
+    Its games draw from a generator in the game, which they seed themselves.
+
+    Args:
+        env: A game of MinAtar.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        gym.Env.reset(self.unwrapped, seed=seed)
+        return self.env.reset(seed=seed, options=options)
 
 
 def minatar_protocol(env: gym.Env[Any, Any]) -> dict[str, Any]:

@@ -77,11 +77,14 @@ def listed(items: Iterable[Any]) -> str:
 
 
 def as_toml(value: Any) -> str:
-    """Return a scalar or a list of scalars in TOML, whose strings and numbers are JSON's."""
+    """Return a JSON value in TOML, whose strings and numbers are JSON's; objects in one line."""
     if value is None:
         raise ConfigError("TOML has no null; keep this suite as JSON")
     if isinstance(value, list):
         return f"[{', '.join(map(as_toml, value))}]"
+    if isinstance(value, Mapping):
+        pairs = (f"{as_toml(key)} = {as_toml(item)}" for key, item in value.items())
+        return f"{{{', '.join(pairs)}}}"
     text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     # JSON writes 1e-05, which TOML reads; it writes no integer for a float, nor the reverse.
     return text

@@ -10,7 +10,7 @@ from typing import Any
 
 from drama.calibration import SECONDS, calibrate
 from drama.costs import PresetCost, Unmeasured
-from drama.envs import make_env
+from drama.envs.source import build_env
 from drama.suite.layout import Cell
 from drama.suite.local import Plan
 
@@ -150,7 +150,7 @@ def forecast(
         if cell.status == "finished" or not cell.sound:
             continue
         if cell.game not in shapes:
-            env = make_env(cell.game, image_size=cell.config.env.image_size)
+            env = build_env(cell.game, cell.config.env, 0, life_loss=True)
             shapes[cell.game] = tuple(env.observation_space.shape or ())
             env.close()
         groups[cell.variant.name, shapes[cell.game]].append(cell)

@@ -8,6 +8,7 @@ from typing import Any
 
 from drama.config import Config
 from drama.errors import ConfigError
+from drama.settings import LEAVES
 
 OWN = ("preset", "seed", "steps", "env.id")
 """Settings that the spec itself decides, so that no variant may."""
@@ -59,7 +60,7 @@ def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in tree.items():
         name = prefix + str(key).replace("-", "_")
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and value and name not in LEAVES:
             found |= dotted(value, f"{name}.")
         else:
             found[name] = tuple(value) if isinstance(value, list) else value

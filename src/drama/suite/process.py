@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import json
 import os
 import re
 import shutil
@@ -40,6 +41,8 @@ def options(settings: Mapping[str, Any]) -> list[str]:
             args.append(f"--{section}{dot}{'' if value else 'no-'}{name}")
         elif isinstance(value, tuple):
             args += [f"--{key}", *map(str, value)]
+        elif isinstance(value, Mapping):
+            args += [f"--{key}", json.dumps(value)]
         else:
             args.append(f"--{key}={value}")
     return args

@@ -192,7 +192,10 @@ def check_state(tree: Any, where: object, *, learning: bool) -> None:
             acting needs: an earlier version may have written fewer.
     """
     _check(tree, ACTING, where)
-    optional = {"steps_before": whole()}
+    optional: dict[str, Check] = {
+        "steps_before": whole(),
+        "env": lambda x: isinstance(x, dict) and len(x) <= 100,
+    }
     present = {**LEARNING, **optional} if learning else optional
     _check(tree, {name: check for name, check in present.items() if name in tree}, where)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from drama.behaviour import Behaviour
 from drama.config import Config
 from drama.dynamics import map_state
+from drama.envs import describe
 from drama.errors import CheckpointError
 from drama.files import tensor_like
 from drama.training.checkpoint import CheckpointDir, write_checkpoint
@@ -55,6 +56,7 @@ def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
         "replay_total": trainer.replay.total,
         "num_actions": trainer.world_model.num_actions,
         "obs_shape": list(trainer.replay.rows["obs"].shape[1:]),
+        "env": describe(trainer.stream.env),
         "threads": torch.get_num_threads(),
         "numpy": trainer.rng.bit_generator.state,
         "meter": trainer.meter.state(),
@@ -87,6 +89,7 @@ def write_untrained(
             "step": 0,
             "num_actions": world_model.num_actions,
             "obs_shape": list(env.observation_space.shape or ()),
+            "env": describe(env),
         },
         tensors={"model": model_tensors(world_model, behaviour)},
         segments=[],
