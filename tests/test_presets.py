@@ -124,7 +124,7 @@ def test_a_label_never_disagrees_with_the_sizes() -> None:
     [
         ((4,), "cpu", "quick"),
         ((4,), "cuda", "quick"),
-        ((10, 10, 4), "cuda", "quick"),
+        ((16, 16, 4), "cuda", "quick"),
         ((32, 32, 3), "cpu", "quick"),
         ((64, 64, 3), "cpu", "laptop"),
         ((64, 64, 3), "mps", "laptop"),
@@ -138,3 +138,21 @@ def test_without_a_name_the_preset_fits_observation_and_device(
     config, why = presets.fitting(shape, device)
     assert config == presets.preset(name)
     assert why
+
+
+@pytest.mark.parametrize(
+    ("side", "filters", "stride"),
+    [
+        (8, (16, 32, 48), 2),
+        (40, (16, 32, 48), 2),
+        (20, (16, 32, 48), 1),
+        (10, (16, 32), 1),
+        (7, (16,), 1),
+    ],
+)
+def test_without_a_name_a_small_picture_is_halved_as_often_as_it_can_be(
+    side: int, filters: tuple[int, ...], stride: int
+) -> None:
+    config, _ = presets.fitting((side, side, 4), "cpu")
+    assert (config.world_model.filters, config.world_model.stem_stride) == (filters, stride)
+    WorldModel(config.world_model, (side, side, 4), 3)  # raises where the layers do not fit

@@ -150,11 +150,23 @@ def fitting(shape: Sequence[int], device: str) -> tuple[Config, str]:
         return quick(), "vector observations"
     picture = f"{shape[0]}x{shape[1]} pictures"
     if max(shape[:2]) < SMALL_PICTURE:
-        return quick(), f"small pictures ({shape[0]}x{shape[1]})"
+        return _small(shape[0]), f"small pictures ({shape[0]}x{shape[1]})"
     if device == "cuda":
         return xs(), f"{picture} on CUDA"
     # Apple's GPU is counted with the CPU: a run of xs there would take days.
     return laptop(), f"{picture} on {device.upper()}"
+
+
+def _small(side: int) -> Config:
+    """Return `quick`, with as many convolutions as a picture can be halved for."""
+    config = quick()
+    filters = config.world_model.filters
+    halvings = (side & -side).bit_length() - 1  # the power of 2 that divides the side
+    if halvings >= len(filters):
+        return config
+    return config.override(
+        {"world_model.filters": filters[: halvings + 1], "world_model.stem_stride": 1}
+    )
 
 
 SMALL_PICTURE = 64
