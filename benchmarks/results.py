@@ -106,7 +106,12 @@ def settings(config: Config) -> dict[str, Any]:
     """The settings that are not the paper's, by their dotted names; not what tells runs apart."""
     given, default = (flat(json.loads(c.to_json())) for c in (config, Config()))
     told_apart = ("env.id", "seed")
-    return {k: v for k, v in given.items() if v != default[k] and k not in told_apart}
+    unused = () if config.behaviour.algorithm == "ppo" else ("behaviour.ppo.",)
+    return {
+        k: v
+        for k, v in given.items()
+        if v != default[k] and k not in told_apart and not k.startswith(unused)
+    }
 
 
 def so_far(cell: Cell) -> dict[str, Any]:

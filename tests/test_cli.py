@@ -525,7 +525,7 @@ def test_presets_are_listed_with_size_and_purpose(capfd: Capture) -> None:
 
 def test_presets_with_their_speed(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drama.cli.presets.PRESETS", {"quick": tiny})
-    assert main(["presets", "--speed", "--seconds", "0.1", "--device", "cpu"]) == 0
+    assert main(["presets", "--speed", "--seconds", "20", "--device", "cpu"]) == 0
     out = capfd.readouterr().out
     assert "steps/s here" in out
     (row,) = [line for line in out.splitlines() if line.startswith("quick")]

@@ -73,10 +73,10 @@ def test_a_run_of_days_is_warned_about_before_its_first_step(
     # 7.25 s a step.
     slow = preset_cost(warmup_steps=24)
     monkeypatch.setattr(agent, "measure_updates", lambda _: slow)
-    assert warnings_of(Agent(WALK, tiny()), 30) == []
+    assert not any("hours" in line for line in warnings_of(Agent(WALK, tiny()), 30))
     monkeypatch.setattr(estimate, "WARN_HOURS", 0.0)
-    (line,) = warnings_of(Agent(WALK, tiny()), 30, run_dir=tmp_path / "run")
-    assert "takes about 0 hours on this machine" in line
+    said = warnings_of(Agent(WALK, tiny()), 30, run_dir=tmp_path / "run")
+    assert sum("takes about 0 hours on this machine" in line for line in said) == 1
     # A run that goes on is estimated for the steps that are left.
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(

@@ -339,8 +339,9 @@ class Agent:
             dynamics = dataclasses.replace(config.world_model.dynamics, backend="auto")
             model = dataclasses.replace(config.world_model, dynamics=dynamics)
             config = dataclasses.replace(config, world_model=model)
-        agent = cls._in_its_env(env, config, device, checkpoint)
         state = checkpoint.state()
+        snapshot.check_fits(checkpoint, config)
+        agent = cls._in_its_env(env, config, device, checkpoint)
         shape = list(agent.observation_space.shape or ())
         if state["num_actions"] != agent.action_space.n or state["obs_shape"] != shape:
             raise CheckpointError(

@@ -7,9 +7,9 @@ import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
-from drama.errors import ConfigError
+from drama.errors import ConfigError, brief
 from drama.hints import did_you_mean
 
 T = TypeVar("T")
@@ -26,15 +26,35 @@ class Checked:
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        for field_name, hint in typing.get_type_hints(type(self)).items():
+        for field_name, hint in field_types(type(self)).items():
             value = getattr(self, field_name)
             exact = _convert(hint, value, f"{name}.{field_name}")
             if exact is not value:
                 object.__setattr__(self, field_name, exact)
+        check_sizes(self, name)
         self._check()
+
+    most: ClassVar[Mapping[str, int]] = {}
+    """Largest value of settings that decide how much memory or time something takes: far beyond
+    what is of use, and below what ends in an abort of the process."""
 
     def _check(self) -> None:
         """Check ranges; the types are right by now."""
+
+
+def field_types(cls: type[Any]) -> dict[str, Any]:
+    """Return the types of a dataclass's fields by name."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def check_sizes(section: Any, name: str) -> None:
+    """Require that no setting of a section is larger than its ``most``."""
+    for field, most in section.most.items():
+        value = getattr(section, field)
+        values = value if isinstance(value, tuple) else (value,)
+        large = [v for v in values if v is not None and v > most]
+        require(not large, f"{name}.{field} must be at most {most:,}, got {large[:1]}")
 
 
 def positive(section: str, **values: float) -> None:
@@ -57,7 +77,7 @@ def from_dict(cls: type[T], tree: object, path: str = "config") -> T:
     """
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{path} must be an object, got {type(tree).__name__}")
-    hints = typing.get_type_hints(cls)
+    hints = field_types(cls)
     for name in tree:
         if name not in hints:
             raise ConfigError(f"{path} has no field {name!r}{did_you_mean(str(name), hints)}")
@@ -96,7 +116,7 @@ def _put(tree: dict[str, Any], path: str, value: Any, known: Mapping[str, Any]) 
         if isinstance(value, type(section)):
             value = {f.name: getattr(value, f.name) for f in dataclasses.fields(section)}
         fits = isinstance(value, Mapping) and len(value) > 0
-        require(fits, f"{path} is a section: name a setting of it, got {value!r}")
+        require(fits, f"{path} is a section: name a setting of it, got {brief(value)}")
         for key, inner in value.items():
             _put(tree, f"{path}.{key}".replace("-", "_"), inner, known)
         return
@@ -121,13 +141,13 @@ def _convert(hint: Any, value: object, path: str) -> Any:
         return _convert(inner, value, path)
     if origin is Literal:
         fits = any(value == arg and type(value) is type(arg) for arg in args)
-        require(fits, f"{path} must be one of {', '.join(map(str, args))}, got {value!r}")
+        require(fits, f"{path} must be one of {', '.join(map(str, args))}, got {brief(value)}")
         return value
     if origin is tuple:
-        require(isinstance(value, (list, tuple)), f"{path} must be a list, got {value!r}")
+        require(isinstance(value, (list, tuple)), f"{path} must be a list, got {brief(value)}")
         return tuple(_convert(args[0], item, path) for item in typing.cast("list[object]", value))
     if origin is Mapping:
-        require(isinstance(value, Mapping), f"{path} must be an object, got {value!r}")
+        require(isinstance(value, Mapping), f"{path} must be an object, got {brief(value)}")
         return _json(value, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         require(abs(value) < 2**1000, f"{path} is too large")
@@ -135,7 +155,7 @@ def _convert(hint: Any, value: object, path: str) -> Any:
     if isinstance(value, float):
         require(math.isfinite(value), f"{path} must be finite, got {value}")
     fits = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-    require(fits, f"{path} must be of type {hint.__name__}, got {value!r}")
+    require(fits, f"{path} must be of type {hint.__name__}, got {brief(value)}")
     return value
 
 
@@ -149,7 +169,8 @@ def _json(value: Any, path: str) -> Any:
         return [_json(item, path) for item in value]
     require(
         value is None or type(value) in (bool, int, float, str),
-        f"{path} must be a JSON value (number, string, boolean, null, list, object), got {value!r}",
+        f"{path} must be a JSON value (number, string, boolean, null, list, object), "
+        f"got {brief(value)}",
     )
     require(
         not isinstance(value, float) or math.isfinite(value), f"{path} must be finite, got {value}"

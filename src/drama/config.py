@@ -61,6 +61,12 @@ class EnvConfig(Checked):
     full_action_space: bool = False
     """Atari: all 18 actions rather than the game's minimal set."""
 
+    most = {  # noqa: RUF012
+        "image_size": 2**12,
+        "frame_skip": 1000,
+        "noop_max": 10_000,
+    }
+
     def _check(self) -> None:
         for wrapper in self.wrappers:
             parse_call(wrapper)
@@ -196,9 +202,21 @@ class WorldModelConfig(Checked):
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser of the world model."""
 
+    most = {  # noqa: RUF012
+        "filters": 2**14,
+        "kernel": 255,
+        "vector_units": 2**16,
+        "latent_variables": 2**12,
+        "latent_classes": 2**12,
+        "head_units": 2**16,
+        "bins": 2**16,
+        "batch_size": 2**24,
+        "batch_length": 2**24,
+    }
+
     def _check(self) -> None:
         section = "world_model"
-        require(len(self.filters) > 0, f"{section}.filters must name at least one layer")
+        require(0 < len(self.filters) <= 16, f"{section}.filters must name 1 to 16 layers")
         positive(section, **{f"filters[{i}]": n for i, n in enumerate(self.filters)})
         require(self.kernel % 2 == 1, f"{section}.kernel must be odd, got {self.kernel}")
         fraction(section, unimix=self.unimix)
@@ -239,6 +257,11 @@ class PPOConfig(Checked):
     """Recompute returns and advantages each epoch, with a slow critic (the public code's form)."""
     advantage_scale: AdvantageScale = "returns"
     """Divisor of the advantages: running range of returns, at least 1, or their own deviation."""
+
+    most = {  # noqa: RUF012
+        "epochs": 10_000,
+        "minibatches": 2**24,
+    }
 
     def _check(self) -> None:
         section = "behaviour.ppo"
@@ -316,6 +339,16 @@ class BehaviourConfig(Checked):
         default_factory=lambda: PPOConfig(epochs=3, minibatches=1, recompute_advantages=True)
     )
     """What only ``ppo`` reads. The default is the public code's form."""
+
+    most = {  # noqa: RUF012
+        "layers": 64,
+        "actor_units": 2**16,
+        "critic_units": 2**16,
+        "bins": 2**16,
+        "batch_size": 2**24,
+        "context": 2**20,
+        "horizon": 2**20,
+    }
 
     def _check(self) -> None:
         section = "behaviour"
@@ -396,6 +429,10 @@ class TrainingConfig(Checked):
     wandb: bool = False
     """Send the same rows to Weights & Biases (extra ``wandb``)."""
 
+    most = {  # noqa: RUF012
+        "threads": 4096,
+    }
+
     def _check(self) -> None:
         section = "training"
         positive(
@@ -433,6 +470,11 @@ class EvaluationConfig(Checked):
     """Latents while playing: sampled (the authors', as in imagination) or their mode."""
     max_episode_steps: int | None = None
     """Agent steps that truncate an episode. None: 27,000, or a larger limit of the environment."""
+
+    most = {  # noqa: RUF012
+        "episodes": 10**7,
+        "num_envs": 10_000,
+    }
 
     def _check(self) -> None:
         positive("evaluation", num_envs=self.num_envs)

@@ -188,11 +188,15 @@ def write_text(path: Path, text: str) -> None:
         OSError: The system refuses; it names the file.
     """
     temporary = _temporary(path)
-    with named(temporary):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        with open(open_regular(temporary, flags), "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+    _create_text(temporary, text)
     _replace(path, temporary)
+
+
+def _create_text(path: Path, text: str) -> None:
+    """Write a file that is not there yet."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with named(path), open(open_regular(path, flags), "w", encoding="utf-8", newline="") as file:
+        file.write(text)
 
 
 def write_json(path: Path, tree: object) -> None:
@@ -305,6 +309,17 @@ def check_tensors(path: Path) -> None:
             pass
     except Exception as error:  # safetensors raises a type of its own for damage
         raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of the tensors in a safetensors file, and no tensor.
+
+    Raises:
+        CheckpointError: It is missing, truncated or not safetensors.
+    """
+    check_tensors(path)
+    with safetensors.safe_open(str(path), framework="numpy") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

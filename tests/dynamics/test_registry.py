@@ -285,7 +285,7 @@ def test_no_state_is_the_state_of_the_start(context: int, length: int, resets: b
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"layers": 0}, r"dynamics\.layers must be an integer of at least 1, got 0"),
+        ({"layers": 0}, r"dynamics\.layers must be an integer in 1 .. 256, got 0"),
         ({"width": 1.5}, r"dynamics\.width must be an integer"),
         ({"d_state": True}, r"dynamics\.d_state must be an integer"),
         ({"headdim": 96}, r"dynamics\.headdim must divide expand \* width = 1024, got 96"),

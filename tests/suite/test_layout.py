@@ -119,6 +119,8 @@ def untrained(run: Path) -> None:
         tree["digest"] = _digest(tree)
 
     edit_json(last(run) / "manifest.json", change)
+    last(run).rename(run / "checkpoints" / "000000000")
+    rewrite(run / "checkpoints" / "last", "000000000\n")
 
 
 def linked_nowhere(run: Path) -> None:

@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from tests.training.runs import tiny
 
-from drama import Agent
+from drama import Agent, files
 from drama.config import OptimConfig
 from drama.replay import ReplayBuffer
 from drama.training.metrics import JsonLines
@@ -85,16 +85,16 @@ def kill_at_disk_operation(k: int, torn: bool) -> None:
         save_file(tensors, path)
         os.truncate(path, os.path.getsize(path) // 2)
 
-    def half_text(path: Path, text: str, **kwargs: Any) -> None:
-        write_text(path, text[: len(text) // 2], **kwargs)
+    def half_text(path: Path, text: str) -> None:
+        create_text(path, text[: len(text) // 2])
 
-    save_file, write_text = safetensors.torch.save_file, Path.write_text
+    save_file, create_text = safetensors.torch.save_file, files._create_text
     if not torn:
         # (Not fsync: a kill leaves the same files before it and after it.)
-        for name in ("replace", "unlink", "rmdir", "mkdir", "truncate"):
+        for name in ("replace", "unlink", "rmdir", "mkdir", "ftruncate"):
             setattr(os, name, wrapped(getattr(os, name)))
     safetensors.torch.save_file = wrapped(save_file, half_file)
-    Path.write_text = wrapped(write_text, half_text)  # type: ignore[method-assign]
+    files._create_text = wrapped(create_text, half_text)
 
 
 def sweep_save(step: int, cases: Path) -> None:

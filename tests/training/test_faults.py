@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 from tests.training.faulty_envs import (
@@ -37,25 +38,33 @@ pytestmark = pytest.mark.faults
     ],
 )
 def test_a_broken_environment_loses_nothing(
-    kind: type[Walk], error: type[Exception], words: str, good_steps: int, tmp_path: Path
+    kind: type[Walk],
+    error: type[Exception],
+    words: str,
+    good_steps: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(error, match=words):
         Agent(env_id(kind), tiny()).learn(60, run_dir=tmp_path / "run")
-    Agent(env_id(Walk), tiny()).learn(good_steps, run_dir=tmp_path / "sound")
+    monkeypatch.setattr(gym.spec(env_id(kind)), "entry_point", Walk)  # the environment is repaired
+    Agent(env_id(kind), tiny()).learn(good_steps, run_dir=tmp_path / "sound")
     assert CheckpointDir(tmp_path / "run").last().step == good_steps
     changed = differences(snapshot(tmp_path / "run"), snapshot(tmp_path / "sound"))
     # The action that broke it was drawn; nothing else differs from a run that ended before.
     assert set(changed) <= {"config", "loop/generator.acting"}
-    # With the environment repaired it goes on.
-    agent = Agent.load(tmp_path / "run", env=env_id(Walk))
+    agent = Agent.load(tmp_path / "run")
     assert agent.learn(60 - good_steps).num_timesteps == 60
     assert CheckpointDir(tmp_path / "run").last().step == 60
 
 
-def test_an_environment_broken_from_the_start(tmp_path: Path) -> None:
+def test_an_environment_broken_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(EnvFaultError, match="NaN"):
         Agent(env_id(NanFirstObs), tiny()).learn(60, run_dir=tmp_path / "run")
-    assert Agent.load(tmp_path / "run", env=env_id(Walk)).learn(30).num_timesteps == 30
+    monkeypatch.setattr(gym.spec(env_id(NanFirstObs)), "entry_point", Walk)
+    assert Agent.load(tmp_path / "run").learn(30).num_timesteps == 30
 
 
 def test_an_environment_that_no_seed_brings_back_costs_one_cut_episode(tmp_path: Path) -> None:

@@ -101,6 +101,11 @@ def registered() -> tuple[str, ...]:
     return tuple(sorted({*_REGISTRY, *(entry.name for entry in _entry_points())}))
 
 
+def is_built_in(name: str) -> bool:
+    """Whether the sequence model of that name is one of this package."""
+    return str(getattr(_REGISTRY.get(name), "__module__", "")).startswith("drama.")
+
+
 def make_dynamics(config: DynamicsConfig) -> SequenceModel[Any]:
     """Build the sequence model that ``config`` names.
 
@@ -116,7 +121,7 @@ def make_dynamics(config: DynamicsConfig) -> SequenceModel[Any]:
     builder = _REGISTRY.get(config.name)
     if builder is None:
         builder = _load_entry_point(config.name)
-    if str(getattr(builder, "__module__", "")).startswith("drama."):
+    if is_built_in(config.name):
         return builder(config)
     return cast("SequenceModel[Any]", build_foreign(config.name, builder, config))
 

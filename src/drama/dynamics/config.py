@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drama.backend_name import BackendName, check_backend_name
-from drama.errors import ConfigError
+from drama.errors import ConfigError, brief
+
+MOST = {
+    "width": 2**16,
+    "layers": 256,
+    "d_state": 2**14,
+    "expand": 64,
+    "d_conv": 1024,
+    "headdim": 2**16,
+    "chunk_size": 2**16,
+    "num_heads": 2**12,
+    "context": 2**20,
+}
+"""Largest value of each size: far beyond what is of use, below what aborts the process."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +56,11 @@ class DynamicsConfig:
 
     def __post_init__(self) -> None:
         """Check every size."""
-        for field in (
-            "width",
-            "layers",
-            "d_state",
-            "expand",
-            "d_conv",
-            "headdim",
-            "chunk_size",
-            "num_heads",
-            "context",
-        ):
+        for field, most in MOST.items():
             value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
                 raise ConfigError(
-                    f"dynamics.{field} must be an integer of at least 1, got {value!r}"
+                    f"dynamics.{field} must be an integer in 1 .. {most:,}, got {brief(value)}"
                 )
         check_backend_name(self.backend)
         if self.name == "mamba2" and (self.expand * self.width) % self.headdim:

@@ -101,7 +101,8 @@ def _is_registered(name: Any) -> bool:
 
 def _flat(stamp: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stamp with each argument of the constructor as an entry; rendering is left out."""
-    kwargs = stamp.get("env_kwargs") or {}
+    kwargs = stamp.get("env_kwargs")
+    kwargs = kwargs if isinstance(kwargs, Mapping) else {}
     rest = {key: value for key, value in stamp.items() if key != "env_kwargs"}
     own = {f"env_kwargs.{k}": v for k, v in kwargs.items() if k != "render_mode"}
     return rest | own
@@ -111,9 +112,12 @@ def _comparable(key: str, value: Any) -> Any:
     """Return wrappers by name and arguments: where their module lies may change."""
     if key != "wrappers":
         return value
-    calls = (str(text).partition("(") for text in value)
+    calls = (str(text).partition("(") for text in value) if isinstance(value, (list, tuple)) else ()
     return [path.replace(":", ".").rpartition(".")[2] + sign + rest for path, sign, rest in calls]
 
 
 def _shown(value: Any) -> str:
-    return "not given" if value is None else value if isinstance(value, str) else json.dumps(value)
+    if value is None:
+        return "not given"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."

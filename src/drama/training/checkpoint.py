@@ -43,6 +43,7 @@ from drama.files import (
     read_text,
     sha256,
     sync,
+    tensor_shapes,
     write_json,
     write_tensors,
     write_text,
@@ -98,6 +99,14 @@ class Checkpoint:
             CheckpointError: It is missing or damaged.
         """
         return read_tensors(self._verified(f"{name}.safetensors"))
+
+    def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
+        """Read the shapes of the tensors in ``name.safetensors``.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+        return tensor_shapes(self._verified(f"{name}.safetensors"))
 
     def json(self, name: str) -> Any:
         """Read ``name.json``.

@@ -142,7 +142,8 @@ def _sums(x: Any) -> bool:
 
 
 def _obs_shape(x: Any) -> bool:
-    return _list(whole(1, MOST_VALUES), 8)(x) and math.prod(x) <= MOST_VALUES
+    shape = _list(whole(1, MOST_VALUES), 3)(x) and len(x) in (1, 3)  # a vector or a picture
+    return shape and math.prod(x) <= MOST_VALUES
 
 
 ACTING: Mapping[str, Check] = {

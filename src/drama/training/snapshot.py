@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drama.behaviour import Behaviour
+from drama.behaviour import Behaviour, make_behaviour
 from drama.config import Config
 from drama.dynamics import map_state
+from drama.dynamics.base import is_built_in
 from drama.envs import describe
 from drama.errors import CheckpointError
 from drama.files import tensor_like
-from drama.training.checkpoint import CheckpointDir, write_checkpoint
+from drama.training.checkpoint import Checkpoint, CheckpointDir, write_checkpoint
 from drama.training.schema import COUNT
 from drama.world_model import WorldModel
 
@@ -168,6 +169,31 @@ def restore_counters(trainer: Trainer, loop: dict[str, Tensor]) -> None:
         if bool((saved < 0).any() | (saved > COUNT).any()):
             raise CheckpointError(f"the saved counters {name!r} are out of range")
         counter[:held] = saved.to(trainer.replay.device)
+
+
+def check_fits(checkpoint: Checkpoint, config: Config) -> None:
+    """Compare the shapes of the saved weights with those of a configuration's, before any is made.
+
+    A sequence model of another package is left to the loading itself: what it builds is not known.
+
+    Raises:
+        CheckpointError: They differ.
+    """
+    if not is_built_in(config.world_model.dynamics.name):
+        return
+    state = checkpoint.state()
+    c, shape, actions = config.world_model, tuple(state["obs_shape"]), state["num_actions"]
+    with torch.device("meta"):
+        model = WorldModel(c, shape, actions)
+        behaviour = make_behaviour(config.behaviour, c.stoch_size + c.dynamics.width, actions)
+    needed = {k: tuple(t.shape) for k, t in model_tensors(model, behaviour).items()}
+    found = checkpoint.shapes("model")
+    for name in sorted(needed.keys() | found.keys()):
+        if needed.get(name) != found.get(name):
+            raise CheckpointError(
+                f"{checkpoint.path} does not fit its configuration: {name:.80} is "
+                f"{found.get(name, 'missing')}, the settings make it {needed.get(name, 'none')}"
+            )
 
 
 def saved_actions(loop: dict[str, Tensor], num_actions: int) -> list[int]:
