@@ -1,24 +1,24 @@
 """Drama in one file: a Mamba-2 world model, and an actor-critic trained in its imagination.
 
-Wang et al., "Drama: Mamba-Enabled Model-Based Reinforcement Learning Is Sample and Parameter
-Efficient", ICLR 2025, arXiv 2410.08893. "The paper" below. Read it from top to bottom: arguments,
-replay, distributions, networks, Mamba-2, world model, imagination, actor-critic, optimiser, loop.
+The paper: Wang et al., "Drama: Mamba-Enabled Model-Based Reinforcement Learning Is Sample and
+Parameter Efficient", ICLR 2025, arXiv 2410.08893. Read from top to bottom: arguments, replay,
+networks, Mamba-2, world model, imagination, actor-critic, optimiser, training loop.
 
     python examples/drama_in_one_file.py                       # drama/Catch-v0 on one CPU core
     python examples/drama_in_one_file.py --env-id CartPole-v1  # vectors instead of images
-    python examples/drama_in_one_file.py --help
 
-Every operation is in its plainest form. The package computes the same numbers faster, with other
-sequence models, PPO, checkpoints and more; tests/test_one_file.py holds the two together.
+Every operation is in its plainest form. The package computes the same numbers faster, and has more
+sequence models, PPO, checkpoints and evaluation; tests/test_one_file.py holds the two together.
 
-    o_t      observation                  obs     uint8 image (H, W, 3) or float vector (S,)
-    z_t      categorical latent           stoch   one-hot, K variables x C classes, flattened: Z
-    d_t      deterministic state          deter   sequence-model output after reading (z_t, a_t): D
-    r_t e_t  reward and termination       the outcome of action a_t taken at o_t
-    shapes   B batch, T time, A actions; in Mamba-2: E inner width, H heads, P head size, N state size
+    o_t       obs     observation: uint8 image (H, W, 3) or float vector (S,)
+    z_t       stoch   categorical latent of K variables x C classes, one-hot and flattened: (Z,)
+    d_t       deter   deterministic state, the sequence-model output after reading (z_t, a_t): (D,)
+    r_t, e_t          reward and termination: the outcome of action a_t taken at o_t
+    shapes            B batch, T time, A actions; Mamba-2: E inner width, H heads of P, N states
 """
 
 import copy
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -29,15 +29,12 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from drama import make_env  # all that is used of the package: a Gymnasium environment, by id
+from drama import make_env  # a Gymnasium environment by id: all that is used of the package
 
 
 @dataclass(frozen=True)
 class Args:
-    """Defaults: the preset `quick`, for small images. In brackets the paper's XS where it differs.
-
-    The paper's text leaves several values to its public code; docs/fidelity.md says which.
-    """
+    """The preset `quick`, for small images; in brackets the paper's `xs` where it differs."""
 
     env_id: str = "drama/Catch-v0"  # Gymnasium id: image or vector observations, discrete actions
     seed: int = 0
@@ -58,7 +55,7 @@ class Args:
     beta: float = 1.0  # DFS for imagination: weight of max(0, v - b)
 
     # World model
-    filters: tuple[int, ...] = (16, 32, 48)  # of the encoder; mirrored in the decoder [16 32 48 64 64]
+    filters: tuple[int, ...] = (16, 32, 48)  # of encoder and decoder [16 32 48 64 64]
     kernel: int = 3  # side of the convolution kernels [5]
     stem_stride: int = 2  # stride of the first convolution [1]; the others have 2
     vector_units: int = 256  # hidden units of encoder and decoder for vector observations
@@ -90,7 +87,7 @@ class Args:
     actor_units: int = 128  # [256]
     critic_units: int = 128  # [512]
     policy_latent: Literal["prior", "posterior"] = "prior"  # latent used on the real environment
-    policy_context: Literal["previous", "current"] = "current"  # d_{t-1} [previous], or null-action output
+    policy_context: Literal["previous", "current"] = "current"  # see policy_features [previous]
     imagination_batch: int = 128  # trajectories per update [1024]
     context: int = 4  # replayed steps before imagination [8]
     horizon: int = 10  # imagined steps [16]
@@ -110,46 +107,40 @@ class Args:
 
 
 class Batch(NamedTuple):
-    """Windows of transitions (B, T, ...). An episode of n actions takes n + 1 of them: the last
-    (is_last) stores the final observation; its action, reward and flag are padding."""
+    """Windows of transitions. An episode of n actions takes n + 1: the last has no action."""
 
-    obs: Tensor
-    is_first: Tensor
+    obs: Tensor  # (B, T, H, W, 3) uint8 or (B, T, S) float32
+    is_first: Tensor  # (B, T), as all below: first of an episode
     action: Tensor
     reward: Tensor
-    terminated: Tensor
-    is_last: Tensor
+    terminated: Tensor  # truncation is no termination, and is not learned
+    is_last: Tensor  # stores a final observation; action, reward and terminated are padding
 
 
 class Replay:
     """Ring buffer. A window is named by its last transition, and so are the counters of DFS."""
 
     def __init__(self, args: Args, obs_shape: tuple[int, ...], image: bool) -> None:
-        n, self.args, self.total = args.capacity, args, 0
-        self.transitions = Batch(
-            obs=torch.zeros(n, *obs_shape, dtype=torch.uint8 if image else torch.float32),
-            is_first=torch.zeros(n, dtype=torch.bool),
-            action=torch.zeros(n, dtype=torch.int64),
-            reward=torch.zeros(n, dtype=torch.float32),
-            terminated=torch.zeros(n, dtype=torch.bool),
-            is_last=torch.zeros(n, dtype=torch.bool),
-        )
+        self.args, self.total, n = args, 0, args.capacity
+        obs = torch.zeros(n, *obs_shape, dtype=torch.uint8 if image else torch.float32)
+        flag, action = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.int64)
+        self.transitions = Batch(obs, flag, action, torch.zeros(n), flag.clone(), flag.clone())
         self.trained = torch.zeros(n, dtype=torch.int64)  # v: times sampled for the world model
         self.imagined = torch.zeros(n, dtype=torch.int64)  # b: times sampled to start imagination
 
-    def add(self, obs, is_first, action, reward, terminated, is_last) -> None:
+    def add(self, *transition) -> None:
+        """Write obs, is_first, action, reward, terminated, is_last over the oldest transition."""
         slot = self.total % self.args.capacity
-        new = (obs, is_first, action, reward, terminated, is_last)
-        for column, value in zip(self.transitions, new, strict=True):
+        for column, value in zip(self.transitions, transition, strict=True):
             column[slot] = torch.as_tensor(value)
         self.trained[slot] = self.imagined[slot] = 0
         self.total += 1
 
-    def probabilities(self, purpose: Literal["world_model", "behaviour"], length: int) -> Tensor:
-        """Probability of each stored transition as the end of a window of `length` steps: (n,).
+    def probabilities(self, purpose: str, length: int) -> Tensor:
+        """Probability of each stored transition to end a sampled window of `length` steps: (n,).
 
-        World model  p ∝ softmax(-v / τ)                              seldom trained on: first
-        Behaviour    p ∝ softmax((v - α b - β max(0, v - b)) / τ)     often imagined from: last
+        "world_model":  softmax(-v / τ), least trained on first
+        "behaviour":    softmax((v - α b - β max(0, v - b)) / τ), most imagined from last
         """
         args, n = self.args, min(self.total, self.args.capacity)
         v = self.trained[:n].double()
@@ -168,17 +159,16 @@ class Replay:
             allowed &= ~(ended | self.transitions.is_last[:n])
         return score.masked_fill(~allowed, -math.inf).softmax(0)
 
-    def sample(self, purpose: Literal["world_model", "behaviour"], batch: int, length: int) -> Batch:
-        p = self.probabilities(purpose, length)
-        too_few = int((p > 0).sum()) < batch
-        end = torch.multinomial(p, batch, replacement=too_few)  # (B,)
+    def sample(self, purpose: str, batch: int, length: int) -> Batch:
+        p = self.probabilities(purpose, length)  # repeats only where there are too few to choose
+        end = torch.multinomial(p, batch, replacement=bool((p > 0).sum() < batch))  # (B,)
         counter = self.trained if purpose == "world_model" else self.imagined
         counter.index_add_(0, end, torch.ones_like(end))
         index = (end[:, None] + torch.arange(1 - length, 1)) % self.args.capacity  # (B, T)
         return Batch(*(column[index] for column in self.transitions))
 
 
-# -- Distributions ---------------------------------------------------------------------------------
+# -- Distributions and networks --------------------------------------------------------------------
 
 
 def mix_uniform(logits: Tensor, share: float) -> Tensor:
@@ -193,17 +183,11 @@ def sample_class(log_probs: Tensor) -> Tensor:
     return (cumulative <= u).sum(-1).clamp(max=log_probs.shape[-1] - 1)
 
 
-def sample_latent(log_probs: Tensor) -> Tensor:
-    """One-hot sample with straight-through gradient: (..., K, C) to (..., Z)."""
-    one_hot = F.one_hot(sample_class(log_probs), log_probs.shape[-1])
-    probs = log_probs.exp()
+def sample_latent(log_probs: Tensor, greedy: bool = False) -> Tensor:
+    """One-hot sample, or mode, with straight-through gradient: (..., K, C) to (..., Z)."""
+    index = log_probs.argmax(-1) if greedy else sample_class(log_probs)
+    one_hot, probs = F.one_hot(index, log_probs.shape[-1]), log_probs.exp()
     return (one_hot + (probs - probs.detach())).flatten(-2)  # value one_hot, gradient of probs
-
-
-def latent_mode(log_probs: Tensor) -> Tensor:
-    """Most probable classes, one-hot: (..., K, C) to (..., Z)."""
-    one_hot = F.one_hot(log_probs.argmax(-1), log_probs.shape[-1])
-    return one_hot.to(log_probs.dtype).flatten(-2)
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -212,24 +196,20 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def symlog(x: Tensor) -> Tensor:
-    return x.sign() * (x.abs() + 1).log()
-
-
-def symexp(x: Tensor) -> Tensor:
-    return x.sign() * (x.abs().exp() - 1)
+    return x.sign() * x.abs().log1p()
 
 
 class TwoHot:
     """Scalars as distributions over `bins` equally spaced points of symlog space (DreamerV3)."""
 
     def __init__(self, args: Args) -> None:
-        half = args.bins // 2
-        self.bins = torch.arange(-half, half + 1) * (args.bin_limit / half)  # (bins,)
+        half, self.limit = args.bins // 2, args.bin_limit
+        self.width = self.limit / half
+        self.bins = torch.arange(-half, half + 1) * self.width  # (bins,)
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy to the two bins around symlog(target): (..., bins), (...) to (...)."""
-        width = self.bins[1] - self.bins[0]
-        position = (symlog(target).clamp(self.bins[0], self.bins[-1]) - self.bins[0]) / width
+        position = (symlog(target).clamp(-self.limit, self.limit) + self.limit) / self.width
         lower = position.floor().clamp(0, len(self.bins) - 2)
         upper_weight = (position - lower)[..., None]
         code = F.one_hot(lower.long(), len(self.bins)) * (1 - upper_weight)
@@ -238,10 +218,8 @@ class TwoHot:
 
     def decode(self, logits: Tensor) -> Tensor:
         """symexp of the mean bin: (..., bins) to (...)."""
-        return symexp((logits.softmax(-1) * self.bins).sum(-1))
-
-
-# -- Networks --------------------------------------------------------------------------------------
+        mean = (logits.softmax(-1) * self.bins).sum(-1)
+        return mean.sign() * mean.abs().expm1()
 
 
 class RMSNormSiLU(nn.RMSNorm):
@@ -252,13 +230,13 @@ class RMSNormSiLU(nn.RMSNorm):
 
 
 class MLP(nn.Module):
-    """Hidden layers of linear, RMSNorm, SiLU, and a linear output: (..., inputs) to (..., outputs)."""
+    """Hidden layers of linear, RMSNorm and SiLU, then a linear output."""
 
     def __init__(self, inputs: int, units: int, layers: int, outputs: int, zero: bool) -> None:
         super().__init__()
-        hidden = []
-        for i in range(layers):
-            hidden += [nn.Linear(units if i else inputs, units, bias=False), RMSNormSiLU(units, 1e-5)]
+        sizes, hidden = [inputs] + [units] * layers, []
+        for i, o in itertools.pairwise(sizes):
+            hidden += [nn.Linear(i, o, bias=False), RMSNormSiLU(o, 1e-5)]
         self.hidden = nn.Sequential(*hidden)
         self.out = nn.Linear(units, outputs)
         if zero:  # reward and value 0, uniform policy at the start
@@ -316,7 +294,7 @@ class Decoder(nn.Module):
         self.side = obs_shape[0] // (stride * 2 ** (len(filters) - 1))
         self.inp = nn.Linear(stoch_size, self.side * self.side * filters[0], bias=False)
         layers = [nn.BatchNorm2d(filters[0]), nn.SiLU()]
-        for i, o in zip(filters, filters[1:], strict=False):
+        for i, o in itertools.pairwise(filters):
             conv = nn.ConvTranspose2d(i, o, kernel, 2, kernel // 2, output_padding=1, bias=False)
             layers += [conv, nn.BatchNorm2d(o), nn.SiLU()]
         padding = {"padding": kernel // 2, "output_padding": stride - 1}
@@ -333,98 +311,72 @@ class Decoder(nn.Module):
 # -- Mamba-2 (Dao and Gu, 2024, arXiv 2405.21060) --------------------------------------------------
 
 
-def ssd(x, dt, A, B, C, episode, chunk_size) -> tuple[Tensor, Tensor]:
-    """h_t = exp(Δ_t A) h_{t-1} + Δ_t x_t B_tᵀ,  y_t = h_t C_t  for a whole window, in chunks.
+def ssd(x, dt, A, B, C, episode, h, chunk_size) -> tuple[Tensor, Tensor]:
+    """Run h_t = exp(Δ_t A) h_{t-1} + Δ_t x_t B_tᵀ, y_t = h_t C_t over a window, in chunks.
 
-    Inside a chunk one masked matrix product, Y = (L ∘ C Bᵀ)(Δ X) with L_ij = Π_{j<k<=i} exp(Δ_k A)
-    (section 6 there); between chunks the state h is passed on. No path leads from one episode to
-    another. x (B, T, H, P), dt (B, T, H), A (H,), B and C (B, T, N), episode (B, T) counts the
-    episodes of the window; returns y (B, T, H, P) and the final h (B, H, P, N).
+    Inside a chunk of Q steps this is one masked matrix product, Y = (L ∘ C Bᵀ)(Δ X) with
+    L_ij = Π_{j<k<=i} exp(Δ_k A) (section 6 there); from chunk to chunk the state h is passed on.
+    No path leads from one episode to another: `episode` (B, T) counts them, h is of number 0.
+
+    x (B, T, H, P), dt (B, T, H), A (H,), B and C (B, T, N) to y (B, T, H, P); h (B, H, P, N).
     """
-    h = x.new_zeros(x.shape[0], *x.shape[2:], B.shape[-1])  # (B, H, P, N)
-    before, outputs = episode[:, :1], []
+    before, outputs = torch.zeros_like(episode[:, :1]), []
     for start in range(0, x.shape[1], chunk_size):
         part = slice(start, start + chunk_size)
         xs, dts, Bs, Cs, ep = x[:, part], dt[:, part], B[:, part], C[:, part], episode[:, part]
-        log = (dts * A).cumsum(1)  # (B, Q, H): log-decay from the start of the chunk
+        log = (dts * A).cumsum(1)  # (B, Q, H): log-decay since the start of the chunk
         linked = (ep[:, :, None] == ep[:, None, :]).tril()[..., None]  # (B, Q, Q, 1)
-        L = (log[:, :, None] - log[:, None, :]).masked_fill(~linked, -math.inf).exp()  # (B, Q, Q, H)
+        between = log[:, :, None] - log[:, None, :]  # (B, Q, Q, H)
+        L = between.masked_fill(~linked, -math.inf).exp()
         scores = torch.einsum("bin,bjn->bij", Cs, Bs)[..., None] * L  # L ∘ C Bᵀ
         y = torch.einsum("bijh,bjh,bjhp->bihp", scores, dts, xs)
-        from_start = log.exp() * (ep == before)[..., None]  # (B, Q, H): what is left of h at step i
-        y = y + torch.einsum("bih,bin,bhpn->bihp", from_start, Cs, h)
+        from_start = log.exp() * (ep == before)[..., None]  # (B, Q, H): share of h left at step i
+        outputs.append(y + torch.einsum("bih,bin,bhpn->bihp", from_start, Cs, h))
         to_end = (log[:, -1:] - log).exp() * (ep == ep[:, -1:])[..., None]  # (B, Q, H)
         new = torch.einsum("bjh,bjh,bjhp,bjn->bhpn", to_end, dts, xs, Bs)
-        h = from_start[:, -1, :, None, None] * h + new
-        before = ep[:, -1:]
-        outputs.append(y)
+        h, before = from_start[:, -1, :, None, None] * h + new, ep[:, -1:]
     return torch.cat(outputs, 1), h
 
 
 class Mamba2(nn.Module):
-    """The Mamba-2 layer (section 7 there), with the parameter names of mamba_ssm: D to D.
+    """The Mamba-2 layer (section 7 there), with the parameter names of mamba_ssm.
 
-    Its state is a pair: the last inputs of the convolution (B, E + 2N, taps - 1) and h (B, H, P, N).
+    State: the last inputs of the convolution (B, E + 2N, taps - 1), and h (B, H, P, N).
     """
 
     def __init__(self, args: Args) -> None:
         super().__init__()
-        inner, taps = args.expand * args.width, args.d_conv  # E
-        self.headdim, self.d_state, self.chunk_size = args.headdim, args.d_state, args.chunk_size
-        self.heads, self.conv_dim = inner // args.headdim, inner + 2 * args.d_state
-        self.in_proj = nn.Linear(args.width, inner + self.conv_dim + self.heads, bias=False)
-        self.conv1d = nn.Conv1d(self.conv_dim, self.conv_dim, taps, groups=self.conv_dim)
-        dt = torch.exp(torch.rand(self.heads) * math.log(0.1 / 0.001) + math.log(0.001))
+        E, N, P = args.expand * args.width, args.d_state, args.headdim
+        H, conv_dim, self.chunk_size = E // P, E + 2 * N, args.chunk_size
+        self.in_proj = nn.Linear(args.width, E + conv_dim + H, bias=False)
+        self.conv1d = nn.Conv1d(conv_dim, conv_dim, args.d_conv, groups=conv_dim)
+        dt = torch.exp(torch.rand(H) * math.log(0.1 / 0.001) + math.log(0.001))
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) = dt
-        self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
-        self.D = nn.Parameter(torch.ones(self.heads))
-        self.norm = nn.RMSNorm(inner, 1e-5)
-        self.out_proj = nn.Linear(inner, args.width, bias=False)
+        self.A_log = nn.Parameter(torch.empty(H).uniform_(1, 16).log())
+        self.D = nn.Parameter(torch.ones(H))
+        self.norm = nn.RMSNorm(E, 1e-5)
+        self.out_proj = nn.Linear(E, args.width, bias=False)
+        self.split_proj, self.split_conv = (E, conv_dim, H), (E, N, N)
+        self.state_shapes = (conv_dim, args.d_conv - 1), (H, P, N)
 
-    def init_state(self, batch: int) -> tuple[Tensor, Tensor]:
-        weight, past = self.in_proj.weight, self.conv1d.weight.shape[-1] - 1
-        h = weight.new_zeros(batch, self.heads, self.headdim, self.d_state)
-        return weight.new_zeros(batch, self.conv_dim, past), h
-
-    def project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gate z, input xBC of the convolution, step sizes Δ: (..., D) to E, E + 2N, H."""
-        sizes = self.heads * self.headdim, self.conv_dim, self.heads
-        z, xBC, dt = self.in_proj(u).split(sizes, -1)
-        return z, xBC, F.softplus(dt + self.dt_bias)
-
-    def convolve(self, window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Depthwise convolution and SiLU: (..., E + 2N, taps) to x (..., H, P), B and C (..., N)."""
-        xBC = F.silu((window * self.conv1d.weight[:, 0]).sum(-1) + self.conv1d.bias)
-        sizes = self.heads * self.headdim, self.d_state, self.d_state
-        x, B, C = xBC.split(sizes, -1)
-        return x.unflatten(-1, (self.heads, self.headdim)), B, C
-
-    def output(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        """Skip connection D, gate, RMSNorm, output projection: (..., H, P) to (..., D)."""
-        y = (y + self.D[:, None] * x).flatten(-2)
-        return self.out_proj(self.norm(y * F.silu(z)))
-
-    def forward(self, u: Tensor, is_first: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """A window (B, T, D) in parallel, from an empty state."""
-        z, xBC, dt = self.project(u)
-        episode, taps = is_first.long().cumsum(1), self.conv1d.weight.shape[-1]  # (B, T)
-        window = F.pad(xBC, (0, 0, taps - 1, 0)).unfold(1, taps, 1)  # (B, T, E + 2N, taps)
-        same = F.pad(episode, (taps - 1, 0)).unfold(1, taps, 1) == episode[..., None]  # (B, T, taps)
-        window = window * same[:, :, None]  # no input from another episode
-        x, B, C = self.convolve(window)
-        y, h = ssd(x, dt, -self.A_log.exp(), B, C, episode, self.chunk_size)
-        return self.output(y, x, z), (window[:, -1, :, 1:], h)
-
-    def step(self, u: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """One step (B, D), at a cost that does not depend on the history."""
+    def forward(self, u: Tensor, is_first: Tensor, state: tuple) -> tuple[Tensor, tuple]:
+        """Read a window (B, T, D) in parallel; T = 1 is a step, at constant cost."""
         past, h = state
-        z, xBC, dt = self.project(u)
-        window = torch.cat([past, xBC[..., None]], -1)  # (B, E + 2N, taps)
-        x, B, C = self.convolve(window)
-        decay = torch.exp(dt * -self.A_log.exp())  # (B, H)
-        h = decay[..., None, None] * h + torch.einsum("bh,bhp,bn->bhpn", dt, x, B)
-        y = torch.einsum("bhpn,bn->bhp", h, C)
-        return self.output(y, x, z), (window[..., 1:], h)
+        z, xBC, dt = self.in_proj(u).split(self.split_proj, -1)  # (B, T, E | E + 2N | H)
+        # Causal depthwise convolution, over inputs of the same episode.
+        taps = self.conv1d.weight.shape[-1]
+        window = torch.cat([past, xBC.transpose(1, 2)], -1).unfold(-1, taps, 1)
+        episode = is_first.long().cumsum(1)  # (B, T): 0 continues the given state
+        same = F.pad(episode, (taps - 1, 0)).unfold(1, taps, 1) == episode[..., None]
+        window = window * same[:, None]  # (B, E + 2N, T, taps)
+        xBC = (window * self.conv1d.weight).sum(-1).transpose(1, 2) + self.conv1d.bias
+        x, B, C = F.silu(xBC).split(self.split_conv, -1)  # (B, T, E | N | N)
+        # State-space model.
+        x = x.unflatten(-1, (*self.D.shape, -1))  # (B, T, H, P)
+        dt = F.softplus(dt + self.dt_bias)  # (B, T, H): Δ > 0
+        y, h = ssd(x, dt, -self.A_log.exp(), B, C, episode, h, self.chunk_size)
+        y = (y + self.D[:, None] * x).flatten(2)  # (B, T, E), with the skip connection
+        return self.out_proj(self.norm(y * F.silu(z))), (window[:, :, -1, 1:], h)
 
 
 class Block(nn.Module):
@@ -434,30 +386,29 @@ class Block(nn.Module):
         super().__init__()
         self.norm, self.mixer = nn.RMSNorm(args.width, 1e-5), Mamba2(args)
 
+    def forward(self, x: Tensor, is_first: Tensor, state: tuple) -> tuple[Tensor, tuple]:
+        y, state = self.mixer(self.norm(x), is_first, state)
+        return x + y, state
+
 
 class Dynamics(nn.Module):
-    """d_t = f(z_{1:t}, a_{1:t}): Mamba-2 blocks and a final RMSNorm. State: one pair per block."""
+    """d_t = f(z_{1:t}, a_{1:t}): Mamba-2 blocks and a final RMSNorm; a state for each block."""
 
     def __init__(self, args: Args) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(args) for _ in range(args.blocks))
         self.norm = nn.RMSNorm(args.width, 1e-5)
 
-    def forward(self, x: Tensor, is_first: Tensor) -> tuple[Tensor, list]:
-        states = []
-        for block in self.blocks:
-            y, state = block.mixer(block.norm(x), is_first)
-            x = x + y
-            states.append(state)
-        return self.norm(x), states
+    def init_state(self, batch: int) -> list:
+        shapes = [block.mixer.state_shapes for block in self.blocks]
+        return [tuple(torch.zeros(batch, *shape) for shape in pair) for pair in shapes]
 
-    def step(self, x: Tensor, states: list) -> tuple[Tensor, list]:
-        new_states = []
-        for block, state in zip(self.blocks, states, strict=True):
-            y, state = block.mixer.step(block.norm(x), state)
-            x = x + y
-            new_states.append(state)
-        return self.norm(x), new_states
+    def forward(self, x: Tensor, is_first: Tensor, state: list) -> tuple[Tensor, list]:
+        new = []
+        for block, before in zip(self.blocks, state, strict=True):
+            x, after = block(x, is_first, before)
+            new.append(after)
+        return self.norm(x), new
 
 
 def clear(states: list, rows: Tensor) -> list:
@@ -469,12 +420,13 @@ def clear(states: list, rows: Tensor) -> list:
 
 
 class WorldModel(nn.Module):
-    """Discrete VAE, sequence model, and heads for the next latent, the reward and the termination."""
+    """Discrete VAE, sequence model, and heads for next latent, reward and termination."""
 
     def __init__(self, args: Args, obs_shape: tuple[int, ...], num_actions: int) -> None:
         super().__init__()
         self.args, self.obs_shape, self.num_actions = args, obs_shape, num_actions
-        stoch_size, width, units = args.latent_variables * args.latent_classes, args.width, args.head_units
+        stoch_size = args.latent_variables * args.latent_classes
+        width, units = args.width, args.head_units
         self.encoder = Encoder(args, obs_shape)
         self.decoder = Decoder(args, obs_shape)
         embed = nn.Linear(stoch_size + num_actions, width, bias=False)
@@ -496,12 +448,6 @@ class WorldModel(nn.Module):
         logits = self.prior_head(deter).unflatten(-1, (-1, self.args.latent_classes))
         return mix_uniform(logits, self.args.unimix)
 
-    def reward(self, deter: Tensor) -> Tensor:
-        return self.twohot.decode(self.reward_head(deter))
-
-    def termination(self, deter: Tensor) -> Tensor:
-        return self.termination_head(deter).squeeze(-1).sigmoid()
-
     def sequence_input(self, stoch: Tensor, action: Tensor) -> Tensor:
         """concat(z_t, onehot(a_t)), linear, RMSNorm, SiLU: (..., Z), (...) to (..., D)."""
         one_hot = action[..., None] == torch.arange(self.num_actions)  # all 0 for action -1
@@ -514,18 +460,21 @@ class WorldModel(nn.Module):
         resets = batch.is_first
         if not self.args.reset_at_episode_start:
             resets = torch.zeros_like(resets)  # the paper: left to the selective mechanism
-        deter, state = self.dynamics(self.sequence_input(stoch, batch.action), resets)  # (B, T, D)
+        inputs = self.sequence_input(stoch, batch.action)  # (B, T, D)
+        deter, state = self.dynamics(inputs, resets, self.dynamics.init_state(len(inputs)))
         return posterior, stoch, deter, state
 
     def step(self, stoch: Tensor, action: Tensor, state: list) -> tuple[Tensor, list]:
         """Read (z_t, a_t): (B, Z), (B,) to d_t (B, D) and the next state."""
-        return self.dynamics.step(self.sequence_input(stoch, action), state)
+        inputs = self.sequence_input(stoch, action)[:, None]  # a window of one
+        deter, state = self.dynamics(inputs, torch.zeros(len(stoch), 1, dtype=torch.bool), state)
+        return deter[:, 0], state
 
     def policy_features(self, stoch: Tensor, deter: Tensor, state: list) -> Tensor:
         """Input of actor and critic, concat(z_t, d_{t-1}): (B, Z + D).
 
-        With policy_context "current", in the place of d_{t-1} the sequence-model output for z_t with
-        a null action; the state is left unchanged. It costs a second step of the model.
+        With policy_context "current", the sequence-model output for z_t with a null action replaces
+        d_{t-1}; the state is left unchanged. It costs a second step of the model.
         """
         if self.args.policy_context == "current":
             null = torch.full(stoch.shape[:1], -1)
@@ -542,9 +491,9 @@ class WorldModel(nn.Module):
 
         acted = ~batch.is_last  # (B, T): a final observation has no action, so no outcome
         reward = masked_mean(self.twohot.loss(self.reward_head(deter), batch.reward), acted)
-        end_logits, ended = self.termination_head(deter).squeeze(-1), batch.terminated.to(deter.dtype)
-        end_losses = F.binary_cross_entropy_with_logits(end_logits, ended, reduction="none")
-        termination = masked_mean(end_losses, acted)
+        logits, ended = self.termination_head(deter).squeeze(-1), batch.terminated.to(deter.dtype)
+        end_loss = F.binary_cross_entropy_with_logits(logits, ended, reduction="none")
+        termination = masked_mean(end_loss, acted)
 
         # d_t predicts z_{t+1}, but not across an episode boundary. sg(·) is detach().
         prior, posterior_next = self.prior(deter[:, :-1]), posterior[:, 1:]  # (B, T - 1, K, C)
@@ -572,7 +521,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
-# -- Imagination -----------------------------------------------------------------------------------
+# -- Imagination, and the actor-critic trained in it (after DreamerV3) -----------------------------
 
 
 class Rollout(NamedTuple):
@@ -605,12 +554,10 @@ def imagine(world_model: WorldModel, behaviour: "ActorCritic", context: Batch) -
         features.append(world_model.policy_features(stoch, deter, state))
         actions.append(action)
         deters.append(deter)
-    after = torch.stack(deters, 1)  # (B, H, D)
-    reward, termination = world_model.reward(after), world_model.termination(after)
+    after = torch.stack(deters, 1)  # (B, H, D): d_t predicts the outcome of a_t
+    reward = world_model.twohot.decode(world_model.reward_head(after))
+    termination = world_model.termination_head(after).squeeze(-1).sigmoid()
     return Rollout(torch.stack(features, 1), torch.stack(actions, 1), reward, termination)
-
-
-# -- Behaviour: actor-critic after DreamerV3 -------------------------------------------------------
 
 
 def lambda_return(reward, termination, value, gamma: float, lambda_: float) -> Tensor:
@@ -647,6 +594,8 @@ class ReturnScale(nn.Module):
 
 
 class ActorCritic(nn.Module):
+    """Actor, critic over two-hot bins, and a slow copy of the critic."""
+
     def __init__(self, args: Args, features: int, num_actions: int) -> None:
         super().__init__()
         self.args = args
@@ -686,17 +635,9 @@ class ActorCritic(nn.Module):
         slow_critic = (weight * self.twohot.loss(critic_logits[:, :-1], slow_returns)).mean()
 
         loss = actor + critic + slow_critic
-        metrics = {
-            "actor": actor,
-            "critic": critic,
-            "slow_critic": slow_critic,
-            "entropy": entropy.mean(),
-            "return": (weight * returns).sum() / weight.sum(),
-            "value": (weight * value[:, :-1]).sum() / weight.sum(),
-            "reward": (weight * reward).sum() / weight.sum(),
-            "survival": weight[:, -1].mean(),
-            "return_scale": scale,
-        }
+        mean_return = (weight * returns).sum() / weight.sum()
+        metrics = {"actor": actor, "critic": critic, "slow_critic": slow_critic}
+        metrics |= {"entropy": entropy.mean(), "return": mean_return, "return_scale": scale}
         return loss, {name: value.detach() for name, value in metrics.items()}
 
     @torch.no_grad()
@@ -706,7 +647,7 @@ class ActorCritic(nn.Module):
             slow.mul_(self.args.slow_decay).add_((1 - self.args.slow_decay) * fast)
 
 
-# -- Optimiser -------------------------------------------------------------------------------------
+# -- Optimiser, acting, training loop --------------------------------------------------------------
 
 
 class LaProp:
@@ -715,7 +656,7 @@ class LaProp:
     v = β₂ v + (1 - β₂) g²        m = β₁ m + (1 - β₁) a_t g √(1 - β₂ᵗ) / (√v + ε)
     p = p - a_t m / b_t           b = β₁ b + (1 - β₁) a_t
 
-    a_t is the step size, which rises linearly over the warm-up; g the gradient, clipped by norm.
+    a_t is the learning rate after a linear warm-up, g the gradient clipped by norm.
     """
 
     def __init__(self, module: nn.Module, lr: float, warmup: int, clip: float, eps: float) -> None:
@@ -733,7 +674,7 @@ class LaProp:
         norm = nn.utils.clip_grad_norm_(self.params, self.clip)
         self.t += 1
         beta1, beta2 = self.betas
-        a = self.lr * min(1.0, self.t / self.warmup)
+        a = self.lr * min(1.0, self.t / max(1, self.warmup))
         self.b = beta1 * self.b + (1 - beta1) * a
         with torch.no_grad():
             for p, v, m in zip(self.params, self.v, self.m, strict=True):
@@ -744,44 +685,43 @@ class LaProp:
         return norm
 
 
-# -- Acting, evaluation, training loop -------------------------------------------------------------
-
-
 def init_carry(world_model: WorldModel, batch: int) -> tuple[Tensor, list]:
     """d = 0 and an empty state: before the first observation of `batch` episodes."""
-    mixers = [block.mixer for block in world_model.dynamics.blocks]
-    deter = torch.zeros(batch, world_model.args.width)
-    return deter, [mixer.init_state(batch) for mixer in mixers]
+    return torch.zeros(batch, world_model.args.width), world_model.dynamics.init_state(batch)
 
 
 @torch.no_grad()
 def act(world_model, behaviour, obs: Tensor, is_first: Tensor, carry, greedy: bool = False):
-    """Act on observations (B, ...) of the real environment, in evaluation mode.
+    """Act on observations (B, ...) of the real environment; greedy: most probable z and a.
 
     The policy sees the prior latent predicted from d_{t-1}, as in imagination; o_t enters through
     the state of the next step. First frames have no past: there it sees the posterior, and d = 0.
     """
     args, (deter, state) = world_model.args, carry
     deter, state = deter * ~is_first[:, None], clear(state, is_first)
-    choose = latent_mode if greedy else sample_latent
-    stoch = latent = choose(world_model.posterior(obs))  # (B, Z)
+    stoch = latent = sample_latent(world_model.posterior(obs), greedy)  # (B, Z)
     if args.policy_latent == "prior":
-        latent = torch.where(is_first[:, None], stoch, choose(world_model.prior(deter)))
+        prior = sample_latent(world_model.prior(deter), greedy)
+        latent = torch.where(is_first[:, None], stoch, prior)
     log_probs = behaviour.policy(world_model.policy_features(latent, deter, state))  # (B, A)
     action = log_probs.argmax(-1) if greedy else sample_class(log_probs)
     return action, world_model.step(stoch, action, state)
 
 
+def row(x) -> Tensor:
+    """A batch of one."""
+    return torch.as_tensor(x)[None]
+
+
 def evaluate(args: Args, world_model: WorldModel, behaviour: ActorCritic) -> float:
-    """Mean return of greedy episodes in an environment of another seed."""
+    """Mean return of greedy episodes in an environment with another seed."""
     env = make_env(args.env_id, args.seed + 10_000, life_loss=False)
     returns = []
     for _ in range(args.eval_episodes):
         (obs, _), carry, is_first, done = env.reset(), init_carry(world_model, 1), True, False
         returns.append(0.0)
         while not done:
-            seen = torch.as_tensor(obs)[None], torch.tensor([is_first])
-            action, carry = act(world_model, behaviour, *seen, carry, greedy=True)
+            action, carry = act(world_model, behaviour, row(obs), row(is_first), carry, greedy=True)
             obs, reward, terminated, truncated, _ = env.step(int(action))
             returns[-1] += float(reward)
             is_first, done = False, terminated or truncated
@@ -791,11 +731,10 @@ def evaluate(args: Args, world_model: WorldModel, behaviour: ActorCritic) -> flo
 
 def main(args: Args) -> float:
     torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
-    env = make_env(args.env_id, args.seed)
+    env = make_env(args.env_id, args.seed)  # seeds the first reset; later ones continue from it
+    env.action_space.seed(args.seed)
     obs_shape, num_actions = env.observation_space.shape, int(env.action_space.n)
     features = args.latent_variables * args.latent_classes + args.width
-    # Training mode, and so the batch statistics of BatchNorm, lasts one world-model update.
     world_model = WorldModel(args, obs_shape, num_actions).eval()
     behaviour = ActorCritic(args, features, num_actions)
     world_model_optimiser = LaProp(
@@ -808,48 +747,44 @@ def main(args: Args) -> float:
 
     obs, _ = env.reset()
     is_first, carry, episode_return, returns = True, init_carry(world_model, 1), 0.0, []
-    world_model_updates = behaviour_updates = 0
-    world_model_metrics, behaviour_metrics = {}, {}
+    model_updates = behaviour_updates = 0
+    model_log, behaviour_log = {}, {}
     for step in range(1, args.steps + 1):
         # 1. One step of the environment.
         if step <= args.warmup_steps:
-            action = int(rng.integers(num_actions))
+            action = env.action_space.sample()
         else:
-            seen = torch.as_tensor(obs)[None], torch.tensor([is_first])
-            chosen, carry = act(world_model, behaviour, *seen, carry)
-            action = int(chosen)
-        next_obs, reward, terminated, truncated, _ = env.step(action)
-        replay.add(obs, is_first, action, reward, terminated, is_last=False)
+            action, carry = act(world_model, behaviour, row(obs), row(is_first), carry)
+        next_obs, reward, terminated, truncated, _ = env.step(int(action))
+        replay.add(obs, is_first, int(action), reward, terminated, False)
         obs, is_first, episode_return = next_obs, False, episode_return + float(reward)
         if terminated or truncated:
-            replay.add(obs, False, 0, 0.0, False, is_last=True)
+            replay.add(obs, False, 0, 0.0, False, True)  # the final observation
             returns.append(episode_return)
-            obs, _ = env.reset()
-            is_first, episode_return = True, 0.0
+            (obs, _), is_first, episode_return = env.reset(), True, 0.0
 
-        # 2. The world model learns from replayed windows.
-        while world_model_updates < int((step - args.warmup_steps) * args.world_model_ratio):
+        # 2. The world model learns from replayed windows. BatchNorm uses batch statistics there,
+        #    and running ones in imagination and acting.
+        while model_updates < int((step - args.warmup_steps) * args.world_model_ratio):
             batch = replay.sample("world_model", args.batch_size, args.batch_length)
-            world_model.train()
-            loss, world_model_metrics = world_model.loss(batch)
+            loss, model_log = world_model.train().loss(batch)
             world_model_optimiser.step(loss)
             world_model.eval()
-            world_model_updates += 1
+            model_updates += 1
 
         # 3. Actor and critic learn from imagined trajectories alone.
         while behaviour_updates < int((step - args.warmup_steps) * args.behaviour_ratio):
             context = replay.sample("behaviour", args.imagination_batch, args.context)
-            loss, behaviour_metrics = behaviour.loss(imagine(world_model, behaviour, context))
+            loss, behaviour_log = behaviour.loss(imagine(world_model, behaviour, context))
             behaviour_optimiser.step(loss)
             behaviour.update_slow_critic()
             behaviour_updates += 1
 
         if step % args.log_every == 0:
-            mean = np.mean(returns[-20:]) if returns else math.nan
-            shown = {"model": world_model_metrics, "dream": behaviour_metrics}
-            names = [("model", "reconstruction"), ("model", "kl"), ("dream", "return"), ("dream", "entropy")]
-            text = "  ".join(f"{k}/{n} {float(shown[k].get(n, math.nan)):.3f}" for k, n in names)
-            print(f"step {step:6d}  return of 20 episodes {mean:6.2f}  {text}", flush=True)
+            log, names = model_log | behaviour_log, ("reconstruction", "kl", "actor", "entropy")
+            shown = (f"{name} {float(log[name]):.3g}" for name in names if name in log)
+            mean = np.mean(returns[-20:] or [math.nan])
+            print(f"step {step}  return {mean:.2f}", *shown, sep="  ", flush=True)
     env.close()
     score = evaluate(args, world_model, behaviour)
     print(f"mean greedy return over {args.eval_episodes} episodes: {score:.2f}")

@@ -155,8 +155,7 @@ class Pair:
     def double(self) -> None:
         for module in self.modules:
             module.double()
-        for own in (self.own_world_model, self.own_behaviour):
-            own.twohot.bins = own.twohot.bins.double()
+        self.own_world_model.twohot = one.TwoHot(self.args)
 
     def replays(self, steps: int = 300, **changes: Any) -> tuple[ReplayBuffer, Any]:
         """Both filled with the same short episodes."""
@@ -178,7 +177,7 @@ class Pair:
             return rng.normal(size=self.obs_shape).astype(np.float32)
 
         def add(*row: Any) -> None:
-            obs, is_first, action, reward, terminated, truncated, is_last = row
+            obs, is_first, action, reward, terminated, _, is_last = row
             buffer.append(Transition(*row))
             own.add(obs, is_first, action, reward, terminated, is_last)
 
@@ -238,9 +237,11 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 
 @pytest.fixture
-def float64() -> Iterator[None]:
+def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Everything in float64, also where the package insists on float32."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
+    monkeypatch.setattr(Tensor, "float", Tensor.double)
     yield
     torch.set_default_dtype(before)
 
@@ -377,12 +378,12 @@ def test_world_model_loss_and_metrics(pair: Pair) -> None:
 
 
 @every_case
-def test_world_model_gradients(pair: Pair, request: pytest.FixtureRequest) -> None:
-    batch, rtol = pair.batch(), 1e-4
-    if len(pair.obs_shape) == 3:  # the package's networks for vectors are float32 alone
-        request.getfixturevalue("float64")
-        pair.double()
-        rtol = 2e-5
+def test_world_model_gradients(pair: Pair, float64: None) -> None:
+    batch = pair.batch()
+    batch = batch._replace(reward=batch.reward.double())
+    if batch.obs.is_floating_point():
+        batch = batch._replace(obs=batch.obs.double())
+    pair.double()
     pair.world_model.train()
     pair.own_world_model.train()
     loss, _ = pair.world_model.loss(batch, torch.Generator().manual_seed(2))
@@ -390,7 +391,7 @@ def test_world_model_gradients(pair: Pair, request: pytest.FixtureRequest) -> No
     own_loss, _ = pair.own_world_model.loss(own_batch(batch))
     loss.backward()
     own_loss.backward()
-    assert_close(gradients(pair.own_world_model), gradients(pair.world_model), rtol)
+    assert_close(gradients(pair.own_world_model), gradients(pair.world_model), 1e-6)
 
 
 # -- imagination -----------------------------------------------------------------------------------
@@ -428,7 +429,8 @@ def test_behaviour_loss_gradients_and_slow_critic(pair: Pair) -> None:
         own_loss, own_metrics = pair.own_behaviour.loss(own_rollout)
         assert metrics["return_scale"] > 1
         assert_close({"": own_loss.detach()}, {"": loss.detach()}, 1e-5)
-        assert_close(own_metrics, metrics, 2e-5)
+        assert own_metrics.keys() <= metrics.keys()
+        assert_close(own_metrics, {name: metrics[name] for name in own_metrics}, 2e-5)
         pair.behaviour.zero_grad()
         pair.own_behaviour.zero_grad()
         loss.backward()
@@ -467,9 +469,7 @@ def test_actions_on_the_real_environment(pair: Pair, latent: Any, greedy: bool) 
     for t in range(batch.action.shape[1]):
         obs, is_first = batch.obs[:5, t], batch.is_first[:5, t]
         action, state = player.act(obs, state, is_first, generator, greedy=greedy)
-        own, carry = one.act(
-            pair.own_world_model, pair.own_behaviour, obs, is_first, carry, greedy
-        )
+        own, carry = one.act(pair.own_world_model, pair.own_behaviour, obs, is_first, carry, greedy)
         assert torch.equal(own, action)
         assert_close({"d": carry[0]}, {"d": state.deter}, 1e-4)
         chosen.append(action)
@@ -564,8 +564,7 @@ def test_sixty_steps_from_end_to_end(env_id: str, capsys: pytest.CaptureFixture[
         assert np.isfinite(first)
         assert one.main(args) == first
     out = capsys.readouterr().out
-    assert "step     60" in out
-    assert "nan" not in out.splitlines()[2]
+    assert re.search(r"^step 60 .*reconstruction [\d.]+ .*entropy [\d.]+$", out, re.MULTILINE)
 
 
 @pytest.mark.learning
