@@ -44,7 +44,7 @@ class Args:
     behaviour_ratio: float = 0.2  # behaviour updates per environment step [1]
     eval_episodes: int = 100  # greedy episodes after training
     log_every: int = 500
-    device: str = "cpu"  # cpu, cuda or mps
+    device: str = "cpu"  # or cuda
     threads: int = 1
 
     # Replay
@@ -792,7 +792,7 @@ def main(args: Args) -> float:
 
 
 if __name__ == "__main__":
-    cli = tyro.cli(Args, description=__doc__)
+    cli = tyro.cli(Args)
     torch.set_num_threads(cli.threads)
     torch.set_default_device(cli.device)
     main(cli)
