@@ -53,7 +53,7 @@ def _load() -> Any:
 one = _load()
 
 
-def paper_small() -> Config:
+def paper_small(**world_model: Any) -> Config:
     """The conventions of `xs` at small sizes; a window takes two chunks of the scan."""
     return Config(
         replay=ReplayConfig(capacity=130),
@@ -66,6 +66,7 @@ def paper_small() -> Config:
             batch_size=6,
             batch_length=40,
             dynamics=DynamicsConfig(width=48, headdim=16, chunk_size=24),
+            **world_model,
         ),
         behaviour=BehaviourConfig(
             actor_units=32, critic_units=48, batch_size=64, context=8, horizon=6
@@ -81,7 +82,7 @@ def quick() -> Config:
 CASES = {
     "quick": (quick(), (32, 32, 3)),
     "paper": (paper_small(), (16, 16, 3)),
-    "vectors": (paper_small(), (5,)),
+    "vectors": (paper_small(reset_at_episode_start=True), (5,)),
 }
 
 
