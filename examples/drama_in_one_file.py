@@ -732,7 +732,6 @@ def evaluate(args: Args, world_model: WorldModel, behaviour: ActorCritic) -> flo
 def main(args: Args) -> float:
     torch.manual_seed(args.seed)
     env = make_env(args.env_id, args.seed)  # seeds the first reset; later ones continue from it
-    env.action_space.seed(args.seed)
     obs_shape, num_actions = env.observation_space.shape, int(env.action_space.n)
     features = args.latent_variables * args.latent_classes + args.width
     world_model = WorldModel(args, obs_shape, num_actions).eval()
@@ -752,7 +751,8 @@ def main(args: Args) -> float:
     for step in range(1, args.steps + 1):
         # 1. One step of the environment.
         if step <= args.warmup_steps:
-            action = env.action_space.sample()
+            # Not NumPy's generator: seeded alike, it would repeat the numbers of the environment.
+            action = torch.randint(num_actions, ())
         else:
             action, carry = act(world_model, behaviour, row(obs), row(is_first), carry)
         next_obs, reward, terminated, truncated, _ = env.step(int(action))
