@@ -118,8 +118,9 @@ def untrained(run: Path) -> None:
         tree["step"] = 0
         tree["digest"] = _digest(tree)
 
-    edit_json(last(run) / "manifest.json", change)
-    last(run).rename(run / "checkpoints" / "000000000")
+    checkpoint = last(run)
+    edit_json(checkpoint / "manifest.json", change)
+    checkpoint.rename(run / "checkpoints" / "000000000")
     rewrite(run / "checkpoints" / "last", "000000000\n")
 
 

@@ -47,7 +47,9 @@ def test_a_broken_environment_loses_nothing(
 ) -> None:
     with pytest.raises(error, match=words):
         Agent(env_id(kind), tiny()).learn(60, run_dir=tmp_path / "run")
-    monkeypatch.setattr(gym.spec(env_id(kind)), "entry_point", Walk)  # the environment is repaired
+    monkeypatch.setattr(
+        gym.spec(env_id(kind).partition(":")[2]), "entry_point", Walk
+    )  # the environment is repaired
     Agent(env_id(kind), tiny()).learn(good_steps, run_dir=tmp_path / "sound")
     assert CheckpointDir(tmp_path / "run").last().step == good_steps
     changed = differences(snapshot(tmp_path / "run"), snapshot(tmp_path / "sound"))
@@ -63,7 +65,7 @@ def test_an_environment_broken_from_the_start(
 ) -> None:
     with pytest.raises(EnvFaultError, match="NaN"):
         Agent(env_id(NanFirstObs), tiny()).learn(60, run_dir=tmp_path / "run")
-    monkeypatch.setattr(gym.spec(env_id(NanFirstObs)), "entry_point", Walk)
+    monkeypatch.setattr(gym.spec(env_id(NanFirstObs).partition(":")[2]), "entry_point", Walk)
     assert Agent.load(tmp_path / "run").learn(30).num_timesteps == 30
 
 

@@ -63,7 +63,7 @@ class Heard:
             self.step = payload
         elif event == "note":
             self.notes.append(payload)
-        elif event == "warning" and "will be learnt" not in payload:  # so short a run learns little
+        elif event == "warning" and " learnt" not in payload:  # so short a run learns little
             self.warnings.append(payload)
             self.steps.append(self.step)
 

@@ -215,13 +215,13 @@ SETTINGS = {
     "seed": "seed of environment, weights and every random number",
     "device": "auto, cpu, cuda, cuda:1 or mps",
     "env.image-size": "side of the frames in pixels; None: 64, or their own if small",
+    "env.kwargs": "arguments of the environment: name=value words or a JSON object",
+    "env.wrappers": "wrappers, inner first: module:Class or module:Class(size=4)",
     "env.sticky-actions": "Atari: probability that an action is repeated, 0 to 1",
     "replay.capacity": "transitions kept",
-    "world-model.batch-size": "windows per update of the world model",
     "world-model.optim.lr": "learning rate of the world model",
     "behaviour.optim.lr": "learning rate of actor and critic",
     "behaviour.horizon": "imagined steps per trajectory",
-    "behaviour.gamma": "discount per step",
     "behaviour.entropy": "weight of the entropy bonus",
     "training.warmup-steps": "random steps before the first update",
     "training.world-model-ratio": "world-model updates per environment step",
@@ -265,7 +265,7 @@ def _help_parser(config: Config) -> argparse.ArgumentParser:
     run.add_argument("--resume", metavar="DIR", help="continue a run from its last checkpoint")
     settings = parser.add_argument_group("settings")
     words = {
-        "env": "Gymnasium id, such as ALE/Pong-v5",
+        "env": "Gymnasium id, such as ALE/Pong-v5, or your module:make_env",
         "dynamics": "sequence model: mamba2, mamba1, transformer, gru, or an installed one",
         "sampler": "uniform, dfs or dfs-learnt",
         "behaviour": "actor-critic or ppo",
