@@ -183,9 +183,9 @@ def sample_class(log_probs: Tensor) -> Tensor:
     return (cumulative <= u).sum(-1).clamp(max=log_probs.shape[-1] - 1)
 
 
-def sample_latent(log_probs: Tensor, greedy: bool = False) -> Tensor:
-    """One-hot sample, or mode, with straight-through gradient: (..., K, C) to (..., Z)."""
-    index = log_probs.argmax(-1) if greedy else sample_class(log_probs)
+def sample_latent(log_probs: Tensor) -> Tensor:
+    """One-hot sample with straight-through gradient: (..., K, C) to (..., Z)."""
+    index = sample_class(log_probs)
     one_hot, probs = F.one_hot(index, log_probs.shape[-1]), log_probs.exp()
     return (one_hot + (probs - probs.detach())).flatten(-2)  # value one_hot, gradient of probs
 
@@ -692,16 +692,16 @@ def init_carry(world_model: WorldModel, batch: int) -> tuple[Tensor, list]:
 
 @torch.no_grad()
 def act(world_model, behaviour, obs: Tensor, is_first: Tensor, carry, greedy: bool = False):
-    """Act on observations (B, ...) of the real environment; greedy: most probable z and a.
+    """Act on observations (B, ...) of the real environment; greedy: the most probable action.
 
     The policy sees the prior latent predicted from d_{t-1}, as in imagination; o_t enters through
     the state of the next step. First frames have no past: there it sees the posterior, and d = 0.
     """
     args, (deter, state) = world_model.args, carry
     deter, state = deter * ~is_first[:, None], clear(state, is_first)
-    stoch = latent = sample_latent(world_model.posterior(obs), greedy)  # (B, Z)
+    stoch = latent = sample_latent(world_model.posterior(obs))  # (B, Z)
     if args.policy_latent == "prior":
-        prior = sample_latent(world_model.prior(deter), greedy)
+        prior = sample_latent(world_model.prior(deter))
         latent = torch.where(is_first[:, None], stoch, prior)
     log_probs = behaviour.policy(world_model.policy_features(latent, deter, state))  # (B, A)
     action = log_probs.argmax(-1) if greedy else sample_class(log_probs)

@@ -47,9 +47,8 @@ def test_a_broken_environment_loses_nothing(
 ) -> None:
     with pytest.raises(error, match=words):
         Agent(env_id(kind), tiny()).learn(60, run_dir=tmp_path / "run")
-    monkeypatch.setattr(
-        gym.spec(env_id(kind).partition(":")[2]), "entry_point", Walk
-    )  # the environment is repaired
+    spec = gym.spec(env_id(kind).partition(":")[2])
+    monkeypatch.setattr(spec, "entry_point", Walk)  # the environment is repaired
     Agent(env_id(kind), tiny()).learn(good_steps, run_dir=tmp_path / "sound")
     assert CheckpointDir(tmp_path / "run").last().step == good_steps
     changed = differences(snapshot(tmp_path / "run"), snapshot(tmp_path / "sound"))

@@ -191,15 +191,6 @@ def instead_of(env: object) -> str:
     return "; if it makes one, call it" if callable(env) else ""
 
 
-def has_wrapper(env: gym.Env[Any, Any], kind: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
-    """Whether a wrapper of this kind is around ``env``, at any depth."""
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, kind):
-            return True
-        env = env.env
-    return False
-
-
 def adapter_of(env: gym.Env[Any, Any]) -> AdaptedEnv | None:
     """Return the outermost layer of ``env`` that adapts it, if there is one."""
     while isinstance(env, gym.Wrapper):
