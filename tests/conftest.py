@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 
 # Before torch is imported; child processes (the command line under test) inherit them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Runs made by tests are not to be trusted by anyone else.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="drama-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
-import torch
-from hypothesis import settings
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 # A shell that starts tests in the background has them ignore SIGINT, which some of them send.
 signal.signal(signal.SIGINT, signal.default_int_handler)

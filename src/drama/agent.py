@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 
+from drama import trust
 from drama.behaviour import Player, make_behaviour
 from drama.classonly import constructor
 from drama.config import BehaviourConfig, Config, EnvConfig, Latents
@@ -252,6 +253,7 @@ class Agent:
             write_text(run_dir / "config.json", self.config.to_json())
         directory = current if current is not None else run_dir
         if directory is not None:
+            self._remember_env()
             check_links(directory)
             lock = RunLock(directory)
             lock.acquire()
@@ -271,6 +273,11 @@ class Agent:
             trainer.steps_before, checkpoint = self.num_timesteps, None
         return trainer, checkpoint
 
+    def _remember_env(self) -> None:
+        """Let what is saved be loaded on this account without asking again for trust."""
+        c = self.config.env
+        trust.remember(c.id, c.kwargs, c.wrappers)
+
     # -- saving -------------------------------------------------------------------------------
 
     def save(self, path: str | Path, *, replay: bool = True) -> None:
@@ -286,6 +293,7 @@ class Agent:
         """
         path = Path(path)
         create_run_dir(path)
+        self._remember_env()
         write_text(path / "config.json", self.config.to_json())
         if self._trainer is not None:
             self._trainer.save_to(path, everything=replay)
@@ -303,6 +311,7 @@ class Agent:
         *,
         device: str | None = None,
         config: Config | None = None,
+        trust_env: bool = False,
     ) -> Agent:
         """Read an agent back from a run directory, a saved agent or one of its checkpoints.
 
@@ -315,11 +324,14 @@ class Agent:
                 is what that device offers, also where the run insisted on ``kernels``.
             config: Settings that replace the run's. Sizes must agree with the weights and, where
                 there is a replay, ``replay.capacity`` with its size; ``learn`` tells the others.
+            trust_env: Import what the run names to make its environment: a module, a function, a
+                wrapper. Not needed where a run with the same was made on this account.
 
         Raises:
             CheckpointError: There is no checkpoint, it is damaged, or it was made for another
                 environment.
-            EnvError: The run's environment cannot be made, and none is given.
+            EnvError: The run's environment cannot be made, and none is given; or it names code
+                that nobody has said to trust, see `drama.trust`.
             ConfigError: It was called on an agent, which it would leave as it is.
         """
         checkpoint, run_dir = find_checkpoint(Path(path))
@@ -341,7 +353,7 @@ class Agent:
             config = dataclasses.replace(config, world_model=model)
         state = checkpoint.state()
         snapshot.check_fits(checkpoint, config)
-        agent = cls._in_its_env(env, config, device, checkpoint)
+        agent = cls._in_its_env(env, config, device, checkpoint, trust_env)
         shape = list(agent.observation_space.shape or ())
         if state["num_actions"] != agent.action_space.n or state["obs_shape"] != shape:
             raise CheckpointError(
@@ -372,7 +384,12 @@ class Agent:
 
     @classmethod
     def _in_its_env(
-        cls, env: EnvSource | None, config: Config, device: str | None, checkpoint: Checkpoint
+        cls,
+        env: EnvSource | None,
+        config: Config,
+        device: str | None,
+        checkpoint: Checkpoint,
+        trusted: bool,
     ) -> Agent:
         """Make the agent of a checkpoint, untrained, in the environment given or recorded."""
         if env is not None:
@@ -381,6 +398,10 @@ class Agent:
                 # What made the run's environment does not apply to the one given.
                 plain = dataclasses.replace(config.env, kwargs={}, wrappers=(), made_by="drama")
                 config = dataclasses.replace(config, env=plain)
+        c, where = config.env, checkpoint.path
+        named_id = c.id if env is None else ""  # one that is given is trusted
+        trust.check(named_id, c.kwargs, c.wrappers, trusted=trusted, where=where)
+        if env is not None:
             return cls(env, config, device=device)
         try:
             return cls(None, config, device=device)

@@ -53,6 +53,9 @@ def evaluate(args: list[str]) -> int:
     parser.add_argument(
         "--env", help="the run's environment, where it has no record: an id or module:make_env"
     )
+    parser.add_argument(
+        "--trust-env", action="store_true", help="import what the run names to make its environment"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args(args)
     for name in ("episodes", "num_envs", "max_episode_steps"):
@@ -63,7 +66,7 @@ def evaluate(args: list[str]) -> int:
     if run_dir is not None and not _is_last(checkpoint, run_dir):
         err.print(f"{checkpoint.path} is not the last checkpoint: eval.json is left as it is")
         run_dir = None
-    agent = Agent.load(options.run, options.env, device=options.device)
+    agent = Agent.load(options.run, options.env, device=options.device, trust_env=options.trust_env)
     modes = ("greedy", "sampled") if options.mode == "both" else (options.mode,)
     evaluate_and_report(
         agent,

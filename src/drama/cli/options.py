@@ -17,6 +17,7 @@ from drama.cli.common import Parser, err, out, parse_fields, parse_known_fields
 from drama.config import Config, EnvConfig
 from drama.errors import ConfigError
 from drama.hints import nearest
+from drama.trust import check
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -61,6 +62,7 @@ def split(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for name in ("run-dir", "resume", "preset", "config", *SHORT):
         parser.add_argument(f"--{name}")
     parser.add_argument("--print-config", action="store_true")
+    parser.add_argument("--trust-env", action="store_true")
     options, rest = parser.parse_known_args(args[positional is not None :])
     if positional is not None and options.preset not in (None, positional):
         raise ConfigError(f"preset {positional} and --preset {options.preset}: which one?")
@@ -83,6 +85,7 @@ def base(options: argparse.Namespace, args: list[str]) -> Base:
         EnvError: No preset is named, and the environment that decides it cannot be made.
     """
     tree, whole = ({}, False) if options.config is None else _read(options.config)
+    _check_trust(tree, options)
     own = tree.get("preset")
     if own is not None and options.preset not in (None, own):
         raise ConfigError(f"preset {options.preset} and {options.config} of preset {own}: which?")
@@ -99,6 +102,17 @@ def base(options: argparse.Namespace, args: list[str]) -> Base:
         start, chosen_for = _fitting(start, options, args)
     with _named(options.config):
         return Base(start.override(settings), chosen_for, env_named)
+
+
+def _check_trust(tree: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """Refuse a settings file that names code to import, unless the user trusts it."""
+    env = tree.get("env", {})
+    env_id = env.get("id", "") if options.env is None else ""
+    kwargs, wrappers = env.get("kwargs", {}), env.get("wrappers", ())
+    if not isinstance(env_id, str) or not isinstance(kwargs, Mapping):
+        return  # which the configuration refuses with a better line
+    if isinstance(wrappers, (list, tuple)) and all(isinstance(text, str) for text in wrappers):
+        check(env_id, kwargs, wrappers, trusted=options.trust_env, where=options.config)
 
 
 @contextlib.contextmanager
@@ -176,7 +190,10 @@ def parse(default: Config, short: argparse.Namespace, args: list[str]) -> Config
 def _check_words(args: list[str]) -> None:
     """Name what a misspelt option of one word was meant to be; the parser of fields cannot know."""
     fields = (field.name.replace("_", "-") for field in dataclasses.fields(Config))
-    own = ("run-dir", "resume", "preset", "config", "print-config", "help", "help-all")
+    own = (
+        *("run-dir", "resume", "preset", "config", "print-config", "trust-env"),
+        *("help", "help-all"),
+    )
     known = [*SHORT, *fields, *own]
     for arg in args:
         word = arg.removeprefix("--").partition("=")[0].replace("_", "-")
@@ -261,6 +278,9 @@ def _help_parser(config: Config) -> argparse.ArgumentParser:
     run.add_argument("--preset", metavar="NAME", help="the same")
     run.add_argument("--config", metavar="FILE", help="settings: a TOML, or a run's config.json")
     run.add_argument("--print-config", action="store_true", help="print what would run, as JSON")
+    run.add_argument(
+        "--trust-env", action="store_true", help="import what a file names to make its environment"
+    )
     run.add_argument("--run-dir", metavar="DIR", help="new directory; default: under runs/")
     run.add_argument("--resume", metavar="DIR", help="continue a run from its last checkpoint")
     settings = parser.add_argument_group("settings")

@@ -76,7 +76,7 @@ def _resume(path: Path, short: argparse.Namespace, args: list[str]) -> int:
         print(asked.to_json(), end="")
         return 0
     err.print(f"continuing {run_dir} from step {checkpoint.step:,}")
-    agent = Agent.load(path, env, config=asked)
+    agent = Agent.load(path, env, config=asked, trust_env=short.trust_env)
     return _learn(agent, run_dir, asked.steps - checkpoint.step)
 
 

@@ -23,6 +23,7 @@ from drama.suite.override import OWN
 from drama.suite.verdict import worth_keeping
 from drama.training.resume import flat
 from drama.training.rundir import RunLock
+from drama.trust import code_named
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|^MemoryError|bad_alloc", re.I)
 """How a last line says that memory ran out."""
@@ -58,13 +59,15 @@ def arguments(cell: Cell, threads: int | None = None) -> list[str]:
     config = cell.config
     path = str(cell.path)
     evaluation = config.evaluation
+    # What the suite names, whoever carries it out may import: an account that has made no run.
+    trust = ["--trust-env"] * bool(code_named(config.env.id, config.env.wrappers))
     if cell.step >= config.steps:
         args = ["eval", "--mode", "greedy", "--episodes", str(evaluation.episodes)]
         args += ["--num-envs", str(evaluation.num_envs), "--seed", str(evaluation.seed)]
         args += ["--latents", evaluation.latents]
         if evaluation.max_episode_steps is not None:
             args += ["--max-episode-steps", str(evaluation.max_episode_steps)]
-        return [*args, "--", path]  # which may begin with a dash
+        return [*args, *trust, "--", path]  # which may begin with a dash
     # Against the preset as it is: it may have been another one when the suite was begun.
     preset = flat(dataclasses.asdict(presets.preset(cell.variant.preset)))
     settings: dict[str, Any] = {
@@ -83,7 +86,7 @@ def arguments(cell: Cell, threads: int | None = None) -> list[str]:
             "evaluation.latents": evaluation.latents,
             "evaluation.max_episode_steps": evaluation.max_episode_steps,
         }
-        args = ["train", f"--resume={path}"]
+        args = ["train", f"--resume={path}", *trust]
     else:
         args = ["train", cell.variant.preset, "--env", cell.game, f"--run-dir={path}"]
         settings["seed"] = cell.seed

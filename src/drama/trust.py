@@ -1,0 +1,106 @@
+"""Whose code a saved run may have imported.
+
+A run names what makes its environment, and so may one that a stranger sent: ``evil:make_env`` would
+run the module ``evil`` wherever Python finds one. So code named by a file is imported only where
+the user has said so: by ``--trust-env`` (``trust_env=True``), by giving ``env=``, or by having made
+a run with the same code on this account, which is kept in a list.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from drama.errors import EnvError, brief
+
+WRITERS = ("RecordVideo",)
+"""Wrappers of Gymnasium that write files, wherever their arguments say."""
+
+
+def code_named(env_id: str, wrappers: Iterable[str] = ()) -> list[str]:
+    """Return the import paths that making an environment would import.
+
+    Args:
+        env_id: A Gymnasium id, ``module:Id-v0`` or ``module:make_env``.
+        wrappers: As in ``env.wrappers``.
+    """
+    own = (wrapper for wrapper in wrappers if not _is_gymnasiums(wrapper))
+    return [*([env_id] if ":" in env_id else []), *own]
+
+
+def _is_gymnasiums(wrapper: str) -> bool:
+    """Whether a wrapper is Gymnasium's own, and writes no files: those need no trust."""
+    module, _, name = wrapper.partition("(")[0].rpartition(":")
+    if module != "gymnasium.wrappers" and not module.startswith("gymnasium.wrappers."):
+        return False
+    import gymnasium
+
+    try:
+        kind = getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return False
+    is_wrapper = isinstance(kind, type) and issubclass(kind, gymnasium.Wrapper)
+    return is_wrapper and name not in WRITERS
+
+
+def check(
+    env_id: str,
+    kwargs: Mapping[str, Any],
+    wrappers: Iterable[str],
+    *,
+    trusted: bool,
+    where: object,
+) -> None:
+    """Refuse code that a file names, unless the user has said that it may run.
+
+    Args:
+        env_id: As in ``env.id``.
+        kwargs: As in ``env.kwargs``.
+        wrappers: As in ``env.wrappers``.
+        trusted: Whether the user said so in this call.
+        where: The file or directory, for the message.
+
+    Raises:
+        EnvError: It names code, and nobody has said so.
+    """
+    wrappers = tuple(wrappers)
+    code = code_named(env_id, wrappers)
+    if code and not trusted and _entry(env_id, kwargs, wrappers) not in _known():
+        raise EnvError(
+            f"{where} would import {', '.join(brief(path) for path in code)}, which no run made on "
+            "this account has: if you trust it, add --trust-env (trust_env=True in Python) or give "
+            "the environment (--env module:make_env, env=...)"
+        )
+
+
+def remember(env_id: str, kwargs: Mapping[str, Any], wrappers: Iterable[str]) -> None:
+    """Keep that the user has named this code. Where nothing can be kept, trust is asked for."""
+    wrappers = tuple(wrappers)
+    entry = _entry(env_id, kwargs, wrappers)
+    if code_named(env_id, wrappers) and entry not in _known():
+        with contextlib.suppress(OSError):
+            known_file().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with known_file().open("a", encoding="utf-8") as file:
+                file.write(entry + "\n")
+
+
+def known_file() -> Path:
+    """Where the code that the user has named is listed: one line of JSON for each environment."""
+    state = os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()
+    return Path(state) / "drama" / "trusted-environments"
+
+
+def _entry(env_id: str, kwargs: Mapping[str, Any], wrappers: tuple[str, ...]) -> str:
+    return json.dumps([env_id, dict(kwargs), list(wrappers)], sort_keys=True)
+
+
+def _known() -> set[str]:
+    try:
+        return set(known_file().read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError):
+        return set()
