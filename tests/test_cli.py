@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib.metadata
 import io
 import json
@@ -183,6 +184,19 @@ def test_eval_writes_both_modes_and_json_alone_to_standard_output(
     assert "greedy: mean return" in capfd.readouterr().out
     tree = json.loads((run / "eval.json").read_text())
     assert tree["greedy"]["protocol"]["seed"] == 4
+
+
+def test_eval_keeps_its_result_where_nothing_can_be_written(
+    run: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, tree: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr("drama.cli.evaluate.write_json", refuse)
+    assert main(["eval", str(run), "--episodes", "2", "--json"]) == 2
+    captured = capfd.readouterr()
+    assert len(json.loads(captured.out)["greedy"]["episodes"]) == 2
+    assert "eval.json: Read-only file system" in captured.err.splitlines()[-1]
 
 
 def test_eval_can_ask_the_model_before_acting(run: Path, capfd: Capture) -> None:

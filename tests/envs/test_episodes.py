@@ -18,7 +18,7 @@ from stable_baselines3.common.monitor import Monitor
 
 import drama
 from drama.envs import LifeLossEpisodes, adapt
-from drama.envs.episodes import EpisodeCounter, ends_at_lives, foreign_wrappers
+from drama.envs.episodes import Count, EpisodeCounter, ends_at_lives, foreign_wrappers
 
 MONITORS = (RecordEpisodeStatistics, Monitor)
 
@@ -183,3 +183,21 @@ def test_wrappers_that_may_change_the_task_are_named() -> None:
         assert foreign_wrappers(drama.make_env(env_id)) == ()
     env = TransformObservation(clipped(Monitor(Game())), lambda obs: obs, None)
     assert foreign_wrappers(adapt(env)) == ("TransformObservation", "TransformReward")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"r": float("nan"), "l": 2},
+        {"r": "much", "l": 2},
+        {"r": 5.0, "l": np.array([2, 3])},
+        {"r": None, "l": None},
+        {"r": np.array([1.0, 2.0]), "l": 2},
+        "episode",
+        7,
+    ],
+)
+def test_garbage_in_the_info_of_an_episode_is_not_counted(said: Any) -> None:
+    counter = EpisodeCounter(gym.make("CartPole-v1"))
+    assert counter.step(1.0, False, False, {}) is None
+    assert counter.step(2.0, True, False, {"episode": said}) == Count(3.0, 2)

@@ -119,6 +119,7 @@ def test_what_converts_is_converted_with_one_note(scripted, space, obs, note):
         ({}, "not a number"),
         ([1.0, 2.0], "not a number"),
         (np.array([np.nan]), "the reward is nan"),
+        (1e39, r"the reward is 1e\+39, beyond float32"),
     ],
 )
 def test_bad_rewards(scripted, reward, what):

@@ -370,3 +370,14 @@ def test_a_lost_life_ends_no_scored_game() -> None:
     assert result.normalised == pytest.approx((result.mean - random) / (human - random))
     assert result.normalised_reason is None
     assert env.get_wrapper_attr("protocol")["life_loss"] is True  # the training one still does
+
+
+def test_an_environment_that_cannot_be_closed_costs_no_result(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Stuck(Walk):
+        def close(self) -> None:
+            raise OSError("the window is gone")
+
+    assert len(Agent(Stuck, tiny()).evaluate(2).episodes) == 2
+    assert "Stuck could not be closed: the window is gone" in caplog.text

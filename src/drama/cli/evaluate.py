@@ -111,13 +111,13 @@ def evaluate_and_report(
         results[mode] = result.to_dict()
         if not as_json:
             out.print(_summary(result))
+    if as_json:  # before anything is written: a full disk must not cost the result
+        print(json.dumps(results), flush=True)
     if run_dir is not None:
         kept = _measured_alike(run_dir / "eval.json", results) if merge else {}
         write_json(run_dir / "eval.json", dict(sorted((kept | results).items())))
         if not as_json:
             out.print(f"written to {run_dir / 'eval.json'}")
-    if as_json:
-        print(json.dumps(results))
 
 
 def _is_last(checkpoint: Checkpoint, run_dir: Path) -> bool:

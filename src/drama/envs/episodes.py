@@ -7,6 +7,7 @@ count then, and lost lives do not. A monitor outside of that wrapper reports liv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, cast
 
@@ -229,9 +230,13 @@ def _last(monitor: RecordEpisodeStatistics[Any, Any] | _Sb3Monitor) -> Count | N
 def _reported(info: Mapping[str, Any], length: int) -> Count | None:
     """Return what ``info`` reports of an episode of this length; others are another's."""
     found = info.get("episode")
-    if not (isinstance(found, Mapping) and {"r", "l"} <= found.keys()) or found["l"] != length:
+    if not (isinstance(found, Mapping) and {"r", "l"} <= found.keys()):
         return None
-    return Count(float(found["r"]), length)
+    try:
+        ret, steps = float(found["r"]), float(found["l"])
+    except (TypeError, ValueError, OverflowError):  # whatever it is, it is no count
+        return None
+    return Count(ret, length) if steps == length and math.isfinite(ret) else None
 
 
 def _lives(info: Mapping[str, Any]) -> int:

@@ -13,6 +13,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 from drama.errors import EnvFaultError
 
+_LARGEST = float(np.finfo(np.float32).max)
 _TOLERANCE = 1e-5
 """Slack at the bounds, relative to them: float32 arithmetic may pass a bound by an ulp or two."""
 
@@ -213,8 +214,9 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if number is None:
             raise self._error(f"the reward is {_said(reward)}, not a number")
         value, alone = number
-        if not math.isfinite(value):
-            raise self._error(f"the reward is {value}")
+        if not math.isfinite(value) or abs(value) > _LARGEST:
+            beyond = ", beyond float32" if math.isfinite(value) else ""
+            raise self._error(f"the reward is {value}{beyond}")
         if not alone:
             self._note("reward", f"rewards come as {_said(reward)}: taken as plain numbers")
         return value

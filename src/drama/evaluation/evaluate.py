@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from drama.envs.episodes import Count, EpisodeCounter, Unit, foreign_wrappers
 from drama.errors import ConfigError
 from drama.evaluation.protocol import departures, step_limit
 from drama.evaluation.scores import game_of, normalised_score
+
+logger = logging.getLogger("drama")
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,10 @@ def evaluate(
             is_first = torch.tensor(ended, device=device)
     finally:
         for env in envs:
-            env.close()
+            try:
+                env.close()
+            except Exception as error:  # the episodes are played; nothing may be lost by this
+                logger.warning("%s could not be closed: %s", type(env.unwrapped).__name__, error)
         player.world_model.train(was_training)
     mode = "greedy" if greedy else "sampled"
     stamped = {
