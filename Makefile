@@ -4,11 +4,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 SEED ?= 0
+HOSTILE_FILES ?= 5000
 
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install dev test test-suites lint types check clean distclean
+.PHONY: help quickstart install dev test test-suites faults lint types check clean distclean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -25,6 +26,9 @@ test: dev ## Run the quick tests (PYTEST_ARGS="-m slow" for others).
 
 test-suites: $(VENV)/.installed-suite ## Run suites as processes and on a real Ray, and kill some.
 	$(PY) -m pytest -m slow tests/suite
+
+faults: dev ## Break things on purpose, the long campaign (minutes to hours).
+	DRAMA_HOSTILE_FILES=$(HOSTILE_FILES) $(PY) -m pytest -m faults tests
 
 lint: dev ## Check style and formatting.
 	$(PY) -m ruff check .

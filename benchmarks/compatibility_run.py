@@ -60,6 +60,7 @@ SETTINGS: dict[str, Any] = {
     "training.tensorboard": False,
     "evaluation.episodes": 2,
     "evaluation.num_envs": 2,
+    "evaluation.max_episode_steps": 200,
 }
 """Changes to the preset ``quick``: the smallest model that does all that a large one does."""
 PROBE_STEPS = 80
