@@ -296,12 +296,23 @@ def tensor_like(
     return found
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether a path is UTF-8, as safetensors needs it to read a file."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_tensors(path: Path) -> None:
     """Check that a safetensors file has the length that its header says; reads no more than that.
 
     Raises:
         CheckpointError: It is missing, truncated or not safetensors.
     """
+    if not is_utf8(path):
+        raise CheckpointError(f"{path} cannot be read: its path is not UTF-8, rename the directory")
     if not path.is_file():
         raise CheckpointError(f"{path} is missing")
     try:
@@ -328,6 +339,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: It is missing, truncated or not safetensors.
     """
+    check_tensors(path)
     try:
         return safetensors.torch.load_file(str(path), device="cpu")
     except FileNotFoundError as error:

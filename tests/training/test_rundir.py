@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,8 @@ from tests.training.faulty_envs import Walk, env_id
 from tests.training.runs import contents, tiny
 
 from drama import Agent
-from drama.errors import RunDirError
+from drama.errors import CheckpointError, RunDirError
+from drama.files import read_tensors
 from drama.training.rundir import RunLock, create_run_dir, fresh_run_dir
 
 
@@ -162,3 +164,13 @@ def test_a_lock_that_cannot_be_made_is_no_lock_of_another(tmp_path: Path) -> Non
     (tmp_path / ".lock").rmdir()
     with pytest.raises(RunDirError, match=r"^cannot lock .*: \.lock: No such file"):
         RunLock(tmp_path / "nowhere").acquire()
+
+
+def test_a_path_that_is_not_utf8_is_refused_before_anything_is_learnt(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run\xff"))
+    with pytest.raises(RunDirError, match="is not UTF-8"):
+        create_run_dir(path)
+    path.mkdir()
+    (path / "a.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="its path is not UTF-8, rename the directory"):
+        read_tensors(path / "a.safetensors")
