@@ -296,8 +296,8 @@ def tensor_like(
     return found
 
 
-def is_utf8(path: Path) -> bool:
-    """Whether a path is UTF-8, as safetensors needs it to read a file."""
+def _is_utf8(path: Path) -> bool:
+    """Whether a path is UTF-8, as safetensors needs it to open a file by name."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -311,10 +311,11 @@ def check_tensors(path: Path) -> None:
     Raises:
         CheckpointError: It is missing, truncated or not safetensors.
     """
-    if not is_utf8(path):
-        raise CheckpointError(f"{path} cannot be read: its path is not UTF-8, rename the directory")
     if not path.is_file():
         raise CheckpointError(f"{path} is missing")
+    if not _is_utf8(path):
+        read_tensors(path)
+        return
     try:
         with safetensors.safe_open(str(path), framework="numpy"):
             pass
@@ -329,6 +330,8 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         CheckpointError: It is missing, truncated or not safetensors.
     """
     check_tensors(path)
+    if not _is_utf8(path):
+        return {name: tuple(tensor.shape) for name, tensor in read_tensors(path).items()}
     with safetensors.safe_open(str(path), framework="numpy") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
@@ -339,8 +342,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: It is missing, truncated or not safetensors.
     """
-    check_tensors(path)
     try:
+        if not _is_utf8(path):
+            return safetensors.torch.load(path.read_bytes())
         return safetensors.torch.load_file(str(path), device="cpu")
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import importlib.machinery
 import os
 import sys
 from collections.abc import Mapping
@@ -34,6 +35,19 @@ def import_named(module: str) -> Any:
     if _search_here and here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
     return importlib.import_module(module)
+
+
+def locate(module: str) -> str | None:
+    """Return the file that the top-level package of a module is, or would be, imported from.
+
+    Nothing is imported. None if there is none, or it has no file.
+    """
+    top = module.partition(".")[0]
+    if top in sys.modules:
+        return getattr(sys.modules[top], "__file__", None)
+    here = [os.getcwd()] if _search_here else []
+    spec = importlib.machinery.PathFinder.find_spec(top, [*here, *sys.path])
+    return None if spec is None else spec.origin
 
 
 def attribute(path: str) -> Any:

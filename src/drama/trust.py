@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from drama.errors import EnvError, brief
+from drama.importing import locate
 
 WRITERS = ("RecordVideo",)
 """Wrappers of Gymnasium that write files, wherever their arguments say."""
@@ -96,7 +97,10 @@ def known_file() -> Path:
 
 
 def _entry(env_id: str, kwargs: Mapping[str, Any], wrappers: tuple[str, ...]) -> str:
-    return json.dumps([env_id, dict(kwargs), list(wrappers)], sort_keys=True)
+    """Return what is trusted as a line: names, arguments, and the files of the packages named."""
+    modules = (path.partition("(")[0].rpartition(":")[0] for path in code_named(env_id, wrappers))
+    files = [locate(module) for module in modules]
+    return json.dumps([env_id, dict(kwargs), list(wrappers), files], sort_keys=True)
 
 
 def _known() -> set[str]:

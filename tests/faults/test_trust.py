@@ -108,14 +108,20 @@ def test_the_user_may_say_so(plain: Path, tmp_path: Path) -> None:
     assert main(["train", "--resume", str(run), "--steps", "50", "--trust-env"]) == 0
 
 
-def test_runs_of_ones_own_need_nothing_more(tmp_path: Path) -> None:
+def test_runs_of_ones_own_need_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     args = ["train", "quick", "--env", "strangers_code:make", "--run-dir", "mine"]
     assert main([*args, *options({"steps": 40})]) == 0
     assert Agent.load("mine").num_timesteps == 40
     assert main(["train", "--resume", "mine", "--steps", "50"]) == 0
-    kept = trust.known_file().read_text()
-    assert kept == '["strangers_code:make", {}, []]\n'
-    # Other arguments to the same code are another matter.
+    (kept,) = map(json.loads, trust.known_file().read_text().splitlines())
+    assert kept == ["strangers_code:make", {}, [], [str(tmp_path / "strangers_code.py")]]
+    # Another file of the same name is another matter, and so are other arguments.
+    monkeypatch.setattr(sys.modules["strangers_code"], "__file__", "/elsewhere/strangers_code.py")
+    with pytest.raises(EnvError, match="would import"):
+        Agent.load("mine")
+    monkeypatch.undo()
     with pytest.raises(EnvError, match="would import"):
         trust.check("strangers_code:make", {"n": 1}, (), trusted=False, where="run")
 

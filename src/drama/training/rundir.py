@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from drama.errors import RunDirError
-from drama.files import is_utf8, open_regular, refuse_links
+from drama.files import open_regular, refuse_links
 
 
 def fresh_run_dir(root: Path, env_id: str, preset: str, seed: int) -> Path:
@@ -48,10 +48,6 @@ def create_run_dir(path: Path) -> None:
     Raises:
         RunDirError: It exists and is not empty, or cannot be made.
     """
-    if not is_utf8(path):
-        raise RunDirError(
-            f"run directory {path} is not UTF-8, which its weights cannot be read from"
-        )
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             resumable = (path / "checkpoints" / "last").is_file()
