@@ -6,6 +6,7 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium as gym
@@ -26,6 +27,8 @@ ENVS: list[tuple[str, dict[str, Any]]] = [
     ("MinAtar/Freeway-v0", {"env_kwargs": {"sticky_action_prob": 0.0}}),
     ("drama/Catch-v0", {"wrappers": ("gymnasium.wrappers:MaxAndSkipObservation(skip=2)",)}),
 ]
+if find_spec("minatar") is None:  # an extra
+    ENVS = [case for case in ENVS if not case[0].startswith("MinAtar/")]
 every_env = pytest.mark.parametrize(("env_id", "arguments"), ENVS)
 
 

@@ -44,15 +44,20 @@ def test_a_closed_terminal_saves_the_run(tmp_path: Path) -> None:
         import fcntl
         import termios
 
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     process = start(run, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=own_the_terminal)
     os.close(theirs)
     os.set_blocking(ours, False)
-    wait_for(run)
-    os.close(ours)  # the kernel sends SIGHUP to the session of the terminal
-    assert process.wait(timeout=120) == 130
+    try:
+        wait_for(run)
+        os.close(ours)  # the kernel sends SIGHUP to the session of the terminal
+        assert process.wait(timeout=120) == 130
+    finally:
+        process.kill()
+        process.wait()
     assert CheckpointDir(run).last().step > 0
 
 

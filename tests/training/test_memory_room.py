@@ -40,11 +40,11 @@ def test_no_run_of_the_presets_is_refused_on_a_machine_that_has_room(
     "changes",
     [
         {"replay.capacity": 2**39},
-        {"world_model.batch_size": 2**30},
+        {"world_model.batch_size": 2**24},
         {
-            "world_model.batch_length": 2**30,
-            "training.warmup_steps": 2**31,
-            "replay.capacity": 2**32,
+            "world_model.batch_length": 2**24,
+            "training.warmup_steps": 2**25,
+            "replay.capacity": 2**26,
         },
     ],
 )
