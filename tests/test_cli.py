@@ -546,6 +546,18 @@ def test_presets_with_their_speed(capfd: Capture, monkeypatch: pytest.MonkeyPatc
     assert " min" in row
 
 
+def test_trust_without_a_file_that_names_code_is_refused(capfd: Capture) -> None:
+    assert main(["train", "quick", "--env", WALK, "--trust-env"]) == 2
+    assert "--trust-env is for what --resume or --config names" in capfd.readouterr().err
+
+
+def test_printing_a_resumed_run_shows_the_environment_given(run: Path, capfd: Capture) -> None:
+    args = ["train", "--resume", str(run), "--steps", "60", "--print-config"]
+    assert main([*args, "--env", "tests.training.faulty_envs:Walk"]) == 0
+    printed = json.loads(capfd.readouterr().out)
+    assert printed["env"]["id"] == "tests.training.faulty_envs:Walk"
+
+
 # -- runs that learn nothing -------------------------------------------------------------------
 
 

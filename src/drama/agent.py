@@ -352,7 +352,7 @@ class Agent:
             model = dataclasses.replace(config.world_model, dynamics=dynamics)
             config = dataclasses.replace(config, world_model=model)
         state = checkpoint.state()
-        snapshot.check_fits(checkpoint, config)
+        snapshot.check_fits(checkpoint, config, state)
         agent = cls._in_its_env(env, config, device, checkpoint, trust_env)
         shape = list(agent.observation_space.shape or ())
         if state["num_actions"] != agent.action_space.n or state["obs_shape"] != shape:

@@ -526,3 +526,29 @@ def test_a_run_from_python_goes_on_with_a_factory(
     assert main([*resume, "--steps", "44", "--env", "mygame:make_env"]) == 0
     assert main([*resume, "--steps", "48"]) == 0  # the run says it now
     assert main(["eval", "run", "--episodes", "1"]) == 0
+
+
+# -- what counts as the same ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "new", "same"),
+    [
+        ("wrappers", ["a:Reward"], ["a:Reward"], True),
+        ("wrappers", ["a:Reward"], ["b:Reward"], False),  # another's wrapper of the same name
+        ("wrappers", ["a:Reward(x=1)"], ["a:Reward(x=2)"], False),
+        ("wrappers", ["a:Reward"], ["__main__:Reward"], True),
+        ("wrappers", ["gymnasium.wrappers.a:Clip"], ["gymnasium.wrappers:Clip"], True),
+        ("wrappers", ["gymnasium.wrappers:Clip"], ["mine:Clip"], False),
+        ("wrappers", ["a:Reward"], [], False),
+        ("id", "Own", "CartPole-v1", True),  # a class made directly has no id to compare
+        ("id", "tests/Unversioned", "CartPole-v1", False),
+        ("id", "tests/Unversioned", "tests/Unversioned", True),
+    ],
+)
+def test_what_counts_as_the_same(
+    key: str, old: Any, new: Any, same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(gym.registry, "tests/Unversioned", gym.spec("CartPole-v1"))
+    changed, _ = differences({key: old}, {key: new})
+    assert (not changed) == same

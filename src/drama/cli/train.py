@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from drama.cli.common import err, out, signals
 from drama.cli.evaluate import evaluate_and_report
 from drama.cli.options import base, parse, report_choices, split
 from drama.config import Config
+from drama.envs.source import named
 from drama.errors import CheckpointError, ConfigError
 from drama.training.checkpoint import CheckpointDir
 from drama.training.device import pick_dtype
@@ -32,6 +34,8 @@ def train(args: list[str]) -> int:
         return _resume(Path(options.resume), options, fields)
     if options.run_dir is not None and not options.run_dir.strip():
         raise ConfigError("--run-dir is empty; name a new directory")
+    if options.trust_env and options.config is None:
+        raise ConfigError("--trust-env is for what --resume or --config names; --env needs none")
     start = base(options, fields)
     config = parse(start.config, options, fields)
     report_choices(start, config, options, fields)
@@ -73,7 +77,8 @@ def _resume(path: Path, short: argparse.Namespace, args: list[str]) -> int:
             f"{run_dir} has made its {checkpoint.step:,} steps; ask for more with --steps N"
         )
     if short.print_config:
-        print(asked.to_json(), end="")
+        given = asked.env if env is None else named(env, asked.env)
+        print(dataclasses.replace(asked, env=given).to_json(), end="")
         return 0
     err.print(f"continuing {run_dir} from step {checkpoint.step:,}")
     agent = Agent.load(path, env, config=asked, trust_env=short.trust_env)

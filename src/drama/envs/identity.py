@@ -20,6 +20,10 @@ VERSIONS = ("gymnasium", "ale_py", "minatar")
 """Entries of the stamp that tell of packages rather than of the environment."""
 
 
+_LIBRARIES = ("gymnasium", "stable_baselines3", "ale_py")
+"""Packages whose wrappers are compared by class name, wherever in the package they lie."""
+
+
 def describe(env: gym.Env[Any, Any]) -> dict[str, Any]:
     """Return the protocol under which ``env`` runs, ready for JSON.
 
@@ -87,16 +91,16 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[
         section = key.partition(".")[0]
         old, new = before.get(key), after.get(key)
         if key == "id" and _is_registered(old) != _is_registered(new):
-            continue  # a class made directly and through its id cannot be told apart
-        if section in saved and section in now and _comparable(key, old) != _comparable(key, new):
+            continue  # a class made directly has no id to compare
+        if section in saved and section in now and not _same(key, old, new):
             found = versions if key in VERSIONS else environment
             found.append(f"{key} {_shown(old)} (now {_shown(new)})")
     return environment, versions
 
 
 def _is_registered(name: Any) -> bool:
-    """Whether this is an id, which ends in a version, and not the name of a class."""
-    return re.search(r"-v\d+$", str(name)) is not None
+    """Whether this is an id, with or without a version, and not the name of a class."""
+    return re.search(r"-v\d+$", str(name)) is not None or str(name) in gym.registry
 
 
 def _flat(stamp: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,12 +112,24 @@ def _flat(stamp: Mapping[str, Any]) -> dict[str, Any]:
     return rest | own
 
 
-def _comparable(key: str, value: Any) -> Any:
-    """Return wrappers by name and arguments: where their module lies may change."""
-    if key != "wrappers":
-        return value
-    calls = (str(text).partition("(") for text in value) if isinstance(value, (list, tuple)) else ()
-    return [path.replace(":", ".").rpartition(".")[2] + sign + rest for path, sign, rest in calls]
+def _same(key: str, old: Any, new: Any) -> bool:
+    if key != "wrappers" or not (isinstance(old, list | tuple) and isinstance(new, list | tuple)):
+        return bool(old == new)
+    return len(old) == len(new) and all(map(_same_wrapper, map(str, old), map(str, new)))
+
+
+def _same_wrapper(old: str, new: str) -> bool:
+    """Whether two wrappers, ``module:Class(arguments)``, are of one class and one arguments.
+
+    Libraries move theirs between modules, and a script's (``__main__``) may be imported later. Two
+    modules of a user may have different wrappers of one name.
+    """
+    (before, *old_call), (after, *new_call) = old.partition("("), new.partition("(")
+    modules = [path.replace(":", ".").rpartition(".")[0] for path in (before, after)]
+    names = [path.replace(":", ".").rpartition(".")[2] for path in (before, after)]
+    packages = [module.partition(".")[0] for module in modules]
+    moved = packages[0] == packages[1] in _LIBRARIES or "__main__" in modules
+    return names[0] == names[1] and old_call == new_call and (modules[0] == modules[1] or moved)
 
 
 def _shown(value: Any) -> str:

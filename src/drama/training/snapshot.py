@@ -7,7 +7,7 @@ state, the actions taken so far, replay counters).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,7 +171,7 @@ def restore_counters(trainer: Trainer, loop: dict[str, Tensor]) -> None:
         counter[:held] = saved.to(trainer.replay.device)
 
 
-def check_fits(checkpoint: Checkpoint, config: Config) -> None:
+def check_fits(checkpoint: Checkpoint, config: Config, state: Mapping[str, Any]) -> None:
     """Compare the shapes of the saved weights with those of a configuration's, before any is made.
 
     A sequence model of another package is left to the loading itself: what it builds is not known.
@@ -181,7 +181,6 @@ def check_fits(checkpoint: Checkpoint, config: Config) -> None:
     """
     if not is_built_in(config.world_model.dynamics.name):
         return
-    state = checkpoint.state()
     c, shape, actions = config.world_model, tuple(state["obs_shape"]), state["num_actions"]
     with torch.device("meta"):
         model = WorldModel(c, shape, actions)
