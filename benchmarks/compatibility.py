@@ -1,7 +1,7 @@
 """Which environments and wrappers work, and how: ``python -m benchmarks.compatibility``.
 
 Every case of `benchmarks.compatibility_cases` is trained for 100 steps with a tiny model, loaded
-and evaluated again, and resumed from step 60, each in a process of its own. The results go to
+and evaluated again, and resumed from step 60, each in its own process. The results go to
 ``docs/assets/compatibility.json``, and ``docs/compatibility.md`` is made of that file alone. Cases
 that are there already, made with the same code and packages, are not run again (``--fresh`` runs
 all). Some cases need packages that ``drama`` does not:
@@ -108,7 +108,7 @@ TROUBLE = ("crash", "hang", "other", "differs", "died", "overwritten", "normalis
 """Words that say that something is wrong, whatever was expected."""
 
 
-def verdict(case: Case, found: Mapping[str, Any]) -> dict[str, str]:
+def status(case: Case, found: Mapping[str, Any]) -> dict[str, str]:
     """Return the cells of a case: a word for each column."""
     columns = dict.fromkeys(("read", "trains", "copy", "load", "resume", "evaluate"), "–")
     if "missing" in found:
@@ -156,7 +156,7 @@ def wrong(case: Case, found: Mapping[str, Any]) -> list[str]:
     """Return the columns of a case that are not as they should be, with what they hold."""
     if "missing" in found:
         return []
-    cells = verdict(case, found)
+    cells = status(case, found)
     bad = [f"{k}: {v}" for k, v in cells.items() if any(word in v for word in TROUBLE)]
     bad += [f"{k}: died" for k in STAGES if "died" in found.get(k, {})]
     if case.reads == "refused" and cells["trains"] == "yes":
@@ -237,7 +237,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 def _row(case: Case, found: Mapping[str, Any], bad: Sequence[str]) -> tuple[str, ...]:
     marked = {text.partition(":")[0] for text in bad}
-    cells = verdict(case, found)
+    cells = status(case, found)
     shown = [f"**{v}**" if k in marked else v for k, v in cells.items()]
     return (case.name, f"`{case.recipe}`", case.given, *shown)
 
@@ -303,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             known[case.name] = found
             cases = {name: known[name] for name in names if name in known}
             publish(args.docs, {"versions": versions(PACKAGES), "cases": cases})
-            cells = ", ".join(f"{k} {v}" for k, v in verdict(case, found).items())
+            cells = ", ".join(f"{k} {v}" for k, v in status(case, found).items())
             spent = f"{found.get('seconds', 0.0):.1f} s"
             print(f"[{done}/{len(due)}] {case.name}: {cells} ({spent})", flush=True)
 

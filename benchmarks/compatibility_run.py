@@ -1,4 +1,4 @@
-"""What the compatibility page does with one case, each stage in a process of its own."""
+"""What the compatibility page does with one case, each stage in its own process."""
 
 from __future__ import annotations
 

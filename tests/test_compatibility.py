@@ -46,7 +46,7 @@ def results(docs: Path) -> dict[str, Any]:
 
 def cells(docs: Path, name: str) -> dict[str, str]:
     [case] = (case for case in CASES if case.name == name)
-    return compatibility.verdict(case, results(docs)[name])
+    return compatibility.status(case, results(docs)[name])
 
 
 def test_a_sound_environment_passes(docs: Path):
@@ -120,5 +120,5 @@ def test_what_is_not_as_it_should_be_is_found(stage: str, changes: dict[str, Any
 def test_what_does_not_follow_from_its_seed_need_not_come_again():
     case = Case("one", "A group", (make("CartPole-v1"),), "object", "vector")
     found = {**SOUND, "train": {**SOUND["train"], "repeats": False, "copy": ["observations"]}}
-    assert compatibility.verdict(case, found)["copy"] == "unseeded"
+    assert compatibility.status(case, found)["copy"] == "unseeded"
     assert compatibility.wrong(case, found) == []

@@ -200,10 +200,10 @@ class Agent:
             trainer, checkpoint = self._prepare(None if run_dir is None else Path(run_dir), stack)
             target = (trainer.step if checkpoint is None else checkpoint.step) + total_timesteps
             stack.callback(trainer.close)
-            told: list[Listener] = [*listeners, callbacks]
+            receivers: list[Listener] = [*listeners, callbacks]
             shown = stack.enter_context(Progress(trainer, target)) if progress_bar else log_events
-            told.append(shown)
-            trainer.listeners = tuple(told)
+            receivers.append(shown)
+            trainer.listeners = tuple(receivers)
             trainer.note(trainer.replay.describe())
             trainer.note(f"backend {self.backend}")
             if self._adapter is not None:
@@ -319,7 +319,7 @@ class Agent:
             path: The directory.
             env: Needed where the run does not say what makes its environment: it was given as a
                 local function, or as an object that cannot be made again. It must be the
-                environment that the agent learnt in, as far as `drama.envs.describe` tells.
+                environment that the agent learnt in, as far as `drama.envs.describe` reports.
             device: Device to load onto; the run's own choice if None. If there is one, the backend
                 is what that device offers, also where the run insisted on ``kernels``.
             config: Settings that replace the run's. Sizes must agree with the weights and, where

@@ -41,7 +41,7 @@ ENV_SECONDS = 0.4
 MOST_REPEATS = 5
 """Updates of full size after which the median is good enough."""
 SMALLEST = 64
-"""The first batch is the full one divided by this: it tells whether there is time for more."""
+"""The first batch is the full one divided by this: its time decides whether more follows."""
 ROWS = 8192
 """Largest replay that is filled: sampling from a full one costs little more, filling it does."""
 

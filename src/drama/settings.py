@@ -25,7 +25,7 @@ def setting_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> tup
     """Say in which settings that decide what is learnt two ``config.json`` differ.
 
     Args:
-        one: The configuration that is asked about.
+        one: The configuration in question.
         other: What it is compared with.
 
     Returns:
@@ -63,5 +63,5 @@ INDIFFERENT = (
 
 
 def shown(value: object) -> str:
-    """A setting as a sentence tells it."""
+    """Return a setting as text for a message."""
     return value if isinstance(value, str) else json.dumps(value, default=str)

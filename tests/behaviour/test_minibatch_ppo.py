@@ -44,7 +44,7 @@ def build(ppo: PPOConfig | None = None, *, seed: int = 1, **changes: Any) -> Min
 
 
 def dream(model: MinibatchPPO, batch: int = 6, horizon: int = 5, seed: int = 0) -> Rollout:
-    """Random features and outcomes, actions drawn from the model's policy."""
+    """Random features and outcomes, actions sampled from the policy."""
     g = torch.Generator().manual_seed(seed)
     features = torch.randn(batch, horizon + 1, FEATURES, generator=g)
     with torch.no_grad():
@@ -432,7 +432,7 @@ def test_loss_and_gradient_of_stable_baselines3() -> None:
     model = build(entropy=entropy)
     rollout = dream(model, batch, horizon)
     rollout.termination[:] = (rollout.termination > 1.0).float()  # an end would give weights
-    # A linear policy that has moved since the actions were drawn, far enough for clips.
+    # A linear policy that has moved since the actions were sampled, far enough for clips.
     linear = theirs.policy.action_net
     g = torch.Generator().manual_seed(5)
     linear.weight.data = 0.2 * torch.randn(ACTIONS, FEATURES, generator=g)

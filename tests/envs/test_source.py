@@ -117,7 +117,7 @@ def rewards(env: gym.Env[Any, Any], steps: int = 40) -> list[Any]:
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was said of environments; runs this short are also told that they learn little."""
+    """What was said of environments; runs this short also get a warning that they learn little."""
     said = (r.message for r in caplog.records if r.levelno == logging.WARNING)
     return [line for line in said if "little will be learnt" not in line]
 

@@ -37,7 +37,7 @@ def findings(env, steps=200, **options):
 
 
 class Walk(gym.Env):
-    """A walk from a fixed or a drawn start to the end of a line, seen as one hot."""
+    """A walk from a fixed or a sampled start to the end of a line, seen as one hot."""
 
     action_space = spaces.Discrete(2)
 

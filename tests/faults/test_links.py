@@ -88,3 +88,13 @@ def test_special_files_are_refused_at_once(use: object, tmp_path: Path) -> None:
         use(fifo)  # type: ignore[operator]
     with pytest.raises(OSError, match=r"not a regular file|directory"):
         use(tmp_path)  # type: ignore[operator]
+
+
+def test_a_log_is_not_appended_through_a_link(tmp_path: Path) -> None:
+    precious, link = tmp_path / "precious", tmp_path / "link"
+    precious.write_text("mine")
+    link.symlink_to(precious)
+    for use in (open_append, lambda path: truncate(path, 0)):
+        with pytest.raises(OSError, match="is a symbolic link"):
+            use(link)
+    assert precious.read_text() == "mine"

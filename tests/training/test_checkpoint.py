@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from tests.training.runs import assert_same_run, contents, snapshot, tiny
 
 from drama import Agent
 from drama.errors import CheckpointError, DramaError, RunDirError
+from drama.training import trainer as trainer_module
 from drama.training.checkpoint import CheckpointDir, open_checkpoint
 from drama.training.optim import Optimiser
 
@@ -267,3 +271,47 @@ def test_a_checkpoint_of_another_version_costs_one_line(
     with pytest.raises(CheckpointError, match="lacks 'mean_lr': another version of drama wrote it"):
         agent.learn(10)
     assert agent.evaluate(episodes=2).mean <= 1.0
+
+
+def test_a_checkpoint_is_written_after_some_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10**6, 7))  # every look at the clock takes 7 seconds
+    monkeypatch.setattr(trainer_module.time, "monotonic", lambda: float(next(clock)))
+    saved: list[str] = []
+
+    def listen(event: str, payload: Any) -> None:
+        if event == "checkpoint":
+            saved.append(payload.name)
+
+    changes = {"training.checkpoint_every": 1000, "training.checkpoint_minutes": 1.0}
+    Agent(env_id(Walk), tiny(changes)).learn(30, run_dir=tmp_path / "run", listeners=[listen])
+    steps = [int(name) for name in saved]
+    assert len(steps) > 2
+    assert all(7 <= b - a <= 9 for a, b in itertools.pairwise(steps[:-1]))
+    off = tiny({**changes, "training.checkpoint_minutes": 0.0})
+    saved.clear()
+    Agent(env_id(Walk), off).learn(30, run_dir=tmp_path / "off", listeners=[listen])
+    assert saved == ["000000030"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_logs_are_synced_before_a_checkpoint_promises_their_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    def rename(source: Any, target: Any) -> None:
+        done.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", rename)
+    Agent(env_id(Walk), tiny()).learn(20, run_dir=tmp_path / "run")
+    published = done.index("000000020")
+    assert {"metrics.jsonl", "episodes.jsonl"} <= set(done[:published])

@@ -76,7 +76,7 @@ def mute() -> None:
 
 @functools.cache
 def _registry() -> tyro.constructors.ConstructorRegistry:
-    """Rules by which options are read, beside tyro's own."""
+    """Parsing rules of options that tyro does not have."""
     import tyro
 
     registry = tyro.constructors.ConstructorRegistry()

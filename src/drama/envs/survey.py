@@ -118,7 +118,7 @@ class EnvSurvey:
         elif many and self.reward_min == self.reward_max and len(set(self.lengths)) <= 1:
             found.append(
                 f"every step had the same reward ({self.reward_min:g}): "
-                "so far nothing tells good actions from bad ones"
+                "so far nothing separates good actions from bad ones"
             )
         if many and not self.lengths and describe(self.env)["max_episode_steps"] is None:
             found.append(

@@ -90,7 +90,7 @@ def departures(mode: str, protocol: Mapping[str, Any]) -> tuple[str, ...]:
         wanted = {"max_episode_steps": None, "env_kwargs": {}}
         if spec is not None:
             wanted["max_episode_steps"] = spec.max_episode_steps
-            # make_env stamps what was given beside the registered arguments.
+            # make_env stamps the arguments given in addition to the registered ones.
             wanted["env_kwargs"] = dict(spec.kwargs) if env.get("env_kwargs") else {}
         wanted = {key: value for key, value in wanted.items() if key in env}
     for key, usual in wanted.items():

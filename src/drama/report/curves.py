@@ -46,7 +46,7 @@ def curve_figures(
 
     Args:
         summary: What has been read and averaged.
-        progress: Called with what is drawn next.
+        progress: Called with the name of the next figure.
     """
     groups = ablations(summary)
     first = summary.variants[0].name if summary.variants else ""

@@ -22,7 +22,7 @@ def draw_all(
 
     Args:
         summary: What has been read and averaged.
-        progress: Called with what is drawn next.
+        progress: Called with the name of the next figure.
     """
     found = curve_figures(summary, progress)
     for i, block in enumerate(summary.blocks, 1):

@@ -75,7 +75,7 @@ def check_links(run_dir: Path) -> None:
         RunDirError: It does: what is written there could land anywhere.
     """
     try:
-        refuse_links(run_dir, skip=("wandb",))  # which makes links of its own
+        refuse_links(run_dir, skip=("wandb",))  # its client makes links
     except OSError as error:
         raise RunDirError(
             f"cannot go on in {run_dir}: {error.filename} {error.strerror}; "

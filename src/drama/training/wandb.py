@@ -13,7 +13,7 @@ from drama.files import read_json, write_json
 from drama.training.rundir import suite_of
 
 RECORD = Path("wandb", "drama.json")
-"""File of the run directory that holds the id, beside what the client writes there."""
+"""File of the run directory that holds the id; the client writes other files there."""
 LONGEST_TAG = 64
 """Characters that Weights & Biases takes for one."""
 
