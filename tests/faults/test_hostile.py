@@ -7,6 +7,7 @@ import os
 import random
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.faults.mutations import copy_run, mutate, rehash, seal
@@ -112,3 +113,24 @@ def test_a_newer_format_says_to_update(sound: Path, tmp_path: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
     with pytest.raises(CheckpointError, match="newer version of drama wrote it: update drama"):
         Agent.load(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tree: tree["stream"].pop("needs_reset"), "lacks 'stream.needs_reset'"),
+        (lambda tree: tree.pop("stream"), "lacks 'stream'"),
+        (lambda tree: tree["optimisers"]["behaviour"].update(mean_lr=1e300), "'optimisers' is not"),
+    ],
+)
+def test_what_thousands_of_mutations_found(
+    change: Any, words: str, sound: Path, tmp_path: Path
+) -> None:
+    run = copy_run(sound, tmp_path / "run")
+    checkpoint = run / "checkpoints" / "000000060"
+    tree = json.loads((checkpoint / "state.json").read_text())
+    change(tree)
+    (checkpoint / "state.json").write_text(json.dumps(tree))
+    seal(checkpoint, rehash(run, checkpoint))
+    with pytest.raises(CheckpointError, match=words):
+        Agent.load(run).learn(1)

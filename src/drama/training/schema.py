@@ -45,6 +45,10 @@ def _number(x: Any) -> bool:
     return abs(x) < COUNT if isinstance(x, int) else math.isfinite(x)
 
 
+def _float32(x: Any) -> bool:
+    return _number(x) and abs(x) < 3.4e38
+
+
 def _matches(pattern: re.Pattern[str]) -> Check:
     return lambda x: isinstance(x, str) and pattern.fullmatch(x) is not None
 
@@ -131,6 +135,10 @@ _STREAM = _fields(
 )
 
 
+POSITION = ("is_first", "needs_reset", "return", "length")
+"""Fields of the stream's position that going on needs; the oldest versions wrote no seed."""
+
+
 def _sums(x: Any) -> bool:
     # A run that stopped at NaN keeps its last good checkpoint, so sums are finite.
     return all(
@@ -163,7 +171,7 @@ LEARNING: Mapping[str, Check] = {
     "meter": lambda x: _list(_METER, 1000)(x) and _sums(x),
     "optimisers": _fields(
         {
-            name: _fields({}, {"updates": whole(), "mean_lr": _number})
+            name: _fields({}, {"updates": whole(), "mean_lr": _float32})
             for name in ("world_model", "behaviour")
         }
     ),
@@ -207,12 +215,13 @@ def check_resumable(tree: Mapping[str, Any], where: object) -> None:
     Raises:
         CheckpointError: One is missing.
     """
-    for name in LEARNING:
-        if name not in tree:
-            raise CheckpointError(
-                f"{where} lacks {name!r}: another version of drama wrote it. It can be evaluated, "
-                "but not continued"
-            )
+    lacking = [name for name in LEARNING if name not in tree]
+    lacking += [f"stream.{name}" for name in POSITION if name not in tree.get("stream", POSITION)]
+    if lacking:
+        raise CheckpointError(
+            f"{where} lacks {lacking[0]!r}: another version of drama wrote it. It can be evaluated, "
+            "but not continued"
+        )
 
 
 def _check(tree: Any, fields: Mapping[str, Check], where: object) -> None:
