@@ -18,7 +18,7 @@ from typing import Any, Literal
 from drama.checked import Checked, fraction, positive, replaced, require
 from drama.checked import from_dict as from_dict
 from drama.dynamics.config import DynamicsConfig
-from drama.errors import ConfigError
+from drama.errors import ConfigError, brief
 from drama.importing import parse_call
 
 EnvMaker = Literal["drama", "gymnasium", "caller"]
@@ -70,6 +70,7 @@ class EnvConfig(Checked):
     def _check(self) -> None:
         for wrapper in self.wrappers:
             parse_call(wrapper)
+        require(len(self.id) <= 500, f"env.id is no id: {brief(self.id)}")
         fraction("env", sticky_actions=self.sticky_actions)
         positive("env", frame_skip=self.frame_skip)
         require(self.noop_max >= 0, f"env.noop_max must not be negative, got {self.noop_max}")

@@ -14,7 +14,7 @@ from tests.faults.mutations import copy_run, mutate, rehash, seal
 from tests.training.runs import tiny
 
 from drama import Agent
-from drama.errors import CheckpointError, DramaError
+from drama.errors import CheckpointError, ConfigError, DramaError
 
 pytestmark = pytest.mark.faults
 
@@ -105,6 +105,11 @@ def test_a_damaged_replay_is_not_copied(sound: Path, tmp_path: Path) -> None:
     segment.write_bytes(data)
     with pytest.raises(CheckpointError, match=f"{segment.name} is damaged"):
         Agent.load(run).save(tmp_path / "copy")
+
+
+def test_a_name_of_thousands_of_letters_is_no_id() -> None:
+    with pytest.raises(ConfigError, match=r"env.id is no id: 'xxx.*\.\.\.$"):
+        tiny({"env.id": "x" * 5000})
 
 
 def test_a_newer_format_says_to_update(sound: Path, tmp_path: Path) -> None:

@@ -219,8 +219,8 @@ def check_resumable(tree: Mapping[str, Any], where: object) -> None:
     lacking += [f"stream.{name}" for name in POSITION if name not in tree.get("stream", POSITION)]
     if lacking:
         raise CheckpointError(
-            f"{where} lacks {lacking[0]!r}: another version of drama wrote it. It can be evaluated, "
-            "but not continued"
+            f"{where} lacks {lacking[0]!r}: another version of drama wrote it. It can be "
+            "evaluated, but not continued"
         )
 
 
