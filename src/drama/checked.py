@@ -9,8 +9,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
-from drama.errors import ConfigError, brief
-from drama.hints import did_you_mean
+from drama.errors import ConfigError
+from drama.text import brief, did_you_mean
 
 T = TypeVar("T")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drama.backend_name import BackendName, check_backend_name
-from drama.errors import ConfigError, brief
+from drama.errors import ConfigError
+from drama.text import brief
 
 MOST = {
     "width": 2**16,

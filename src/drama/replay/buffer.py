@@ -21,6 +21,7 @@ from drama.replay.sampling import (
     learnt_first_scores,
     uniform_scores,
 )
+from drama.text import size
 from drama.types import Batch, Transition
 
 Purpose = Literal["world_model", "behaviour"]
@@ -78,9 +79,9 @@ class ReplayBuffer:
                     0
                 )
             except (RuntimeError, MemoryError) as error:
-                size = self.capacity * math.prod(shape) * dtype.itemsize / 1e9
+                needed = self.capacity * math.prod(shape) * dtype.itemsize
                 raise ReplayError(
-                    f"{self.capacity:,} rows need {size:,.1f} GB, which {self.device} cannot give; "
+                    f"{self.capacity:,} rows need {size(needed)}, which {self.device} cannot give; "
                     "lower replay.capacity"
                     + ("" if self.device.type == "cpu" else " or set replay.device to cpu")
                 ) from error
@@ -128,7 +129,7 @@ class ReplayBuffer:
         kind = str(obs.dtype).removeprefix("torch.")
         return (
             f"replay of {self.capacity:,} rows of {shape} {kind}: "
-            f"{self.nbytes / 1e9:.2f} GB on {self.device}"
+            f"{size(self.nbytes)} on {self.device}"
         )
 
     def append(self, row: Transition) -> None:
