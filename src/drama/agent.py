@@ -20,7 +20,6 @@ from drama import trust
 from drama.behaviour import Player, make_behaviour
 from drama.classonly import constructor
 from drama.config import BehaviourConfig, Config, EnvConfig, Latents
-from drama.costs import PresetCost
 from drama.envs import describe
 from drama.envs.adapt import adapter_of, as_batch
 from drama.envs.identity import differences
@@ -33,9 +32,10 @@ from drama.errors import (
     RunDirError,
     UnknownEnvError,
 )
-from drama.estimate import long_run_warning, may_be_long, measure_updates
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.files import write_text
+from drama.machine.costs import PresetCost
+from drama.machine.estimate import long_run_warning, may_be_long, measure_updates
 from drama.presets import fitting, label, preset
 from drama.ssm.backend import backend_of
 from drama.text import one_line

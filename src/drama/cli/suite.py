@@ -9,9 +9,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from drama.calibration import SECONDS
 from drama.cli.common import Parser, err, mute, out, signals, status
 from drama.errors import ConfigError
+from drama.machine.calibration import SECONDS
 from drama.suite.built_in import BUILT_IN, load_spec
 from drama.suite.forecast import forecast
 from drama.suite.layout import (

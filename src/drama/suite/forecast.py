@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drama.calibration import SECONDS, calibrate
-from drama.costs import PresetCost, Unmeasured
 from drama.envs.source import build_env
+from drama.machine.calibration import SECONDS, calibrate
+from drama.machine.costs import PresetCost, Unmeasured
 from drama.suite.layout import Cell
 from drama.suite.local import Plan
 from drama.text import duration, size
@@ -133,7 +133,7 @@ def forecast(
     """Measure what the runs of a suite that are not finished would cost here.
 
     Every variant is measured once for each shape of observation among its games, with the
-    training code (see `drama.calibration`) and the threads that the plan gives it.
+    training code (see `drama.machine.calibration`) and the threads that the plan gives it.
 
     Args:
         cells: All runs of the suite.
