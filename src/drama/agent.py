@@ -17,8 +17,8 @@ import torch
 from gymnasium import spaces
 
 from drama import trust
+from drama.attributes import constructor
 from drama.behaviour import Player, make_behaviour
-from drama.classonly import constructor
 from drama.config import BehaviourConfig, Config, EnvConfig, Latents
 from drama.envs import describe
 from drama.envs.adapt import adapter_of, as_batch
