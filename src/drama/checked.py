@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from drama.errors import ConfigError, brief
 from drama.hints import did_you_mean
+from drama.renamed import refuse_former
 
 T = TypeVar("T")
 
@@ -120,6 +121,7 @@ def _put(tree: dict[str, Any], path: str, value: Any, known: Mapping[str, Any]) 
         for key, inner in value.items():
             _put(tree, f"{path}.{key}".replace("-", "_"), inner, known)
         return
+    refuse_former(path, value)
     # A setting may itself be a mapping, whose keys are the user's.
     if path not in known and not isinstance(known.get(above), Mapping):
         settings = [key for key, found in known.items() if not dataclasses.is_dataclass(found)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from drama.behaviour import ActorCritic, Player, imagination, imagine
 from drama.behaviour import outlook as module
 from drama.behaviour.outlook import every_action
-from drama.config import PolicyLatent, PolicyMemory
+from drama.config import PolicyContext, PolicyLatent
 from drama.dynamics import map_state
 from drama.errors import ConfigError
 from drama.types import Batch, PolicyState
@@ -89,7 +89,7 @@ def test_futures_are_averaged(
     tiny_world: Callable[..., WorldModel],
     tiny_policy: Callable[..., ActorCritic],
     monkeypatch: pytest.MonkeyPatch,
-    memory: PolicyMemory,
+    memory: PolicyContext,
 ) -> None:
     world, policy = tiny_world(), tiny_policy()
     stoch = world.sample(torch.full((1, 3, 4), 0.25).log(), g(1))
@@ -115,7 +115,7 @@ def test_a_dream_stays_the_same_and_tells_what_its_actions_promised(
     tiny_policy: Callable[..., ActorCritic],
     frames: Callable[..., Batch],
     dynamics: str,
-    memory: PolicyMemory,
+    memory: PolicyContext,
 ) -> None:
     world, policy = tiny_world(dynamics), tiny_policy()
     is_first = torch.zeros(3, 5, dtype=torch.bool)
@@ -205,7 +205,7 @@ def test_looking_ahead_moves_nothing_but_the_choice(
     tiny_policy: Callable[..., ActorCritic],
     frames: Callable[..., Batch],
     dynamics: str,
-    memory: PolicyMemory,
+    memory: PolicyContext,
 ) -> None:
     world, policy, obs = tiny_world(dynamics), tiny_policy(entropy=1e6), frames(2, 4).obs
     results = []
@@ -233,7 +233,7 @@ def test_the_question_is_asked_from_where_the_agent_stands(
     tiny_policy: Callable[..., ActorCritic],
     frames: Callable[..., Batch],
     monkeypatch: pytest.MonkeyPatch,
-    memory: PolicyMemory,
+    memory: PolicyContext,
     latent: PolicyLatent,
 ) -> None:
     world, policy, obs = tiny_world(), tiny_policy(), frames(2, 3).obs

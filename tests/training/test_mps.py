@@ -108,7 +108,7 @@ def apple(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("sampler", ["dfs", "dfs-learnt", "uniform"])
+@pytest.mark.parametrize("sampler", ["dfs", "dfs-trained", "uniform"])
 def test_updates_and_acting(backbone: str, algorithm: str, sampler: str) -> None:
     """The replay is taken to lie beside the model, so drawing is tested with the rest."""
     made = trainer(

@@ -81,7 +81,7 @@ def state(made: Trainer) -> dict[str, torch.Tensor]:
 @pytest.mark.usefixtures("accelerator")
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("sampler", ["dfs", "dfs-learnt"])
+@pytest.mark.parametrize("sampler", ["dfs", "dfs-trained"])
 def test_an_update_looks_at_no_number(backbone: str, algorithm: str, sampler: str) -> None:
     made = trainer(
         **{

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from drama.behaviour.outlook import Outlook, every_action, seen_by_policy
-from drama.config import PolicyMemory
+from drama.config import PolicyContext
 from drama.dynamics import map_state, where_state
 from drama.place import on_cpu
 from drama.types import Batch, Rollout
@@ -56,7 +56,7 @@ def dream_step(
     observed: Tensor,
     state: Any,
     random: tuple[Randomness, Randomness],
-    memory: PolicyMemory = "previous",
+    memory: PolicyContext = "previous",
     outlook: Outlook | None = None,
 ) -> Dreamt:
     """Act on ``observed`` and predict what comes of it.
@@ -93,7 +93,7 @@ DreamStep = Callable[
         Tensor,
         Any,
         tuple[Randomness, Randomness],
-        PolicyMemory,
+        PolicyContext,
         Outlook | None,
     ],
     Dreamt,
@@ -109,7 +109,7 @@ def imagine(
     generator: torch.Generator | None,
     *,
     start_at_episode_starts: bool = True,
-    memory: PolicyMemory = "previous",
+    memory: PolicyContext = "previous",
     outlook: Outlook | None = None,
     compiled_step: DreamStep | None = None,
 ) -> Rollout:
@@ -134,7 +134,7 @@ def imagine(
         horizon: Number ``H`` of imagined actions.
         generator: Source of randomness.
         start_at_episode_starts: See above.
-        memory: What the policy sees beside the latent, as `behaviour.policy_memory` has it.
+        memory: What the policy sees beside the latent, as `behaviour.policy_context` has it.
         outlook: Values what follows an action. At each step the model is asked about every action,
             taken or not, which costs as many steps as there are actions; a dream is the same
             with it and without, to rounding.
@@ -181,7 +181,7 @@ def _dream(
     fresh: Tensor | None,
     features: Tensor,
     generator: torch.Generator | None,
-    memory: PolicyMemory,
+    memory: PolicyContext,
     outlook: Outlook | None,
     compiled_step: DreamStep | None,
 ) -> tuple[Tensor, ...]:

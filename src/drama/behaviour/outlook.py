@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from drama.config import PolicyMemory
+from drama.config import PolicyContext
 from drama.dynamics import map_state
 from drama.world_model import WorldModel
 from drama.world_model.latent import Randomness, uniform_numbers
@@ -40,7 +40,7 @@ def policy_input(stoch: Tensor, memory: Tensor) -> Tensor:
 
 
 def seen_by_policy(
-    world_model: WorldModel, stoch: Tensor, deter: Tensor, state: Any, memory: PolicyMemory
+    world_model: WorldModel, stoch: Tensor, deter: Tensor, state: Any, memory: PolicyContext
 ) -> Tensor:
     """What the policy sees of a latent ``(B, Z)``, where ``deter`` and ``state`` are before it."""
     if memory == "current":
@@ -53,7 +53,7 @@ def every_action(
     stoch: Tensor,
     state: Any,
     random: Randomness,
-    memory: PolicyMemory,
+    memory: PolicyContext,
     outlook: Outlook,
     futures: int = 1,
 ) -> Branches:

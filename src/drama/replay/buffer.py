@@ -178,7 +178,7 @@ class ReplayBuffer:
             scores = uniform_scores(v)
             if c.sampler == "dfs":
                 scores = dfs_behaviour_scores(v, b, c.imagination_tau, c.alpha, c.beta)
-            elif c.sampler == "dfs-learnt":
+            elif c.sampler == "dfs-trained":
                 scores = learnt_first_scores(v, b, c.imagination_tau, c.alpha, c.beta)
         slots, total = self._slots[:count], self._total_there
         oldest = torch.where(total > self.capacity, total % self.capacity, 0)

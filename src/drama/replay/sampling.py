@@ -16,7 +16,7 @@ from drama.place import on_cpu
 NOTHING_TO_DRAW = (
     "no row may be drawn yet: the sampling rule gives every one weight 0. The end of an episode "
     "starts no dream, so that episodes of one step leave none without "
-    "behaviour.start_at_episode_starts; replay.sampler dfs-learnt leaves out what the world model "
+    "behaviour.start_at_episode_starts; replay.sampler dfs-trained leaves out what the world model "
     "has not been trained on"
 )
 """Of a dream: a window of the world model may end on any row."""

@@ -92,7 +92,7 @@ class Trainer:
         self._survey = EnvSurvey(env)
         self._guards = guards_of(env)
         c = config.behaviour
-        self.player = Player(world_model, behaviour, c.policy_latent, c.policy_memory, c.lookahead)
+        self.player = Player(world_model, behaviour, c.policy_latent, c.policy_context, c.lookahead)
         self.player_state: PolicyState = self.player.init_state(1)
         self.world_model_optimiser = Optimiser(
             world_model.named_parameters(), config.world_model.optim
@@ -273,7 +273,7 @@ class Trainer:
         return int(action)
 
     def _random_action(self) -> int:
-        hold, taken = self.config.training.warmup_hold, self.stream.actions
+        hold, taken = self.config.training.random_action_repeat, self.stream.actions
         if hold > 1 and taken and self.rng.random() >= 1 / hold:
             return taken[-1]
         return int(self.rng.integers(self.world_model.num_actions))
@@ -350,7 +350,7 @@ class Trainer:
                 c.horizon,
                 self.generators["learning"],
                 start_at_episode_starts=c.start_at_episode_starts,
-                memory=c.policy_memory,
+                memory=c.policy_context,
                 outlook=self.behaviour.outlook if c.actor_gradient == "all-actions" else None,
                 compiled_step=self._compiled.dream_step if self._compiled else None,
             )
