@@ -97,7 +97,7 @@ class WorldModel(nn.Module):
         x = self.sequence_input(stoch, action)
         return step_inplace(self.dynamics, x, state) if inplace else self.dynamics.step(x, state)
 
-    def recall(self, stoch: Tensor, state: Any) -> Tensor:
+    def null_action_output(self, stoch: Tensor, state: Any) -> Tensor:
         """What ``z_t`` calls to mind, before any action: ``(B, D)``, from a state left as it is.
 
         The sequence model reads ``z_t`` beside no action. Its last output ``d_{t-1}`` shows what
