@@ -172,7 +172,7 @@ def test_an_unknown_field_names_the_nearest(path: str, near: str | None) -> None
         ("world_model__dynamics__width", 8.5),
         ("world_model__optim", 4e-5),
         ("behaviour__policy_latent", "posteriour"),
-        ("behaviour__policy_memory", "last"),
+        ("behaviour__policy_context", "last"),
         ("behaviour__actor_gradient", "all"),
         ("behaviour__lookahead", 1.5),
         ("training__precision", "float16"),

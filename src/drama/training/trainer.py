@@ -351,8 +351,10 @@ class Trainer:
                 self.generators["learning"],
                 start_at_episode_starts=c.start_at_episode_starts,
                 memory=c.policy_context,
-                outlook=self.behaviour.outlook if c.actor_gradient == "all-actions" else None,
-                compiled_step=self._compiled.dream_step if self._compiled else None,
+                one_step_return=self.behaviour.one_step_return
+                if c.actor_gradient == "all-actions"
+                else None,
+                compiled_step=self._compiled.imagine_step if self._compiled else None,
             )
         loss_of = self._compiled.behaviour_loss if self._compiled else self.behaviour.loss
         steps = []
