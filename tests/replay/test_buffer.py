@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drama import place
 from drama.config import ReplayConfig
 from drama.errors import ReplayError
+from drama.ops import dispatch
 from drama.replay import ReplayBuffer
 from drama.types import Batch, Transition
 
@@ -376,7 +376,7 @@ def test_a_draw_from_nothing_is_told_when_one_looks(make_buffer: Build, fill: Bu
     buffer.check()
     buffer.trained[10] = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, "_HOSTS", ())
+        patch.setattr(dispatch, "_HOSTS", ())
         buffer.sample("behaviour", 4, 4, g())
     with pytest.raises(ReplayError, match="no row may be drawn yet"):
         buffer.check()

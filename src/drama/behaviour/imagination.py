@@ -11,7 +11,7 @@ from torch import Tensor
 from drama.behaviour.lookahead import OneStepReturn, features_of, one_step_q
 from drama.config import PolicyContext
 from drama.dynamics import map_state, where_state
-from drama.place import on_cpu
+from drama.ops.dispatch import on_cpu
 from drama.types import Batch, Rollout
 from drama.world_model import WorldModel
 from drama.world_model.latent import Randomness, uniform_numbers
@@ -20,7 +20,7 @@ from drama.world_model.model import Observed
 CPU_PIECE = 1024
 """Trajectories dreamt at a time on a CPU, to bound memory: the paper's 1024 carry 134 MB of state.
 Fewer at a time would be slower, by smaller matrix products and more calls; the state is read and
-written once a step in either case, see :func:`drama.ssm._numeric.state_blocks`."""
+written once a step in either case, see :func:`drama.ops.blocking.state_blocks`."""
 
 
 class Policy(Protocol):

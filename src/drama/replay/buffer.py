@@ -11,7 +11,7 @@ from torch import Tensor
 
 from drama.config import ReplayConfig
 from drama.errors import ReplayError
-from drama.place import on_cpu, widest_float
+from drama.ops.dispatch import on_cpu, widest_float
 from drama.replay.augment import check_shift, shift_frames
 from drama.replay.sampling import (
     NOTHING_TO_DRAW,

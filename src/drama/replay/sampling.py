@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from drama.errors import ReplayError
-from drama.place import on_cpu
+from drama.ops.dispatch import on_cpu
 
 NOTHING_TO_DRAW = (
     "no row may be drawn yet: the sampling rule gives every one weight 0. The end of an episode "

@@ -18,7 +18,7 @@ from drama.envs.guard import guards_of
 from drama.envs.survey import EnvSurvey
 from drama.errors import CheckpointError, NonFiniteError
 from drama.files import tensor_like, truncate, write_text
-from drama.place import on_cpu
+from drama.ops.dispatch import on_cpu
 from drama.replay import Purpose, ReplayBuffer
 from drama.replay.storage import ReplayStore
 from drama.training import snapshot
