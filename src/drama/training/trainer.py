@@ -551,7 +551,7 @@ class Trainer:
         self.store.load(
             self.replay, checkpoint.segments, state["replay_total"], self.world_model.num_actions
         )
-        snapshot.restore_counters(self, loop)
+        self.replay.load_state({"loop": loop})
         self._saved_at = self.step
         self._clocked_from = self._row_from = self.step
         # If the run goes back to an older checkpoint, that is the last one from now on.
@@ -580,7 +580,7 @@ class Trainer:
                 "sums round differently, so the run will not be bit-for-bit the same"
             )
         if "obs" in loop:
-            like = self.replay.rows["obs"][0].cpu()
+            like = self.replay.columns["obs"][0].cpu()
             obs = tensor_like(loop, "obs", like).numpy()
             actions = snapshot.saved_actions(loop, self.world_model.num_actions)
             self._return_to(actions, obs, state["stream"])
