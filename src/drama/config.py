@@ -18,9 +18,10 @@ from typing import Any, Literal
 from drama.checked import Checked, fraction, positive, replaced, require
 from drama.checked import from_dict as from_dict
 from drama.dynamics.config import DynamicsConfig
-from drama.errors import ConfigError, brief
+from drama.errors import ConfigError
 from drama.importing import parse_call
 from drama.renamed import update_names
+from drama.text import brief
 
 EnvMaker = Literal["drama", "gymnasium", "caller"]
 SamplerName = Literal["uniform", "dfs", "dfs-trained"]
