@@ -258,7 +258,7 @@ def check_time(deadline: float) -> None:
 def fill(replay: ReplayBuffer, num_actions: int) -> None:
     """Fill a replay with random transitions: 1024 distinct frames, episodes of 500 steps."""
     generator = torch.Generator().manual_seed(0)
-    obs = replay.rows["obs"]
+    obs = replay.columns["obs"]
     shape = (min(1024, replay.capacity), *obs.shape[1:])
     if obs.dtype == torch.uint8:
         frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -268,7 +268,7 @@ def fill(replay: ReplayBuffer, num_actions: int) -> None:
         index = torch.arange(start, min(start + shape[0], replay.capacity))
         count = index.numel()
         false = torch.zeros(count, dtype=torch.bool)
-        replay.write_rows(
+        replay.write(
             start,
             {
                 "obs": frames[:count],
