@@ -452,6 +452,24 @@ def test_a_record_that_is_not_ours_deletes_nothing(
     assert contents(out) == {"mine.txt": "mine", "report.json": record}
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "name", ["figures", "figures/curves.png", "figures/curves.svg", "index.html", "report.json"]
+)
+def test_a_symbolic_link_in_an_earlier_report_is_refused(
+    name: str, suite: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    out = write_report(suite).out
+    elsewhere = tmp_path / "elsewhere"
+    (out / name).rename(elsewhere)
+    (out / name).symlink_to(elsewhere)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    assert main(["report", str(suite)]) == 2
+    assert f"{out / name} is a symbolic link" in complaint(capfd, 2)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_no_report_is_written_into_a_run(
     suite: Path, made: Path, tmp_path: Path, capfd: Capture
 ) -> None:
@@ -608,3 +626,24 @@ def test_no_published_numbers_beside_other_games(tmp_path: Path) -> None:
     text = page(write_summary(found, tmp_path / "out")).text
     for method in ("DIAMOND", "DreamerV3", "STORM", "Human"):
         assert method not in text
+
+
+def test_runs_that_learnt_nothing_are_named(tmp_path: Path, capfd: Capture) -> None:
+    idle = {**SETTINGS, "training.warmup_steps": 60}
+    spec = SuiteSpec("idle", "Idle", (CATCH,), (0,), (Variant("idle", "Idle", "quick", idle),), 60)
+    root = tmp_path / "suite"
+    begin_suite(root, spec)
+    path = run_path(root, "idle", CATCH, 0)
+    agent = Agent(config=spec.config(spec.variants[0], CATCH, 0))
+    agent.learn(60, run_dir=path)
+    write_json(path / "eval.json", {"greedy": agent.evaluate().to_dict()})
+    capfd.readouterr()
+    assert main(["report", str(root)]) == 0
+    name = f"Idle / {CATCH} / seed 0"
+    assert f"not trained: {name}: no update: the warm-up" in capfd.readouterr().out
+    for file in ("index.html", "report.md"):
+        page = (root / "report" / file).read_text()
+        assert "1 finished run made no update" in page
+        assert "training.warmup_steps" in page or "training.warmup\\_steps" in page
+    tree = json.loads((root / "report" / "report.json").read_text())
+    assert list(tree["untrained"]) == [name]

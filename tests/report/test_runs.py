@@ -11,6 +11,7 @@ import pytest
 from tests.report.made_up import CATCH, PONG, cell
 
 from drama.report.runs import read_run, reference_of, running_mean
+from drama.suite import Variant
 
 
 def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
@@ -23,6 +24,30 @@ def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
     assert found.steps_asked == 5000
     assert found.starts[0]["device_name"] == "A processor"
     assert (found.notes, found.reason) == ((), "")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({}, ""),
+        ({"training.warmup_steps": 5000}, "no update: the warm-up of random actions"),
+        (
+            {"training.world_model_ratio": 0.0, "training.behaviour_ratio": 0.0},
+            "no update: training.world_model_ratio and training.behaviour_ratio are 0",
+        ),
+        (
+            {"training.behaviour_ratio": 0.0},
+            "no update of the policy: training.behaviour_ratio is 0",
+        ),
+    ],
+)
+def test_a_finished_run_without_updates_is_named(
+    overrides: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    variant = Variant("base", "Base", "quick", overrides)
+    found = read_run(cell(tmp_path, variant))
+    assert found.untrained.startswith(said)
+    assert bool(found.untrained) == bool(said)
 
 
 @pytest.mark.parametrize("status", ["missing", "foreign"])

@@ -31,5 +31,7 @@ def report(args: list[str]) -> int:
     for variant in summary.variants:
         for left in variant.left_out:
             out.print(f"left out: {left.run.name}: {left.reason}")
+    for run in summary.untrained:
+        out.print(f"not trained: {run.name}: {run.untrained}")
     out.print(f"written to {written.page}")
     return 0

@@ -12,7 +12,7 @@ from typing import Any
 
 from drama.errors import CheckpointError, ConfigError, RunDirError
 from drama.evaluation.aggregate import CONFIDENCE, RESAMPLES
-from drama.files import read_json, write_json, write_text
+from drama.files import named, open_regular, read_json, write_json, write_text
 from drama.report import tables as tab
 from drama.report.page import GENERATOR, html_page, markdown_page
 from drama.report.protocol import protocol_notes
@@ -174,7 +174,8 @@ def _earlier(out: Path, summary: Summary) -> frozenset[str]:
     """Return the files of the report that lies in ``out``; writes nothing.
 
     Raises:
-        RunDirError: ``out`` lies in the directory of a run, or holds something else than a report.
+        RunDirError: ``out`` lies in the directory of a run, holds something else than a report,
+            or a file of the report is a symbolic link.
         OSError: It is not a directory, or cannot be read.
     """
     real = Path(os.path.realpath(out))
@@ -204,6 +205,9 @@ def _earlier(out: Path, summary: Summary) -> frozenset[str]:
         errors="replace"
     ):
         raise RunDirError(f"{page} is not a report of this program; choose another --out")
+    for name in ("figures", RECORD, *names):
+        if (out / name).is_symlink():
+            raise RunDirError(f"{out / name} is a symbolic link; remove it or choose another --out")
     return frozenset(names)
 
 
@@ -230,7 +234,9 @@ def _write(
         path = out / name
         path.parent.mkdir(exist_ok=True)
         if isinstance(content, bytes):
-            path.write_bytes(content)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            with named(path), open(open_regular(path, flags), "wb") as file:
+                file.write(content)
         else:
             # What a run says of itself may have half a character in it.
             write_text(path, content.encode(errors="replace").decode())
@@ -282,6 +288,7 @@ def _tree(summary: Summary) -> dict[str, Any]:
         ],
         "bootstrap": {"resamples": RESAMPLES, "confidence": CONFIDENCE},
         "protocol": protocol_notes(summary),
+        "untrained": {run.name: run.untrained for run in summary.untrained},
         "unfinished": {
             run.name: {"status": run.status, "steps": run.steps, "reason": run.reason}
             for run in summary.runs

@@ -177,6 +177,11 @@ def _warnings(summary: Summary) -> list[str]:
             f"{plural(left_out, 'finished run')} excluded from every average, for the reasons "
             "listed below."
         )
+    untrained: dict[str, list[str]] = {}
+    for run in summary.untrained:
+        untrained.setdefault(run.untrained, []).append(run.name)
+    for reason, names in untrained.items():
+        lines.append(f"{plural(len(names), 'finished run')} made {reason} ({', '.join(names)}).")
     return lines
 
 

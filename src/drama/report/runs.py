@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.envs.registration import load_env_creator
 
+from drama.config import Config
 from drama.envs.toy import PixelGame, register_games
 from drama.errors import CheckpointError
 from drama.evaluation import game_of, human_score, random_score
@@ -20,6 +21,7 @@ from drama.files import as_number, read_json
 from drama.suite import Cell
 from drama.suite.verdict import Status
 from drama.text import one_line
+from drama.training.schedule import NAMES, Kind, updates_due, why_no_update
 
 Array = npt.NDArray[np.float64]
 
@@ -74,6 +76,8 @@ class Run:
     """Wall seconds of training, from ``metrics.jsonl``."""
     notes: tuple[str, ...] = ()
     """What of it could not be read although the rest could."""
+    untrained: str = ""
+    """Updates that a finished run never made, and why; empty if it was trained."""
 
     @property
     def name(self) -> str:
@@ -124,7 +128,18 @@ def read_run(cell: Cell, variant: str | None = None) -> Run:
         steps=max(run.steps, *steps, 0, *(int(step) for step in episodes.steps[-1:])),
         seconds=sum(seconds),
         notes=tuple(notes),
+        untrained=_untrained(cell.config, cell.step) if run.status == "finished" else "",
     )
+
+
+def _untrained(config: Config, steps: int) -> str:
+    """Return which updates a run of ``steps`` steps never made, and why; empty if none."""
+    due = updates_due(config.training, steps)
+    without: list[Kind] = [kind for kind, count in due.items() if not count]
+    if not without:
+        return ""
+    which = "" if len(without) == len(due) else f" of the {NAMES[without[0]]}"
+    return f"no update{which}: {why_no_update(config, steps, without[0])}"
 
 
 def reference_of(env_id: str) -> Reference | None:

@@ -173,6 +173,11 @@ class Summary:
         """Number of finished runs, evaluated or not."""
         return sum(run.status == "finished" for run in self.runs)
 
+    @property
+    def untrained(self) -> tuple[Run, ...]:
+        """Finished runs that never updated the world model or the policy."""
+        return tuple(run for run in self.runs if run.untrained)
+
 
 def summarise(
     directory: Path, name: str, runs: Sequence[Run], *, mode: Mode = "greedy", seed: int = 0
