@@ -22,7 +22,7 @@ from drama.errors import RunDirError
 from drama.files import write_json, write_text
 from drama.report import Report, build_summary, write_report, write_summary
 from drama.report.runs import read_run
-from drama.report.summary import summarise
+from drama.report.summarise import summarise
 from drama.suite import SuiteSpec, Variant, read_suite
 from drama.suite.layout import begin_suite, run_path
 from drama.training.checkpoint import CheckpointDir
@@ -199,7 +199,7 @@ def test_the_page_is_fit_for_a_phone_and_the_dark(written: Report) -> None:
 def test_the_page_says_what_stands_behind_the_numbers(made: Path, written: Report) -> None:
     text = page(written).text
     assert "3 of 4 runs finished" in text
-    assert "This is not the whole suite: 1 unfinished." in text
+    assert "Incomplete suite: 1 unfinished." in text
     assert "DFS: greedy evaluation, 4 episodes after 60 environment steps" in text
     assert "replay.sampler uniform (not dfs)" in text
     assert "40 of 60" in text
@@ -226,9 +226,9 @@ def test_spoilt_and_foreign_directories_are_named_and_skipped(suite: Path) -> No
     text = page(report).text
     assert "eval.json is damaged" in text
     assert "has no config.json" in text
-    assert "not begun" in text
-    assert "This is not the whole suite: 1 failed, 1 foreign, 1 missing." in text
-    assert "Nothing to show yet of: DFS." in text
+    assert "not started" in text
+    assert "Incomplete suite: 1 failed, 1 foreign, 1 missing." in text
+    assert "No results yet: DFS." in text
     assert (foreign / "notes.txt").read_text() == "mine"
 
 
@@ -339,7 +339,7 @@ def test_a_suite_that_has_only_begun(tmp_path: Path, capfd: Capture) -> None:
     assert "0 of 4 runs finished" in capfd.readouterr().out
     text = (tmp_path / "new" / "report" / "index.html").read_text()
     assert "No run has enough episodes to draw." in text
-    assert "Nothing has been evaluated yet." in text
+    assert "No run has been evaluated yet." in text
 
 
 def test_the_same_runs_give_the_same_bytes(made: Path, written: Report, tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_a_page_of_somebody_else_is_not_overwritten(suite: Path, capfd: Capture)
     (suite / "report").mkdir()
     (suite / "report" / "index.html").write_text("<h1>My homepage</h1>")
     said = complaint(capfd, main(["report", str(suite)]))
-    assert "is not a report of this program; choose another --out" in said
+    assert "is not a report of drama; choose another --out" in said
     assert (suite / "report" / "index.html").read_text() == "<h1>My homepage</h1>"
 
 
@@ -398,7 +398,7 @@ def test_files_of_the_user_are_not_overwritten(
     out.mkdir()
     (out / name).write_text('{"mine": 1}')
     said = complaint(capfd, main(["report", str(suite), *([] if default else ["--out", str(out)])]))
-    assert "is not empty and is not a report of this program; choose another --out" in said
+    assert "is not empty and is not a report of drama; choose another --out" in said
     assert contents(out) == {name: '{"mine": 1}'}, "not even a new directory"
 
 
@@ -446,7 +446,7 @@ def test_a_record_that_is_not_ours_deletes_nothing(
     for path in (tmp_path / "mine.txt", out / "mine.txt"):
         path.write_text("mine")
     (out / "report.json").write_text(record)
-    with pytest.raises(RunDirError, match="is not a report of this program"):
+    with pytest.raises(RunDirError, match="is not a report of drama"):
         write_report(suite, out)
     assert (tmp_path / "mine.txt").read_text() == "mine"
     assert contents(out) == {"mine.txt": "mine", "report.json": record}
@@ -483,7 +483,7 @@ def test_no_report_is_written_into_a_run(
         run_path(made, "dfs", CATCH, 0) / "report",  # of another suite
     ):
         said = complaint(capfd, main(["report", str(suite), "--out", str(out)]))
-        assert "lies in the directory of a run; choose another --out" in said
+        assert "lies in a run directory; choose another --out" in said
     assert set(suite.rglob("*")) == before
     assert not (run_path(made, "dfs", CATCH, 0) / "report").exists()
 
@@ -592,7 +592,7 @@ def test_without_matplotlib_one_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "drama.report.figures", raising=False)
     said = complaint(capfd, main(["report", str(suite)]))
-    assert said.endswith("drama report draws with Matplotlib: pip install matplotlib scipy")
+    assert said.endswith("drama report needs Matplotlib: pip install matplotlib scipy")
     assert not (suite / "report").exists()
     # What needs no figures works without.
     assert build_summary(suite).finished == 3

@@ -106,13 +106,13 @@ def _huge_return(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "left", "said"),
     [
-        (_cut, 5, "line 6 and all after it could not be read"),
-        (_binary, 0, "line 1 and all after it could not be read"),
-        (_backwards, 3, "line 4 and all after it make no sense"),
-        (_nan, 3, "line 4 and all after it make no sense"),
-        (_deep, 3, "line 4 and all after it could not be read"),
-        (_huge_step, 3, "line 4 and all after it make no sense"),
-        (_huge_return, 3, "line 4 and all after it make no sense"),
+        (_cut, 5, "line 6 and later lines could not be read"),
+        (_binary, 0, "line 1 and later lines could not be read"),
+        (_backwards, 3, "line 4 and later lines are invalid"),
+        (_nan, 3, "line 4 and later lines are invalid"),
+        (_deep, 3, "line 4 and later lines could not be read"),
+        (_huge_step, 3, "line 4 and later lines are invalid"),
+        (_huge_return, 3, "line 4 and later lines are invalid"),
     ],
 )
 def test_a_spoilt_log_is_read_as_far_as_it_goes(
@@ -162,7 +162,7 @@ def test_without_its_record_a_run_still_counts(text: str, tmp_path: Path) -> Non
     found = read_run(made)
     assert found.status == "finished"
     assert found.starts == ()
-    assert found.notes == ("run.json cannot be read: machine and versions are not known",)
+    assert found.notes == ("run.json cannot be read: machine and versions are unknown",)
 
 
 def test_running_mean_by_hand() -> None:
