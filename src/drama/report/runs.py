@@ -19,7 +19,7 @@ from drama.errors import CheckpointError
 from drama.evaluation import game_of, human_score, random_score
 from drama.files import as_number, read_json
 from drama.suite import Cell
-from drama.suite.verdict import Status
+from drama.suite.status import Status
 from drama.text import one_line
 from drama.training.schedule import NAMES, Kind, updates_due, why_no_update
 
