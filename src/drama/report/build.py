@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drama.errors import CheckpointError, ConfigError, RunDirError
-from drama.evaluation.aggregate import CONFIDENCE, RESAMPLES
+from drama.evaluation.bootstrap import CONFIDENCE, RESAMPLES
 from drama.files import named, open_regular, read_json, write_json, write_text
 from drama.report import tables as tab
 from drama.report.page import GENERATOR, html_page, markdown_page
@@ -222,9 +222,7 @@ def _write(
     names = sorted({*files, RECORD})
     for name in names:
         if name not in earlier and os.path.lexists(out / name):
-            raise RunDirError(
-                f"{out / name} is not of the earlier report; choose another --out"
-            )
+            raise RunDirError(f"{out / name} is not of the earlier report; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     # Written first, so that the next call may replace the files of a killed one.
     record = {"generator": GENERATOR, **tree}

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from drama.evaluation.aggregate import Estimate, performance_profile
+from drama.evaluation.aggregate import performance_profile
+from drama.evaluation.bootstrap import Estimate
 from drama.report.curves import curve_figures
 from drama.report.drawing import GREY, Figure, finished, legend, looks, new_canvas
 from drama.report.runs import game_name

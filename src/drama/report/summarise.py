@@ -13,12 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drama.evaluation import completed, game_of, scores
-from drama.evaluation.aggregate import (
+from drama.evaluation import (
     aggregate,
+    completed,
+    game_of,
     has_single_runs,
     probability_of_improvement,
     published_runs,
+    scores,
 )
 from drama.report.protocol import canonical, setting_differences, shown
 from drama.report.runs import Run, by_variant, game_name, reference_of

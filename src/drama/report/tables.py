@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from drama.evaluation import departures, game_of, human_score, published, random_score
-from drama.evaluation.aggregate import RESAMPLES, Aggregate, Estimate, mean
+from drama.evaluation.aggregate import Aggregate, mean
+from drama.evaluation.bootstrap import RESAMPLES, Estimate
 from drama.report.protocol import (
     ATARI100K_STEPS,
     STARTS,
