@@ -9,7 +9,7 @@ CUTOFF = 0.6
 """Least similarity (`difflib.SequenceMatcher.ratio`) of a name that is suggested."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: str, known: Iterable[str], *, cutoff: float = CUTOFF) -> str | None:
     """Return the known name nearest to ``name``, or None if none is near.
 
     Case is ignored. The last part of a dotted name stands for the whole: ``lr`` is near to
@@ -19,7 +19,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     for candidate in known:
         by_key.setdefault(candidate.casefold(), candidate)
     key = name.casefold()
-    found = difflib.get_close_matches(key, by_key, n=1, cutoff=CUTOFF)
+    found = difflib.get_close_matches(key, by_key, n=1, cutoff=cutoff)
     if "." not in key:
         found = [one for one in by_key if one.rpartition(".")[2] == key][:1] or found
     return by_key[found[0]] if found else None

@@ -12,9 +12,9 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
-from drama.envs.episodes import STATISTICS_KEY, is_monitor, layers
-from drama.envs.guard import FaultGuard, env_name
-from drama.envs.mapping import ActionAdapter, ObservationAdapter
+from drama.envs.guard import FaultGuard
+from drama.envs.spaces import ActionAdapter, ObservationAdapter, check_positive
+from drama.envs.wrappers import STATISTICS_KEY, env_name, is_monitor, wrappers_of
 from drama.errors import EnvError
 
 
@@ -133,14 +133,7 @@ def adapt(
         EnvError: It is not a Gymnasium environment, or an argument is out of range.
     """
     require_env(env)
-    if max_episode_steps is not None and (
-        isinstance(max_episode_steps, bool)
-        or not isinstance(max_episode_steps, int)
-        or max_episode_steps < 1
-    ):
-        raise EnvError(
-            f"max_episode_steps must be a positive integer or None, got {max_episode_steps!r}"
-        )
+    check_positive("max_episode_steps", max_episode_steps)
     for name in ("observation_space", "action_space"):
         if getattr(env, name, None) is None:
             raise EnvError(f"{env_name(env)} has no {name}; a gymnasium.Env must define it")
@@ -162,7 +155,7 @@ def adapt(
     wrapped: gym.Env[Any, Any] = FaultGuard(env)
     if max_episode_steps is not None:
         wrapped = TimeLimit(wrapped, max_episode_steps)
-    if not any(is_monitor(layer) for layer in layers(env)):
+    if not any(is_monitor(layer) for layer in wrappers_of(env)):
         wrapped = RecordEpisodeStatistics(wrapped, stats_key=STATISTICS_KEY)
     facts = {**inherited, **(protocol or {})}
     return AdaptedEnv(wrapped, observation, action, seed=seed, protocol=facts, settings=settings)

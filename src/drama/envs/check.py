@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from drama.envs.adapt import AdaptedEnv, adapt
-from drama.envs.guard import env_name, guards_of
-from drama.envs.identity import describe
+from drama.envs.description import describe
+from drama.envs.guard import guards_of
 from drama.envs.make import default_image_size, make_env
-from drama.envs.mapping import ObservationAdapter
+from drama.envs.spaces import ObservationAdapter
 from drama.envs.survey import EnvSurvey
+from drama.envs.wrappers import env_name
 from drama.errors import EnvError
 from drama.types import Transition
 

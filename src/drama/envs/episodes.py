@@ -8,42 +8,26 @@ count then, and lost lives do not. A monitor outside of that wrapper reports liv
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, cast
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, cast
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.wrappers import (
-    AtariPreprocessing,
-    HumanRendering,
-    OrderEnforcing,
-    PassiveEnvChecker,
-    RecordEpisodeStatistics,
-    RecordVideo,
-    RenderCollection,
-    TimeLimit,
-)
+from gymnasium.wrappers import AtariPreprocessing, RecordEpisodeStatistics
 
 from drama.envs.atari import LifeLossEpisodes
+from drama.envs.description import foreign_wrappers
+from drama.envs.families import family_of
+from drama.envs.wrappers import (
+    STATISTICS_KEY,
+    Sb3Monitor,
+    is_sb3_monitor,
+    wrappers_of,
+)
 
 Unit = Literal["episodes", "games", "lives"]
 """What is counted: episodes as the agent sees them, whole games although the agent's episodes end
 at lost lives, or these lives."""
-
-STATISTICS_KEY = "drama.episode"
-"""Key of the statistics that :func:`drama.envs.adapt` adds itself, outside of everything."""
-
-_PASSIVE = (
-    AtariPreprocessing,  # its settings are in the stamp where make_env made it
-    HumanRendering,
-    OrderEnforcing,
-    PassiveEnvChecker,
-    RecordEpisodeStatistics,
-    RecordVideo,
-    RenderCollection,
-    TimeLimit,
-)
-"""Wrappers of Gymnasium that leave the task alone, or whose effect the stamp states."""
 
 
 class Count(NamedTuple):
@@ -55,40 +39,12 @@ class Count(NamedTuple):
     """Agent steps, or what the monitor counts as steps."""
 
 
-def layers(env: gym.Env[Any, Any]) -> Iterator[gym.Wrapper[Any, Any, Any, Any]]:
-    """Yield the wrappers around an environment, the outermost first."""
-    while isinstance(env, gym.Wrapper):
-        yield env
-        env = env.env
-
-
-def is_monitor(layer: gym.Env[Any, Any]) -> bool:
-    """Whether a wrapper is a monitor of Gymnasium or Stable-Baselines3."""
-    return isinstance(layer, RecordEpisodeStatistics) or _is_sb3_monitor(layer)
-
-
 def ends_at_lives(layer: gym.Env[Any, Any]) -> bool:
     """Whether a wrapper is known to end an episode at the loss of a life."""
     if isinstance(layer, AtariPreprocessing):
         return bool(layer.terminal_on_life_loss)
     names = (kind.__name__.casefold() for kind in type(layer).__mro__)
     return isinstance(layer, LifeLossEpisodes) or any("episodiclife" in name for name in names)
-
-
-def foreign_wrappers(env: gym.Env[Any, Any]) -> tuple[str, ...]:
-    """Return the wrappers that may change the task and that no stamp describes, outermost first.
-
-    Left out are those of this package, monitors, and Gymnasium's that change nothing.
-    """
-    return tuple(
-        type(layer).__name__
-        for layer in layers(env)
-        if not (
-            type(layer).__module__.partition(".")[0] == "drama"
-            or isinstance(layer, _PASSIVE)
-            or _is_sb3_monitor(layer)
-        )
-    )
 
 
 class EpisodeCounter:
@@ -109,9 +65,9 @@ class EpisodeCounter:
         self.length = 0
         """Steps since the last counted end."""
         self._monitor = _game_monitor(env)
-        self._has_lives = any(ends_at_lives(layer) for layer in layers(env))
+        self._has_lives = any(ends_at_lives(layer) for layer in wrappers_of(env))
         # The emulator's own end is the game's, though some games end with lives left.
-        self._trusted = hasattr(env.unwrapped, "ale") and not foreign_wrappers(env)
+        self._trusted = family_of(env).ends_games and not foreign_wrappers(env)
         self.unit: Unit = "episodes"
         """What was counted so far, see :data:`Unit`."""
         if self._has_lives:
@@ -178,47 +134,34 @@ class EpisodeCounter:
         return self._monitor is not None and _finished(self._monitor) > self._finished
 
 
-class _Sb3Monitor(Protocol):
-    """What is read of Stable-Baselines3's ``Monitor``, which need not be installed."""
-
-    rewards: list[float]
-    episode_returns: list[float]
-    episode_lengths: list[int]
-
-
-def _is_sb3_monitor(layer: object) -> TypeGuard[_Sb3Monitor]:
-    names = ("rewards", "episode_returns", "episode_lengths")
-    return all(isinstance(getattr(layer, name, None), list) for name in names)
-
-
-def _game_monitor(env: gym.Env[Any, Any]) -> RecordEpisodeStatistics[Any, Any] | _Sb3Monitor | None:
+def _game_monitor(env: gym.Env[Any, Any]) -> RecordEpisodeStatistics[Any, Any] | Sb3Monitor | None:
     """Return the innermost monitor, unless an episode ends at a lost life inside of it."""
-    found: RecordEpisodeStatistics[Any, Any] | _Sb3Monitor | None = None
-    for layer in layers(env):
+    found: RecordEpisodeStatistics[Any, Any] | Sb3Monitor | None = None
+    for layer in wrappers_of(env):
         if ends_at_lives(layer):
             found = None
         if isinstance(layer, RecordEpisodeStatistics):
             if layer._stats_key != STATISTICS_KEY:
                 found = layer
-        elif _is_sb3_monitor(layer):
+        elif is_sb3_monitor(layer):
             found = layer
     return found
 
 
-def _finished(monitor: RecordEpisodeStatistics[Any, Any] | _Sb3Monitor) -> int:
+def _finished(monitor: RecordEpisodeStatistics[Any, Any] | Sb3Monitor) -> int:
     if isinstance(monitor, RecordEpisodeStatistics):
         return int(monitor.episode_count)
     return len(monitor.episode_returns)
 
 
-def _running(monitor: RecordEpisodeStatistics[Any, Any] | _Sb3Monitor) -> Count:
+def _running(monitor: RecordEpisodeStatistics[Any, Any] | Sb3Monitor) -> Count:
     """Return what the monitor has of its present episode, at an end until the reset."""
     if isinstance(monitor, RecordEpisodeStatistics):
         return Count(float(monitor.episode_returns), int(monitor.episode_lengths))
     return Count(float(sum(monitor.rewards)), len(monitor.rewards))
 
 
-def _last(monitor: RecordEpisodeStatistics[Any, Any] | _Sb3Monitor) -> Count | None:
+def _last(monitor: RecordEpisodeStatistics[Any, Any] | Sb3Monitor) -> Count | None:
     """Return the monitor's last finished episode; None if it keeps none."""
     if not isinstance(monitor, RecordEpisodeStatistics):
         return Count(float(monitor.episode_returns[-1]), int(monitor.episode_lengths[-1]))

@@ -11,16 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.utils import RecordConstructorArgs
 
+from drama.envs.wrappers import env_name, wrappers_of
 from drama.errors import EnvFaultError
 
 _LARGEST = float(np.finfo(np.float32).max)
 _TOLERANCE = 1e-5
 """Slack at the bounds, relative to them: float32 arithmetic may pass a bound by an ulp or two."""
-
-
-def env_name(env: gym.Env[Any, Any]) -> str:
-    """Return the id under which ``env`` is registered, or else the name of its class."""
-    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
 
 
 def observation_fault(space: gym.spaces.Box) -> Callable[[npt.NDArray[Any]], str | None]:
@@ -247,13 +243,8 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 
 def guards_of(env: gym.Env[Any, Any]) -> list[FaultGuard]:
-    """Return the guards around ``env``, the outermost first."""
-    found = []
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, FaultGuard):
-            found.append(env)
-        env = env.env
-    return found
+    """Return the guards around ``env``, outermost first."""
+    return [layer for layer in wrappers_of(env) if isinstance(layer, FaultGuard)]
 
 
 def _said(value: Any) -> str:

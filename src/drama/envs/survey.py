@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from drama.envs.adapt import adapter_of
-from drama.envs.identity import describe
+from drama.envs.description import describe
 from drama.types import ObsArray, Transition
 
 FEW_STEPS = 50

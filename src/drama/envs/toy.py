@@ -17,7 +17,9 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
+from drama.envs.families import EnvFamily, ScoreRange
 from drama.errors import EnvError
 
 Frame = npt.NDArray[np.uint8]
@@ -344,3 +346,30 @@ def register_games() -> None:
     for gap in (8, 32, 128):
         gym.register(f"drama/Recall{gap}-v0", f"{here}:Recall", kwargs={"gap": gap})
     gym.register("drama/Sparse-v0", f"{here}:Sparse", max_episode_steps=Sparse.time_limit)
+
+
+class BuiltIn(EnvFamily):
+    """The games of this module, read at their native size."""
+
+    name = "built-in"
+    prefix = "drama/"
+    image_size = None
+
+    def register_ids(self, env_id: str) -> None:
+        """Register the games."""
+        register_games()
+
+    def matches(self, spec: EnvSpec) -> bool:
+        """Whether ``spec`` makes a game of this module, under any id."""
+        return isinstance(spec.entry_point, str) and spec.entry_point.startswith(f"{__name__}:")
+
+    def contains(self, env: gym.Env[Any, Any]) -> bool:
+        """Whether ``env`` is a :class:`PixelGame`."""
+        return isinstance(env.unwrapped, PixelGame)
+
+    def score_range(self, env_id: str) -> ScoreRange | None:
+        """Return the exact returns that the game's class states, for the registered ids."""
+        game: Any = load_env_creator(str(gym.registry[env_id].entry_point))
+        if not env_id.startswith(self.prefix):  # another limit of steps has other returns
+            return None
+        return ScoreRange(game.random_return, game.optimum)

@@ -10,7 +10,7 @@ from typing import Any
 
 from drama.calibration import SECONDS, calibrate
 from drama.costs import PresetCost, Unmeasured
-from drama.envs.source import build_env
+from drama.envs.source import env_source
 from drama.suite.layout import Cell
 from drama.suite.local import Plan
 
@@ -150,7 +150,7 @@ def forecast(
         if cell.status == "finished" or not cell.sound:
             continue
         if cell.game not in shapes:
-            env = build_env(cell.game, cell.config.env, 0, life_loss=True)
+            env = env_source(cell.game, cell.config.env).make(0)
             shapes[cell.game] = tuple(env.observation_space.shape or ())
             env.close()
         groups[cell.variant.name, shapes[cell.game]].append(cell)

@@ -6,6 +6,7 @@ vector, ``Box(-inf, inf, (N,), float32)``. What it does is ``Discrete(n)``, coun
 
 from __future__ import annotations
 
+import colorsys
 from typing import Any, NamedTuple
 
 import cv2
@@ -24,6 +25,12 @@ _PICTURE_SIDE = 8
 """Shortest side in pixels where neither the dtype nor the rank says that a Box is a picture."""
 _LONGEST_ASPECT = 8
 """A 2-D uint8 Box longer than this many times its width is a stack of vectors (4 x 128 RAM)."""
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raise an :class:`EnvError` unless ``value`` is a positive integer or None."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise EnvError(f"{name} must be a positive integer or None, got {value!r}")
 
 
 def is_channel_first(shape: tuple[int, ...]) -> bool:
@@ -113,10 +120,7 @@ class ObservationAdapter:
         *,
         channels_last: bool = False,
     ) -> None:
-        if image_size is not None and (
-            isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1
-        ):
-            raise EnvError(f"image_size must be a positive integer or None, got {image_size!r}")
+        check_positive("image_size", image_size)
         if not isinstance(space, spaces.Box):
             raise _unsupported_observation(space)
         if 0 in space.shape:
@@ -315,3 +319,22 @@ class ActionAdapter:
         if not 0 <= index < self._count or index != action:
             raise EnvError(f"action {action!r} is not one of 0..{self._count - 1}")
         return index + self._start
+
+
+def as_rgb(frames: ObsArray) -> ObsArray:
+    """Return frames in colour: one hue for each channel, the brighter of two in a pixel.
+
+    Args:
+        frames: uint8 ``(..., H, W, C)``. Three channels are red, green and blue already.
+
+    Returns:
+        uint8 ``(..., H, W, 3)``.
+    """
+    count = frames.shape[-1]
+    if count == 3:
+        return frames
+    hues = [colorsys.hsv_to_rgb(index / count, 0.7, 1.0) for index in range(count)]
+    palette = np.array(hues, np.float32)  # (C, 3)
+    picture = (frames[..., None] * palette).max(axis=-2)  # (..., H, W, C, 3) -> (..., H, W, 3)
+    rgb: ObsArray = np.rint(picture).astype(np.uint8)
+    return rgb
