@@ -20,6 +20,7 @@ from drama.envs.spaces import ObservationAdapter
 from drama.envs.survey import EnvSurvey
 from drama.envs.wrappers import env_name
 from drama.errors import EnvError
+from drama.text import size
 from drama.types import Transition
 
 _COMPARED_STEPS = 20
@@ -108,9 +109,7 @@ class EnvReport:
             "speed": f"{self.steps_per_second:,.0f} steps/s",
             "same seed, same run": same[self.deterministic],
             "episodes differ": same[self.episodes_differ],
-            "replay memory": (
-                f"{self.replay_bytes / 1e9:.3g} GB for {self.replay_capacity:,} transitions"
-            ),
+            "replay memory": f"{size(self.replay_bytes)} for {self.replay_capacity:,} transitions",
         }
         width = max(map(len, rows))
         lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]

@@ -17,6 +17,7 @@ from drama.envs.families import EnvFamily, families, family_of
 from drama.envs.minatar import MinAtar
 from drama.envs.recipe import Layer, registered_kwargs
 from drama.envs.wrappers import env_name, is_neutral, wrappers_of
+from drama.text import one_line
 
 _LIBRARIES = ("gymnasium", "stable_baselines3", "ale_py")
 """Packages whose wrappers are compared by class name, wherever in the package they are defined."""
@@ -53,7 +54,7 @@ def describe(env: gym.Env[Any, Any]) -> dict[str, Any]:
         "wrappers": _user_wrappers(env, family),
         **dict.fromkeys(Atari.settings),
         **{name: value for name, value in protocol.items() if name != "env_kwargs"},
-        "observation_space": " ".join(str(raw).split()),
+        "observation_space": one_line(raw),
         "image_size": [int(side) for side in shape[:2]] if len(shape) == 3 else None,
         "observation_shape": [int(side) for side in shape],
         "max_episode_steps": min(limits, default=None),

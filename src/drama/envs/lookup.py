@@ -13,8 +13,8 @@ from gymnasium.envs.registration import EnvSpec
 
 from drama.envs.families import families
 from drama.errors import EnvError, UnknownEnvError
-from drama.hints import nearest
 from drama.importing import import_named
+from drama.text import nearest
 
 Factory: TypeAlias = "Callable[..., gym.Env[Any, Any]]"
 """A function or class that makes an environment."""

@@ -15,7 +15,7 @@ from drama.envs.lookup import Factory, find
 from drama.envs.recipe import registered_kwargs
 from drama.envs.wrappers import wrap
 from drama.errors import ConfigError, EnvError
-from drama.hints import did_you_mean
+from drama.text import did_you_mean, one_line
 
 
 def make_env(
@@ -112,7 +112,7 @@ def make_env(
     except Exception as error:
         given = f" with env_kwargs {dict(options.kwargs)}" if options.kwargs else ""
         given += f" in {', '.join(wrappers)}" if wrappers else ""
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = one_line(f"{type(error).__name__}: {error}")
         raise EnvError(f"{env_id} could not be made{given}: {reason}") from error
     return adapt(
         env,
@@ -177,7 +177,7 @@ def _unlimited(spec: EnvSpec) -> EnvSpec:
 
 def _missing(env_id: str, error: Exception) -> str:
     """Return the error message for a missing dependency."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if isinstance(error, gym.error.DependencyNotInstalled):
         return f"{env_id} needs a package that is not installed: {text}"
     if isinstance(error, ModuleNotFoundError) and error.name:

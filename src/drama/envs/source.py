@@ -45,6 +45,7 @@ from drama.envs.wrappers import (
 )
 from drama.errors import ConfigError, EnvError
 from drama.importing import is_importable, path_of
+from drama.text import one_line
 
 EnvLike: TypeAlias = "str | gym.Env[Any, Any] | Callable[..., gym.Env[Any, Any]]"
 """An id or import path, an environment, or a function that makes one."""
@@ -164,7 +165,7 @@ class RecordSource(EnvSource):
         try:
             env = Recipe.read(spec, config.kwargs, config.wrappers).make()
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = one_line(f"{type(error).__name__}: {error}")
             raise EnvError(f"{config.id} could not be made: {reason}") from error
         return self._adapt(env, seed)
 
