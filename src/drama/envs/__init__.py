@@ -6,7 +6,7 @@
 ``families.py``      :class:`EnvFamily`: all that depends on the kind of an environment
 ``atari.py``         the family of Atari games: Atari100k protocol, life loss
 ``minatar.py``       the family of MinAtar games
-``toy.py``           the family of built-in games, and the games
+``built_in.py``      the family of built-in games, which ``toy.py`` defines
 ``adapt.py``         :func:`adapt`: spaces, time limit and statistics around any environment
 ``spaces.py``        maps between an environment's spaces and the agent's
 ``guard.py``         :class:`FaultGuard`: stops an environment that breaks its contract
@@ -25,6 +25,7 @@ namespace.
 
 from drama.envs.adapt import AdaptedEnv, adapt
 from drama.envs.atari import Atari, LifeLossEpisodes
+from drama.envs.built_in import BuiltIn
 from drama.envs.check import EnvReport, check_env
 from drama.envs.description import describe
 from drama.envs.families import EnvFamily, EnvOptions, ScoreRange, register_family, score_range
@@ -32,7 +33,7 @@ from drama.envs.guard import FaultGuard
 from drama.envs.make import default_image_size, make_env
 from drama.envs.minatar import MinAtar
 from drama.envs.spaces import ActionAdapter, ObservationAdapter, as_rgb
-from drama.envs.toy import BuiltIn, Catch, PixelGame, Recall, Sparse, register_games
+from drama.envs.toy import Catch, PixelGame, Recall, Sparse, register_games
 
 for _family in (MinAtar, BuiltIn, Atari):  # where a name is ambiguous, the last one wins
     register_family(_family)

@@ -10,7 +10,7 @@ Machado et al. (2018), *Revisiting the Arcade Learning Environment*:
 
 * The protocol itself: that paper recommends sticky actions (0.25), all 18 actions, no life-loss
   signal and no random no-ops. Atari100k keeps the older settings of DQN.
-* No-ops: 1 to ``noop_max`` are drawn, never 0. A game that ends during them is reset and the
+* No-ops: 1 to ``noop_max`` are sampled, never 0. A game that ends during them is reset and the
   *remaining* ones are played; where the reset was seeded, it is seeded again, so it replays the
   same start. Rewards earned during no-ops are not in any statistic.
 * A game that ends inside a skip stops there, and its last picture is not refreshed: the final
@@ -50,10 +50,10 @@ _FIXED = ("obs_type", "continuous", "sound_obs", "game")
 
 
 class EmulatorState(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Has a game pickled and copied with the state of its emulator.
+    """Pickles and copies a game together with the state of its emulator.
 
-    ``ale_py`` keeps the constructor's arguments alone, so that a copy would begin anew under
-    wrappers that are in the middle of a game.
+    ``ale_py`` pickles the constructor's arguments only: a copy would restart inside wrappers that
+    are in the middle of a game.
 
     Args:
         env: The game itself.
@@ -64,7 +64,7 @@ class EmulatorState(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         super().__init__(env)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes, and what pickling the game itself would lose."""
+        """Return the attributes, and those that pickling the game itself would lose."""
         game: Any = self.unwrapped
         inner = {
             "spec": game.spec,
@@ -74,7 +74,7 @@ class EmulatorState(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return {"wrapper": self.__dict__, "game": inner, "ale": game.clone_state(include_rng=True)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Put the state back."""
+        """Restore the state."""
         self.__dict__.update(state["wrapper"])
         game: Any = self.unwrapped
         game.__dict__.update(state["game"])
@@ -82,23 +82,22 @@ class EmulatorState(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 
 class LifeLossEpisodes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Ends the learner's episode at each loss of a life while the real game goes on.
+    """Ends the learner's episode at each loss of a life while the game goes on.
 
     ``step`` returns ``terminated=True`` and ``info["life_lost"]=True`` when the number of lives
     falls and the game goes on. The next ``reset`` does not reset the game: it takes one no-op and
-    returns what that shows. The counter follows the lives up as well as down: a death just after
-    a bonus life is a death. A fall to zero that comes with the game over is that one end, with
-    ``life_lost`` False. A fall to zero without it is a lost life like any other, for the last
-    life of some games has the number zero (BankHeist; in the other games of Atari100k zero and
-    the game over come in the same step of 4 frames).
+    returns its observation. The counter follows bonus lives, so a death right after one counts. A
+    fall to zero at the end of the game is one end, with ``life_lost`` False. A fall to zero
+    without it is a lost life: the last life of some games has the number zero (BankHeist; in the
+    other games of Atari100k zero and the end come in the same step of 4 frames).
 
-    The no-op belongs to the game, so its reward and length are in the statistics of wrappers
-    inside this one. It may itself end the game: then ``reset`` resets in earnest, and the ``info``
-    it returns holds the finished game's ``info["episode"]``, which no ``step`` could return. A
-    life lost during the no-op ends nothing, for no episode had begun.
+    The no-op belongs to the game: its reward and length are in the statistics of wrappers inside
+    this one. If it ends the game, ``reset`` resets the game and returns the finished game's
+    ``info["episode"]``, which no ``step`` could return. A life lost during the no-op ends nothing,
+    since no episode had begun.
 
-    ``reset`` with a seed or options, before the first episode, after a real end or in the middle
-    of an episode is a real reset.
+    ``reset`` with a seed or options, before the first episode, after the end of a game or in the
+    middle of an episode resets the game.
 
     Args:
         env: A game whose ``info`` holds ``lives`` and whose action 0 is the no-op.
@@ -111,20 +110,20 @@ class LifeLossEpisodes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._life_lost = False
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step the game and report the loss of a life as the episode's end."""
+        """Step the game and return the loss of a life as the end of the episode."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         lives = int(info["lives"])
         died = lives < self._lives
         self._lives = lives
         self._life_lost = died and not (terminated or truncated)
         info["life_lost"] = self._life_lost
-        # A death at the very step of the time limit is still the end of that life.
+        # A death at the step of the time limit is still the end of that life.
         return obs, reward, terminated or died, truncated, info
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Go on after a lost life, or else start a new game."""
+        """Continue after a lost life, or start a new game."""
         goes_on = self._life_lost and seed is None and not options
         self._life_lost = False
         finished: dict[str, Any] = {}
@@ -229,7 +228,7 @@ class Atari(EnvFamily):
             repeat_action_probability=float(settings.sticky_actions),
             full_action_space=settings.full_action_space,
             obs_type="rgb",
-            max_num_frames_per_episode=0,  # none: two caps would let the no-ops eat into ours
+            max_num_frames_per_episode=0,  # no cap: it would count the no-ops
             disable_env_checker=True,
             **options.kwargs,
         )

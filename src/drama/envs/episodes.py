@@ -1,8 +1,8 @@
-"""Whole episodes of an environment, also where a lost life ends one for the agent.
+"""Counts whole episodes, also where a lost life ends an episode of the agent.
 
-A monitor, Gymnasium's ``RecordEpisodeStatistics`` or Stable-Baselines3's ``Monitor``, inside the
-wrapper that ends episodes at a lost life reports whole games with unclipped rewards. Its games
-count then, and lost lives do not. A monitor outside of that wrapper reports lives.
+A monitor (Gymnasium's ``RecordEpisodeStatistics`` or Stable-Baselines3's ``Monitor``) inside the
+wrapper that ends episodes at lost lives reports whole games with unclipped rewards. Its games are
+counted, and lost lives are not. A monitor outside of that wrapper reports lives.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from drama.envs.wrappers import (
 )
 
 Unit = Literal["episodes", "games", "lives"]
-"""What is counted: episodes as the agent sees them, whole games although the agent's episodes end
-at lost lives, or these lives."""
+"""Unit of counting: the agent's episodes, whole games although the agent's episodes end at lost
+lives, or these lives."""
 
 
 class Count(NamedTuple):
@@ -36,7 +36,7 @@ class Count(NamedTuple):
     ret: float
     """Undiscounted return."""
     length: int
-    """Agent steps, or what the monitor counts as steps."""
+    """Agent steps, or the steps that the monitor counts."""
 
 
 def ends_at_lives(layer: gym.Env[Any, Any]) -> bool:
@@ -50,10 +50,10 @@ def ends_at_lives(layer: gym.Env[Any, Any]) -> bool:
 class EpisodeCounter:
     """Counts the episodes of one environment, in one unit.
 
-    A monitor inside the environment decides: an episode has ended when the monitor says so, with
-    its return and length. Where the agent's episode ends and the monitor's does not, the next
-    reset shows whether the game goes on (a lost life, which is not counted) or was abandoned
-    (counted with what the monitor has until then). Without a monitor each end counts.
+    A monitor inside the environment decides: an episode ends when the monitor's does, with its
+    return and length. Where the agent's episode ends and the monitor's does not, the next reset
+    shows whether the game goes on (a lost life, which is not counted) or was abandoned (counted
+    with the monitor's values so far). Without a monitor each end counts.
 
     Args:
         env: The environment, with all of its wrappers.
@@ -66,10 +66,10 @@ class EpisodeCounter:
         """Steps since the last counted end."""
         self._monitor = _game_monitor(env)
         self._has_lives = any(ends_at_lives(layer) for layer in wrappers_of(env))
-        # The emulator's own end is the game's, though some games end with lives left.
+        # Where the family knows that a termination ends the game, lives left do not matter.
         self._trusted = family_of(env).ends_games and not foreign_wrappers(env)
         self.unit: Unit = "episodes"
-        """What was counted so far, see :data:`Unit`."""
+        """Unit of the counts so far."""
         if self._has_lives:
             self.unit = "lives" if self._monitor is None else "games"
         self._finished = 0
@@ -77,7 +77,7 @@ class EpisodeCounter:
         self.clear()
 
     def clear(self) -> None:
-        """Forget the episode that is being played."""
+        """Discard the current episode."""
         self.ret, self.length = 0.0, 0
         self._held = None
         self._finished = 0 if self._monitor is None else _finished(self._monitor)
@@ -85,7 +85,7 @@ class EpisodeCounter:
     def step(
         self, reward: float, terminated: bool, truncated: bool, info: Mapping[str, Any]
     ) -> Count | None:
-        """Return the episode that this step ended, if it ended one that counts."""
+        """Return the episode that this step ended, or None if it ended none that counts."""
         self.ret += reward
         self.length += 1
         if not (terminated or truncated):
@@ -103,7 +103,7 @@ class EpisodeCounter:
         return None
 
     def reset(self) -> Count | None:
-        """Return the episode that is known to have ended now that the environment was reset."""
+        """Return the episode that this reset shows to have ended, or None."""
         held, self._held = self._held, None
         if self._monitor is None:
             return None
@@ -121,7 +121,7 @@ class EpisodeCounter:
         return self._close(count)
 
     def cut(self) -> Count:
-        """Return what was played of an episode that is abandoned here."""
+        """Return the unfinished episode, which is abandoned here."""
         if self._monitor is None:
             return self._close(Count(self.ret, self.length))
         return self._close(_running(self._monitor))
@@ -155,7 +155,7 @@ def _finished(monitor: RecordEpisodeStatistics[Any, Any] | Sb3Monitor) -> int:
 
 
 def _running(monitor: RecordEpisodeStatistics[Any, Any] | Sb3Monitor) -> Count:
-    """Return what the monitor has of its present episode, at an end until the reset."""
+    """Return the monitor's current episode; after an end, the finished one until the reset."""
     if isinstance(monitor, RecordEpisodeStatistics):
         return Count(float(monitor.episode_returns), int(monitor.episode_lengths))
     return Count(float(sum(monitor.rewards)), len(monitor.rewards))
@@ -171,13 +171,13 @@ def _last(monitor: RecordEpisodeStatistics[Any, Any] | Sb3Monitor) -> Count | No
 
 
 def _reported(info: Mapping[str, Any], length: int) -> Count | None:
-    """Return what ``info`` reports of an episode of this length; others are another's."""
+    """Return the episode in ``info`` if it has this length, or None."""
     found = info.get("episode")
     if not (isinstance(found, Mapping) and {"r", "l"} <= found.keys()):
         return None
     try:
         ret, steps = float(found["r"]), float(found["l"])
-    except (TypeError, ValueError, OverflowError):  # whatever it is, it is no count
+    except (TypeError, ValueError, OverflowError):
         return None
     return Count(ret, length) if steps == length and math.isfinite(ret) else None
 

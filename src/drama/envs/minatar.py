@@ -1,12 +1,12 @@
-"""The games of MinAtar: ten cells by ten, one channel for each kind of object.
+"""The games of MinAtar: 10 x 10 cells, one channel per kind of object.
 
 Young & Tian (2019), *MinAtar: An Atari-Inspired Testbed for Thorough and Reproducible Reinforcement
 Learning Experiments*. The games keep their own rules: sticky actions with probability 0.1 and a
 rising difficulty, unless ``env_kwargs`` sets ``sticky_action_prob`` or ``difficulty_ramping``. The
 ids ending in ``-v1`` offer the actions that a game uses, those in ``-v0`` all six.
 
-The package ``minatar`` is under the GPL, version 3, so it is an extra that nothing here needs: it
-is imported only when a user names one of its games.
+The package ``minatar`` is licensed under GPL-3.0, so it is an extra: it is imported only when a
+user names one of its games.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from drama.envs.families import EnvFamily, EnvOptions
 
 
 class SeededReset(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Seeds ``np_random`` at a seeded reset, as Gymnasium demands and MinAtar leaves out.
+    """Seeds ``np_random`` at a seeded reset, as Gymnasium demands and MinAtar does not.
 
-    Its games draw from a generator in the game, which they seed themselves.
+    The games use a generator of their own, which they seed.
 
     Args:
         env: A game of MinAtar.

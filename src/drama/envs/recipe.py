@@ -75,22 +75,20 @@ def layers_of(env: gym.Env[Any, Any]) -> tuple[Layer, ...]:
 
 def registered_kwargs(env: gym.Env[Any, Any]) -> dict[str, Any]:
     """Return the constructor's arguments beyond the registered ones, without the render mode."""
-    spec = env.unwrapped.spec
-    if spec is None:
-        return {}
+    given = {} if env.unwrapped.spec is None else _given(env.unwrapped.spec)
+    return {name: value for name, value in given.items() if name != "render_mode"}
+
+
+def _given(spec: EnvSpec) -> dict[str, Any]:
+    """Return the arguments of a specification that differ from the registered ones."""
     known = gym.registry[spec.id].kwargs if spec.id in gym.registry else {}
-    return {
-        name: value
-        for name, value in spec.kwargs.items()
-        if name != "render_mode" and not _is_default(known, name, value)
-    }
 
+    def is_default(name: str, value: Any) -> bool:
+        if name not in known:
+            return False
+        return known[name] is value or (is_literal(value) and bool(known[name] == value))
 
-def _is_default(known: Mapping[str, Any], name: str, value: Any) -> bool:
-    """Whether an argument has its registered value."""
-    if name not in known:
-        return False
-    return known[name] is value or (is_literal(value) and bool(known[name] == value))
+    return {name: value for name, value in spec.kwargs.items() if not is_default(name, value)}
 
 
 @dataclass(frozen=True)
@@ -150,11 +148,7 @@ class Recipe:
         known = gym.registry.get(self.spec.id)
         if known is None or known.entry_point != self.spec.entry_point:
             raise ValueError(f"{self.spec.id} is not registered")
-        kwargs = {
-            name: value
-            for name, value in self.spec.kwargs.items()
-            if not _is_default(known.kwargs, name, value)
-        }
+        kwargs = _given(self.spec)
         for name, value in kwargs.items():
             if not is_literal(value):
                 raise ValueError(f"its argument {name} cannot be written down")

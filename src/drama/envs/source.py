@@ -82,11 +82,12 @@ def env_source(env: EnvLike | None, config: EnvConfig) -> EnvSource:
 class EnvSource(ABC):
     """Makes the environments of one agent.
 
-    Attributes:
+    Args:
         config: Settings that make the environment, as far as settings can: ``config.env``.
     """
 
-    config: EnvConfig
+    def __init__(self, config: EnvConfig) -> None:
+        self.config = config
 
     @abstractmethod
     def make(self, seed: int) -> gym.Env[Any, Any]:
@@ -114,10 +115,7 @@ class EnvSource(ABC):
         _log_left_out(found + ["render_mode='human'"] * (env.render_mode == "human"))
 
     def _adapt(
-        self,
-        env: gym.Env[Any, Any],
-        seed: int,
-        protocol: dict[str, Any] | None = None,
+        self, env: gym.Env[Any, Any], seed: int, protocol: dict[str, Any] | None = None
     ) -> gym.Env[Any, Any]:
         size, steps = self.config.image_size, self.config.max_episode_steps
         size = default_image_size(env) if size is None else size
@@ -126,9 +124,6 @@ class EnvSource(ABC):
 
 class IdSource(EnvSource):
     """An id or an import path: :func:`make_env` makes the environment."""
-
-    def __init__(self, config: EnvConfig) -> None:
-        self.config = config
 
     def make(self, seed: int) -> gym.Env[Any, Any]:
         """Return a new environment."""
@@ -149,7 +144,7 @@ class RecordSource(EnvSource):
     """The record of an object from ``gymnasium.make``, made again without any protocol."""
 
     def __init__(self, config: EnvConfig) -> None:
-        self.config = config
+        super().__init__(config)
         if config.made_by == "caller":
             raise EnvError(
                 f"the environment {config.id} was given from Python and has no record that makes "
@@ -191,9 +186,9 @@ class FactorySource(EnvSource):
         self.factory = factory
         self.name = getattr(factory, "__name__", type(factory).__name__)
         if is_importable(factory):
-            self.config = dataclasses.replace(config, id=path_of(factory))
+            super().__init__(dataclasses.replace(config, id=path_of(factory)))
         else:
-            self.config = dataclasses.replace(config, id=self.name, made_by="caller")
+            super().__init__(dataclasses.replace(config, id=self.name, made_by="caller"))
 
     def make(self, seed: int) -> gym.Env[Any, Any]:
         """Return what the function returns, in the wrappers of the settings."""
@@ -230,7 +225,7 @@ class ObjectSource(EnvSource):
                 "has its arguments and wrappers already"
             )
         self.env = env
-        self.config = dataclasses.replace(config, id=env_name(env), made_by="caller")
+        super().__init__(dataclasses.replace(config, id=env_name(env), made_by="caller"))
         with contextlib.suppress(ConfigError, ValueError):
             self.config = _record(env, config)
 
