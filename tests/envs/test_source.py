@@ -369,7 +369,7 @@ def test_a_function_whose_monitor_would_begin_its_file_anew(
     path = str(tmp_path / "monitor.csv")
     Agent(lambda: Monitor(gym.make("CartPole-v1"), path), tiny()).env.close()
     (said,) = warned(caplog)
-    assert "begins the file of its Monitor anew: give that no filename" in said
+    assert "overwrites the file of its Monitor: give the Monitor no filename" in said
 
 
 # -- functions and import paths -----------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 ===================  ==============================================================================
 ``make.py``          :func:`make_env`: an environment by id or import path, adapted
-``lookup.py``        finds what an id names; the error message with the nearest id
+``lookup.py``        finds an id or import path; the error message with the nearest id
 ``families.py``      :class:`EnvFamily`: all that depends on the kind of an environment
 ``atari.py``         the family of Atari games: Atari100k protocol, life loss
 ``minatar.py``       the family of MinAtar games
@@ -13,7 +13,7 @@
 ``source.py``        :class:`EnvSource`: an agent's environment and further ones like it
 ``recipe.py``        how an environment object can be made again
 ``wrappers.py``      wrappers: which record, which only check, which change the task
-``description.py``   :func:`describe`: what checkpoints and results record of an environment
+``description.py``   :func:`describe`: the record of an environment in checkpoints and results
 ``episodes.py``      counts whole episodes, also where a lost life ends one for the agent
 ``check.py``         :func:`check_env`: a report on an environment, from random actions
 ``survey.py``        running statistics under random actions, and warnings from them

@@ -183,6 +183,7 @@ class Atari(EnvFamily):
 
     name = "atari"
     prefix = "ALE/"
+    module = "ale_py"  # also defines the ids of older Gym versions
     install = "the Atari games: pip install ale-py"
     packages = ("ale_py",)
     settings = MappingProxyType(asdict(AtariSettings()))
@@ -202,14 +203,6 @@ class Atari(EnvFamily):
         """Return the id for the names of older Gym versions, such as ``PongNoFrameskip-v4``."""
         old = re.fullmatch(r"(?:ALE/)?(\w+?)(?:-ram)?(?:NoFrameskip|Deterministic)?-v\d+", name)
         return f"ALE/{old[1]}-v5" if old else None
-
-    def matches(self, spec: EnvSpec) -> bool:
-        """Whether ``spec`` is a game of ``ale_py``, under an id of any age."""
-        return isinstance(spec.entry_point, str) and spec.entry_point.startswith("ale_py")
-
-    def contains(self, env: gym.Env[Any, Any]) -> bool:
-        """Whether ``env`` plays on the emulator."""
-        return hasattr(env.unwrapped, "ale")
 
     def make(self, spec: EnvSpec, options: EnvOptions) -> gym.Env[Any, Any]:
         """Build a game; observations are ``(image_size, image_size, 3)`` uint8."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.envs.registration import load_env_creator
 
 from drama.envs.families import EnvFamily, ScoreRange
-from drama.envs.toy import PixelGame, register_games
+from drama.envs.toy import register_games
 
 
 class BuiltIn(EnvFamily):
@@ -16,19 +16,12 @@ class BuiltIn(EnvFamily):
 
     name = "built-in"
     prefix = "drama/"
+    module = "drama.envs.toy"
     image_size = None
 
     def register_ids(self, env_id: str) -> None:
         """Register the games."""
         register_games()
-
-    def matches(self, spec: EnvSpec) -> bool:
-        """Whether ``spec`` makes a game of that module, under any id."""
-        return isinstance(spec.entry_point, str) and spec.entry_point.startswith("drama.envs.toy:")
-
-    def contains(self, env: gym.Env[Any, Any]) -> bool:
-        """Whether ``env`` is a :class:`PixelGame`."""
-        return isinstance(env.unwrapped, PixelGame)
 
     def score_range(self, env_id: str) -> ScoreRange | None:
         """Return the exact returns that the game's class states, for the registered ids."""

@@ -31,7 +31,7 @@ _COMPARED_EPISODES = 5
 
 @dataclass(frozen=True)
 class ObservationRange:
-    """Shape, dtype and the smallest and largest value seen."""
+    """Shape, dtype, smallest and largest value of observations."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -39,7 +39,7 @@ class ObservationRange:
     high: float
 
     def __str__(self) -> str:
-        """Return one line, say ``(64, 64, 3) uint8, 0 .. 236 seen``."""
+        """Return one line, such as ``(64, 64, 3) uint8, 0 .. 236 seen``."""
         return f"{self.shape} {self.dtype}, {self.low:g} .. {self.high:g} seen"
 
 
@@ -58,7 +58,7 @@ class EnvReport:
     """How they are read: :attr:`drama.envs.ObservationAdapter.reading`."""
     num_actions: int
     action_names: tuple[str, ...]
-    """Names of the actions, if the environment knows them."""
+    """Names of the actions, if the environment defines them."""
     reward_min: float
     reward_mean: float
     reward_max: float
@@ -95,7 +95,7 @@ class EnvReport:
             )
         names = f" ({', '.join(self.action_names)})" if self.action_names else ""
         same = {True: "yes", False: "NO", None: "not checked (give an id to check it)"}
-        rows = {
+        facts = {
             "environment": self.env_id,
             "observations": str(self.raw),
             "read as": self.reading,
@@ -112,8 +112,8 @@ class EnvReport:
             "episodes differ": same[self.episodes_differ],
             "replay memory": f"{size(self.replay_bytes)} for {self.replay_capacity:,} transitions",
         }
-        width = max(map(len, rows))
-        lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]
+        width = max(map(len, facts))
+        lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
         lines += [f"warning: {text}" for text in self.warnings] or ["no warnings"]
         return "\n".join(lines)
 

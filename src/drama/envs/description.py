@@ -67,7 +67,7 @@ def describe(env: gym.Env[Any, Any]) -> dict[str, Any]:
 def foreign_wrappers(env: gym.Env[Any, Any]) -> tuple[str, ...]:
     """Return the class names of wrappers that may change the task, outermost first.
 
-    Wrappers that the environment's family applies are left out, whoever applied them.
+    Wrappers that the environment's family applies are left out, also if the user applied them.
     """
     known = family_of(env).wrappers
     return tuple(
@@ -80,7 +80,7 @@ def foreign_wrappers(env: gym.Env[Any, Any]) -> tuple[str, ...]:
 def _user_wrappers(env: gym.Env[Any, Any], family: EnvFamily) -> list[str]:
     """Return the wrappers that may change the task as text, innermost first.
 
-    Wrappers that the family itself applied are left out: its protocol states their effect.
+    Wrappers applied by the family are left out: its protocol states their effect.
     """
     found = []
     by_family = False

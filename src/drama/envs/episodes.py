@@ -66,7 +66,7 @@ class EpisodeCounter:
         """Steps since the last counted end."""
         self._monitor = _game_monitor(env)
         self._has_lives = any(ends_at_lives(layer) for layer in wrappers_of(env))
-        # Where the family knows that a termination ends the game, lives left do not matter.
+        # In these families a termination ends the game, even with lives left.
         self._trusted = family_of(env).ends_games and not foreign_wrappers(env)
         self.unit: Unit = "episodes"
         """Unit of the counts so far."""
@@ -96,7 +96,9 @@ class EpisodeCounter:
                 self.unit = "lives"
             return self._close(_reported(info, self.length) or Count(self.ret, self.length))
         if self._has_risen():
-            if life and not self._has_lives:  # the monitor is outside of what ends at lives
+            if (
+                life and not self._has_lives
+            ):  # the monitor is outside of the wrapper that ends at lives
                 self.unit = "lives"
             return self._close(_running(self._monitor))
         self._held = (life or (terminated and self._has_lives), _running(self._monitor))

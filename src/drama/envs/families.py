@@ -1,10 +1,10 @@
-"""Environment families: what differs between Atari, MinAtar, the built-in games and the rest.
+"""Environment families: the differences between Atari, MinAtar, built-in games and others.
 
 A family recognises its environments, makes them, states their protocol and their picture size.
 Everything that depends on the kind of an environment is a method or an attribute of
 :class:`EnvFamily`; the class itself is the family of any other Gymnasium environment.
 
-To add a family, subclass it, override what differs and decorate the class with
+To add a family, subclass it, override the differences and decorate the class with
 :func:`register_family`. An installed package names its class in the entry-point group
 ``drama.env_families`` instead.
 """
@@ -33,7 +33,7 @@ logger = logging.getLogger("drama")
 
 @dataclass(frozen=True)
 class EnvOptions:
-    """Options of one environment, as :func:`drama.make_env` takes them."""
+    """Options of one environment: arguments of :func:`drama.make_env`."""
 
     image_size: int | None = None
     """Side of the picture in pixels; None is the family's default."""
@@ -66,6 +66,8 @@ class EnvFamily:
     Attributes:
         name: Key in the registry.
         prefix: Beginning of its ids. Families registered later win where ids are ambiguous.
+        module: Module or package whose classes are its environments, whatever their id; "" if the
+            prefix alone decides.
         install: What its ids need and how to install it, for the error message.
         packages: Distributions whose versions are recorded with the environment.
         settings: Fields of ``config.env`` that this family reads, with their defaults. Other
@@ -79,6 +81,7 @@ class EnvFamily:
 
     name: ClassVar[str] = "gymnasium"
     prefix: ClassVar[str] = ""
+    module: ClassVar[str] = ""
     install: ClassVar[str] = ""
     packages: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[Mapping[str, Any]] = {}
@@ -99,12 +102,20 @@ class EnvFamily:
 
     def matches(self, spec: EnvSpec) -> bool:
         """Whether a registered specification belongs to this family."""
+        if self.module:
+            return isinstance(spec.entry_point, str) and self._defines(spec.entry_point)
         return bool(self.prefix) and spec.id.startswith(self.prefix)
 
     def contains(self, env: gym.Env[Any, Any]) -> bool:
         """Whether an environment object, wrapped or not, belongs to this family."""
+        if self.module:
+            return any(self._defines(kind.__module__) for kind in type(env.unwrapped).__mro__)
         spec = env.unwrapped.spec
         return spec is not None and self.matches(spec)
+
+    def _defines(self, path: str) -> bool:
+        """Whether an import path lies in :attr:`module`."""
+        return f"{path}.".replace(":", ".").startswith(f"{self.module}.")
 
     def make(self, spec: EnvSpec, options: EnvOptions) -> gym.Env[Any, Any]:
         """Make an environment.
@@ -120,9 +131,9 @@ class EnvFamily:
         return gym.make(spec, disable_env_checker=True, **options.kwargs)
 
     def protocol(self, env: gym.Env[Any, Any], options: EnvOptions) -> dict[str, Any]:
-        """Return what results and checkpoints record of ``env`` beyond the common facts.
+        """Return the facts about ``env`` that results and checkpoints record in addition.
 
-        The values must fit into JSON. A run refuses an environment whose values differ.
+        The values must be JSON. A run refuses an environment with other values.
         """
         return {}
 

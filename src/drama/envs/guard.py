@@ -46,7 +46,7 @@ class _Bounds:
         self._floor, self._ceiling = low, high
 
     def fault(self, obs: npt.NDArray[Any]) -> str | None:
-        """Return what is wrong with an array, or None."""
+        """Return the error message for an array, or None if it is valid."""
         if obs.shape != self.shape:
             return f"the observation has shape {obs.shape}, its space says {self.shape}"
         if obs.dtype != self.dtype:
@@ -172,8 +172,8 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     def _observation(self, obs: Any) -> npt.NDArray[Any]:
         space = self._space
-        sound = isinstance(obs, np.ndarray) and obs.dtype == space.dtype
-        array: npt.NDArray[Any] | None = obs if sound else as_declared(obs, space)
+        exact = isinstance(obs, np.ndarray) and obs.dtype == space.dtype
+        array: npt.NDArray[Any] | None = obs if exact else as_declared(obs, space)
         if array is None:
             raise self._error(
                 f"the observation is {_shown(obs)}, its space says {space.shape} {space.dtype}"
@@ -181,7 +181,7 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         fault = self._bounds.fault(array)
         if fault:
             raise self._error(fault)
-        if not sound:
+        if not exact:
             kind = _shown(obs) if isinstance(obs, np.ndarray) else type(obs).__name__
             self._note(
                 "obs", f"observations come as {kind}: converted to {space.dtype}, as declared"

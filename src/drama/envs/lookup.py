@@ -1,4 +1,4 @@
-"""Finds an environment by id or import path, and names what is near where there is none."""
+"""Finds an environment by id or import path, and suggests the nearest id if there is none."""
 
 from __future__ import annotations
 

@@ -47,6 +47,7 @@ class MinAtar(EnvFamily):
 
     name = "minatar"
     prefix = "MinAtar/"
+    module = "minatar"
     install = "the MinAtar games: pip install minatar (GPL-3.0)"
     packages = ("minatar",)
     image_size = None
@@ -58,10 +59,6 @@ class MinAtar(EnvFamily):
                 from minatar.gym import register_envs
 
                 register_envs()
-
-    def contains(self, env: gym.Env[Any, Any]) -> bool:
-        """Whether ``env`` is defined by ``minatar``."""
-        return type(env.unwrapped).__module__.partition(".")[0] == "minatar"
 
     def make(self, spec: EnvSpec, options: EnvOptions) -> gym.Env[Any, Any]:
         """Make a game whose random numbers follow from the seed of ``reset``."""

@@ -1,7 +1,7 @@
 """How an environment object can be made again: Gymnasium's specification and the wrappers on it.
 
-``env.spec`` names the wrappers too, but moves every ``TimeLimit`` to the inside, and knows no
-arguments of a wrapper that does not record them.
+``env.spec`` names the wrappers too, but moves every ``TimeLimit`` to the inside, and lacks the
+arguments of wrappers that do not record them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _accepts(kind: type[Any], arguments: Mapping[str, Any]) -> bool:
 
 
 def layers_of(env: gym.Env[Any, Any]) -> tuple[Layer, ...]:
-    """Return the wrappers that decide what the environment does, innermost first.
+    """Return the wrappers that change the environment, innermost first.
 
     Wrappers that only check or record are left out, and everything inside an environment from
     :func:`drama.make_env`.
@@ -98,7 +98,7 @@ class Recipe:
     spec: EnvSpec
     """Specification of the core, without limit, checker and wrappers."""
     layers: tuple[Layer, ...]
-    """Wrappers that decide what it does, innermost first, those of the entry point included."""
+    """Wrappers that change it, innermost first, those of the entry point included."""
 
     @classmethod
     def of(cls, env: gym.Env[Any, Any]) -> Recipe:
@@ -172,7 +172,7 @@ def _bare(spec: EnvSpec) -> EnvSpec:
 
 
 def _qualified(spec: EnvSpec) -> str:
-    """Return the id, prefixed with the package to import unless Gymnasium or a family knows it."""
+    """Return the id, prefixed with its package unless Gymnasium or a family registers it."""
     entry = spec.entry_point
     package = entry.partition(":")[0].partition(".")[0] if isinstance(entry, str) else ""
     known = package in ("", "gymnasium", "drama") or family_of(spec) is not GYMNASIUM

@@ -1,20 +1,19 @@
-"""Where an agent's environments come from: an id, a function, or an environment object.
+"""Sources of an agent's environments: an id, a function, or an environment object.
 
-:func:`env_source` returns the :class:`EnvSource` of what the user gave. It makes the environment
-to learn in, makes further ones like it, and states the settings that make it in another process:
+An :class:`EnvSource` makes the training environment and further ones like it, and holds the
+settings that make it in another process. ``config.env.made_by`` of the run records the source:
 
-==================  ===========================================  ==================================
-source              the user gave                                ``config.env`` of the run
-==================  ===========================================  ==================================
-`IdSource`          an id, or ``module:make_env``                id; ``made_by="drama"``
-`FactorySource`     a function or class                          its import path, as for an id;
-                                                                 else ``made_by="caller"``
-`ObjectSource`      an environment                               id, arguments and wrappers;
-                                                                 ``made_by="gymnasium"``, or
-                                                                 ``"drama"`` from `make_env`, or
-                                                                 ``"caller"``: nothing makes it
-`RecordSource`      nothing: the record of such an object        the same record
-==================  ===========================================  ==================================
+================  =====================================  ==========================================
+source            the agent was given                    ``made_by``
+================  =====================================  ==========================================
+`IdSource`        an id or ``module:make_env``           ``drama``
+`FactorySource`   a function or class                    ``drama`` with its import path as id, or
+                                                         ``caller`` if it cannot be imported
+`ObjectSource`    an environment                         ``gymnasium`` with id, arguments and
+                                                         wrappers; ``drama`` if `make_env` made it;
+                                                         ``caller`` if it cannot be made again
+`RecordSource`    nothing; the run has ``gymnasium``     ``gymnasium``
+================  =====================================  ==========================================
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ def env_source(env: EnvLike | None, config: EnvConfig) -> EnvSource:
     """Return the source of an agent's environments.
 
     Args:
-        env: What the agent was given; None is what ``config`` records.
+        env: Argument of the agent; None uses the record in ``config``.
         config: Settings. ``kwargs`` and ``wrappers`` apply to ids and functions only.
 
     Raises:
@@ -91,7 +90,7 @@ class EnvSource(ABC):
 
     @abstractmethod
     def make(self, seed: int) -> gym.Env[Any, Any]:
-        """Return the environment to learn in, adapted; ``seed`` is that of its first reset.
+        """Return the training environment, adapted; ``seed`` is that of its first reset.
 
         Raises:
             EnvError: It cannot be made.
@@ -110,7 +109,7 @@ class EnvSource(ABC):
         """
 
     def log_limits(self, env: gym.Env[Any, Any]) -> None:
-        """Log as a warning what copies of ``env``, the environment to learn in, will lack."""
+        """Log a warning about recorders that copies of the training environment will lack."""
         found = recorders(env) + ["the file of Monitor"] * has_monitor_file(env)
         _log_left_out(found + ["render_mode='human'"] * (env.render_mode == "human"))
 
@@ -165,7 +164,7 @@ class RecordSource(EnvSource):
         return self._adapt(env, seed)
 
     def copy(self, seed: int, *, life_loss: bool) -> gym.Env[Any, Any]:
-        """Return a new environment; its wrappers decide what a lost life does."""
+        """Return a new environment; ``life_loss`` has no effect."""
         return self.make(seed)
 
 
@@ -191,21 +190,21 @@ class FactorySource(EnvSource):
             super().__init__(dataclasses.replace(config, id=self.name, made_by="caller"))
 
     def make(self, seed: int) -> gym.Env[Any, Any]:
-        """Return what the function returns, in the wrappers of the settings."""
+        """Return a new environment from the function, in the wrappers of the settings."""
         env, protocol = self._call()
         return self._adapt(env, seed, protocol)
 
     def copy(self, seed: int, *, life_loss: bool) -> gym.Env[Any, Any]:
-        """Return what the function returns, without recorders; it decides about lost lives."""
+        """Return a new environment without recorders; ``life_loss`` has no effect."""
         env, protocol = self._call()
         return self._adapt(without_recorders(env), seed, protocol)
 
     def log_limits(self, env: gym.Env[Any, Any]) -> None:
-        """Log as a warning what copies will lack, and files that a copy would overwrite."""
+        """Log a warning about recorders that copies will lack, and files they will overwrite."""
         if has_monitor_file(env):
             logger.warning(
-                "each further environment that %s makes, for evaluation for one, begins the file "
-                "of its Monitor anew: give that no filename",
+                "each further environment that %s makes, as for evaluation, overwrites the file of "
+                "its Monitor: give the Monitor no filename",
                 self.name,
             )
         _log_left_out(recorders(env))
@@ -216,7 +215,7 @@ class FactorySource(EnvSource):
 
 
 class ObjectSource(EnvSource):
-    """An environment object; copies are made from what it records of itself."""
+    """An environment object; copies are made from its specification and wrappers."""
 
     def __init__(self, env: gym.Env[Any, Any], config: EnvConfig) -> None:
         if config.kwargs or config.wrappers:
@@ -251,7 +250,7 @@ class ObjectSource(EnvSource):
         return self._adapt(make_env(seed=seed, **made), seed)
 
     def log_limits(self, env: gym.Env[Any, Any]) -> None:
-        """Log as a warning what copies will lack, or that there can be none."""
+        """Log a warning about recorders that copies will lack, or that copies are impossible."""
         try:
             if _settings(self.env) is None:
                 Recipe.of(self.env)
@@ -288,7 +287,7 @@ def _record(env: gym.Env[Any, Any], config: EnvConfig) -> EnvConfig:
 def _log_left_out(found: list[str]) -> None:
     if found:
         logger.warning(
-            "left out of further environments, so that evaluation writes over nothing and opens "
-            "no window: %s",
+            "left out of further environments, so that evaluation overwrites no file and opens no "
+            "window: %s",
             ", ".join(found),
         )

@@ -38,7 +38,7 @@ class EnvSurvey:
         reward_max: Largest reward.
         reward_sum: Sum of all rewards.
         nonzero: Transitions with a reward other than zero.
-        lengths: Lengths in steps of the episodes seen from their first step to their end.
+        lengths: Lengths in steps of the episodes added from their first step to their end.
         ends: How many episodes were ``"terminated"`` and how many only ``"truncated"``.
     """
 
@@ -53,7 +53,7 @@ class EnvSurvey:
         self.ends: Counter[str] = Counter()
         self._first: ObsArray | None = None
         self._changed = False
-        self._length: int | None = None  # of the current episode, None if its start was not seen
+        self._length: int | None = None  # of the current episode, None if its start was not added
         self._starts: dict[tuple[int, ...], ObsArray] = {}  # by the actions that led there
         self._taken: tuple[int, ...] = ()
         self._same_starts = 0
