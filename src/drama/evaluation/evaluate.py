@@ -15,8 +15,8 @@ import torch
 from drama.behaviour import Player
 from drama.behaviour.acting import Actions
 from drama.config import EvaluationConfig
-from drama.envs import describe
-from drama.envs.episodes import Count, EpisodeCounter, Unit, foreign_wrappers
+from drama.envs.description import describe, foreign_wrappers
+from drama.envs.episodes import Count, EpisodeCounter, Unit
 from drama.errors import ConfigError
 from drama.evaluation.protocol import departures, step_limit
 from drama.evaluation.scores import game_of, normalised_score
