@@ -13,7 +13,7 @@ import torch
 
 from drama.costs import Calibration, PresetCost, Unmeasured
 from drama.dynamics import DynamicsConfig, Mamba2Dynamics
-from drama.ssm.backend import Backend, backend_of
+from drama.ops.backend import Backend, backend_of
 from drama.training.device import choose_device, choose_dtype, device_name
 from drama.training.memory import available_bytes
 
