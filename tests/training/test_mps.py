@@ -109,7 +109,7 @@ def apple(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("sampler", ["dfs", "dfs-learnt", "uniform"])
+@pytest.mark.parametrize("sampler", ["dfs", "dfs-trained", "uniform"])
 def test_updates_and_acting(backbone: str, algorithm: str, sampler: str) -> None:
     """The replay is taken to lie beside the model, so drawing is tested with the rest."""
     made = trainer(
@@ -120,7 +120,7 @@ def test_updates_and_acting(backbone: str, algorithm: str, sampler: str) -> None
             "world_model.dynamics.width": 256,  # large enough for the CPU's special paths
         }
     )
-    obs, first = made.replay.rows["obs"][:1], torch.tensor([True])
+    obs, first = made.replay.columns["obs"][:1], torch.tensor([True])
     with AppleGPU(), NamedDevices():
         for purpose in PURPOSES:
             made.meter.add(learn(made, purpose), purpose)
@@ -176,7 +176,7 @@ def test_rows_are_copied_before_the_call_returns() -> None:
     batch = made.replay.windows(torch.tensor([5]), 4)
     with AppleGPU():
         batch.to(torch.device("cpu"))
-        row = {name: column[0].numpy() for name, column in made.replay.rows.items()}
+        row = {name: column[0].numpy() for name, column in made.replay.columns.items()}
         made.replay.append(transition(row))
 
 

@@ -49,7 +49,7 @@ def trainer(**changes: Any) -> Trainer:
     agent = Agent("drama/Catch-v0", config=tiny(changes))
     made = Trainer(agent.config, agent.env, agent.world_model, agent.behaviour)
     rng = np.random.default_rng(0)
-    shape = made.replay.rows["obs"].shape[1:]
+    shape = made.replay.columns["obs"].shape[1:]
     for g in range(ROWS):
         made.replay.append(
             Transition(
@@ -81,7 +81,7 @@ def state(made: Trainer) -> dict[str, torch.Tensor]:
 @pytest.mark.usefixtures("accelerator")
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("sampler", ["dfs", "dfs-learnt"])
+@pytest.mark.parametrize("sampler", ["dfs", "dfs-trained"])
 def test_an_update_looks_at_no_number(backbone: str, algorithm: str, sampler: str) -> None:
     made = trainer(
         **{
