@@ -67,12 +67,12 @@ def held_out(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]
 @torch.no_grad()
 def predicted_rewards(model: WorldModel, replay: ReplayBuffer, length: int, windows: int) -> Row:
     """Reward recall and false-positive rate, as shares of the rewards."""
-    reward, slots = replay.rows["reward"], whole(replay, length)
+    reward, slots = replay.columns["reward"], whole(replay, length)
     paid = reward[: len(replay)]
     paid = paid[paid != 0].abs()
     found: Row = {"paid": len(paid), "predicted": None, "made_up": None}
     # The final observation of an episode has no action, so no reward to predict.
-    acted, pays = ~replay.rows["is_last"][slots], reward[slots] != 0
+    acted, pays = ~replay.columns["is_last"][slots], reward[slots] != 0
     for name, there in (("predicted", pays), ("made_up", acted & ~pays)):
         ends = slots[there]
         ends = ends[torch.linspace(0, len(ends) - 1, min(windows, len(ends))).long()]

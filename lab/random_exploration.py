@@ -1,9 +1,9 @@
 """How often is random play rewarded? ``python -m lab.random_exploration``.
 
-Plays each game with random actions, sampled at each step or repeated for some steps on average (as
-in warm-up with `training.warmup_hold`), and counts the steps with a positive reward, beside the
-mean return of the best constant action. Writes ``lab/assets/random_exploration.json`` and the block
-of that name in ``lab/log.md``.
+Plays each game with random actions, sampled at each step or repeated for some steps on average, as
+in warm-up with `training.random_action_repeat`, and counts the steps with a positive reward, beside
+the mean return of the best constant action. Writes ``lab/assets/random_exploration.json`` and the
+block of that name in ``lab/log.md``.
 """
 
 from __future__ import annotations

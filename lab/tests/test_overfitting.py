@@ -74,7 +74,7 @@ def test_rewards_are_asked_for_where_one_can_be_paid(run: Path, tmp_path: Path) 
     known, new = measured(overfitting, "rewards", run, tmp_path, "--windows", "3")
     assert (known["case"], new["case"]) == ("training transitions", "held-out episodes")
     with continued(run, {}) as (agent, trainer):
-        paid = trainer.replay.rows["reward"][: len(trainer.replay)] != 0
+        paid = trainer.replay.columns["reward"][: len(trainer.replay)] != 0
         length = agent.config.world_model.batch_length
         again = overfitting.predicted_rewards(agent.world_model, trainer.replay, length, 3)
     assert known["paid"] == int(paid.sum()) > 0
@@ -128,7 +128,7 @@ def test_rewards_by_hand(total: int) -> None:
     assert asked == [[whole[0], whole[-1]], [others[0], others[-1]]]  # spread over all of them
     found = overfitting.predicted_rewards(cast("Any", Model()), replay, capacity + 9, 2)
     assert found == {"paid": len(pays), "predicted": None, "made_up": None}  # no window is whole
-    replay.rows["reward"].zero_()
+    replay.columns["reward"].zero_()
     found = overfitting.predicted_rewards(cast("Any", Model()), replay, length, 2)
     assert found == {"paid": 0, "predicted": None, "made_up": None}
 
