@@ -1,4 +1,4 @@
-"""``drama report``: what a suite has come to."""
+"""``drama report``: what a suite or a run has come to."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ def report(args: list[str]) -> int:
         prog="drama report",
         allow_abbrev=False,
         description="Write tables (Markdown, CSV, LaTeX), figures (SVG, PNG) and one HTML page "
-        "that needs no other file, from the finished runs of a suite. The others are named.",
+        "that needs no other file, from the finished runs of a suite; the others are named. For a "
+        "single run, with imagined frames and rollout error of its world model.",
     )
-    parser.add_argument("suite", metavar="DIR", help="directory of the suite")
+    parser.add_argument("suite", metavar="DIR", help="directory of the suite, or of a run")
     parser.add_argument("--out", metavar="DIR", help="where to write (default: DIR/report)")
     parser.add_argument(
         "--mode",

@@ -6,19 +6,24 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from drama.errors import CheckpointError, ConfigError, RunDirError
+from drama.errors import CheckpointError, ConfigError, DramaError, RunDirError
 from drama.evaluation.aggregate import CONFIDENCE, RESAMPLES
 from drama.files import read_json, write_json, write_text
 from drama.report import tables as tab
 from drama.report.page import GENERATOR, html_page, markdown_page
 from drama.report.protocol import protocol_notes
 from drama.report.runs import read_run
+from drama.report.single import is_run, read_single
 from drama.report.summary import Mode, Summary, summarise
 from drama.suite import read_suite
+from drama.text import one_line
+
+if TYPE_CHECKING:
+    from drama.report.dreams import Rollouts
 
 PAGE = "index.html"
 RECORD = "report.json"
@@ -49,14 +54,17 @@ def build_summary(
     """Read a suite and average what may be averaged; draws and writes nothing.
 
     Args:
-        suite_dir: Directory of the suite.
+        suite_dir: Directory of the suite, or of a single run.
         mode: Which evaluation counts.
         seed: Of the bootstrap.
         progress: Called with what is done next.
 
     Raises:
-        DramaError: It is no suite's directory.
+        DramaError: It is the directory of neither.
     """
+    if is_run(Path(suite_dir)):
+        run = read_single(Path(suite_dir))
+        return summarise(run.path, run.path.resolve().name, [run], mode=mode, seed=seed)
     state = read_suite(suite_dir)
     progress(f"reading {len(state.cells)} runs")
     labels = {variant.name: variant.label or variant.name for variant in state.spec.variants}
@@ -76,26 +84,47 @@ def write_report(
     seed: int = 0,
     progress: Callable[[str], object] = lambda text: None,
 ) -> Report:
-    """Write the report of a suite: what has finished, and what has not by name.
+    """Write the report of a suite or a run: what has finished, and what has not by name.
 
     ``index.html`` needs no other file. Beside it: ``report.md`` and ``report.json``, the tables as
     CSV, Markdown and LaTeX, ``runs.csv`` with every run, and ``figures/`` as SVG and PNG. The same
-    runs give the same bytes.
+    runs give the same bytes. The report of a single run shows rollouts of its world model too.
 
     Args:
-        suite_dir: Directory of the suite.
-        out: Where to write; ``report`` in the suite's directory if None. An empty directory, a new
+        suite_dir: Directory of the suite, or of a single run.
+        out: Where to write; ``report`` in that directory if None. An empty directory, a new
             one, or one with an earlier report, whose files are replaced; no other file is touched.
         mode: Which evaluation counts: ``greedy`` or ``sampled``.
         seed: Of the bootstrap.
         progress: Called with what is done next: reading, averaging, each figure, writing.
 
     Raises:
-        DramaError: It is no suite's directory; Matplotlib is missing; ``out`` holds something
+        DramaError: It is the directory of neither; Matplotlib is missing; ``out`` holds something
             else, lies in the directory of a run, or cannot be written to.
     """
     summary = build_summary(suite_dir, mode=mode, seed=seed, progress=progress)
     return write_summary(summary, out, progress=progress)
+
+
+def _rollouts(
+    summary: Summary, progress: Callable[[str], object]
+) -> tuple[Summary, Rollouts | None]:
+    """Measure the rollouts of a single run; None for a suite, or with a note on the run.
+
+    A run whose environment cannot be made here still has its other figures.
+    """
+    run = summary.runs[0] if summary.runs else None
+    if run is None or run.path != summary.directory:
+        return summary, None
+    from drama.report.dreams import measure_rollouts
+
+    progress("measuring rollouts")
+    try:
+        return summary, measure_rollouts(run.path)
+    except DramaError as error:
+        note = f"no rollouts of the world model: {one_line(error)}"
+        run = replace(run, notes=(*run.notes, note))
+        return replace(summary, runs=(run,)), None
 
 
 def write_summary(
@@ -116,6 +145,7 @@ def write_summary(
             a run, or cannot be written to.
     """
     try:
+        from drama.report.dreams import draw_rollouts
         from drama.report.figures import draw_all
     except ImportError as error:
         raise ConfigError(
@@ -131,6 +161,9 @@ def write_summary(
     if summary.pairs:
         tables.append(tab.improvement_table(summary))
     figures = draw_all(summary, progress)
+    summary, rollouts = _rollouts(summary, progress)
+    if rollouts is not None:
+        figures += draw_rollouts(rollouts)
     progress("writing tables and page")
     files: dict[str, str | bytes] = {}
     for table in tables:
@@ -144,7 +177,7 @@ def write_summary(
     files["report.md"] = markdown_page(summary, tables, figures)
     files[PAGE] = html_page(summary, tables, figures)
     with _told(target):
-        _write(target, files, earlier, _tree(summary))
+        _write(target, files, earlier, _tree(summary, rollouts))
     page = target / PAGE
     return Report(target, page, summary, tuple(figure.name for figure in figures))
 
@@ -178,10 +211,13 @@ def _earlier(out: Path, summary: Summary) -> frozenset[str]:
         OSError: It is not a directory, or cannot be read.
     """
     real = Path(os.path.realpath(out))
+    directory = Path(os.path.realpath(summary.directory))
     runs = {Path(os.path.realpath(run.path)) for run in summary.runs}
     for place in (real, *real.parents):
-        is_run = (place / "config.json").is_file() and (place / "checkpoints").is_dir()
-        if is_run or place in runs:
+        if place == directory and real == directory / "report":
+            continue  # of a single run
+        inside = (place / "config.json").is_file() and (place / "checkpoints").is_dir()
+        if inside or place in runs:
             raise RunDirError(f"{out} lies in the directory of a run; choose another --out")
     # A call that was killed may have left no more than this.
     if not out.exists() or not {path.name for path in out.iterdir()} - {f".{RECORD}.tmp"}:
@@ -237,7 +273,7 @@ def _write(
     write_json(out / RECORD, {**record, "files": names})
 
 
-def _tree(summary: Summary) -> dict[str, Any]:
+def _tree(summary: Summary, rollouts: Rollouts | None) -> dict[str, Any]:
     """The numbers of the report for a program to read."""
     return {
         "suite": summary.name,
@@ -282,6 +318,7 @@ def _tree(summary: Summary) -> dict[str, Any]:
         ],
         "bootstrap": {"resamples": RESAMPLES, "confidence": CONFIDENCE},
         "protocol": protocol_notes(summary),
+        **({} if rollouts is None else {"rollouts": rollouts.to_dict()}),
         "unfinished": {
             run.name: {"status": run.status, "steps": run.steps, "reason": run.reason}
             for run in summary.runs
