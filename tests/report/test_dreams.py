@@ -161,7 +161,7 @@ def test_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(run), "--out", str(run.parent / "out")]) == 0
     assert "written to" in capsys.readouterr().out
     assert main(["report", str(run), "--out", str(run / "elsewhere")]) == 2
-    assert "lies in the directory of a run" in capsys.readouterr().err
+    assert "lies in a run directory" in capsys.readouterr().err
 
 
 def test_a_broken_configuration_costs_one_line(run: Path) -> None:

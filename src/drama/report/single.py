@@ -9,7 +9,7 @@ from drama.errors import RunDirError
 from drama.report.runs import Run, read_run
 from drama.suite import Cell, Variant
 from drama.suite.layout import is_suite
-from drama.suite.verdict import judge
+from drama.suite.status import inspect
 
 
 def is_run(directory: Path) -> bool:
@@ -33,8 +33,16 @@ def read_single(directory: Path) -> Run:
         config = Config.from_json((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunDirError(f"{directory / 'config.json'} cannot be read: {error}") from error
-    status, reason, step, sound = judge(directory, config)
-    variant = Variant("run", "run", "quick")
-    game, seed = config.env.id, config.seed
-    cell = Cell(variant, game, seed, directory, status, reason, config, step, sound)
+    found = inspect(directory, config)
+    cell = Cell(
+        variant=Variant("run", "run", "quick"),
+        game=config.env.id,
+        seed=config.seed,
+        path=directory,
+        status=found.status,
+        reason=found.reason,
+        config=config,
+        step=found.step,
+        resumable=found.resumable,
+    )
     return read_run(cell, config.preset or "run")
