@@ -11,6 +11,7 @@ from pathlib import Path
 
 from drama.calibration import SECONDS
 from drama.cli.common import Parser, err, mute, out, signals, status
+from drama.config import EnvConfig
 from drama.errors import ConfigError
 from drama.suite.built_in import BUILT_IN, load_spec
 from drama.suite.forecast import forecast
@@ -31,7 +32,10 @@ from drama.suite.spec import SuiteSpec
 from drama.suite.view import View, report_failures
 from drama.text import nearest
 from drama.training.schedule import shortfall
+from drama.trust import check, remember
 
+TRUST = "add --trust-env"
+"""How the code that a suite names is trusted."""
 MOST_SEEDS = 10_000
 """Seeds that a command may name."""
 
@@ -65,9 +69,11 @@ def _run(args: list[str]) -> int:
     if options.json and not options.dry_run:
         raise ConfigError("--json is for --dry-run")
     spec, directory = _spec_and_directory(options)
+    cells = look(directory, spec)
+    _check_trust(directory, cells, trusted=options.trust_env)
     if options.dry_run:
         return _dry_run(options, spec, directory)
-    shared = None if options.ray is not None else _plan(options, look(directory, spec))
+    shared = None if options.ray is not None else _plan(options, cells)
     pool: Pool
     if options.ray is None:
         # Planned before anything is written: a device may not be there.
@@ -89,6 +95,8 @@ def _run(args: list[str]) -> int:
             _check_games(spec)
         with SuiteLock(directory):
             version = begin_suite(directory, spec)
+            for c in _environments(cells):  # continued on this account without --trust-env
+                remember(c.id, c.kwargs, c.wrappers)
             if version is not None:
                 err.print(f"note: this suite was begun with drama {version}")
             err.print(f"suite {spec.name} in {directory}: {how}")
@@ -101,6 +109,22 @@ def _run(args: list[str]) -> int:
     except BrokenPipeError:  # the work is done, whoever still listens
         mute()
     return outcome.exit_code
+
+
+def _check_trust(directory: Path, cells: Sequence[Cell], *, trusted: bool) -> None:
+    """Refuse code that the directory of a suite names, unless the user trusts it.
+
+    A suite that begins here consists of the user's own words: a file and options.
+    """
+    if is_suite(directory):
+        where = directory / "suite.json"
+        for c in _environments(cells):
+            check(c.id, c.kwargs, c.wrappers, trusted=trusted, where=where, remedy=TRUST)
+
+
+def _environments(cells: Sequence[Cell]) -> list[EnvConfig]:
+    """Return the environments of the runs that are to be made."""
+    return [cell.config.env for cell in cells if cell.status != "finished"]
 
 
 def _plan(options: argparse.Namespace, cells: Sequence[Cell]) -> Plan | None:
@@ -202,6 +226,11 @@ def _parser() -> Parser:
         default=[],
         metavar="FIELD=VALUE",
         help="a setting for all variants, such as replay.capacity=50000; may be repeated",
+    )
+    parser.add_argument(
+        "--trust-env",
+        action="store_true",
+        help="import what the directory of a suite names to make its environments",
     )
     parser.add_argument("--jobs", type=int, help="runs at a time (default: as the machine allows)")
     parser.add_argument("--per-gpu", type=int, help="runs at a time on each GPU (default: 1)")
