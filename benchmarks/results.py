@@ -28,9 +28,9 @@ from drama.config import Config
 from drama.evaluation import game_of, published
 from drama.report.drawing import looks
 from drama.report.runs import read_run, reference_of, running_mean
+from drama.settings import flat
 from drama.suite import read_suite
 from drama.suite.layout import Cell
-from drama.training.resume import flat
 
 RESULTS = measure.DOCS / "assets" / "results"
 WIDTH = 20

@@ -29,8 +29,8 @@ from drama.config import Config
 from drama.dynamics import GRUDynamics, base
 from drama.errors import ConfigError
 from drama.evaluation import EvaluationResult
+from drama.settings import flat
 from drama.training.checkpoint import CheckpointDir
-from drama.training.resume import flat
 from drama.training.rundir import RunLock
 from drama.training.stream import EnvStream
 from drama.training.trainer import Trainer

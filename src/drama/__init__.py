@@ -27,11 +27,10 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = _lazy(
         __name__,
         {
-            "Agent": "drama.agent",
-            "Config": "drama.config",
-            "DramaError": "drama.errors",
-            "DreamEnv": "drama.play",
-            "presets": "drama.presets",
-            "ssm": "drama.ssm",
+            "drama": ("presets", "ssm"),
+            "drama.agent": ("Agent",),
+            "drama.config": ("Config",),
+            "drama.errors": ("DramaError",),
+            "drama.play": ("DreamEnv",),
         },
     )

@@ -285,9 +285,10 @@ def test_no_state_is_the_state_of_the_start(context: int, length: int, resets: b
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"layers": 0}, r"dynamics\.layers must be an integer in 1 .. 256, got 0"),
-        ({"width": 1.5}, r"dynamics\.width must be an integer"),
-        ({"d_state": True}, r"dynamics\.d_state must be an integer"),
+        ({"layers": 0}, r"dynamics\.layers must be positive, got 0"),
+        ({"layers": 257}, r"DynamicsConfig\.layers must be at most 256, got"),
+        ({"width": 1.5}, r"DynamicsConfig\.width must be of type int, got 1.5"),
+        ({"d_state": True}, r"DynamicsConfig\.d_state must be of type int, got True"),
         ({"headdim": 96}, r"dynamics\.headdim must divide expand \* width = 1024, got 96"),
         ({"name": "transformer", "num_heads": 7}, r"dynamics\.num_heads must divide width = 512"),
     ],

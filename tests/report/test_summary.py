@@ -22,16 +22,13 @@ from tests.report.made_up import (
     runs,
 )
 
-from drama import presets
 from drama.evaluation import aggregate, published_runs
 from drama.report.curves import ablations
 from drama.report.protocol import protocol_notes
 from drama.report.runs import read_run
 from drama.report.summary import Summary, published_label, summarise
 from drama.report.tables import aggregate_table, improvement_table, runs_csv, score_table
-from drama.settings import INDIFFERENT
 from drama.suite import Variant
-from drama.training.resume import flat
 
 STEPS = {"steps": 100_000}
 
@@ -324,13 +321,6 @@ def test_variants_that_were_measured_otherwise_are_told(tmp_path: Path) -> None:
     assert why in protocol_notes(found)
     assert why in score_table(found).notes
     assert why in improvement_table(found).notes
-
-
-def test_settings_that_decide_nothing_are_settings() -> None:
-    known = flat(json.loads(presets.preset("quick").to_json()))
-    for name in INDIFFERENT:
-        hits = [key for key in known if key.startswith(name)]
-        assert hits if name.endswith(".") else hits == [name], name
 
 
 def test_variants_are_grouped_by_what_they_change(tmp_path: Path) -> None:

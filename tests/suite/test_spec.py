@@ -12,11 +12,11 @@ from tests.suite.suites import tiny_spec, tiny_variant
 from drama import evaluation, presets
 from drama.cli.common import parse_fields
 from drama.errors import ConfigError
+from drama.settings import flat
 from drama.suite import BUILT_IN, SuiteSpec, Variant, load_spec
 from drama.suite.override import override, parse_override
 from drama.suite.process import options
 from drama.suite.spec import differences, slug
-from drama.training.resume import flat
 
 TEXT = """
 name = "mine"

@@ -1,4 +1,6 @@
-"""What came out: evaluation episodes, published scores to hold them against, aggregates of both."""
+"""Evaluation episodes, published scores to compare them with, and aggregates of both."""
+
+from typing import TYPE_CHECKING
 
 from drama.evaluation.aggregate import (
     Aggregate,
@@ -11,7 +13,6 @@ from drama.evaluation.aggregate import (
     probability_of_improvement,
     published_runs,
 )
-from drama.evaluation.evaluate import EpisodeResult, EvaluationResult, evaluate
 from drama.evaluation.protocol import ATARI100K, completed, departures
 from drama.evaluation.scores import (
     PublishedScore,
@@ -22,6 +23,10 @@ from drama.evaluation.scores import (
     published,
     random_score,
 )
+from drama.lazy import lazy
+
+if TYPE_CHECKING:
+    from drama.evaluation.evaluator import EpisodeResult, EvaluationResult, evaluate
 
 __all__ = [
     "ATARI100K",
@@ -47,3 +52,10 @@ __all__ = [
     "published_runs",
     "random_score",
 ]
+
+if not TYPE_CHECKING:
+    # On first use: suites and reports need no torch.
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {"drama.evaluation.evaluator": ("EpisodeResult", "EvaluationResult", "evaluate")},
+    )

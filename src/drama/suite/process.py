@@ -18,10 +18,9 @@ from typing import Any
 
 from drama import presets
 from drama.errors import RunDirError
+from drama.settings import DECLARATIONS, flat
 from drama.suite.layout import Cell
-from drama.suite.override import OWN
 from drama.suite.verdict import worth_keeping
-from drama.training.resume import flat
 from drama.training.rundir import RunLock
 from drama.trust import code_named
 
@@ -73,7 +72,7 @@ def arguments(cell: Cell, threads: int | None = None) -> list[str]:
     settings: dict[str, Any] = {
         key: value
         for key, value in flat(dataclasses.asdict(config)).items()
-        if key not in OWN and value != preset[key]
+        if not DECLARATIONS[key].suite and value != preset[key]
     }
     # A number of threads that somebody chose stays.
     if threads is not None and not config.training.threads:
