@@ -115,7 +115,7 @@ def test_rewards_are_asked_for_where_one_can_be_paid(run: Path, tmp_path: Path) 
     known, new = measured("rewards", run, tmp_path, "--windows", "3")
     assert (known["case"], new["case"]) == ("rows learnt from", "new episodes")
     with apart.continued(run, {}) as (agent, trainer):
-        paid = trainer.replay.rows["reward"][: len(trainer.replay)] != 0
+        paid = trainer.replay.columns["reward"][: len(trainer.replay)] != 0
         length = agent.config.world_model.batch_length
         again = apart.foretold_rewards(agent.world_model, trainer.replay, length, 3)
     assert known["paid"] == int(paid.sum()) > 0
@@ -167,7 +167,7 @@ def test_rewards_by_hand(total: int) -> None:
     assert asked == [[whole[0], whole[-1]], [others[0], others[-1]]]  # spread over all of them
     found = apart.foretold_rewards(cast("Any", Model()), replay, capacity + 9, 2)
     assert found == {"paid": len(pays), "foretold": None, "made_up": None}  # no window is whole
-    replay.rows["reward"].zero_()
+    replay.columns["reward"].zero_()
     found = apart.foretold_rewards(cast("Any", Model()), replay, length, 2)
     assert found == {"paid": 0, "foretold": None, "made_up": None}
 
@@ -211,13 +211,15 @@ def test_by_the_policy_and_by_asking_the_model(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     length, asked = agent_steps(run), []
-    original = Behaviour.improved
+    original = Behaviour.improved_log_probs
 
-    def improved(self: Behaviour, log_probs: torch.Tensor, outlook: torch.Tensor) -> torch.Tensor:
-        asked.append(outlook.shape)
-        return original(self, log_probs, outlook)
+    def improved_log_probs(
+        self: Behaviour, log_probs: torch.Tensor, q_values: torch.Tensor
+    ) -> torch.Tensor:
+        asked.append(q_values.shape)
+        return original(self, log_probs, q_values)
 
-    monkeypatch.setattr(Behaviour, "improved", improved)
+    monkeypatch.setattr(Behaviour, "improved_log_probs", improved_log_probs)
     options = ("--episodes", "4", "--futures", "2")
     alone, ahead = measured("lookahead", run, tmp_path, *options)
     assert (alone["case"], ahead["case"]) == ("the policy alone", "2 futures of each action")

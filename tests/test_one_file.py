@@ -345,7 +345,7 @@ def test_probabilities_windows_and_counters(pair: Pair, sampler: str, steps: int
             for name, column in own.sample(purpose, size, length)._asdict().items():
                 assert torch.equal(column, getattr(batch, name)), name
     assert torch.equal(own.trained, buffer.trained)
-    assert torch.equal(own.imagined, buffer.dreamt)
+    assert torch.equal(own.imagined, buffer.imagined)
     assert own.imagined.sum() == 80
 
 

@@ -18,8 +18,8 @@ from drama.config import (
 )
 from drama.dynamics.config import DynamicsConfig
 from drama.errors import ConfigError
-from drama.hints import nearest
 from drama.settings import setting_differences
+from drama.text import nearest
 
 
 def xs() -> Config:

@@ -17,9 +17,9 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar, cast
 
-from drama.errors import ConfigError, brief
-from drama.hints import did_you_mean
+from drama.errors import ConfigError
 from drama.renamed import refuse_former
+from drama.text import brief, did_you_mean
 
 T = TypeVar("T")
 

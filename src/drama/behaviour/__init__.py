@@ -8,26 +8,26 @@ if TYPE_CHECKING:
     from drama.behaviour.acting import Player
     from drama.behaviour.actor_critic import ActorCritic
     from drama.behaviour.base import Behaviour
-    from drama.behaviour.imagination import DreamStep, dream_step, imagine
-    from drama.behaviour.outlook import policy_input
+    from drama.behaviour.imagination import ImagineStep, imagine, imagine_step
+    from drama.behaviour.lookahead import policy_features
     from drama.behaviour.ppo import PPO, MinibatchPPO
     from drama.behaviour.registry import make_behaviour
-    from drama.behaviour.returns import ReturnScale, lambda_return, survival
+    from drama.behaviour.returns import ReturnScale, continuation_weights, lambda_return
 
 __all__ = [
     "PPO",
     "ActorCritic",
     "Behaviour",
-    "DreamStep",
+    "ImagineStep",
     "MinibatchPPO",
     "Player",
     "ReturnScale",
-    "dream_step",
+    "continuation_weights",
     "imagine",
+    "imagine_step",
     "lambda_return",
     "make_behaviour",
-    "policy_input",
-    "survival",
+    "policy_features",
 ]
 
 if not TYPE_CHECKING:
@@ -38,10 +38,10 @@ if not TYPE_CHECKING:
             "drama.behaviour.acting": ("Player",),
             "drama.behaviour.actor_critic": ("ActorCritic",),
             "drama.behaviour.base": ("Behaviour",),
-            "drama.behaviour.imagination": ("DreamStep", "dream_step", "imagine"),
-            "drama.behaviour.outlook": ("policy_input",),
+            "drama.behaviour.imagination": ("ImagineStep", "imagine", "imagine_step"),
+            "drama.behaviour.lookahead": ("policy_features",),
             "drama.behaviour.ppo": ("PPO", "MinibatchPPO"),
             "drama.behaviour.registry": ("make_behaviour",),
-            "drama.behaviour.returns": ("ReturnScale", "lambda_return", "survival"),
+            "drama.behaviour.returns": ("ReturnScale", "continuation_weights", "lambda_return"),
         },
     )

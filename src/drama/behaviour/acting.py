@@ -9,7 +9,7 @@ from torch import Tensor
 
 from drama.behaviour.base import Behaviour
 from drama.behaviour.imagination import Policy
-from drama.behaviour.outlook import every_action, policy_input
+from drama.behaviour.lookahead import one_step_q, policy_features
 from drama.config import Latents, PolicyContext, PolicyLatent
 from drama.dynamics import where_state
 from drama.errors import ConfigError
@@ -30,7 +30,7 @@ class Player:
     so both take the posterior, beside ``d = 0``.
 
     With ``lookahead`` the world model is asked what each action promises, see
-    :func:`~drama.behaviour.outlook.every_action`, and the policy is moved towards what promises
+    :func:`~drama.behaviour.lookahead.one_step_q`, and the policy is moved towards what promises
     more. Whether the agent plays better for it depends on the game: see docs/results.md.
 
     Raises:
@@ -45,10 +45,10 @@ class Player:
         policy_context: PolicyContext = "previous",
         lookahead: int = 0,
     ) -> None:
-        if lookahead and not hasattr(policy, "outlook"):
+        if lookahead and not hasattr(policy, "one_step_return"):
             raise ConfigError(
                 "behaviour.lookahead needs a policy that values what follows an action, "
-                f"as drama.behaviour.Behaviour does; {type(policy).__name__} has no outlook"
+                f"as drama.behaviour.Behaviour does; {type(policy).__name__} has no one_step_return"
             )
         self.world_model = world_model
         self.policy = policy
@@ -100,20 +100,20 @@ class Player:
         greedy = actions == "argmax"
         memory = state.deter
         if self.policy_context == "current":
-            memory = world_model.recall(latent, state.dynamics).float()
-        features = policy_input(latent, memory)
+            memory = world_model.null_action_output(latent, state.dynamics).float()
+        features = policy_features(latent, memory)
         if self.lookahead:
             behaviour = cast("Behaviour", self.policy)
-            ahead = every_action(
+            ahead = one_step_q(
                 world_model,
                 posterior,
                 state.dynamics,
                 generator,
                 self.policy_context,
-                behaviour.outlook,
+                behaviour.one_step_return,
                 self.lookahead,
             )
-            action, _ = behaviour.act(features, generator, greedy, ahead.outlook)
+            action, _ = behaviour.act(features, generator, greedy, ahead.q_values)
         else:
             action, _ = self.policy.act(features, generator, greedy)
         deter, dynamics = world_model.step(posterior, action, state.dynamics)

@@ -17,8 +17,8 @@ from drama import presets
 from drama.cli.common import Parser, err, out, parse_fields, parse_known_fields
 from drama.config import Config, EnvConfig
 from drama.errors import ConfigError
-from drama.hints import nearest
 from drama.renamed import refuse_former, update_names
+from drama.text import nearest
 from drama.trust import check
 
 if sys.version_info >= (3, 11):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drama.backend_name import BackendName
+from drama.ops.backend_name import BackendName
 from drama.validation import Section, learning, positive, require, speed
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from drama.errors import brief
 from drama.importing import parse_call
+from drama.text import brief
 from drama.validation import Declaration, Section, fraction, identity, learning, positive, require
 
 EnvMaker = Literal["drama", "gymnasium", "caller"]

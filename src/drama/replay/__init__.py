@@ -1,4 +1,4 @@
-"""Replay: the buffer, the sampling rules and random-shift augmentation."""
+"""Experience replay: the ring buffer, its samplers, and random-shift augmentation."""
 
 from typing import TYPE_CHECKING
 
@@ -6,22 +6,27 @@ from drama.lazy import lazy
 
 if TYPE_CHECKING:
     from drama.replay.augment import shift_frames
-    from drama.replay.buffer import Purpose, ReplayBuffer
+    from drama.replay.buffer import ReplayBuffer
     from drama.replay.sampling import (
+        SAMPLERS,
+        Purpose,
+        Sampler,
         dfs_behaviour_scores,
+        dfs_trained_scores,
         dfs_world_model_scores,
-        draw,
-        learnt_first_scores,
+        sample_indices,
         uniform_scores,
     )
 
 __all__ = [
+    "SAMPLERS",
     "Purpose",
     "ReplayBuffer",
+    "Sampler",
     "dfs_behaviour_scores",
+    "dfs_trained_scores",
     "dfs_world_model_scores",
-    "draw",
-    "learnt_first_scores",
+    "sample_indices",
     "shift_frames",
     "uniform_scores",
 ]
@@ -32,12 +37,15 @@ if not TYPE_CHECKING:
         __name__,
         {
             "drama.replay.augment": ("shift_frames",),
-            "drama.replay.buffer": ("Purpose", "ReplayBuffer"),
+            "drama.replay.buffer": ("ReplayBuffer",),
             "drama.replay.sampling": (
+                "SAMPLERS",
+                "Purpose",
+                "Sampler",
                 "dfs_behaviour_scores",
+                "dfs_trained_scores",
                 "dfs_world_model_scores",
-                "draw",
-                "learnt_first_scores",
+                "sample_indices",
                 "uniform_scores",
             ),
         },

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from drama.errors import ConfigError
 from drama.evaluation import games
-from drama.hints import did_you_mean
 from drama.suite.layout import no_suite
 from drama.suite.spec import SuiteSpec, Variant
+from drama.text import did_you_mean
 
 
 def atari100k() -> SuiteSpec:

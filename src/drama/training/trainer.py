@@ -18,7 +18,7 @@ from drama.envs.guard import guards_of
 from drama.envs.survey import EnvSurvey
 from drama.errors import CheckpointError, NonFiniteError
 from drama.files import tensor_like, truncate, write_text
-from drama.place import on_cpu
+from drama.ops.dispatch import on_cpu
 from drama.replay import Purpose, ReplayBuffer
 from drama.replay.storage import ReplayStore
 from drama.training import snapshot
@@ -351,8 +351,10 @@ class Trainer:
                 self.generators["learning"],
                 start_at_episode_starts=c.start_at_episode_starts,
                 memory=c.policy_context,
-                outlook=self.behaviour.outlook if c.actor_gradient == "all-actions" else None,
-                compiled_step=self._compiled.dream_step if self._compiled else None,
+                one_step_return=self.behaviour.one_step_return
+                if c.actor_gradient == "all-actions"
+                else None,
+                compiled_step=self._compiled.imagine_step if self._compiled else None,
             )
         loss_of = self._compiled.behaviour_loss if self._compiled else self.behaviour.loss
         steps = []
@@ -549,7 +551,7 @@ class Trainer:
         self.store.load(
             self.replay, checkpoint.segments, state["replay_total"], self.world_model.num_actions
         )
-        snapshot.restore_counters(self, loop)
+        self.replay.load_state({"loop": loop})
         self._saved_at = self.step
         self._clocked_from = self._row_from = self.step
         # If the run goes back to an older checkpoint, that is the last one from now on.
@@ -578,7 +580,7 @@ class Trainer:
                 "sums round differently, so the run will not be bit-for-bit the same"
             )
         if "obs" in loop:
-            like = self.replay.rows["obs"][0].cpu()
+            like = self.replay.columns["obs"][0].cpu()
             obs = tensor_like(loop, "obs", like).numpy()
             actions = snapshot.saved_actions(loop, self.world_model.num_actions)
             self._return_to(actions, obs, state["stream"])

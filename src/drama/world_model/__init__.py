@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 from drama.lazy import lazy
 
 if TYPE_CHECKING:
-    from drama.world_model.model import Observed, WorldModel
+    from drama.world_model.model import LossTerm, Observed, WorldModel
     from drama.world_model.twohot import TwoHot, symexp, symlog
 
 __all__ = [
+    "LossTerm",
     "Observed",
     "TwoHot",
     "WorldModel",
@@ -21,7 +22,7 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            "drama.world_model.model": ("Observed", "WorldModel"),
+            "drama.world_model.model": ("LossTerm", "Observed", "WorldModel"),
             "drama.world_model.twohot": ("TwoHot", "symexp", "symlog"),
         },
     )
