@@ -1,4 +1,4 @@
-"""World-model reinforcement learning with Mamba dynamics: train, trust, look into.
+"""World-model reinforcement learning with Mamba dynamics.
 
     agent = drama.Agent("ALE/Pong-v5", drama.presets.xs(), seed=0)
     agent.learn(100_000)
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from drama.envs import make_env  # registers the built-in games in Gymnasium
 from drama.lazy import lazy as _lazy
+from drama.version import __version__
 
 if TYPE_CHECKING:
     from drama import presets, ssm
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from drama.config import Config
     from drama.errors import DramaError
     from drama.play import DreamEnv
-
-__version__ = "0.1.0"
 
 __all__ = ["Agent", "Config", "DramaError", "DreamEnv", "__version__", "make_env", "presets", "ssm"]
 

@@ -54,6 +54,11 @@ def alters_learning(name: str) -> bool:
     return name not in DECLARATIONS or DECLARATIONS[name].alters == "learning"
 
 
+def canonical(value: object) -> str:
+    """Return the same text for equal values."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
 def shown(value: object) -> str:
     """Return a setting as text for a message."""
     return value if isinstance(value, str) else json.dumps(value, default=str)

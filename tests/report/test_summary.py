@@ -224,7 +224,7 @@ def test_departures_from_the_published_protocol_are_told(tmp_path: Path) -> None
     asked = told("asked", protocol={"lookahead": 16})
     assert "evaluated with lookahead 16 instead of the run's 0" in asked
     assert "latents mode instead of sampled" in told("mode-2", protocol={"latents": "mode"})
-    assert "improved by 16 futures of each action" in asked
+    assert "one-step lookahead with 16 samples per action" in asked
     always = Variant("a", "A", "xs", {"behaviour.lookahead": 16})
     asked = told("always", variant=always, protocol={"lookahead": 16})
     assert "behaviour.lookahead 16 (not 0)" in asked
@@ -274,7 +274,7 @@ def test_the_authors_starts_stand_beside_every_comparison(tmp_path: Path) -> Non
         aggregate_table(block, 1).notes,
         improvement_table(found).notes,
     ):
-        assert sum("games all start the same" in note for note in notes) == 1
+        assert sum("games start alike" in note for note in notes) == 1
     catch = summary(tmp_path / "b", {"score": 1.0})
     assert not any("start the same" in note for note in protocol_notes(catch))
 
@@ -315,8 +315,8 @@ def test_variants_that_were_measured_otherwise_are_told(tmp_path: Path) -> None:
         {"variant": UNIFORM, "score": 1.0, "protocol": {"latents": "mode", "episodes": 5}},
     )
     why = (
-        "Uniform was measured otherwise than Base: episodes 5 instead of 20; latents mode instead "
-        "of sampled."
+        "Uniform was evaluated under another protocol than Base: episodes 5 instead of 20; latents "
+        "mode instead of sampled."
     )
     assert why in protocol_notes(found)
     assert why in score_table(found).notes

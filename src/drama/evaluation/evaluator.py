@@ -20,6 +20,7 @@ from drama.envs.episodes import Count, EpisodeCounter, Unit, foreign_wrappers
 from drama.errors import ConfigError
 from drama.evaluation.protocol import departures, step_limit
 from drama.evaluation.scores import game_of, normalised_score
+from drama.version import __version__
 
 logger = logging.getLogger("drama")
 
@@ -144,7 +145,6 @@ def evaluate(
         raise ConfigError(f"max_episode_steps must be at least 1, got {max_episode_steps}")
     if latents not in get_args(Latents):
         raise ConfigError(f"latents must be 'sampled' or 'mode', got {latents!r}")
-    from drama import __version__  # set after everything else has been imported
 
     actions: Actions = "argmax" if greedy else "sampled"
     num_envs = min(num_envs, episodes)

@@ -24,8 +24,8 @@ from drama.evaluation.aggregate import (
     probability_of_improvement,
     published_runs,
 )
-from drama.report.protocol import canonical, setting_differences, shown
 from drama.report.runs import Run, by_variant, game_name, reference_of
+from drama.settings import canonical, setting_differences, shown
 
 Mode = Literal["greedy", "sampled"]
 PAPER = "Drama paper, Table 1"

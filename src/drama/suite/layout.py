@@ -28,6 +28,7 @@ from drama.errors import CheckpointError, ConfigError, RunDirError
 from drama.files import read_json, write_json
 from drama.suite.spec import SuiteSpec, Variant, differences, slug
 from drama.suite.verdict import MODE, Status, judge
+from drama.version import __version__
 
 MOST = 5
 """Differences that a refusal tells."""
@@ -160,8 +161,6 @@ def begin_suite(directory: Path, spec: SuiteSpec) -> str | None:
         RunDirError: The directory holds another suite, or something else.
         ConfigError: Its ``suite.json`` cannot be read.
     """
-    from drama import __version__
-
     if is_suite(directory):
         found, version = read_spec(directory)
         if changed := _beyond(found, spec):

@@ -139,7 +139,7 @@ class RunProcess:
             self.log = cell.log
             # A session of its own: Ctrl-C in the terminal must reach it once, from us.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "drama.suite.child", str(os.getpid()), *args],
+                [sys.executable, "-m", "drama.cli.child", str(os.getpid()), *args],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
