@@ -269,7 +269,6 @@ def test_overrides_reach_the_processes_as_they_are() -> None:
         "env.sticky_actions": 0.25,
         "replay.sampler": "uniform",
         "replay.alpha": -1.5,
-        "replay.replacement": True,
         "world_model.filters": (8, 16),
         "world_model.dynamics.d_state": 8,
         "world_model.optim.eps": 1e-20,

@@ -81,8 +81,6 @@ class BehaviourConfig(Section):
     """Mixing weight of the lambda-return, in [0, 1]."""
     entropy: float = learning(3e-4)
     """Weight of the entropy bonus."""
-    unimix: float = learning(0.0)
-    """Share of the uniform distribution mixed into the policy, in [0, 1]."""
     return_decay: float = learning(0.99)
     """Decay of the running return percentiles that scale advantages, in [0, 1]."""
     min_return_scale: float = learning(1.0)
@@ -133,7 +131,6 @@ class BehaviourConfig(Section):
             section,
             gamma=self.gamma,
             lambda_=self.lambda_,
-            unimix=self.unimix,
             return_decay=self.return_decay,
             slow_decay=self.slow_decay,
         )

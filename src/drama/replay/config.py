@@ -27,8 +27,6 @@ class ReplayConfig(Section):
     """Weight of a step's imagination count when sampling for imagination."""
     beta: float = learning(1.0)
     """Weight of its surplus of training over imagination when sampling for imagination."""
-    replacement: bool = learning(False)
-    """Whether one batch may hold the same window twice."""
     random_shift: tuple[int, ...] = learning((0, 0))
     """Random-shift augmentation: largest shift in pixels, vertical and horizontal; 0 0 = off.
 

@@ -66,7 +66,7 @@ class Sampler:
         Returns:
             ``(count,)`` int64.
         """
-        return sample_indices(scores, count, generator, replacement=self.config.replacement)
+        return sample_indices(scores, count, generator)
 
     def update(self, slots: Tensor, losses: Tensor) -> None:
         """Receive the losses of world-model windows, if ``wants_losses``.
