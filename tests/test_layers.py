@@ -12,7 +12,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("version", "errors", "lazy", "types"),
     ("text", "files", "importing", "classonly", "renamed"),
-    ("trust", "validation"),
+    ("trust", "validation", "registry"),
     ("ops", "ssm"),
     ("training.config",),
     ("dynamics.config", "envs.config", "replay.config"),
@@ -42,9 +42,6 @@ EXCEPTIONS = {
     ("estimate", "agent"),
     ("estimate", "calibration"),
     ("training.snapshot", "training.trainer"),
-    ("dynamics.base", "dynamics.gru"),
-    ("dynamics.base", "dynamics.mamba"),
-    ("dynamics.base", "dynamics.transformer"),
 }
 """Imports that break the rule, to be removed."""
 

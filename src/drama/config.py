@@ -18,7 +18,6 @@ from typing import Any
 from drama.behaviour.config import (
     ActorGradient,
     AdvantageScale,
-    AlgorithmName,
     BehaviourConfig,
     Latents,
     PolicyContext,
@@ -30,7 +29,7 @@ from drama.envs.config import EnvConfig, EnvMaker
 from drama.errors import ConfigError
 from drama.evaluation.config import EvaluationConfig
 from drama.renamed import update_names
-from drama.replay.config import ReplayConfig, ReplayDevice, SamplerName
+from drama.replay.config import ReplayConfig, ReplayDevice
 from drama.training.config import OptimConfig, Precision, TrainingConfig
 from drama.validation import (
     Section,
@@ -47,7 +46,6 @@ from drama.world_model.config import TwoHotDecode, WorldModelConfig
 __all__ = [
     "ActorGradient",
     "AdvantageScale",
-    "AlgorithmName",
     "BehaviourConfig",
     "Config",
     "DynamicsConfig",
@@ -62,7 +60,6 @@ __all__ = [
     "Precision",
     "ReplayConfig",
     "ReplayDevice",
-    "SamplerName",
     "TrainingConfig",
     "TwoHotDecode",
     "WorldModelConfig",

@@ -18,8 +18,8 @@ from drama.config import (
 )
 from drama.dynamics.config import DynamicsConfig
 from drama.errors import ConfigError
+from drama.registry import unknown
 from drama.settings import setting_differences
-from drama.text import nearest
 
 
 def xs() -> Config:
@@ -132,10 +132,7 @@ def preset(name: str) -> Config:
         ConfigError: There is none, naming the nearest.
     """
     if name not in PRESETS:
-        near = nearest(name, PRESETS)
-        known = f"there are {', '.join(PRESETS)}"
-        hint = known if near is None else f"did you mean {near}? ({known})"
-        raise ConfigError(f"unknown preset {name!r}; {hint}")
+        raise ConfigError(unknown("preset", name, PRESETS))
     return PRESETS[name]()
 
 

@@ -194,7 +194,7 @@ def _put(tree: dict[str, Any], path: str, value: Any, known: Mapping[str, Any]) 
         for key, inner in value.items():
             _put(tree, f"{path}.{key}".replace("-", "_"), inner, known)
         return
-    refuse_former(path, value)
+    refuse_former(path)
     # The keys of a setting that is itself a mapping are the user's.
     if path not in known and not isinstance(known.get(above), Mapping):
         settings = [key for key, found in known.items() if not dataclasses.is_dataclass(found)]

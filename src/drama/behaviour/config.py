@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from drama.registry import BEHAVIOURS
 from drama.training.config import OptimConfig
 from drama.validation import Section, fraction, learning, positive, require
 from drama.world_model.config import TwoHotDecode, check_bins
 
-AlgorithmName = Literal["actor-critic", "ppo"]
 AdvantageScale = Literal["returns", "deviation"]
 PolicyLatent = Literal["prior", "posterior"]
 PolicyContext = Literal["previous", "current"]
@@ -48,8 +48,8 @@ class PPOConfig(Section):
 class BehaviourConfig(Section):
     """The policy and its training in imagination."""
 
-    algorithm: AlgorithmName = learning("actor-critic")
-    """``actor-critic`` (after DreamerV3, the paper's) or ``ppo``."""
+    algorithm: str = learning("actor-critic")
+    """``actor-critic`` (after DreamerV3, the paper's), ``ppo``, or another registered behaviour."""
     layers: int = learning(2, most=64)
     """Hidden layers of actor and critic (2 in the paper, 3 in the public code)."""
     actor_units: int = learning(256, most=2**16)
@@ -116,6 +116,7 @@ class BehaviourConfig(Section):
 
     def _check(self) -> None:
         section = "behaviour"
+        BEHAVIOURS.check(self.algorithm)
         positive(
             section,
             layers=self.layers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drama.ops.backend_name import BackendName
+from drama.registry import SEQUENCE_MODELS
 from drama.validation import Section, learning, positive, require, speed
 
 
@@ -40,6 +41,7 @@ class DynamicsConfig(Section):
     """transformer: steps that a layer attends to, the current one included."""
 
     def _check(self) -> None:
+        SEQUENCE_MODELS.check(self.name)
         positive(
             "dynamics",
             width=self.width,

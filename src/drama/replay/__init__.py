@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from drama.replay.augment import shift_frames
     from drama.replay.buffer import ReplayBuffer
     from drama.replay.sampling import (
-        SAMPLERS,
         Purpose,
         Sampler,
         dfs_behaviour_scores,
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "SAMPLERS",
     "Purpose",
     "ReplayBuffer",
     "Sampler",
@@ -39,7 +37,6 @@ if not TYPE_CHECKING:
             "drama.replay.augment": ("shift_frames",),
             "drama.replay.buffer": ("ReplayBuffer",),
             "drama.replay.sampling": (
-                "SAMPLERS",
                 "Purpose",
                 "Sampler",
                 "dfs_behaviour_scores",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from drama.registry import SAMPLERS
+from drama.renamed import refuse_former
 from drama.validation import Section, learning, positive, require, speed
 
-SamplerName = Literal["uniform", "dfs", "dfs-trained"]
 ReplayDevice = Literal["auto", "cpu", "model"]
 
 
@@ -17,8 +18,8 @@ class ReplayConfig(Section):
 
     capacity: int = learning(100_000)
     """Transitions kept; an episode of n actions takes n + 1."""
-    sampler: SamplerName = learning("dfs")
-    """``uniform``, ``dfs`` (the paper's) or ``dfs-trained`` (imagines from trained steps only)."""
+    sampler: str = learning("dfs")
+    """``uniform``, ``dfs`` (paper), ``dfs-trained`` (imagines from trained steps), or another."""
     tau: float = learning(10.0)
     """Temperature of sampling for the world model, above 0."""
     imagination_tau: float = learning(10.0)
@@ -36,6 +37,8 @@ class ReplayConfig(Section):
     """Device of the buffer: ``cpu``, ``model`` (the model's), or ``auto``: ``model`` on CUDA."""
 
     def _check(self) -> None:
+        refuse_former("replay.sampler", self.sampler)
+        SAMPLERS.check(self.sampler)
         positive("replay", capacity=self.capacity, tau=self.tau)
         require(self.capacity < 2**40, f"replay.capacity is too large, got {self.capacity}")
         positive("replay", imagination_tau=self.imagination_tau)
