@@ -704,7 +704,10 @@ TYPOS: dict[str, tuple[list[str], list[str]]] = {
     "evaluation seed": (["train", "quick", "--evaluation.seed", "-3"], ["seed", "-3"]),
     "contradiction": (["train", "quick", "--replay.capacity", "3"], ["capacity", "window"]),
     "sizes": (["train", "quick", "--world-model.dynamics.headdim", "48"], ["headdim"]),
-    "backbone": (["train", "quick", "--world-model.dynamics.name", "mamba3"], ["did you mean mamba"]),
+    "backbone": (
+        ["train", "quick", "--world-model.dynamics.name", "mamba3"],
+        ["did you mean mamba"],
+    ),
     "dynamics": (
         ["train", "quick", "--dynamics", "mamba3"],
         ["'mamba3'", "did you mean mamba", "mamba2, mamba1, ", ", gru"],

@@ -35,11 +35,11 @@ from drama.validation import (
     Section,
     from_dict,
     identity,
-    learning,
     positive,
     replaced,
     require,
     speed,
+    task,
 )
 from drama.world_model.config import TwoHotDecode, WorldModelConfig
 
@@ -74,7 +74,7 @@ class Config(Section):
     """Preset that the settings start from."""
     seed: int = identity(0)
     """Seed of environment, weights and every random number, in [0, 2**63)."""
-    steps: int = learning(100_000, resume=True, suite=True)
+    steps: int = task(100_000, resume=True, suite=True)
     """Environment steps of the run, the random warm-up included."""
     device: str = speed("auto")
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""

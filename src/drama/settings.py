@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from drama.config import Config
-from drama.validation import declarations
+from drama.validation import Alters, declarations
 
 DECLARATIONS = declarations(Config)
 """Declaration of every setting by its dotted name."""
@@ -31,12 +31,17 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def setting_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the settings that alter learning in which two ``config.json`` differ.
+def setting_differences(
+    one: Mapping[str, Any],
+    other: Mapping[str, Any],
+    alters: Collection[Alters] = ("task", "learning"),
+) -> tuple[str, ...]:
+    """Return the settings of some kinds in which two ``config.json`` differ.
 
     Args:
         one: The configuration in question.
         other: The configuration to compare with.
+        alters: Kinds that count; settings that this version does not have count always.
 
     Returns:
         ``section.field VALUE (not OTHER)`` for each, in the order of the fields.
@@ -45,13 +50,9 @@ def setting_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> tup
     return tuple(
         f"{key} {shown(mine.get(key))} (not {shown(theirs.get(key))})"
         for key in dict.fromkeys((*mine, *theirs))
-        if mine.get(key) != theirs.get(key) and alters_learning(key)
+        if mine.get(key) != theirs.get(key)
+        and (key not in DECLARATIONS or DECLARATIONS[key].alters in alters)
     )
-
-
-def alters_learning(name: str) -> bool:
-    """Whether a setting alters what is learnt; true of settings that this version does not have."""
-    return name not in DECLARATIONS or DECLARATIONS[name].alters == "learning"
 
 
 def canonical(value: object) -> str:

@@ -5,6 +5,7 @@ Each field is declared by what a change of it alters:
     lr: float = learning(4e-5)            # what is learnt; fixed for the life of a run
     log_every: int = output(250)          # what is printed or written
     threads: int = speed(0, most=4096)    # speed and the last bits of sums
+    frame_skip: int = task(4)             # the environment; no difference from a preset
     seed: int = identity(0)               # which run it is
 """
 
@@ -23,7 +24,7 @@ from drama.text import brief, did_you_mean
 
 T = TypeVar("T")
 
-Alters = Literal["identity", "learning", "speed", "output"]
+Alters = Literal["identity", "task", "learning", "speed", "output"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Declaration:
     """Properties of a setting, stored in the metadata of its dataclass field."""
 
     alters: Alters
-    """What a change alters: the run's identity, what is learnt, speed only, or output only."""
+    """What a change alters: the run's identity, its task, what is learnt, speed or output only."""
     resume: bool
     """Whether a resumed run may change it."""
     suite: bool = False
@@ -49,11 +50,14 @@ def identity(default: T) -> T:
     return _field(default, Declaration("identity", resume=False, suite=True))
 
 
-def learning(
-    default: T, *, resume: bool = False, suite: bool = False, most: int | None = None
-) -> T:
-    """Declare a setting that alters what is learnt; by default a resumed run keeps it."""
-    return _field(default, Declaration("learning", resume, suite, most))
+def task(default: T, *, resume: bool = False, suite: bool = False, most: int | None = None) -> T:
+    """Declare a setting that alters the task, as the environment's; a resumed run keeps it."""
+    return _field(default, Declaration("task", resume, suite, most))
+
+
+def learning(default: T, *, most: int | None = None) -> T:
+    """Declare a setting that alters what an agent learns of a task; a resumed run keeps it."""
+    return _field(default, Declaration("learning", resume=False, most=most))
 
 
 def speed(default: T, *, resume: bool = True, most: int | None = None) -> T:
@@ -108,7 +112,7 @@ def declarations(cls: type[Any], prefix: str = "") -> dict[str, Declaration]:
             continue
         declaration = field.metadata.get("declaration")
         if not isinstance(declaration, Declaration):
-            raise TypeError(f"{name} must be declared with identity, learning, speed or output")
+            raise TypeError(f"{name} must be declared: identity, task, learning, speed or output")
         found[name] = declaration
     return found
 

@@ -65,7 +65,7 @@ class BehaviourConfig(Section):
     second step of the sequence model.
     """
     lookahead: int = learning(0)
-    """Imagined samples per action for one-step lookahead when acting, up to 1024; 0 = off (paper).
+    """Samples per action for one-step lookahead when acting, up to 1024; 0 = off (paper).
 
     It helps on MinAtar and hurts on Boxing, Pong and Sparse (docs/results.md).
     """

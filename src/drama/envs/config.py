@@ -8,7 +8,16 @@ from typing import Any, Literal
 
 from drama.importing import parse_call
 from drama.text import brief
-from drama.validation import Declaration, Section, fraction, identity, learning, positive, require
+from drama.validation import (
+    Declaration,
+    Section,
+    fraction,
+    identity,
+    learning,
+    positive,
+    require,
+    task,
+)
 
 EnvMaker = Literal["drama", "gymnasium", "caller"]
 
@@ -22,26 +31,26 @@ class EnvConfig(Section):
     kwargs: Mapping[str, Any] = field(
         default_factory=dict,
         hash=False,
-        metadata=Declaration("learning", resume=False).metadata(),
+        metadata=Declaration("task", resume=False).metadata(),
     )
     """Arguments of its constructor: ``gravity=-2.0 wind=true``, or one JSON object."""
-    wrappers: tuple[str, ...] = learning(())
+    wrappers: tuple[str, ...] = task(())
     """Wrappers, inner first: ``module:Class`` or ``'module:Class(stack_size=4)'``."""
-    made_by: EnvMaker = learning("drama")
+    made_by: EnvMaker = task("drama")
     """``drama``, ``gymnasium`` (only kwargs and wrappers apply) or ``caller`` (no id)."""
-    image_size: int | None = learning(None, most=2**12)
+    image_size: int | None = task(None, most=2**12)
     """Side of the frames in pixels. None: 64, or the native size of built-in games and MinAtar."""
-    max_episode_steps: int | None = learning(None)
+    max_episode_steps: int | None = task(None)
     """Agent steps after which an episode is truncated. None: the environment's own limit."""
     life_loss: bool = learning(True)
     """Atari: end the training episode at the loss of a life (never an evaluated one)."""
-    noop_max: int = learning(30, most=10_000)
+    noop_max: int = task(30, most=10_000)
     """Atari: largest number of random no-ops after a reset; 0 = off."""
-    frame_skip: int = learning(4, most=1000)
+    frame_skip: int = task(4, most=1000)
     """Atari: frames per agent step; the observation is the maximum over the last two."""
-    sticky_actions: float = learning(0.0)
+    sticky_actions: float = task(0.0)
     """Atari: probability of repeating the last action, in [0, 1]."""
-    full_action_space: bool = learning(False)
+    full_action_space: bool = task(False)
     """Atari: all 18 actions instead of the game's minimal set."""
 
     def _check(self) -> None:
