@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from drama.config import Config
@@ -34,7 +34,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def setting_differences(
     one: Mapping[str, Any],
     other: Mapping[str, Any],
-    alters: Collection[Alters] = ("task", "learning"),
+    alters: tuple[Alters, ...] = ("task", "learning"),
 ) -> tuple[str, ...]:
     """Return the settings of some kinds in which two ``config.json`` differ.
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from drama.lazy import lazy
+from drama.attributes import lazy
 
 if TYPE_CHECKING:
     from drama.behaviour.acting import Player

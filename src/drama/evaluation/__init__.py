@@ -1,29 +1,29 @@
-"""Evaluation episodes, published scores to compare them with, and aggregates of both."""
+"""Evaluation episodes, published scores, and aggregates of both."""
 
 from typing import TYPE_CHECKING
 
+from drama.attributes import lazy
 from drama.evaluation.aggregate import (
     Aggregate,
-    Estimate,
     Improvement,
     Profile,
     aggregate,
-    has_single_runs,
     performance_profile,
     probability_of_improvement,
-    published_runs,
 )
+from drama.evaluation.bootstrap import Estimate
 from drama.evaluation.protocol import ATARI100K, completed, departures
 from drama.evaluation.scores import (
     PublishedScore,
     game_of,
     games,
+    has_single_runs,
     human_score,
     normalised_score,
     published,
+    published_runs,
     random_score,
 )
-from drama.lazy import lazy
 
 if TYPE_CHECKING:
     from drama.evaluation.evaluator import EpisodeResult, EvaluationResult, evaluate
