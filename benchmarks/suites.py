@@ -16,7 +16,7 @@ from drama.config import Config
 from drama.report.runs import read_run, running_mean
 from drama.suite import read_suite
 from drama.suite.layout import Cell
-from drama.training.resume import flat
+from drama.settings import flat
 
 WIDTH = 20
 """Training episodes in a running mean."""
