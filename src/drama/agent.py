@@ -17,10 +17,9 @@ import torch
 from gymnasium import spaces
 
 from drama import trust
+from drama.attributes import constructor
 from drama.behaviour import Player, make_behaviour
-from drama.classonly import constructor
 from drama.config import BehaviourConfig, Config, EnvConfig, Latents
-from drama.costs import PresetCost
 from drama.envs import describe
 from drama.envs.adapt import adapter_of, as_batch
 from drama.envs.description import differences
@@ -33,9 +32,10 @@ from drama.errors import (
     RunDirError,
     UnknownEnvError,
 )
-from drama.estimate import long_run_warning, may_be_long, measure_updates
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.files import write_text
+from drama.machine.costs import PresetCost
+from drama.machine.estimate import long_run_warning, may_be_long, measure_updates
 from drama.presets import fitting, label, preset
 from drama.ssm.backend import backend_of
 from drama.text import one_line
@@ -517,25 +517,25 @@ class Agent:
             EnvError: The agent was made with an environment object that cannot be made again.
             ConfigError: A number is out of range.
         """
-        defaults = self.config.evaluation
         player = self.player
         if lookahead is not None:
             player = self._player(dataclasses.replace(self.config.behaviour, lookahead=lookahead))
-        seed = defaults.seed if seed is None else seed
+        given: dict[str, Any] = {
+            "episodes": episodes,
+            "num_envs": num_envs,
+            "seed": seed,
+            "latents": latents,
+            "max_episode_steps": max_episode_steps,
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        config = dataclasses.replace(self.config.evaluation, **changes)
         with cpu_threads(self.config.training.threads):  # as many as it learnt with
             return evaluate(
                 player,
-                lambda index: self.new_env(seed + index),
-                episodes=defaults.episodes if episodes is None else episodes,
-                num_envs=defaults.num_envs if num_envs is None else num_envs,
-                seed=seed,
+                lambda index: self.new_env(config.seed + index),
+                config,
                 greedy=greedy,
                 protocol={"train_steps": self.num_timesteps, "train_seed": self.config.seed},
-                device=self.device,
-                latents=defaults.latents if latents is None else latents,
-                max_episode_steps=(
-                    defaults.max_episode_steps if max_episode_steps is None else max_episode_steps
-                ),
                 progress=progress,
             )
 

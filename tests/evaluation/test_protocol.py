@@ -49,7 +49,7 @@ def result(id: str = "ALE/Pong-v5", env: Any = (), **protocol: Any) -> Evaluatio
         ({"full_action_space": True}, {}, "full action space true instead of false"),
         ({"max_episode_steps": 250}, {}, "max episode steps 250 instead of 27000"),
         ({"env_kwargs": {"mode": 1}}, {}, 'env kwargs {"mode": 1} instead of {}'),
-        ({"frame_skip": None}, {}, "its protocol is not known, for it was not made by id"),
+        ({"frame_skip": None}, {}, "its protocol is unknown: the environment was not made by id"),
         ({}, {"wrappers": ["Flip"]}, "the environment is wrapped in Flip"),
         ({}, {"scored": "lives"}, "lost lives were scored"),
         ({"life_loss": True}, {}, "lost lives were scored"),  # of before this was recorded
