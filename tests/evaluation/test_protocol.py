@@ -17,7 +17,7 @@ from tests.training.runs import episodes, tiny
 
 import drama
 from drama import Agent
-from drama.envs.atari import register_atari
+from drama.envs.atari import Atari
 from drama.evaluation import (
     ATARI100K,
     EpisodeResult,
@@ -108,7 +108,7 @@ def test_built_in_games_are_measured_as_registered(env_id: str) -> None:
 
 
 def breakout(**options: Any) -> gym.Env[Any, Any]:
-    register_atari()
+    Atari().register_ids("ALE/Breakout-v5")
     return gym.make("BreakoutNoFrameskip-v4", **options)
 
 

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.envs.registration import load_env_creator
 
 from drama.config import Config
-from drama.envs.toy import PixelGame, register_games
+from drama.envs import score_range
 from drama.errors import CheckpointError
 from drama.evaluation import game_of, human_score, random_score
 from drama.files import as_number, read_json
@@ -155,15 +153,8 @@ def reference_of(env_id: str) -> Reference | None:
     name = game_of(env_id)
     if name is not None:
         return Reference("human", random_score(name), human_score(name))
-    if not env_id.startswith("drama/"):
-        return None
-    register_games()
-    spec = gym.registry.get(env_id)
-    entry = None if spec is None else spec.entry_point
-    game = load_env_creator(entry) if isinstance(entry, str) else entry
-    if not (isinstance(game, type) and issubclass(game, PixelGame)):
-        return None
-    return Reference("optimum", game.random_return, game.optimum)
+    known = score_range(env_id)
+    return None if known is None else Reference("optimum", known.random, known.best)
 
 
 def game_name(env_id: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drama.envs.source import build_env
+from drama.envs.source import env_source
 from drama.machine.calibration import SECONDS, calibrate
 from drama.machine.costs import PresetCost, Unmeasured
 from drama.suite.layout import Cell
@@ -152,7 +152,7 @@ def forecast(
         if cell.status == "finished" or not cell.resumable:
             continue
         if cell.game not in shapes:
-            env = build_env(cell.game, cell.config.env, 0, life_loss=True)
+            env = env_source(cell.game, cell.config.env).make(0)
             shapes[cell.game] = tuple(env.observation_space.shape or ())
             env.close()
         groups[cell.variant.name, shapes[cell.game]].append(cell)

@@ -13,9 +13,10 @@ from tests.ops import fake_kernels
 
 from drama.dynamics import DynamicsConfig, make_dynamics
 from drama.errors import ConfigError
+from drama.ops import backend
+from drama.ops.backend import Backend, BackendFallback, backend_of, choose_backend
 from drama.ops.kernels import LayerSizes, layer_obstacle, step_obstacle, window_obstacle
-from drama.ssm import Mamba1, Mamba2, backend
-from drama.ssm.backend import Backend, BackendFallback, backend_of, choose_backend
+from drama.ssm import Mamba1, Mamba2
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 MAMBA1 = LayerSizes("mamba1", d_conv=4, channels=1024, d_state=16)
@@ -57,7 +58,7 @@ def test_cuda_gets_the_kernels_if_both_packages_are_there(installed: None) -> No
 
 def test_pytorch_can_be_asked_for(installed: None) -> None:
     for device in (CPU, CUDA):
-        assert choose_backend(device, "torch") == Backend("torch", "asked for")
+        assert choose_backend(device, "torch") == Backend("torch", "requested")
 
 
 @pytest.mark.parametrize("missing", ["causal_conv1d", "mamba_ssm"])
@@ -187,7 +188,7 @@ def test_a_model_is_judged_by_its_layers(installed: None) -> None:
         return backend_of(model, CUDA, config.backend, **known)
 
     assert decide(DynamicsConfig(width=32, headdim=16)) == Backend("kernels", VERSIONS)
-    assert decide(DynamicsConfig(width=32, headdim=16, backend="torch")).reason == "asked for"
+    assert decide(DynamicsConfig(width=32, headdim=16, backend="torch")).reason == "requested"
     assert "d_conv is 1" in decide(DynamicsConfig(width=32, headdim=16, d_conv=1)).reason
     assert "resets" in decide(DynamicsConfig("mamba1", width=32), resets=True).reason
     assert "TF32" in decide(DynamicsConfig(width=32, headdim=16), dtype=torch.float32).reason

@@ -1,9 +1,8 @@
-"""What runs the SSM layers: PyTorch, or the kernels of ``mamba_ssm`` and ``causal_conv1d``.
+"""Backend of the Mamba layers: PyTorch, or the kernels of ``mamba_ssm`` and ``causal_conv1d``.
 
-Decided here alone, and always with a reason. :func:`choose_backend` looks at what is known before
-anything runs: device, packages, sizes. What one call rules out beside that is found when it is
-made, by :func:`window_operations` and :func:`step_operations`: the layer then makes that call in
-PyTorch, with a warning that Python shows once for each reason.
+:func:`choose_backend` decides by what is known before a call: device, packages, sizes.
+:func:`window_backend` and :func:`step_backend` decide for one call of a layer: where the kernels
+cannot run it, it runs in PyTorch, with a warning that Python shows once for each reason.
 """
 
 from __future__ import annotations
@@ -11,21 +10,16 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from drama.errors import ConfigError
-from drama.ops import kernels
 from drama.ops.backend_name import BackendName as BackendName
+from drama.ops.backend_name import ChosenBackend
 from drama.ops.backend_name import check_backend_name as check_backend_name
-from drama.ops.conv1d import causal_conv1d_silu, causal_conv1d_silu_step
 from drama.ops.kernels import LayerSizes, layer_obstacle, step_obstacle, window_obstacle
-from drama.ssm.scan import selective_scan, selective_scan_step
-from drama.ssm.ssd import ssd, ssd_step
 
 _MODULES = (
     "causal_conv1d",
@@ -36,14 +30,14 @@ _MODULES = (
 
 
 class BackendFallback(RuntimeWarning):
-    """A call was made in PyTorch although the backend is ``kernels``; the message says why."""
+    """A call ran in PyTorch although the backend is ``kernels``; the message says why."""
 
 
 @dataclass(frozen=True)
 class Backend:
-    """What runs the SSM layers, and why."""
+    """The backend of the SSM layers, and the reason for it."""
 
-    name: Literal["torch", "kernels"]
+    name: ChosenBackend
     reason: str
 
     def __str__(self) -> str:
@@ -51,36 +45,7 @@ class Backend:
         return f"{self.name}: {self.reason}"
 
 
-class Operations(NamedTuple):
-    """What the layers are made of, in one implementation; all with the same signatures."""
-
-    conv: Callable[..., tuple[Tensor, Tensor]]
-    conv_step: Callable[..., tuple[Tensor, Tensor]]
-    ssd: Callable[..., tuple[Tensor, Tensor]]
-    ssd_step: Callable[..., tuple[Tensor, Tensor]]
-    scan: Callable[..., tuple[Tensor, Tensor]]
-    scan_step: Callable[..., tuple[Tensor, Tensor]]
-
-
-TORCH = Operations(
-    causal_conv1d_silu,
-    causal_conv1d_silu_step,
-    ssd,
-    ssd_step,
-    selective_scan,
-    selective_scan_step,
-)
-KERNELS = Operations(
-    kernels.causal_conv1d_silu,
-    kernels.causal_conv1d_silu_step,
-    kernels.ssd,
-    kernels.ssd_step,
-    kernels.selective_scan,
-    kernels.selective_scan_step,
-)
-
-
-# -- before anything runs -------------------------------------------------------------------------
+# -- by device, packages and sizes --------------------------------------------------------------
 
 
 def choose_backend(
@@ -91,21 +56,21 @@ def choose_backend(
     dtype: torch.dtype | None = None,
     resets: bool = False,
 ) -> Backend:
-    """Decide what runs SSM layers on ``device``.
+    """Choose the backend of SSM layers on ``device``.
 
     Args:
-        device: Where the tensors are.
+        device: Device of the tensors.
         requested: ``auto``, ``torch`` or ``kernels``.
-        layer: The layer in question; None asks for device and packages alone.
-        dtype: Type of the matrix products in its windows, where that is known.
-        resets: Whether its windows will hold resets.
+        layer: Sizes of the layer; None decides by device and packages alone.
+        dtype: Type of the matrix products in its windows, if known.
+        resets: Whether its windows contain resets.
 
     Raises:
-        ConfigError: ``kernels`` is asked for and cannot be used; the message says what is missing.
+        ConfigError: ``kernels`` is requested and cannot be used; the message says what is missing.
     """
     check_backend_name(requested)
     if requested == "torch":
-        return Backend("torch", "asked for")
+        return Backend("torch", "requested")
     obstacle = _device_obstacle(device) or _packages()[1]
     windows = None
     if layer is not None:
@@ -130,10 +95,10 @@ def backend_of(
     dtype: torch.dtype,
     resets: bool,
 ) -> Backend:
-    """Decide for a whole model by its first SSM layer; arguments as :func:`choose_backend`.
+    """Choose the backend of a model by its first SSM layer; arguments as :func:`choose_backend`.
 
     Raises:
-        ConfigError: ``kernels`` is asked for and cannot be used, or there is no SSM layer.
+        ConfigError: ``kernels`` is requested and cannot be used, or there is no SSM layer.
     """
     for module in model.modules():
         layer = getattr(module, "kernel_sizes", None)
@@ -155,7 +120,7 @@ def _device_obstacle(device: torch.device) -> str | None:
 
 @functools.cache
 def _packages() -> tuple[str, str | None]:
-    """Return the versions of the kernels' packages, and what keeps them from being used."""
+    """Return the versions of the kernels' packages, and why they cannot be used, if so."""
     versions = []
     for name in _MODULES:
         package = name.split(".")[0]
@@ -163,9 +128,9 @@ def _packages() -> tuple[str, str | None]:
             importlib.import_module(name)
             version = getattr(importlib.import_module(package), "__version__", "?")
         except Exception as error:  # built for another torch or CUDA, they fail in many ways
-            said = str(error).strip().splitlines()
+            lines = str(error).strip().splitlines()
             return "", (
-                f"{package} cannot be imported ({said[0] if said else type(error).__name__}); "
+                f"{package} cannot be imported ({lines[0] if lines else type(error).__name__}); "
                 "pip install mamba-ssm causal-conv1d"
             )
         versions.append(f"{package} {version}")
@@ -175,37 +140,37 @@ def _packages() -> tuple[str, str | None]:
 # -- call by call ---------------------------------------------------------------------------------
 
 
-def window_operations(
+def window_backend(
     requested: BackendName, layer: LayerSizes, x: Tensor, is_first: Tensor | None, state: object
-) -> Operations:
-    """Return what is to run one window of a layer.
+) -> ChosenBackend:
+    """Choose the backend of one window of a layer.
 
     Args:
-        requested: The backend that the layer was made with.
+        requested: The backend that the layer was built with.
         layer: Its sizes.
-        x: What it is about to convolve.
+        x: Input of its convolution.
         is_first: Resets, or None.
-        state: The state carried in, or None.
+        state: State carried in, or None.
 
     Raises:
         ConfigError: As :func:`choose_backend`.
     """
     if choose_backend(x.device, requested, layer).name == "torch":
-        return TORCH
-    return _unless(
+        return "torch"
+    return _kernels_unless(
         window_obstacle(layer, x.dtype, resets=is_first is not None, carried=state is not None)
     )
 
 
-def step_operations(requested: BackendName, layer: LayerSizes, x: Tensor) -> Operations:
-    """Return what is to run one step of a layer; arguments as :func:`window_operations`."""
+def step_backend(requested: BackendName, layer: LayerSizes, x: Tensor) -> ChosenBackend:
+    """Choose the backend of one step of a layer; arguments as :func:`window_backend`."""
     if choose_backend(x.device, requested, layer).name == "torch":
-        return TORCH
-    return _unless(step_obstacle(x.dtype, grad=torch.is_grad_enabled()))
+        return "torch"
+    return _kernels_unless(step_obstacle(x.dtype, grad=torch.is_grad_enabled()))
 
 
-def _unless(obstacle: str | None) -> Operations:
+def _kernels_unless(obstacle: str | None) -> ChosenBackend:
     if obstacle is None:
-        return KERNELS
-    warnings.warn(f"a call is made in PyTorch: {obstacle}", BackendFallback, stacklevel=2)
-    return TORCH
+        return "kernels"
+    warnings.warn(f"a call runs in PyTorch: {obstacle}", BackendFallback, stacklevel=2)
+    return "torch"
