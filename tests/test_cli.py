@@ -186,6 +186,7 @@ def test_eval_writes_both_modes_and_json_alone_to_standard_output(
     assert tree["greedy"]["protocol"]["seed"] == 4
 
 
+@pytest.mark.faults
 def test_eval_keeps_its_result_where_nothing_can_be_written(
     run: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ def filled(space, value, dtype=None):
     return np.full(space.shape, value, dtype or space.dtype)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("space", "obs", "what"),
     [
@@ -105,6 +106,7 @@ def test_conversions_are_noted_once(scripted, space, obs, note):
     assert re.fullmatch(f"Scripted: .*{note}.*", env.notes[0])
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("reward", "what"),
     [
@@ -179,6 +181,7 @@ def test_a_flag_in_an_array_is_noted_once(scripted):
     assert env.notes == ["Scripted: terminated comes as (1,) bool: taken as True or False"]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("flag", [None, "False", 2, np.nan, np.zeros(2, bool), [], {}])
 @pytest.mark.parametrize("name", ["terminated", "truncated"])
 def test_bad_flags(scripted, name, flag):
@@ -191,6 +194,7 @@ def test_bad_flags(scripted, name, flag):
         env.step(0)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("info", [None, [], "a"])
 def test_bad_infos(scripted, info):
     raw = scripted()
