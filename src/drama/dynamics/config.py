@@ -19,22 +19,22 @@ MOST = {
     "num_heads": 2**12,
     "context": 2**20,
 }
-"""Largest value of each size: far beyond what is of use, below what aborts the process."""
+"""Largest value of each size: far beyond useful ones, below those that abort the process."""
 
 
 @dataclass(frozen=True)
 class DynamicsConfig:
-    """Which sequence model computes ``d_t = f(z_{1:t}, a_{1:t})``, and its sizes.
+    """Sequence model ``d_t = f(z_{1:t}, a_{1:t})`` and its sizes.
 
     Raises:
-        ConfigError: If a size is below 1, sizes that the named backbone relates do not fit, or
-            there is no such backend.
+        ConfigError: If a size is out of range, ``headdim`` or ``num_heads`` divides unevenly, or
+            the backend is unknown.
     """
 
     name: str = "mamba2"
-    """Registered backbone: mamba2, mamba1, transformer, gru, or one of an installed package."""
+    """Backbone: mamba2, mamba1, transformer, gru, or one of an installed package."""
     width: int = 512
-    """Width D of the features that go in and come out."""
+    """Width D of input and output features."""
     layers: int = 2
     """Number of blocks."""
     d_state: int = 16
@@ -46,14 +46,13 @@ class DynamicsConfig:
     headdim: int = 128
     """mamba2: size P of a head; divides expand * width."""
     chunk_size: int = 64
-    """mamba2: steps handled as one quadratic product; changes speed only."""
+    """mamba2: steps computed as one quadratic product; speed only."""
     backend: BackendName = "auto"
-    """mamba1, mamba2: ``torch``; ``kernels``, those of mamba_ssm and causal_conv1d on CUDA, or an
-    error; ``auto``, the kernels wherever they can be used."""
+    """mamba1, mamba2: torch; kernels (mamba_ssm, CUDA) or an error; auto, kernels if usable."""
     num_heads: int = 8
     """transformer: attention heads; divides width."""
     context: int = 64
-    """transformer: steps a layer attends to, the current one included."""
+    """transformer: steps a layer attends to, including the current one."""
 
     def __post_init__(self) -> None:
         """Check every size."""
