@@ -21,8 +21,9 @@ Mamba-2                ``ssm.reference``             ``ssd.factored``, ``ssd.mas
 =====================  ============================  ============================================
 
 The two scans are public as ``drama.ssm.ssd`` and ``drama.ssm.selective_scan``: equations, checks
-and choice are there, the versions here. They, their plain forms and the adapters of the kernels keep
-the ecosystem's signature, which is longer than six parameters. ``backend`` decides whether a call of a Mamba layer runs on
-CUDA kernels. ``dispatch``, ``blocking``, ``autograd``, ``dtypes`` and ``checks`` serve all of them.
-``tests/ops/test_contracts.py`` holds every version to the plain form.
+and choice are there, the versions here. They and the adapters of the kernels have more than six
+parameters because they keep the ecosystem's signature. ``backend`` decides whether a call of a
+Mamba layer runs on CUDA kernels. ``dispatch``, ``blocking``, ``autograd``, ``dtypes`` and
+``checks`` serve all operations. ``tests/ops/test_contracts.py`` holds every version to the plain
+form.
 """
