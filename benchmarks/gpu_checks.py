@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from drama import Agent
+from drama.categorical import uniform_numbers
 from drama.config import Config
 from drama.ssm import selective_scan, ssd
 from drama.training.device import autocast
 from drama.training.graphs import EAGER_CALLS
 from drama.training.trainer import Trainer
 from drama.types import Batch
-from drama.world_model.latent import uniform_numbers
 
 
 def distance(found: Tensor, expected: Tensor) -> float:

@@ -22,6 +22,7 @@ import tyro
 from torch import Tensor, nn
 
 from drama import presets
+from drama.actions import ActionSpace
 from drama.behaviour import ActorCritic, Player, imagine, lambda_return
 from drama.config import (
     BehaviourConfig,
@@ -136,8 +137,8 @@ class Pair:
             torch.manual_seed(0)
             model, behaviour = self.config.world_model, self.config.behaviour
             features = model.stoch_size + model.dynamics.width
-            self.world_model = WorldModel(model, self.obs_shape, ACTIONS)
-            self.behaviour = ActorCritic(behaviour, features, ACTIONS)
+            self.world_model = WorldModel(model, self.obs_shape, ActionSpace(ACTIONS))
+            self.behaviour = ActorCritic(behaviour, features, ActionSpace(ACTIONS))
             for module in (self.world_model, self.behaviour):
                 _disturb(module)
             self.own_world_model = one.WorldModel(self.args, self.obs_shape, ACTIONS)
@@ -305,8 +306,8 @@ def test_a_seed_gives_the_same_initial_weights(pair: Pair) -> None:
     features += config.world_model.dynamics.width
     torch.manual_seed(3)
     expected = [
-        WorldModel(config.world_model, pair.obs_shape, ACTIONS).state_dict(),
-        ActorCritic(config.behaviour, features, ACTIONS).state_dict(),
+        WorldModel(config.world_model, pair.obs_shape, ActionSpace(ACTIONS)).state_dict(),
+        ActorCritic(config.behaviour, features, ActionSpace(ACTIONS)).state_dict(),
     ]
     torch.manual_seed(3)
     own = [

@@ -124,7 +124,7 @@ def calibrate(
             costs.append(Unmeasured(preset, _first_line(error)))
         else:
             shape = tuple(agent.observation_space.shape or ())
-            actions = agent.world_model.num_actions
+            actions = agent.world_model.actions.count
             try:
                 with process_settings(agent.config.training, agent.device):
                     costs.append(measure(preset, agent, until, deadline))
@@ -208,7 +208,7 @@ class Measurement:
         self.trainer = Trainer(self.config, agent.env, agent.world_model, agent.behaviour)
         self.trainer.clock = Clock(_synchronizer(agent.device))
         self.peak = PeakMemory(agent.device)
-        fill(self.trainer.replay, agent.world_model.num_actions)
+        fill(self.trainer.replay, agent.world_model.actions.count)
 
     def run(self, until: float, deadline: float) -> PresetCost:
         """Measure everything.

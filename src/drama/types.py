@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from drama.actions import Action
+
 ObsArray = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 
@@ -30,7 +32,7 @@ class Transition(NamedTuple):
     """Observation ``o_t``: ``(H, W, C)`` uint8 or ``(N,)`` float32."""
     is_first: bool
     """Whether ``o_t`` is the first observation of an episode."""
-    action: int
+    action: Action
     """Action ``a_t`` taken at ``o_t``; 0 on an ``is_last`` row, where it is ignored."""
     reward: float
     """Reward of ``a_t``; 0 on an ``is_last`` row."""

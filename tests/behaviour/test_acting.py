@@ -308,7 +308,7 @@ def test_the_current_memory_reads_the_latent_that_is_acted_on_and_changes_nothin
     assert torch.equal(last.deter, same.deter)
     for old, new, state in zip(previous, current, states, strict=True):
         assert torch.equal(old[:, :12], new[:, :12])
-        nothing = torch.cat([new[:, :12], torch.zeros(1, world.num_actions)], dim=-1)
+        nothing = torch.cat([new[:, :12], torch.zeros(1, world.actions.count)], dim=-1)
         with torch.no_grad():
             torch.testing.assert_close(
                 new[:, 12:], world.dynamics.step(world.embed(nothing), state)[0]

@@ -136,7 +136,7 @@ def test_a_dream_is_what_stepping_from_the_context_on_gives(
     def remembered(latent: Tensor, deter: Tensor, state: Any) -> Tensor:
         if memory == "previous":
             return deter
-        nothing = torch.cat([latent, torch.zeros(len(latent), world.num_actions)], dim=-1)
+        nothing = torch.cat([latent, torch.zeros(len(latent), world.actions.count)], dim=-1)
         return world.dynamics.step(world.embed(nothing), state)[0]
 
     with torch.no_grad():
@@ -196,7 +196,7 @@ def test_log_probabilities_are_those_of_the_policy_that_acted(
     policy = tiny_policy()
     rollout = imagine(tiny_world(), policy, frames(), 4, g())
     with torch.no_grad():
-        log_probs = policy.policy(rollout.features[:, :-1])
+        log_probs = policy.policy(rollout.features[:, :-1]).log_probs
     picked = log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(rollout.log_prob, picked)
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from drama.behaviour import ActorCritic, Player, imagination, imagine
 from drama.behaviour import lookahead as module
 from drama.behaviour.lookahead import one_step_q
+from drama.categorical import Randomness
 from drama.config import PolicyLatent, PolicyMemory
 from drama.dynamics import map_state
 from drama.errors import ConfigError
 from drama.types import Batch, PolicyState
 from drama.world_model import WorldModel
-from drama.world_model.latent import Randomness
 
 ALL = ["mamba2", "mamba1", "gru", "transformer"]
 NO, YES = torch.tensor([False]), torch.tensor([True])

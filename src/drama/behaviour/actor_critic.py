@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
+from drama.actions import ActionSpace, Categorical
 from drama.behaviour.base import Behaviour
 from drama.behaviour.returns import continuation_weights, lambda_return, weighted_mean
 from drama.config import BehaviourConfig
@@ -20,11 +21,11 @@ class ActorCritic(Behaviour):
     Args:
         config: Sizes and coefficients.
         features: Size of the policy's input ``concat(latent_t, d_{t-1})``.
-        num_actions: Number of discrete actions.
+        actions: The action space.
     """
 
-    def __init__(self, config: BehaviourConfig, features: int, num_actions: int) -> None:
-        super().__init__(config, features, num_actions)
+    def __init__(self, config: BehaviourConfig, features: int, actions: ActionSpace) -> None:
+        super().__init__(config, features, actions)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
 
     def loss(self, batch: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
@@ -65,9 +66,9 @@ class ActorCritic(Behaviour):
             scale = self.return_scale.scale()
 
         # One step too many, which is less work than copying the others would be.
-        log_probs = self.action_log_probs(features)[:, :-1]  # (B, H, A)
-        entropy = -(log_probs.exp() * log_probs).sum(dim=-1)  # (B, H)
-        gain, ratios = self._gain(rollout, log_probs, (returns - value[:, :-1]) / scale, scale)
+        policy = self.policy_of(self.actor(features)[:, :-1])  # (B, H, A)
+        entropy = policy.entropy()  # (B, H)
+        gain, ratios = self._gain(rollout, policy, (returns - value[:, :-1]) / scale, scale)
         actor_loss = -(weight * (gain + config.entropy * entropy)).mean()
 
         targets = torch.stack([returns, slow_returns], dim=-1)
@@ -89,14 +90,13 @@ class ActorCritic(Behaviour):
         }
 
     def _gain(
-        self, rollout: Rollout, log_probs: Tensor, advantage: Tensor, scale: Tensor
+        self, rollout: Rollout, policy: Categorical, advantage: Tensor, scale: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What the actor maximises per step, ``(B, H)``, and per-step values for the log."""
         if rollout.q_values is None:
-            log_prob = log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1)
-            return advantage * log_prob, {}
+            return advantage * policy.log_prob(rollout.action), {}
         # No baseline: probabilities sum to 1, so what all actions have in common moves nothing.
-        return (log_probs.exp() * rollout.q_values / scale).sum(dim=-1), {}
+        return (policy.log_probs.exp() * rollout.q_values / scale).sum(dim=-1), {}
 
     def after_step(self) -> None:
         """Let the slow critic follow."""

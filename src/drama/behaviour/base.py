@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from drama.actions import ActionSpace, Categorical
 from drama.behaviour.returns import ReturnScale
 from drama.behaviour.standardise import RunningStandardise
+from drama.categorical import Randomness
 from drama.config import BehaviourConfig
 from drama.types import Rollout
 from drama.world_model.heads import MLP
-from drama.world_model.latent import Randomness, mix_uniform, sample_categorical
 from drama.world_model.twohot import TwoHot
 
 
@@ -32,15 +33,16 @@ class Behaviour(nn.Module):
     Args:
         config: Sizes and coefficients.
         features: Size of the policy's input ``concat(latent_t, d_{t-1})``.
-        num_actions: Number of discrete actions.
+        actions: The action space.
     """
 
-    def __init__(self, config: BehaviourConfig, features: int, num_actions: int) -> None:
+    def __init__(self, config: BehaviourConfig, features: int, actions: ActionSpace) -> None:
         super().__init__()
         self.config = config
+        self.actions = actions
         layers, zero = config.layers, config.zero_init_heads
         self.actor = MLP(
-            features, num_actions, layers=layers, units=config.actor_units, zero_init=zero
+            features, actions.policy_size, layers=layers, units=config.actor_units, zero_init=zero
         )
         self.critic = MLP(
             features, config.bins, layers=layers, units=config.critic_units, zero_init=zero
@@ -55,13 +57,13 @@ class Behaviour(nn.Module):
         """Input of actor and critic: the features ``(..., F)``, standardised if configured."""
         return features if self.standardise is None else self.standardise(features)
 
-    def action_log_probs(self, inputs: Tensor) -> Tensor:
-        """Log-probabilities ``(..., A)`` of the actions from the networks' input ``(..., F)``."""
-        return mix_uniform(self.actor(inputs), self.config.unimix)
+    def policy_of(self, actor_outputs: Tensor) -> Categorical:
+        """Policy of the actor's outputs ``(..., A)``."""
+        return self.actions.policy(actor_outputs, self.config.unimix)
 
-    def policy(self, features: Tensor) -> Tensor:
-        """Log-probabilities of the actions, ``(..., F)`` to ``(..., A)``."""
-        return self.action_log_probs(self.network_input(features))
+    def policy(self, features: Tensor) -> Categorical:
+        """Policy at features ``(..., F)``."""
+        return self.policy_of(self.actor(self.network_input(features)))
 
     def improved_log_probs(self, log_probs: Tensor, q_values: Tensor) -> Tensor:
         """Log-probabilities of the policy that is better by what each action promises.
@@ -99,11 +101,11 @@ class Behaviour(nn.Module):
         Returns:
             Actions ``(...)`` int64 and their log-probabilities ``(...)``.
         """
-        log_probs = self.policy(features)
+        policy = self.policy(features)
         if q_values is not None:
-            log_probs = self.improved_log_probs(log_probs, q_values)
-        action = log_probs.argmax(-1) if greedy else sample_categorical(log_probs, random)
-        return action, log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+            policy = Categorical(self.improved_log_probs(policy.log_probs, q_values))
+        action = policy.mode() if greedy else policy.sample(random)
+        return action, policy.log_prob(action)
 
     def value(self, features: Tensor) -> Tensor:
         """Expected return, ``(..., F)`` to ``(...)``."""

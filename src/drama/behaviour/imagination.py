@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from drama.behaviour.lookahead import OneStepReturn, features_of, one_step_q
+from drama.categorical import Randomness, uniform_numbers
 from drama.config import PolicyMemory
 from drama.dynamics import map_state, where_state
 from drama.place import on_cpu
 from drama.types import Batch, Rollout
 from drama.world_model import WorldModel
-from drama.world_model.latent import Randomness, uniform_numbers
 from drama.world_model.model import Observed
 
 CPU_PIECE = 1024
@@ -74,7 +74,7 @@ def imagine_step(
     stoch = observed[:, : world_model.config.stoch_size]
     if one_step_return is not None:
         ahead = one_step_q(world_model, stoch, state, random[1], memory, one_step_return)
-        taken = torch.arange(len(action), device=action.device) * world_model.num_actions + action
+        taken = torch.arange(len(action), device=action.device) * world_model.actions.count + action
         state = map_state(lambda x: x[taken], ahead.state)
         return ImaginedStep(
             action, log_prob, ahead.observed[taken], ahead.deter[taken], state, ahead.q_values
@@ -150,7 +150,7 @@ def imagine(
     )
     size = batch
     if on_cpu(posterior):
-        size = max(1, CPU_PIECE // (1 if one_step_return is None else world_model.num_actions))
+        size = max(1, CPU_PIECE // (1 if one_step_return is None else world_model.actions.count))
     pieces = []
     for begin in range(0, batch, size):
         rows = slice(begin, begin + size)
@@ -203,7 +203,7 @@ def _dream(
         if compiled_step is not None:
             batch, variables = len(observed), world_model.config.latent_variables
             random = (
-                uniform_numbers((batch,), observed, generator),
+                world_model.actions.noise(batch, observed, generator),
                 uniform_numbers((batch, variables), observed, generator),
             )
         step = compiled_step or imagine_step

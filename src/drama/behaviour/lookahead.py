@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from drama.categorical import Randomness, uniform_numbers
 from drama.config import PolicyMemory
 from drama.dynamics import map_state
 from drama.world_model import WorldModel
-from drama.world_model.latent import Randomness, uniform_numbers
 
 OneStepReturn = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From features, reward and termination; see `Behaviour.one_step_return`."""
@@ -72,12 +72,12 @@ def one_step_q(
         one_step_return: Values what follows.
         futures: Latents drawn after each action.
     """
-    batch, count = len(stoch), world_model.num_actions
+    batch, count = len(stoch), world_model.actions.count
 
     def repeated(x: Tensor) -> Tensor:
         return x.repeat_interleave(count, dim=0)
 
-    action = torch.arange(count, device=stoch.device).repeat(batch)
+    action = world_model.actions.every(stoch.device).repeat(batch)
     before = map_state(repeated, state)
     deter, after = world_model.step(repeated(stoch), action, before, inplace=True)
     deter = deter.float()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from drama.actions import Categorical
 from drama.behaviour.actor_critic import ActorCritic
 from drama.behaviour.base import Behaviour
 from drama.behaviour.returns import continuation_weights, lambda_return, weighted_mean
@@ -48,9 +49,9 @@ class PPO(ActorCritic):
         return self.config.ppo.epochs
 
     def _gain(
-        self, rollout: Rollout, log_probs: Tensor, advantage: Tensor, scale: Tensor
+        self, rollout: Rollout, policy: Categorical, advantage: Tensor, scale: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        log_prob = log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1)
+        log_prob = policy.log_prob(rollout.action)
         return clipped_gain(log_prob, rollout.log_prob, advantage, self.config.ppo.clip)
 
 
@@ -147,9 +148,8 @@ class MinibatchPPO(Behaviour):
             The scalar loss, and detached scalars for the log.
         """
         clip, weight = self.config.ppo.clip, batch.weight
-        log_probs = self.action_log_probs(batch.features)  # (N, A)
-        log_prob = log_probs.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
-        entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
+        policy = self.policy_of(self.actor(batch.features))  # (N, A)
+        log_prob, entropy = policy.log_prob(batch.action), policy.entropy()
         gain, ratios = clipped_gain(log_prob, batch.log_prob, batch.advantage, clip)
         actor_loss = -(weight * (gain + self.config.entropy * entropy)).mean()
         critic_loss = (weight * self.twohot.loss(self.critic(batch.features), batch.target)).mean()

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from drama.actions import Action, ActionSpace
 from drama.envs.guard import as_declared
 from drama.errors import EnvError, UnsupportedSpaceError
 from drama.types import ObsArray
@@ -298,20 +299,14 @@ class ActionAdapter:
             raise _unsupported_action(space)
         self.raw_space = space
         self._start = int(space.start)
-        self._count = int(space.n)
-        self.space = spaces.Discrete(self._count)
+        self._actions = ActionSpace.of(space)
+        self.space = spaces.Discrete(self._actions.count)
         self.is_identity = self._start == 0
 
-    def __call__(self, action: Any) -> int:
+    def __call__(self, action: Any) -> Action:
         """Return the environment's action for the agent's ``action``.
 
         Raises:
             EnvError: ``action`` is not an integer from 0 to ``n - 1``.
         """
-        try:
-            index = int(action)
-        except (TypeError, ValueError):
-            index = -1
-        if not 0 <= index < self._count or index != action:
-            raise EnvError(f"action {action!r} is not one of 0..{self._count - 1}")
-        return index + self._start
+        return self._actions.check(action) + self._start

@@ -180,7 +180,7 @@ def evaluate(
             action, state = player.act(
                 batch, state, is_first, generator, latents=latents, actions=actions
             )
-            chosen = action.tolist()
+            chosen = player.world_model.actions.to_host(action)
             ended = [False] * num_envs
             for i in sorted(playing):
                 counter = counters[i]

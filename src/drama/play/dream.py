@@ -8,6 +8,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
+from drama.actions import Action
 from drama.envs.picture import as_rgb
 from drama.errors import ConfigError, EnvError
 from drama.types import ObsArray
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from drama.agent import Agent
 
 
-class DreamEnv(gym.Env[ObsArray, int]):
+class DreamEnv(gym.Env[ObsArray, Action]):
     """Plays inside an agent's world model: what ``step`` returns was predicted, not simulated.
 
     ``reset`` reads one real first frame; from there each step draws the next latent from the
@@ -77,7 +78,7 @@ class DreamEnv(gym.Env[ObsArray, int]):
         return frame, {}
 
     @torch.no_grad()
-    def step(self, action: int) -> tuple[ObsArray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Action) -> tuple[ObsArray, float, bool, bool, dict[str, Any]]:
         """Dream one step.
 
         Raises:
@@ -85,11 +86,9 @@ class DreamEnv(gym.Env[ObsArray, int]):
         """
         if self._state is None:
             raise EnvError("reset() comes before the first step of a dream")
-        if not self.action_space.contains(action):
-            raise EnvError(f"action {action!r} is not in {self.action_space}")
         model = self.world_model
         stoch, dynamics = self._state
-        taken = torch.tensor([int(action)], device=self.device)
+        taken = model.actions.to_tensor([model.actions.check(action)], self.device)
         deter, dynamics = model.step(stoch, taken, dynamics)
         deter = deter.float()
         stoch = model.sample(model.prior(deter), self._generator)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drama.actions import ActionSpace
 from drama.config import ReplayConfig
 from drama.errors import ReplayError
 from drama.place import on_cpu, widest_float
@@ -88,7 +89,7 @@ class ReplayBuffer:
         self.rows: dict[str, Tensor] = {
             "obs": column(obs_dtype, obs_shape),
             "is_first": column(torch.bool),
-            "action": column(torch.int64),
+            "action": column(ActionSpace.dtype, ActionSpace.shape),
             "reward": column(torch.float32),
             "terminated": column(torch.bool),
             "truncated": column(torch.bool),

@@ -21,6 +21,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from drama.actions import ActionSpace
 from drama.errors import CheckpointError
 from drama.files import read_tensors, sha256, sync, tensor_like, write_tensors
 from drama.replay.buffer import ReplayBuffer
@@ -105,7 +106,7 @@ class ReplayStore:
         buffer: ReplayBuffer,
         segments: list[Segment],
         total: int,
-        num_actions: int | None = None,
+        actions: ActionSpace | None = None,
     ) -> None:
         """Fill ``buffer`` from ``segments``.
 
@@ -113,7 +114,7 @@ class ReplayStore:
             buffer: An empty ring.
             segments: In order of arrival.
             total: Transitions that the run has ever stored.
-            num_actions: Actions are counted from 0 to one below; None leaves them unchecked.
+            actions: Space of the actions; None leaves them unchecked.
 
         Raises:
             CheckpointError: A segment is missing or damaged, holds what cannot be a transition, or
@@ -131,7 +132,7 @@ class ReplayStore:
             if start > expected or stop > total:
                 raise CheckpointError(f"replay segments leave a gap before {path}")
             first = max(start, oldest)
-            rows = _checked(read_tensors(path), buffer, stop - start, num_actions, path)
+            rows = _checked(read_tensors(path), buffer, stop - start, actions, path)
             buffer.write_rows(first, {name: rows[name][first - start :] for name in rows})
             expected = stop
         if expected != total:
@@ -154,7 +155,7 @@ def _checked(
     found: Mapping[str, Tensor],
     buffer: ReplayBuffer,
     count: int,
-    num_actions: int | None,
+    actions: ActionSpace | None,
     path: Path,
 ) -> dict[str, Tensor]:
     """Return the columns of a segment, if they can be transitions of this ring.
@@ -168,9 +169,8 @@ def _checked(
         }
     except CheckpointError as error:
         raise CheckpointError(f"replay segment {path} does not fit: {error}") from error
-    action = rows["action"]
-    if num_actions is not None and bool((action < 0).any() | (action >= num_actions).any()):
-        raise CheckpointError(f"replay segment {path} holds an action outside 0..{num_actions - 1}")
+    if actions is not None and not actions.contains(rows["action"]):
+        raise CheckpointError(f"replay segment {path} holds an action outside {actions}")
     for name in ("obs", "reward"):
         if rows[name].is_floating_point() and not bool(torch.isfinite(rows[name]).all()):
             raise CheckpointError(f"replay segment {path} holds a {name} that is not finite")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drama.actions import Action, ActionSpace
 from drama.behaviour import Behaviour, make_behaviour
 from drama.config import Config
 from drama.dynamics import map_state
@@ -45,7 +46,7 @@ def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
     held = len(trainer.replay)
     loop["trained"] = trainer.replay.trained[:held]
     loop["dreamt"] = trainer.replay.dreamt[:held]
-    loop["actions"] = torch.tensor(trainer.stream.actions, dtype=torch.int32)
+    loop["actions"] = trainer.world_model.actions.pack(trainer.stream.actions)
     if trainer.stream.obs is not None:
         loop["obs"] = torch.from_numpy(np.array(trainer.stream.obs))
     state = {
@@ -55,7 +56,7 @@ def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
         "updates": dict(trainer.updates),
         "stream": trainer.stream.position(),
         "replay_total": trainer.replay.total,
-        "num_actions": trainer.world_model.num_actions,
+        **trainer.world_model.actions.state(),
         "obs_shape": list(trainer.replay.rows["obs"].shape[1:]),
         "env": describe(trainer.stream.env),
         "threads": torch.get_num_threads(),
@@ -88,7 +89,7 @@ def write_untrained(
         config=config.to_json(),
         state={
             "step": 0,
-            "num_actions": world_model.num_actions,
+            **world_model.actions.state(),
             "obs_shape": list(env.observation_space.shape or ()),
             "env": describe(env),
         },
@@ -181,7 +182,8 @@ def check_fits(checkpoint: Checkpoint, config: Config, state: Mapping[str, Any])
     """
     if not is_built_in(config.world_model.dynamics.name):
         return
-    c, shape, actions = config.world_model, tuple(state["obs_shape"]), state["num_actions"]
+    c, shape = config.world_model, tuple(state["obs_shape"])
+    actions = ActionSpace.from_state(state)
     with torch.device("meta"):
         model = WorldModel(c, shape, actions)
         behaviour = make_behaviour(config.behaviour, c.stoch_size + c.dynamics.width, actions)
@@ -195,19 +197,15 @@ def check_fits(checkpoint: Checkpoint, config: Config, state: Mapping[str, Any])
             )
 
 
-def saved_actions(loop: dict[str, Tensor], num_actions: int) -> list[int]:
+def saved_actions(loop: dict[str, Tensor], space: ActionSpace) -> list[Action]:
     """Return the actions taken since the last seeded reset.
 
     Raises:
         CheckpointError: They are missing, or an action is none of the environment's.
     """
-    like = torch.empty(0, dtype=torch.int32)
+    like = space.pack([])
     rows = loop["actions"].numel() if "actions" in loop else None
-    actions = tensor_like(loop, "actions", like, rows=rows)
-    if bool((actions < 0).any() | (actions >= num_actions).any()):
-        raise CheckpointError(f"a saved action is none of 0 .. {num_actions - 1}")
-    taken: list[int] = actions.tolist()
-    return taken
+    return space.unpack(tensor_like(loop, "actions", like, rows=rows))
 
 
 def _collector(into: dict[str, Tensor], name: str) -> Callable[[Tensor], Tensor]:

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drama.actions import Action
 from drama.behaviour import Behaviour, Player, imagine
+from drama.categorical import Randomness, uniform_numbers
 from drama.config import Config
 from drama.envs.guard import guards_of
 from drama.envs.survey import EnvSurvey
@@ -35,7 +37,6 @@ from drama.training.schema import check_resumable
 from drama.training.stream import EnvStream, EpisodeEnd
 from drama.types import Batch, PolicyState, Transition
 from drama.world_model import WorldModel
-from drama.world_model.latent import Randomness, uniform_numbers
 
 Event = Literal["step", "episode", "metrics", "checkpoint", "note", "warning"]
 Listener = Callable[[Event, Any], "bool | None"]
@@ -259,7 +260,7 @@ class Trainer:
             self.replay.append(last)
         self.note(why)
 
-    def _choose_action(self) -> int:
+    def _choose_action(self) -> Action:
         if self.step < self.config.training.warmup_steps:
             return self._random_action()
         assert self.stream.obs is not None
@@ -270,13 +271,13 @@ class Trainer:
         action, self.player_state = self.player.act(
             obs, self.player_state, is_first, self.generators["acting"]
         )
-        return int(action)
+        return self.world_model.actions.to_host(action)[0]
 
-    def _random_action(self) -> int:
+    def _random_action(self) -> Action:
         hold, taken = self.config.training.warmup_hold, self.stream.actions
         if hold > 1 and taken and self.rng.random() >= 1 / hold:
             return taken[-1]
-        return int(self.rng.integers(self.world_model.num_actions))
+        return self.world_model.actions.random(self.rng)
 
     def _finish_episode(self, end: EpisodeEnd) -> None:
         self.episodes += 1
@@ -549,7 +550,7 @@ class Trainer:
         if self.store is None or self.checkpoints is None or self.run_dir is None:
             raise CheckpointError("a run can only be continued in its directory")
         self.store.load(
-            self.replay, checkpoint.segments, state["replay_total"], self.world_model.num_actions
+            self.replay, checkpoint.segments, state["replay_total"], self.world_model.actions
         )
         snapshot.restore_counters(self, loop)
         self._saved_at = self.step
@@ -582,12 +583,12 @@ class Trainer:
         if "obs" in loop:
             like = self.replay.rows["obs"][0].cpu()
             obs = tensor_like(loop, "obs", like).numpy()
-            actions = snapshot.saved_actions(loop, self.world_model.num_actions)
+            actions = snapshot.saved_actions(loop, self.world_model.actions)
             self._return_to(actions, obs, state["stream"])
         else:  # cut, and not begun again since
             self.stream.seed = state["stream"].get("seed", self.stream.seed)
 
-    def _return_to(self, actions: list[int], obs: Any, position: dict[str, Any]) -> None:
+    def _return_to(self, actions: list[Action], obs: Any, position: dict[str, Any]) -> None:
         if len(actions) > MANY_ACTIONS:
             self.note(f"taking {len(actions):,} actions again to bring the environment back")
         if not self.stream.return_to(actions, obs, position):

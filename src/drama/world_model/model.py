@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from drama.actions import ActionSpace
+from drama.categorical import Randomness, mix_uniform
 from drama.config import WorldModelConfig
 from drama.dynamics import make_dynamics, step_inplace
 from drama.norm import RMSNormSiLU
@@ -18,7 +20,7 @@ from drama.types import Batch
 from drama.world_model.decoder import ImageDecoder, VectorDecoder
 from drama.world_model.encoder import ImageEncoder, VectorEncoder
 from drama.world_model.heads import MLP
-from drama.world_model.latent import Randomness, kl_divergence, mix_uniform, sample_one_hot
+from drama.world_model.latent import kl_divergence, sample_one_hot
 from drama.world_model.twohot import TwoHot
 
 
@@ -52,21 +54,21 @@ class WorldModel(nn.Module):
     Args:
         config: Sizes and loss weights.
         obs_shape: ``(H, W, C)`` of uint8 frames or ``(N,)`` of float vectors.
-        num_actions: Number of discrete actions.
+        actions: The action space.
     """
 
     def __init__(
-        self, config: WorldModelConfig, obs_shape: tuple[int, ...], num_actions: int
+        self, config: WorldModelConfig, obs_shape: tuple[int, ...], actions: ActionSpace
     ) -> None:
         super().__init__()
         self.config = config
-        self.num_actions = num_actions
+        self.actions = actions
         width = config.dynamics.width
         image = len(obs_shape) == 3
         self.encoder = (ImageEncoder if image else VectorEncoder)(obs_shape, config)
         self.decoder = (ImageDecoder if image else VectorDecoder)(obs_shape, config)
         self.embed = nn.Sequential(
-            nn.Linear(config.stoch_size + num_actions, width, bias=False),
+            nn.Linear(config.stoch_size + actions.encoded_size, width, bias=False),
             RMSNormSiLU(width),
         )
         self.dynamics = make_dynamics(config.dynamics)
@@ -90,14 +92,9 @@ class WorldModel(nn.Module):
         return mix_uniform(logits.reshape(shape), self.config.unimix)
 
     def sequence_input(self, stoch: Tensor, action: Tensor) -> Tensor:
-        """Join latent ``(..., Z)`` and action ``(...)`` into the sequence model's input.
-
-        The one place that knows how an action is encoded.
-        """
-        # Not F.one_hot, which looks at the numbers on a CPU and makes int64 of them.
-        one_hot = action.unsqueeze(-1) == torch.arange(self.num_actions, device=action.device)
-        one_hot = one_hot.to(stoch.dtype) * self.config.action_scale
-        x: Tensor = self.embed(torch.cat([stoch, one_hot], dim=-1))
+        """Join latent ``(..., Z)`` and action ``(...)`` into the sequence model's input."""
+        encoded = self.actions.encode(action, stoch.dtype) * self.config.action_scale
+        x: Tensor = self.embed(torch.cat([stoch, encoded], dim=-1))
         return x
 
     def step(
@@ -111,13 +108,13 @@ class WorldModel(nn.Module):
         return step_inplace(self.dynamics, x, state) if inplace else self.dynamics.step(x, state)
 
     def null_action_output(self, stoch: Tensor, state: Any) -> Tensor:
-        """What ``z_t`` calls to mind, before any action: ``(B, D)``, from a state left as it is.
+        """Sequence-model output for ``z_t`` with a null action, ``(B, D)``; the state is unchanged.
 
-        The sequence model reads ``z_t`` beside no action. Its last output ``d_{t-1}`` shows what
-        predicts ``z_t``, and need not show what else the state holds.
+        The last output ``d_{t-1}`` holds what predicts ``z_t``, and need not hold what else the
+        state does.
         """
-        none = torch.full(stoch.shape[:-1], -1, device=stoch.device)  # no entry of the one-hot code
-        deter: Tensor = self.dynamics.step(self.sequence_input(stoch, none), state)[0]
+        null = self.actions.null(stoch.shape[:-1], stoch.device)
+        deter: Tensor = self.dynamics.step(self.sequence_input(stoch, null), state)[0]
         return deter
 
     def reward(self, deter: Tensor) -> Tensor:
