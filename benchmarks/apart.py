@@ -137,12 +137,12 @@ def held_out(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]
 @torch.no_grad()
 def foretold_rewards(model: WorldModel, replay: ReplayBuffer, length: int, windows: int) -> Row:
     """What is foretold of rows that pay and of rows that do not, as shares of what is paid."""
-    reward, slots = replay.rows["reward"], whole(replay, length)
+    reward, slots = replay.columns["reward"], whole(replay, length)
     paid = reward[: len(replay)]
     paid = paid[paid != 0].abs()
     found: Row = {"paid": len(paid), "foretold": None, "made_up": None}
     # Nothing is done on the last frame of an episode, so its row has no reward to foretell.
-    acted, pays = ~replay.rows["is_last"][slots], reward[slots] != 0
+    acted, pays = ~replay.columns["is_last"][slots], reward[slots] != 0
     for name, there in (("foretold", pays), ("made_up", acted & ~pays)):
         ends = slots[there]
         ends = ends[torch.linspace(0, len(ends) - 1, min(windows, len(ends))).long()]

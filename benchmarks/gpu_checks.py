@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from drama import Agent
-from drama.categorical import uniform_numbers
 from drama.config import Config
+from drama.ops.categorical import uniform_numbers
 from drama.ssm import selective_scan, ssd
 from drama.training.device import autocast
 from drama.training.graphs import EAGER_CALLS

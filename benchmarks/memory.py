@@ -178,7 +178,7 @@ def ask(agent: drama.Agent, seen: Batch, question: int) -> dict[str, float]:
     before = deter[:, :question]  # d_{t-1} of steps 1 to the question
     latent = model.sample(model.prior(before), generator)
     memory = before
-    if agent.config.behaviour.policy_memory == "current":
+    if agent.config.behaviour.policy_context == "current":
         memory = called_to_mind(model, model.sequence_input(stoch, seen.action), latent)
     policy = agent.behaviour.policy(policy_features(latent, memory))
     log_probs = policy.log_probs  # (B, question, answers)

@@ -115,7 +115,7 @@ def test_rewards_are_asked_for_where_one_can_be_paid(run: Path, tmp_path: Path) 
     known, new = measured("rewards", run, tmp_path, "--windows", "3")
     assert (known["case"], new["case"]) == ("rows learnt from", "new episodes")
     with apart.continued(run, {}) as (agent, trainer):
-        paid = trainer.replay.rows["reward"][: len(trainer.replay)] != 0
+        paid = trainer.replay.columns["reward"][: len(trainer.replay)] != 0
         length = agent.config.world_model.batch_length
         again = apart.foretold_rewards(agent.world_model, trainer.replay, length, 3)
     assert known["paid"] == int(paid.sum()) > 0
@@ -167,7 +167,7 @@ def test_rewards_by_hand(total: int) -> None:
     assert asked == [[whole[0], whole[-1]], [others[0], others[-1]]]  # spread over all of them
     found = apart.foretold_rewards(cast("Any", Model()), replay, capacity + 9, 2)
     assert found == {"paid": len(pays), "foretold": None, "made_up": None}  # no window is whole
-    replay.rows["reward"].zero_()
+    replay.columns["reward"].zero_()
     found = apart.foretold_rewards(cast("Any", Model()), replay, length, 2)
     assert found == {"paid": 0, "foretold": None, "made_up": None}
 

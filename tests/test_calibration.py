@@ -318,7 +318,7 @@ def test_random_rows_are_experience_like_any_other() -> None:
     replay = ReplayBuffer(config, (3,), torch.float32)
     fill(replay, num_actions=5)
     assert len(replay) == 3000
-    rows = replay.rows
+    rows = replay.columns
     assert sorted(rows["action"].unique().tolist()) == [0, 1, 2, 3, 4]
     firsts, lasts = rows["is_first"].nonzero().flatten(), rows["is_last"].nonzero().flatten()
     assert firsts.tolist() == [0, 501, 1002, 1503, 2004, 2505]
@@ -327,7 +327,7 @@ def test_random_rows_are_experience_like_any_other() -> None:
     assert rows["obs"].std() == pytest.approx(1.0, abs=0.1)
     frames = ReplayBuffer(config, (8, 8, 3), torch.uint8)
     fill(frames, num_actions=2)
-    assert frames.rows["obs"].float().mean() == pytest.approx(127.5, abs=2)
+    assert frames.columns["obs"].float().mean() == pytest.approx(127.5, abs=2)
     assert replay.sample("behaviour", 8, 4).obs.shape == (8, 4, 3)
 
 

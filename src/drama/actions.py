@@ -16,8 +16,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from drama.categorical import Randomness, mix_uniform, sample_categorical, uniform_numbers
 from drama.errors import CheckpointError, EnvError
+from drama.ops.categorical import Randomness, mix_uniform, sample_categorical, uniform_numbers
 
 Action = int
 """One action on the host: in transitions, in the log of actions and at the environment."""

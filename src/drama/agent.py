@@ -38,6 +38,7 @@ from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.files import write_text
 from drama.presets import fitting, label, preset
 from drama.ssm.backend import backend_of
+from drama.text import one_line
 from drama.training import snapshot
 from drama.training.callbacks import CallbackLike, Callbacks
 from drama.training.checkpoint import (
@@ -374,8 +375,7 @@ class Agent:
                 part.load_state_dict(own)
             except RuntimeError as error:
                 raise CheckpointError(
-                    f"{checkpoint.path} does not fit its configuration: "
-                    + " ".join(str(error).split())
+                    f"{checkpoint.path} does not fit its configuration: {one_line(error)}"
                 ) from error
         # Without what learning needs there is no run to go on with, only an agent that plays.
         agent._checkpoint = checkpoint
@@ -542,7 +542,7 @@ class Agent:
 
     def _player(self, c: BehaviourConfig) -> Player:
         parts = (self.world_model, self.behaviour)
-        return Player(*parts, c.policy_latent, c.policy_memory, c.lookahead)
+        return Player(*parts, c.policy_latent, c.policy_context, c.lookahead)
 
     # -- environments -------------------------------------------------------------------------
 

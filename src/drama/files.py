@@ -24,8 +24,9 @@ from torch import Tensor
 from drama.errors import CheckpointError
 
 LARGEST = 1e100
-"""No return and no count is larger: squares and sums of such numbers are finite still."""
-
+"""Upper bound of returns and counts read from JSON: squares and sums of them stay finite."""
+MOST_COUNT = 2**53
+"""Upper bound of counters: JSON readers of other languages keep integers up to here."""
 
 UNSUPPORTED_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
 """What network and FUSE file systems answer where they cannot sync: no fault of the disk."""

@@ -12,10 +12,10 @@ from torch import Tensor
 from drama.behaviour import ActorCritic, Player, imagination, imagine
 from drama.behaviour import lookahead as module
 from drama.behaviour.lookahead import one_step_q
-from drama.categorical import Randomness
-from drama.config import PolicyLatent, PolicyMemory
+from drama.config import PolicyContext, PolicyLatent
 from drama.dynamics import map_state
 from drama.errors import ConfigError
+from drama.ops.categorical import Randomness
 from drama.types import Batch, PolicyState
 from drama.world_model import WorldModel
 
@@ -91,7 +91,7 @@ def test_futures_are_averaged(
     tiny_world: Callable[..., WorldModel],
     tiny_policy: Callable[..., ActorCritic],
     monkeypatch: pytest.MonkeyPatch,
-    memory: PolicyMemory,
+    memory: PolicyContext,
 ) -> None:
     world, policy = tiny_world(), tiny_policy()
     stoch = world.sample(torch.full((1, 3, 4), 0.25).log(), g(1))
@@ -117,7 +117,7 @@ def test_a_dream_stays_the_same_and_tells_what_its_actions_promised(
     tiny_policy: Callable[..., ActorCritic],
     frames: Callable[..., Batch],
     dynamics: str,
-    memory: PolicyMemory,
+    memory: PolicyContext,
 ) -> None:
     world, policy = tiny_world(dynamics), tiny_policy()
     is_first = torch.zeros(3, 5, dtype=torch.bool)
@@ -209,7 +209,7 @@ def test_looking_ahead_moves_nothing_but_the_choice(
     tiny_policy: Callable[..., ActorCritic],
     frames: Callable[..., Batch],
     dynamics: str,
-    memory: PolicyMemory,
+    memory: PolicyContext,
 ) -> None:
     world, policy, obs = tiny_world(dynamics), tiny_policy(entropy=1e6), frames(2, 4).obs
     results = []
@@ -237,7 +237,7 @@ def test_the_question_is_asked_from_where_the_agent_stands(
     tiny_policy: Callable[..., ActorCritic],
     frames: Callable[..., Batch],
     monkeypatch: pytest.MonkeyPatch,
-    memory: PolicyMemory,
+    memory: PolicyContext,
     latent: PolicyLatent,
 ) -> None:
     world, policy, obs = tiny_world(), tiny_policy(), frames(2, 3).obs

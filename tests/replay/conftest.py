@@ -40,16 +40,17 @@ def make_buffer() -> Callable[..., ReplayBuffer]:
     def build(
         capacity: int = 10,
         behaviour_scale: float = 4.0,
-        static_shapes: bool | None = None,
+        static_shapes: bool = False,
         **config: Any,
     ) -> ReplayBuffer:
-        return ReplayBuffer(
+        buffer = ReplayBuffer(
             ReplayConfig(capacity=capacity, **config),
             (2, 2, 1),
             torch.uint8,
             behaviour_scale=behaviour_scale,
-            static_shapes=static_shapes,
         )
+        buffer.static_shapes = static_shapes
+        return buffer
 
     return build
 

@@ -54,7 +54,7 @@ def test_only_what_the_world_model_learns_from_is_moved(
 ) -> None:
     buffers = {shift: fill(make_buffer(random_shift=shift), 10) for shift in ((0, 0), (1, 1))}
     for buffer in buffers.values():
-        buffer.rows["obs"].copy_(torch.arange(40).view(10, 2, 2, 1))
+        buffer.columns["obs"].copy_(torch.arange(40).view(10, 2, 2, 1))
     still, moved = (b.sample("world_model", 4, 3, g()) for b in buffers.values())
     assert torch.equal(still.reward, moved.reward)  # the same windows
     assert not torch.equal(still.obs, moved.obs)
@@ -72,7 +72,7 @@ def test_a_seed_moves_them_alike(
     drawn = []
     for _ in range(2):
         buffer = fill(make_buffer(random_shift=(1, 0)), 10)
-        buffer.rows["obs"].copy_(torch.arange(40).view(10, 2, 2, 1))
+        buffer.columns["obs"].copy_(torch.arange(40).view(10, 2, 2, 1))
         drawn.append(buffer.sample("world_model", 4, 3, g(5)).obs)
     assert torch.equal(*drawn)
 
@@ -84,7 +84,7 @@ def test_rows_come_before_columns(
         buffer = fill(make_buffer(random_shift=shift), 10)
         # Frames of two columns, or two rows, that are constant: moving along them changes nothing.
         frame = torch.tensor([[1, 2], [1, 2]] if alike == 3 else [[1, 1], [2, 2]])
-        buffer.rows["obs"].copy_(frame.view(1, 2, 2, 1).expand(10, -1, -1, -1))
+        buffer.columns["obs"].copy_(frame.view(1, 2, 2, 1).expand(10, -1, -1, -1))
         obs = buffer.sample("world_model", 8, 3, g()).obs
         assert torch.equal(obs, frame.view(1, 1, 2, 2, 1).expand(8, 3, -1, -1, -1).to(obs.dtype))
 
@@ -102,5 +102,5 @@ def test_a_shift_is_two_numbers_of_pixels(shift: tuple[int, ...]) -> None:
 
 
 def test_vectors_cannot_be_moved() -> None:
-    with pytest.raises(ConfigError, match="random_shift is of frames"):
+    with pytest.raises(ConfigError, match="random_shift needs frames"):
         ReplayBuffer(ReplayConfig(capacity=4, random_shift=(1, 0)), (3,), torch.float32)

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drama import place
 from drama.config import ReplayConfig
 from drama.errors import ReplayError
+from drama.ops import dispatch
 from drama.replay import ReplayBuffer
 from drama.types import Batch, Transition
 
@@ -27,7 +27,7 @@ def ends(buffer: ReplayBuffer, purpose: str, length: int) -> set[int]:
     """Row numbers that may end a window, found through the rewards, which are row numbers."""
     scores = buffer.scores(purpose, length)  # type: ignore[arg-type]
     slots = torch.isfinite(scores).nonzero().flatten()
-    return {int(r) for r in buffer.rows["reward"][slots]}
+    return {int(r) for r in buffer.columns["reward"][slots]}
 
 
 def test_rows_come_back_as_they_went_in(
@@ -59,17 +59,17 @@ def test_overwriting_clears_the_counters(
 ) -> None:
     buffer = fill(make_buffer(capacity=4), 4)
     buffer.trained += 7
-    buffer.dreamt += 9
+    buffer.imagined += 9
     buffer.append(numbered(4))
     assert buffer.trained.tolist() == [0, 7, 7, 7]
-    assert buffer.dreamt.tolist() == [0, 9, 9, 9]
+    assert buffer.imagined.tolist() == [0, 9, 9, 9]
     assert len(buffer) == 4
     assert buffer.total == 5
 
 
 def test_windows_read_the_ring_in_order_of_arrival(make_buffer: Build, fill: Build) -> None:
     buffer = fill(make_buffer(capacity=5), 12)  # slots hold 10, 11, 7, 8, 9
-    assert buffer.rows["reward"].tolist() == [10, 11, 7, 8, 9]
+    assert buffer.columns["reward"].tolist() == [10, 11, 7, 8, 9]
     assert buffer.windows(torch.tensor([1, 0]), 3).reward.tolist() == [[9, 10, 11], [8, 9, 10]]
     assert ends(buffer, "world_model", 3) == {9, 10, 11}
 
@@ -145,7 +145,7 @@ def test_sampling_counts_the_rows_it_drew(make_buffer: Build, fill: Build) -> No
             for last in batch.reward[:, -1].long().tolist():
                 seen[last % 8] += 1
     assert buffer.trained.tolist() == trained.tolist()
-    assert buffer.dreamt.tolist() == dreamt.tolist()
+    assert buffer.imagined.tolist() == dreamt.tolist()
     assert trained.sum() == dreamt.sum() == 15
 
 
@@ -182,7 +182,7 @@ def test_too_little_to_draw_from(
             buffer.sample(purpose, 2, 4, g())  # type: ignore[arg-type]
     fill(buffer, needed)
     assert buffer.sample(purpose, 2, 4, g()).reward.shape == (2, 4)  # type: ignore[arg-type]
-    assert buffer.trained.sum() + buffer.dreamt.sum() == 2
+    assert buffer.trained.sum() + buffer.imagined.sum() == 2
 
 
 def test_scores_by_hand(make_buffer: Build, fill: Build) -> None:
@@ -190,10 +190,10 @@ def test_scores_by_hand(make_buffer: Build, fill: Build) -> None:
     rules = {
         ("uniform", "world_model"): [0, 0, 0, 0],
         ("dfs", "world_model"): [-1.5, -2, -2.5, 0],
-        ("dfs-learnt", "world_model"): [-1.5, -2, -2.5, 0],
+        ("dfs-trained", "world_model"): [-1.5, -2, -2.5, 0],
         ("uniform", "behaviour"): [0, 0, 0, 0],
         ("dfs", "behaviour"): [-0.4, 0, -1, -0.2],
-        ("dfs-learnt", "behaviour"): [
+        ("dfs-trained", "behaviour"): [
             -0.4 + np.log(1 - np.exp(-0.6)),
             np.log(1 - np.exp(-0.8)),
             -1 + np.log(1 - np.exp(-1)),
@@ -203,7 +203,7 @@ def test_scores_by_hand(make_buffer: Build, fill: Build) -> None:
     for (sampler, purpose), expected in rules.items():
         buffer = fill(make_buffer(sampler=sampler, tau=2.0, imagination_tau=5.0), 5)
         buffer.trained[:5] = torch.tensor([9, 3, 4, 5, 0])
-        buffer.dreamt[:5] = torch.tensor([8, 20, 0, 40, 4])
+        buffer.imagined[:5] = torch.tensor([8, 20, 0, 40, 4])
         scores = buffer.scores(purpose, 2)  # type: ignore[arg-type]
         wanted = torch.tensor([-np.inf, *expected], dtype=torch.float64)
         torch.testing.assert_close(scores, wanted, msg=f"{sampler} {purpose}: {scores}")
@@ -212,17 +212,17 @@ def test_scores_by_hand(make_buffer: Build, fill: Build) -> None:
 def test_alpha_and_beta_reach_the_rule(make_buffer: Build, fill: Build) -> None:
     buffer = fill(make_buffer(sampler="dfs", alpha=2.0, beta=0.5, imagination_tau=4.0), 2)
     buffer.trained[:2] = torch.tensor([8, 2])
-    buffer.dreamt[:2] = torch.tensor([12, 28])  # b = 3, 7
+    buffer.imagined[:2] = torch.tensor([12, 28])  # b = 3, 7
     torch.testing.assert_close(
         buffer.scores("behaviour", 1), torch.tensor([-0.125, -3.0], dtype=torch.float64)
     )
 
 
 def test_counters_of_any_size_can_be_drawn_from(make_buffer: Build, fill: Build) -> None:
-    for sampler in ("dfs", "dfs-learnt"):
+    for sampler in ("dfs", "dfs-trained"):
         buffer = fill(make_buffer(sampler=sampler), 10)
         buffer.trained += 2**40
-        buffer.dreamt += 2**42
+        buffer.imagined += 2**42
         buffer.trained[5] -= 1000  # far behind: always among the drawn
         for seed in range(5):
             assert 5 in buffer.sample("world_model", 3, 2, g(seed)).reward[:, -1]
@@ -241,8 +241,8 @@ def test_dfs_evens_out_where_uniform_does_not(make_buffer: Build, fill: Build) -
 
 
 def test_learnt_first_never_starts_from_an_untrained_row(make_buffer: Build, fill: Build) -> None:
-    buffer = fill(make_buffer(capacity=50, sampler="dfs-learnt"), 50)
-    with pytest.raises(ReplayError, match="no row may be drawn"):
+    buffer = fill(make_buffer(capacity=50, sampler="dfs-trained"), 50)
+    with pytest.raises(ReplayError, match="no transition can be sampled"):
         buffer.sample("behaviour", 4, 2, g())
     trained = buffer.sample("world_model", 5, 2, g()).reward[:, -1]
     for seed in range(5):
@@ -285,7 +285,7 @@ def test_rows_are_copies(make_buffer: Build, numbered: Callable[..., Transition]
     window = buffer.windows(torch.tensor([1]), 2)
     assert window.obs[0, :, 0, 0, 0].tolist() == [5, 6]
     window.obs[:] = 1
-    assert buffer.rows["obs"][0, 0, 0, 0] == 5
+    assert buffer.columns["obs"][0, 0, 0, 0] == 5
 
 
 def test_vector_observations() -> None:
@@ -298,16 +298,16 @@ def test_vector_observations() -> None:
 def test_a_cut_marks_the_newest_row(make_buffer: Build, fill: Build) -> None:
     buffer = make_buffer(capacity=4)
     buffer.mark_cut()
-    assert not buffer.rows["truncated"].any()
+    assert not buffer.columns["truncated"].any()
     fill(buffer, 6)
     buffer.mark_cut()
-    assert buffer.rows["truncated"].tolist() == [False, True, False, False]
-    assert not buffer.rows["terminated"].any()
+    assert buffer.columns["truncated"].tolist() == [False, True, False, False]
+    assert not buffer.columns["terminated"].any()
 
 
 def test_the_device_is_used() -> None:
     buffer = ReplayBuffer(ReplayConfig(capacity=4), (2, 2, 1), torch.uint8, device="meta")
-    columns = [*buffer.rows.values(), buffer.trained, buffer.dreamt]
+    columns = [*buffer.columns.values(), buffer.trained, buffer.imagined]
     assert {t.device.type for t in columns} == {"meta"}
 
 
@@ -316,7 +316,7 @@ def test_memory_is_what_the_rows_need(make_buffer: Build) -> None:
     assert make_buffer(capacity=100).nbytes == 100 * (4 + 8 + 4 + 4 + 3 * 8)
 
 
-@pytest.mark.parametrize("sampler", ["uniform", "dfs", "dfs-learnt"])
+@pytest.mark.parametrize("sampler", ["uniform", "dfs", "dfs-trained"])
 @given(capacity=st.integers(6, 30), total=st.integers(3, 90), episode=st.integers(2, 9))
 def test_static_shapes_keep_the_law_of_the_draws(
     make_buffer: Build, fill: Build, sampler: str, capacity: int, total: int, episode: int
@@ -327,7 +327,7 @@ def test_static_shapes_keep_the_law_of_the_draws(
     )
     for buffer in (plain, static):
         buffer.trained += torch.arange(capacity) % 5
-        buffer.dreamt += torch.arange(capacity) % 3
+        buffer.imagined += torch.arange(capacity) % 3
     held = len(plain)
     for purpose in ("world_model", "behaviour"):
         scores = static.scores(purpose, 2)  # type: ignore[arg-type]
@@ -367,16 +367,16 @@ def test_episodes_of_one_step_start_dreams_at_their_first_row_only(
 
 def test_a_draw_from_nothing_is_told_when_one_looks(make_buffer: Build, fill: Build) -> None:
     """Off the CPU a draw looks at no number, so that it cannot raise itself."""
-    buffer = fill(make_buffer(capacity=50, sampler="dfs-learnt"), 20)
-    with pytest.raises(ReplayError, match="no row may be drawn yet"):
+    buffer = fill(make_buffer(capacity=50, sampler="dfs-trained"), 20)
+    with pytest.raises(ReplayError, match="no transition can be sampled yet"):
         buffer.sample("behaviour", 4, 4, g())
-    buffer = fill(make_buffer(capacity=50, sampler="dfs-learnt", static_shapes=True), 20)
+    buffer = fill(make_buffer(capacity=50, sampler="dfs-trained", static_shapes=True), 20)
     buffer.trained[10] = 3
     buffer.sample("behaviour", 4, 4, g())
     buffer.check()
     buffer.trained[10] = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, "_HOSTS", ())
+        patch.setattr(dispatch, "_HOSTS", ())
         buffer.sample("behaviour", 4, 4, g())
-    with pytest.raises(ReplayError, match="no row may be drawn yet"):
+    with pytest.raises(ReplayError, match="no transition can be sampled yet"):
         buffer.check()

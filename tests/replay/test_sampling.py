@@ -13,9 +13,9 @@ from torch import Tensor
 from drama.errors import ReplayError
 from drama.replay import (
     dfs_behaviour_scores,
+    dfs_trained_scores,
     dfs_world_model_scores,
-    draw,
-    learnt_first_scores,
+    sample_indices,
     uniform_scores,
 )
 
@@ -51,14 +51,14 @@ def test_behaviour_scores_with_other_weights_by_hand() -> None:
     )
 
 
-def test_learnt_first_scores_by_hand() -> None:
+def test_dfs_trained_scores_by_hand() -> None:
     v, b = counts(0, 10, 10, 1000), counts(0, 0, 15, 0)
     expected = counts(-math.inf, math.log(1 - math.exp(-1)), -0.5 + math.log(1 - math.exp(-1)), 0.0)
-    torch.testing.assert_close(learnt_first_scores(v, b, tau=10.0), expected)
+    torch.testing.assert_close(dfs_trained_scores(v, b, tau=10.0), expected)
 
 
 def test_learnt_first_weights_rise_with_training() -> None:
-    scores = learnt_first_scores(torch.arange(60.0), torch.zeros(60), tau=10.0)
+    scores = dfs_trained_scores(torch.arange(60.0), torch.zeros(60), tau=10.0)
     assert (scores.diff() > 0).all()
 
 
@@ -68,10 +68,10 @@ def test_draws_match_softmax(replacement: bool) -> None:
     probs = torch.softmax(scores, 0)
     draws = 6000
     if replacement:
-        index = draw(scores, draws, g(), replacement=True)
+        index = sample_indices(scores, draws, g(), replacement=True)
     else:  # the first of a batch of one
         generator = g()
-        index = torch.cat([draw(scores, 1, generator) for _ in range(draws)])
+        index = torch.cat([sample_indices(scores, 1, generator) for _ in range(draws)])
     seen = torch.bincount(index, minlength=5)
     assert seen[3] == 0
     expected = draws * probs
@@ -84,7 +84,7 @@ def test_pairs_without_replacement_follow_drawing_one_after_the_other() -> None:
     pairs = torch.zeros(3, 3)
     generator, draws = g(), 6000
     for _ in range(draws):
-        i, j = draw(p.log(), 2, generator).tolist()
+        i, j = sample_indices(p.log(), 2, generator).tolist()
         pairs[i, j] += 1
     # P(i then j) = p_i p_j / (1 - p_i); the pair's order is by Gumbel score, the same law.
     expected = p.unsqueeze(1) * p.unsqueeze(0) / (1 - p.unsqueeze(1)) * draws
@@ -107,7 +107,7 @@ def test_what_is_drawn_may_be_drawn(
     scores = torch.randn(size, generator=g(seed), dtype=torch.float64) + offset
     order = torch.randperm(size, generator=g(seed + 1))
     scores[order[: min(barred, size - 1)]] = -torch.inf
-    index = draw(scores, count, g(seed), replacement=replacement)
+    index = sample_indices(scores, count, g(seed), replacement=replacement)
     assert index.shape == (count,)
     assert index.dtype == torch.int64
     assert torch.isfinite(scores[index]).all()
@@ -119,19 +119,19 @@ def test_what_is_drawn_may_be_drawn(
 def test_all_that_is_left_is_drawn_without_replacement() -> None:
     scores = torch.full((50,), -torch.inf, dtype=torch.float64)
     scores[10:20] = -torch.arange(10.0, dtype=torch.float64)
-    assert sorted(draw(scores, 10, g()).tolist()) == list(range(10, 20))
+    assert sorted(sample_indices(scores, 10, g()).tolist()) == list(range(10, 20))
 
 
 def test_too_few_rows_are_drawn_with_replacement_by_their_weights() -> None:
     scores = torch.full((5000,), -torch.inf, dtype=torch.float64)
     scores[3], scores[4990] = math.log(0.25), math.log(0.75)
-    index = draw(scores, 4000, g())
+    index = sample_indices(scores, 4000, g())
     assert set(index.tolist()) == {3, 4990}
     assert (index == 3).double().mean().item() == pytest.approx(0.25, abs=0.03)
 
 
 def test_a_batch_larger_than_the_ring() -> None:
-    assert set(draw(counts(0, 0, 0), 100, g()).tolist()) == {0, 1, 2}
+    assert set(sample_indices(counts(0, 0, 0), 100, g()).tolist()) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("base", [0, 1_000_000, 2**40])
@@ -143,9 +143,9 @@ def test_large_counters_keep_their_differences(base: int, replacement: bool) -> 
     expected = torch.softmax(counts(0, -1, -4), 0) * 3000
     generator = g()
     if replacement:
-        index = draw(scores, 3000, generator, replacement=True)
+        index = sample_indices(scores, 3000, generator, replacement=True)
     else:
-        index = torch.cat([draw(scores, 1, generator) for _ in range(3000)])
+        index = torch.cat([sample_indices(scores, 1, generator) for _ in range(3000)])
     seen = torch.bincount(index, minlength=3)
     assert ((seen - expected).square() / expected).sum() < 13.8  # 99.9 %, 2 d.o.f.
 
@@ -154,32 +154,32 @@ def test_large_counters_keep_their_differences(base: int, replacement: bool) -> 
 def test_scores_of_large_counters_are_no_nan(base: int) -> None:
     v = base + torch.arange(5, dtype=torch.float64)
     b = base + 3 * torch.arange(5, dtype=torch.float64)
-    for scores in (dfs_behaviour_scores(v, b, 10.0), learnt_first_scores(v, b, 10.0)):
+    for scores in (dfs_behaviour_scores(v, b, 10.0), dfs_trained_scores(v, b, 10.0)):
         assert not scores.isnan().any()
-        assert draw(scores, 3, g()).unique().numel() == 3
+        assert sample_indices(scores, 3, g()).unique().numel() == 3
 
 
 def test_rows_never_trained_on_are_never_dreamt_from() -> None:
     v = torch.zeros(200, dtype=torch.float64)
     v[7], v[100] = 1.0, 3.0
-    scores = learnt_first_scores(v, torch.zeros_like(v), tau=10.0)
+    scores = dfs_trained_scores(v, torch.zeros_like(v), tau=10.0)
     for replacement in (True, False):
-        index = draw(scores, 50, g(), replacement=replacement)
+        index = sample_indices(scores, 50, g(), replacement=replacement)
         assert set(index.tolist()) <= {7, 100}
 
 
 def test_nothing_to_draw_from() -> None:
-    with pytest.raises(ReplayError, match="no row may be drawn"):
-        draw(torch.full((4,), -torch.inf), 2, g())
+    with pytest.raises(ReplayError, match="no transition can be sampled"):
+        sample_indices(torch.full((4,), -torch.inf), 2, g())
 
 
 def test_the_draw_follows_from_its_generator() -> None:
     scores = torch.randn(100, generator=g(), dtype=torch.float64)
     for replacement in (True, False):
-        first = draw(scores, 20, g(5), replacement=replacement)
+        first = sample_indices(scores, 20, g(5), replacement=replacement)
         torch.rand(3)
-        assert torch.equal(first, draw(scores, 20, g(5), replacement=replacement))
-        assert not torch.equal(first, draw(scores, 20, g(6), replacement=replacement))
+        assert torch.equal(first, sample_indices(scores, 20, g(5), replacement=replacement))
+        assert not torch.equal(first, sample_indices(scores, 20, g(6), replacement=replacement))
 
 
 @pytest.mark.parametrize("point", [0.0, 1 - 2**-53])
@@ -190,5 +190,5 @@ def test_the_outermost_points_fall_on_rows_with_weight(
         torch, "rand", lambda n, dtype, device, generator: torch.full((n,), point, dtype=dtype)
     )
     scores = counts(-torch.inf, -torch.inf, 0.3, -0.1, 0.2, -torch.inf)
-    index = draw(scores, 1, g(), replacement=True)
+    index = sample_indices(scores, 1, g(), replacement=True)
     assert index.item() == (2 if point == 0 else 4)

@@ -23,12 +23,12 @@ Build = Callable[..., ReplayBuffer]
 def same(left: ReplayBuffer, right: ReplayBuffer) -> None:
     assert left.total == right.total
     span = (left.total - len(left), left.total)
-    a, b = left.read_rows(*span), right.read_rows(*span)
+    a, b = left.read(*span), right.read(*span)
     assert a.keys() == b.keys()
     for name in a:
         assert torch.equal(a[name], b[name]), name
         held = len(left)
-        assert torch.equal(left.rows[name][:held], right.rows[name][:held]), name
+        assert torch.equal(left.columns[name][:held], right.columns[name][:held]), name
 
 
 @given(
@@ -118,7 +118,7 @@ def test_files_written_after_the_checkpoint_do_not_matter(
     segments = again.save(resumed)
     loaded = make_buffer()
     ReplayStore(tmp_path).load(loaded, segments, 8)
-    assert loaded.rows["reward"][:8].tolist() == [0, 1, 2, 3, 4, 99, 99, 99]
+    assert loaded.columns["reward"][:8].tolist() == [0, 1, 2, 3, 4, 99, 99, 99]
 
 
 def test_prune_keeps_what_is_listed(tmp_path: Path, make_buffer: Build, fill: Build) -> None:
@@ -150,9 +150,9 @@ def test_damage_is_found(tmp_path: Path, make_buffer: Build, fill: Build) -> Non
     load([first, second])
     for broken, message in (
         ([second], "gap"),
-        ([first], "end at row 5, not 10"),
+        ([first], "end at transition 5, not 10"),
         ([second, first], "gap|end"),
-        ([], "end at row 0, not 10"),
+        ([], "end at transition 0, not 10"),
     ):
         with pytest.raises(CheckpointError, match=message):
             load(broken)
@@ -204,4 +204,4 @@ def test_a_segment_is_written_again_only_if_a_row_of_it_has_changed(
     loaded, reader = make_buffer(capacity=100), ReplayStore(tmp_path)
     reader.load(loaded, store.segments, buffer.total)
     same(buffer, loaded)
-    assert loaded.rows["truncated"][24]
+    assert loaded.columns["truncated"][24]

@@ -77,7 +77,7 @@ def rows(agent: Agent) -> list[tuple[float, float, bool, float, bool, bool]]:
     """Time, episode, first, reward, truncated, last: of every row of the replay."""
     assert agent._trainer is not None
     replay = agent._trainer.replay
-    r = {name: values[: len(replay)] for name, values in replay.rows.items()}
+    r = {name: values[: len(replay)] for name, values in replay.columns.items()}
     seen = r["obs"].reshape(len(replay), -1)[:, :2].tolist()
     return [
         (*seen[i], bool(r["is_first"][i]), float(r["reward"][i]), bool(r["truncated"][i]), last)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from drama.categorical import mix_uniform, sample_categorical
+from drama.ops.categorical import mix_uniform, sample_categorical
 from drama.world_model.latent import kl_divergence, sample_one_hot
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from drama.actions import ActionSpace
-from drama.categorical import mix_uniform
 from drama.config import WorldModelConfig
 from drama.dynamics import map_state
+from drama.ops.categorical import mix_uniform
 from drama.types import Batch
 from drama.world_model import LossTerm, Observed, WorldModel
 from drama.world_model.latent import kl_divergence

@@ -10,7 +10,7 @@ from torch import Tensor
 from drama.behaviour.base import Behaviour
 from drama.behaviour.imagination import Policy
 from drama.behaviour.lookahead import one_step_q, policy_features
-from drama.config import Latents, PolicyLatent, PolicyMemory
+from drama.config import Latents, PolicyContext, PolicyLatent
 from drama.dynamics import where_state
 from drama.errors import ConfigError
 from drama.types import PolicyState
@@ -22,7 +22,7 @@ Actions = Literal["sampled", "argmax"]
 class Player:
     """Joins a world model and a policy into something that plays.
 
-    Before each action the policy sees ``concat(latent_t, d_{t-1})``, or with ``policy_memory=
+    Before each action the policy sees ``concat(latent_t, d_{t-1})``, or with ``policy_context=
     "current"`` what the latent calls to mind in the place of ``d_{t-1}``. With
     ``policy_latent="prior"`` the latent is predicted from ``d_{t-1}``, as in imagination: the
     current frame only enters through the state carried to the next step. With ``"posterior"``
@@ -42,7 +42,7 @@ class Player:
         world_model: WorldModel,
         policy: Policy,
         policy_latent: PolicyLatent,
-        policy_memory: PolicyMemory = "previous",
+        policy_context: PolicyContext = "previous",
         lookahead: int = 0,
     ) -> None:
         if lookahead and not hasattr(policy, "one_step_return"):
@@ -53,7 +53,7 @@ class Player:
         self.world_model = world_model
         self.policy = policy
         self.policy_latent = policy_latent
-        self.policy_memory = policy_memory
+        self.policy_context = policy_context
         self.lookahead = lookahead
 
     def init_state(self, batch_size: int) -> PolicyState:
@@ -99,7 +99,7 @@ class Player:
             latent = torch.where(is_first.unsqueeze(-1), posterior, predicted)
         greedy = actions == "argmax"
         memory = state.deter
-        if self.policy_memory == "current":
+        if self.policy_context == "current":
             memory = world_model.null_action_output(latent, state.dynamics).float()
         features = policy_features(latent, memory)
         if self.lookahead:
@@ -109,7 +109,7 @@ class Player:
                 posterior,
                 state.dynamics,
                 generator,
-                self.policy_memory,
+                self.policy_context,
                 behaviour.one_step_return,
                 self.lookahead,
             )

@@ -11,7 +11,7 @@ from drama.actions import ActionSpace, Categorical
 from drama.behaviour.base import Behaviour
 from drama.behaviour.returns import continuation_weights, lambda_return, weighted_mean
 from drama.config import BehaviourConfig
-from drama.ssm._numeric import matmul_dtype
+from drama.ops.dtypes import matmul_dtype
 from drama.types import Rollout
 
 

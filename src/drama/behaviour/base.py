@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from drama.actions import ActionSpace, Categorical
 from drama.behaviour.returns import ReturnScale
 from drama.behaviour.standardise import RunningStandardise
-from drama.categorical import Randomness
 from drama.config import BehaviourConfig
+from drama.ops.categorical import Randomness
 from drama.types import Rollout
 from drama.world_model.heads import MLP
 from drama.world_model.twohot import TwoHot

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from drama.behaviour.lookahead import OneStepReturn, features_of, one_step_q
-from drama.categorical import Randomness, uniform_numbers
-from drama.config import PolicyMemory
+from drama.config import PolicyContext
 from drama.dynamics import map_state, where_state
-from drama.place import on_cpu
+from drama.ops.categorical import Randomness, uniform_numbers
+from drama.ops.dispatch import on_cpu
 from drama.types import Batch, Rollout
 from drama.world_model import WorldModel
 from drama.world_model.model import Observed
@@ -20,7 +20,7 @@ from drama.world_model.model import Observed
 CPU_PIECE = 1024
 """Trajectories dreamt at a time on a CPU, to bound memory: the paper's 1024 carry 134 MB of state.
 Fewer at a time would be slower, by smaller matrix products and more calls; the state is read and
-written once a step in either case, see :func:`drama.ssm._numeric.state_blocks`."""
+written once a step in either case, see :func:`drama.ops.blocking.state_blocks`."""
 
 
 class Policy(Protocol):
@@ -56,7 +56,7 @@ def imagine_step(
     observed: Tensor,
     state: Any,
     random: tuple[Randomness, Randomness],
-    memory: PolicyMemory = "previous",
+    memory: PolicyContext = "previous",
     one_step_return: OneStepReturn | None = None,
 ) -> ImaginedStep:
     """Act on ``observed`` and predict what comes of it.
@@ -93,7 +93,7 @@ ImagineStep = Callable[
         Tensor,
         Any,
         tuple[Randomness, Randomness],
-        PolicyMemory,
+        PolicyContext,
         OneStepReturn | None,
     ],
     ImaginedStep,
@@ -109,7 +109,7 @@ def imagine(
     generator: torch.Generator | None,
     *,
     start_at_episode_starts: bool = True,
-    memory: PolicyMemory = "previous",
+    memory: PolicyContext = "previous",
     one_step_return: OneStepReturn | None = None,
     compiled_step: ImagineStep | None = None,
 ) -> Rollout:
@@ -134,7 +134,7 @@ def imagine(
         horizon: Number ``H`` of imagined actions.
         generator: Source of randomness.
         start_at_episode_starts: See above.
-        memory: What the policy sees beside the latent, as `behaviour.policy_memory` has it.
+        memory: What the policy sees beside the latent, as `behaviour.policy_context` has it.
         one_step_return: Computes Q-values of all actions, at the cost of one model step for
             each of them; the trajectory is the same with and without, to rounding.
         compiled_step: Stands in for :func:`imagine_step`; it is given numbers, not the generator,
@@ -180,7 +180,7 @@ def _dream(
     fresh: Tensor | None,
     features: Tensor,
     generator: torch.Generator | None,
-    memory: PolicyMemory,
+    memory: PolicyContext,
     one_step_return: OneStepReturn | None,
     compiled_step: ImagineStep | None,
 ) -> tuple[Tensor, ...]:

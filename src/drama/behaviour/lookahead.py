@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from drama.categorical import Randomness, uniform_numbers
-from drama.config import PolicyMemory
+from drama.config import PolicyContext
 from drama.dynamics import map_state
+from drama.ops.categorical import Randomness, uniform_numbers
 from drama.world_model import WorldModel
 
 OneStepReturn = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -40,7 +40,7 @@ def policy_features(stoch: Tensor, memory: Tensor) -> Tensor:
 
 
 def features_of(
-    world_model: WorldModel, stoch: Tensor, deter: Tensor, state: Any, memory: PolicyMemory
+    world_model: WorldModel, stoch: Tensor, deter: Tensor, state: Any, memory: PolicyContext
 ) -> Tensor:
     """What the policy sees of a latent ``(B, Z)``, where ``deter`` and ``state`` are before it."""
     if memory == "current":
@@ -53,7 +53,7 @@ def one_step_q(
     stoch: Tensor,
     state: Any,
     random: Randomness,
-    memory: PolicyMemory,
+    memory: PolicyContext,
     one_step_return: OneStepReturn,
     futures: int = 1,
 ) -> Successors:

@@ -12,7 +12,7 @@ from drama.actions import Categorical
 from drama.behaviour.actor_critic import ActorCritic
 from drama.behaviour.base import Behaviour
 from drama.behaviour.returns import continuation_weights, lambda_return, weighted_mean
-from drama.ssm._numeric import matmul_dtype
+from drama.ops.dtypes import matmul_dtype
 from drama.types import Rollout
 
 

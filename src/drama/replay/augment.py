@@ -1,4 +1,4 @@
-"""Replayed frames seen from a little beside: more to learn from than was collected."""
+"""Random-shift augmentation (DrQ) of whole windows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from drama.errors import ConfigError
 
 
 def check_shift(random_shift: tuple[int, ...], obs_shape: tuple[int, ...]) -> None:
-    """Raise a ConfigError unless these are frames, and such a shift leaves something of them."""
+    """Check ``replay.random_shift`` against the shape of an observation.
+
+    Raises:
+        ConfigError: Observations are vectors, or a shift is not smaller than the frame.
+    """
     if len(obs_shape) != 3:
-        raise ConfigError("replay.random_shift is of frames; these are vectors")
+        raise ConfigError("replay.random_shift needs frames; these observations are vectors")
     for most, side, word in zip(random_shift, obs_shape[:2], ("rows", "columns"), strict=True):
         if most >= side:
             raise ConfigError(
@@ -22,25 +26,25 @@ def check_shift(random_shift: tuple[int, ...], obs_shape: tuple[int, ...]) -> No
 def shift_frames(
     obs: Tensor, rows: int, columns: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Move each window of frames by an offset of its own, the same for all of its frames.
+    """Shift each window by a random offset, the same for all of its frames.
 
-    Kostrikov et al. (2021), *Image Augmentation Is All You Need*, for whole windows: what a game
-    does at one place is learnt for those beside it.
+    Kostrikov et al. (2021), *Image Augmentation Is All You Need*, applied to whole windows: what
+    is learnt at one position also holds at the positions around it.
 
     Args:
         obs: Frames ``(B, T, H, W, C)``.
-        rows: Largest number of pixels up or down; every offset is equally likely.
-        columns: Likewise left or right.
+        rows: Largest vertical shift in pixels; offsets are uniform.
+        columns: Largest horizontal shift in pixels.
         generator: Source of the offsets, on the device of ``obs``.
 
     Returns:
-        Frames of the same shape. Pixels that come in from outside repeat the edge.
+        Frames of the same shape; uncovered pixels repeat the edge.
     """
     batch, length, height, width = obs.shape[:4]
     index = []
     for side, most in ((height, rows), (width, columns)):
         move = torch.randint(-most, most + 1, (batch, 1), generator=generator, device=obs.device)
-        # Row i of the moved frame is row i - move of the frame.
+        # Row i of the shifted frame is row i - move of the frame.
         index.append((torch.arange(side, device=obs.device) - move).clamp(0, side - 1))
     window = torch.arange(batch, device=obs.device).view(batch, 1, 1, 1)
     time = torch.arange(length, device=obs.device).view(1, length, 1, 1)

@@ -1,13 +1,13 @@
-"""The replay on disk: immutable segments of rows, so that a checkpoint writes only what is new.
+"""The replay on disk: immutable segments of transitions, so a checkpoint writes only new ones.
 
 ```
 replay/
-  000000000000-000000005012.safetensors   rows 0 .. 5011, in order of arrival
+  000000000000-000000005012.safetensors   transitions 0 .. 5011, in order of arrival
   000000005012-000000010031.safetensors
 ```
 
 Segments are shared by all checkpoints of a run; each checkpoint lists those it needs, with their
-hashes. A segment goes when no kept checkpoint lists it.
+hashes. A segment is deleted when no kept checkpoint lists it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ from drama.files import read_tensors, sha256, sync, tensor_like, write_tensors
 from drama.replay.buffer import ReplayBuffer
 
 OURS = re.compile(r"\.?\d{12,}-\d{12,}\.safetensors(\.tmp)?|\.tmp\w+")
-"""Names of segments, and of what a killed write leaves: ours, or the temporary file that
-safetensors makes for it."""
+"""Names of segments, and of what a killed write leaves: our temporary file or safetensors' own."""
 
 
 class Segment(TypedDict):
-    """One file of rows ``start <= g < stop``."""
+    """One file of transitions ``start <= g < stop``."""
 
     file: str
     start: int
@@ -41,7 +40,7 @@ class Segment(TypedDict):
 
 
 def copy_segment(segment: Segment, source: Path, target: Path) -> None:
-    """Copy one segment between two directories; the copy is compared with the hash.
+    """Copy one segment between two directories and verify the hash of the copy.
 
     Raises:
         CheckpointError: It is missing or damaged.
@@ -61,7 +60,7 @@ class ReplayStore:
     """Writes and reads the segments of one run.
 
     Args:
-        directory: Made on the first save.
+        directory: Created by the first save.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -69,9 +68,12 @@ class ReplayStore:
         self.segments: list[Segment] = []
 
     def save(self, buffer: ReplayBuffer) -> list[Segment]:
-        """Write the rows that arrived since the last save; returns the segments now needed.
+        """Write the transitions added since the last save.
 
-        All rows that the ring holds are written again where a segment has vanished from the disk.
+        If a segment has vanished from the disk, the whole ring is written again.
+
+        Returns:
+            The segments now needed.
         """
         oldest = buffer.total - len(buffer)
         if self.vanished():
@@ -80,25 +82,25 @@ class ReplayStore:
         if start < buffer.total:
             self.directory.mkdir(parents=True, exist_ok=True)
             name = f"{start:012d}-{buffer.total:012d}.safetensors"
-            digest = write_tensors(self.directory / name, buffer.read_rows(start, buffer.total))
+            digest = write_tensors(self.directory / name, buffer.read(start, buffer.total))
             self.segments.append(Segment(file=name, start=start, stop=buffer.total, sha256=digest))
         self.segments = [segment for segment in self.segments if segment["stop"] > oldest]
         return list(self.segments)
 
     def vanished(self) -> bool:
-        """Whether a segment that was written is not on the disk any more."""
+        """Whether a written segment is no longer on the disk."""
         return any(not (self.directory / s["file"]).is_file() for s in self.segments)
 
-    def reopen(self, row: int) -> None:
-        """Let the next save write the newest segment's rows again if ``row`` of them has changed.
+    def reopen(self, changed: int) -> None:
+        """Let the next save rewrite the newest segment if transition ``changed`` lies in it.
 
-        By then more rows have arrived, so the new file has a name of its own, and checkpoints
-        that list the old one keep it.
+        More transitions follow, so the new file has another name, and checkpoints that list the
+        old one keep it.
 
         Args:
-            row: The newest row, counted from the run's first.
+            changed: The newest transition, counted from the run's start.
         """
-        if self.segments and self.segments[-1]["stop"] > row:
+        if self.segments and self.segments[-1]["stop"] > changed:
             self.segments.pop()
 
     def load(
@@ -113,12 +115,12 @@ class ReplayStore:
         Args:
             buffer: An empty ring.
             segments: In order of arrival.
-            total: Transitions that the run has ever stored.
-            actions: Space of the actions; None leaves them unchecked.
+            total: Transitions stored since the start of the run.
+            actions: Space of the actions; None skips the check.
 
         Raises:
-            CheckpointError: A segment is missing or damaged, holds what cannot be a transition, or
-                transitions are missing between two of them.
+            CheckpointError: A segment is missing, damaged or holds invalid transitions, or there
+                is a gap between two of them.
         """
         oldest = max(0, total - buffer.capacity)
         expected = oldest
@@ -132,18 +134,18 @@ class ReplayStore:
             if start > expected or stop > total:
                 raise CheckpointError(f"replay segments leave a gap before {path}")
             first = max(start, oldest)
-            rows = _checked(read_tensors(path), buffer, stop - start, actions, path)
-            buffer.write_rows(first, {name: rows[name][first - start :] for name in rows})
+            columns = _checked(read_tensors(path), buffer, stop - start, actions, path)
+            buffer.write(first, {name: columns[name][first - start :] for name in columns})
             expected = stop
         if expected != total:
-            raise CheckpointError(f"replay segments end at row {expected}, not {total}")
+            raise CheckpointError(f"replay segments end at transition {expected}, not {total}")
         buffer.total = total
         self.segments = list(segments)
 
     def prune(self, keep: set[str]) -> None:
-        """Delete every segment file whose name is not in ``keep``, and those of killed writes.
+        """Delete every segment whose name is not in ``keep``, and remains of killed writes.
 
-        What others keep there is left alone, such as a file server's ``@eaDir``.
+        Other files are left alone, such as a file server's ``@eaDir``.
         """
         if self.directory.is_dir():
             for path in self.directory.iterdir():
@@ -158,20 +160,21 @@ def _checked(
     actions: ActionSpace | None,
     path: Path,
 ) -> dict[str, Tensor]:
-    """Return the columns of a segment, if they can be transitions of this ring.
+    """Return the columns of a segment, checked against those of the ring.
 
     Raises:
-        CheckpointError: They cannot.
+        CheckpointError: A column is missing, does not fit or holds invalid values.
     """
     try:
-        rows = {
-            name: tensor_like(found, name, ring, rows=count) for name, ring in buffer.rows.items()
+        columns = {
+            name: tensor_like(found, name, ring, rows=count)
+            for name, ring in buffer.columns.items()
         }
     except CheckpointError as error:
         raise CheckpointError(f"replay segment {path} does not fit: {error}") from error
-    if actions is not None and not actions.contains(rows["action"]):
+    if actions is not None and not actions.contains(columns["action"]):
         raise CheckpointError(f"replay segment {path} holds an action outside {actions}")
     for name in ("obs", "reward"):
-        if rows[name].is_floating_point() and not bool(torch.isfinite(rows[name]).all()):
+        if columns[name].is_floating_point() and not bool(torch.isfinite(columns[name]).all()):
             raise CheckpointError(f"replay segment {path} holds a {name} that is not finite")
-    return rows
+    return columns

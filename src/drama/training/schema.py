@@ -13,9 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from drama.errors import CheckpointError
+from drama.files import MOST_COUNT
 
-COUNT = 2**53
-"""No counter is larger: JSON readers of other languages keep integers up to here."""
 MOST_ACTIONS = 2**20
 MOST_VALUES = 2**31
 """Entries of one observation."""
@@ -30,7 +29,7 @@ LOGS = ("metrics", "episodes")
 Check = Callable[[Any], bool]
 
 
-def whole(low: int = 0, high: int = COUNT) -> Check:
+def whole(low: int = 0, high: int = MOST_COUNT) -> Check:
     """Whether a value is an integer in ``[low, high]``."""
     return lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= high
 
@@ -42,7 +41,7 @@ def _flag(x: Any) -> bool:
 def _number(x: Any) -> bool:
     if isinstance(x, bool) or not isinstance(x, (int, float)):
         return False
-    return abs(x) < COUNT if isinstance(x, int) else math.isfinite(x)
+    return abs(x) < MOST_COUNT if isinstance(x, int) else math.isfinite(x)
 
 
 def _float32(x: Any) -> bool:

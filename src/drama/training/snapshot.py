@@ -25,7 +25,6 @@ from drama.envs import describe
 from drama.errors import CheckpointError
 from drama.files import tensor_like
 from drama.training.checkpoint import Checkpoint, CheckpointDir, write_checkpoint
-from drama.training.schema import COUNT
 from drama.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -43,9 +42,8 @@ def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
         f"generator.{name}": g.get_state() for name, g in trainer.generators.items()
     }
     map_state(_collector(loop, "player"), trainer.player_state)
-    held = len(trainer.replay)
-    loop["trained"] = trainer.replay.trained[:held]
-    loop["dreamt"] = trainer.replay.dreamt[:held]
+    replay = trainer.replay.state()
+    loop |= replay["loop"]
     loop["actions"] = trainer.world_model.actions.pack(trainer.stream.actions)
     if trainer.stream.obs is not None:
         loop["obs"] = torch.from_numpy(np.array(trainer.stream.obs))
@@ -55,9 +53,9 @@ def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
         "episodes": trainer.episodes,
         "updates": dict(trainer.updates),
         "stream": trainer.stream.position(),
-        "replay_total": trainer.replay.total,
+        **replay["state"],
         **trainer.world_model.actions.state(),
-        "obs_shape": list(trainer.replay.rows["obs"].shape[1:]),
+        "obs_shape": list(trainer.replay.columns["obs"].shape[1:]),
         "env": describe(trainer.stream.env),
         "threads": torch.get_num_threads(),
         "numpy": trainer.rng.bit_generator.state,
@@ -156,20 +154,6 @@ def _restore_generator(
         f"the random state of {name} was saved on another kind of device: it begins anew, so the "
         "run will not be bit-for-bit the same"
     )
-
-
-def restore_counters(trainer: Trainer, loop: dict[str, Tensor]) -> None:
-    """Put back the replay's counters, once its rows are there.
-
-    Raises:
-        CheckpointError: They are missing or out of range.
-    """
-    held = len(trainer.replay)
-    for name, counter in (("trained", trainer.replay.trained), ("dreamt", trainer.replay.dreamt)):
-        saved = tensor_like(loop, name, counter, rows=held)
-        if bool((saved < 0).any() | (saved > COUNT).any()):
-            raise CheckpointError(f"the saved counters {name!r} are out of range")
-        counter[:held] = saved.to(trainer.replay.device)
 
 
 def check_fits(checkpoint: Checkpoint, config: Config, state: Mapping[str, Any]) -> None:

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from drama.actions import Action
 from drama.behaviour import Behaviour, Player, imagine
-from drama.categorical import Randomness, uniform_numbers
 from drama.config import Config
 from drama.envs.guard import guards_of
 from drama.envs.survey import EnvSurvey
 from drama.errors import CheckpointError, NonFiniteError
 from drama.files import tensor_like, truncate, write_text
-from drama.place import on_cpu
+from drama.ops.categorical import Randomness, uniform_numbers
+from drama.ops.dispatch import on_cpu
 from drama.replay import Purpose, ReplayBuffer
 from drama.replay.storage import ReplayStore
 from drama.training import snapshot
@@ -93,7 +93,7 @@ class Trainer:
         self._survey = EnvSurvey(env)
         self._guards = guards_of(env)
         c = config.behaviour
-        self.player = Player(world_model, behaviour, c.policy_latent, c.policy_memory, c.lookahead)
+        self.player = Player(world_model, behaviour, c.policy_latent, c.policy_context, c.lookahead)
         self.player_state: PolicyState = self.player.init_state(1)
         self.world_model_optimiser = Optimiser(
             world_model.named_parameters(), config.world_model.optim
@@ -274,7 +274,7 @@ class Trainer:
         return self.world_model.actions.to_host(action)[0]
 
     def _random_action(self) -> Action:
-        hold, taken = self.config.training.warmup_hold, self.stream.actions
+        hold, taken = self.config.training.random_action_repeat, self.stream.actions
         if hold > 1 and taken and self.rng.random() >= 1 / hold:
             return taken[-1]
         return self.world_model.actions.random(self.rng)
@@ -351,7 +351,7 @@ class Trainer:
                 c.horizon,
                 self.generators["learning"],
                 start_at_episode_starts=c.start_at_episode_starts,
-                memory=c.policy_memory,
+                memory=c.policy_context,
                 one_step_return=self.behaviour.one_step_return
                 if c.actor_gradient == "all-actions"
                 else None,
@@ -552,7 +552,7 @@ class Trainer:
         self.store.load(
             self.replay, checkpoint.segments, state["replay_total"], self.world_model.actions
         )
-        snapshot.restore_counters(self, loop)
+        self.replay.load_state({"loop": loop})
         self._saved_at = self.step
         self._clocked_from = self._row_from = self.step
         # If the run goes back to an older checkpoint, that is the last one from now on.
@@ -581,7 +581,7 @@ class Trainer:
                 "sums round differently, so the run will not be bit-for-bit the same"
             )
         if "obs" in loop:
-            like = self.replay.rows["obs"][0].cpu()
+            like = self.replay.columns["obs"][0].cpu()
             obs = tensor_like(loop, "obs", like).numpy()
             actions = snapshot.saved_actions(loop, self.world_model.actions)
             self._return_to(actions, obs, state["stream"])

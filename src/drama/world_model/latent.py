@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from drama.categorical import Randomness, sample_categorical
+from drama.ops.categorical import Randomness, sample_categorical
 
 
 def sample_one_hot(log_probs: Tensor, random: Randomness, straight_through: bool = True) -> Tensor:

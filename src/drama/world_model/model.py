@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drama.actions import ActionSpace
-from drama.categorical import Randomness, mix_uniform
 from drama.config import WorldModelConfig
 from drama.dynamics import make_dynamics, step_inplace
-from drama.norm import RMSNormSiLU
-from drama.place import on_cpu
+from drama.ops.categorical import Randomness, mix_uniform
+from drama.ops.dispatch import on_cpu
+from drama.ops.rms_norm import RMSNormSiLU
 from drama.types import Batch
 from drama.world_model.decoder import ImageDecoder, VectorDecoder
 from drama.world_model.encoder import ImageEncoder, VectorEncoder
