@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from drama import presets
 from drama.actions import ActionSpace
-from drama.behaviour import ActorCritic, Player, imagine, lambda_return
+from drama.behaviour import ActorCritic, Imagination, Player, lambda_return
 from drama.config import (
     BehaviourConfig,
     Config,
@@ -204,16 +204,8 @@ class Pair:
         return buffer.sample(purpose, size, length, torch.Generator().manual_seed(1))
 
     def imagine(self, context: Batch, seed: int) -> Rollout:
-        c = self.config.behaviour
-        return imagine(
-            self.world_model,
-            self.behaviour,
-            context,
-            c.horizon,
-            torch.Generator().manual_seed(seed),
-            start_at_episode_starts=c.start_at_episode_starts,
-            memory=c.policy_context,
-        )
+        imagination = Imagination(self.world_model, self.behaviour, self.config.behaviour)
+        return imagination.rollout(context, torch.Generator().manual_seed(seed))
 
 
 def _disturb(module: nn.Module) -> None:
@@ -460,8 +452,8 @@ def test_lambda_return_is_bit_for_bit_the_same() -> None:
 @pytest.mark.parametrize("latent", ["prior", "posterior"])
 @pytest.mark.parametrize("greedy", [False, True])
 def test_actions_on_the_real_environment(pair: Pair, latent: Any, greedy: bool) -> None:
-    memory = pair.config.behaviour.policy_context
-    player = Player(pair.world_model, pair.behaviour, latent, memory)
+    config = replace(pair.config.behaviour, policy_latent=latent)
+    player = Player(pair.world_model, pair.behaviour, config)
     pair.own_world_model.args = replace(pair.args, policy_latent=latent)
     state, carry = player.init_state(5), one.init_carry(pair.own_world_model, 5)
     batch = pair.batch()

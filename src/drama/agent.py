@@ -541,8 +541,7 @@ class Agent:
             )
 
     def _player(self, c: BehaviourConfig) -> Player:
-        parts = (self.world_model, self.behaviour)
-        return Player(*parts, c.policy_latent, c.policy_context, c.lookahead)
+        return Player(self.world_model, self.behaviour, c)
 
     # -- environments -------------------------------------------------------------------------
 

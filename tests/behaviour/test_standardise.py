@@ -151,7 +151,7 @@ def test_acting_with_lookahead_moves_nothing(
 ) -> None:
     policy, world = tiny_policy(standardise_input=True), tiny_world()
     before = moments(policy)
-    player = Player(world, policy, "prior", lookahead=2)
+    player = Player(world, policy, BehaviourConfig(lookahead=2))
     first = torch.ones(3, dtype=torch.bool)
     player.act(frames().obs[:, 0], player.init_state(3), first, torch.Generator().manual_seed(0))
     assert before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ from drama.ops.categorical import Randomness
 from drama.types import Rollout
 from drama.world_model.heads import MLP
 from drama.world_model.twohot import TwoHot
+
+IntrinsicReward = Callable[[Tensor, Tensor], "Tensor | None"]
+"""Reward that training adds, see :meth:`Behaviour.intrinsic_reward`."""
 
 
 class Behaviour(nn.Module):
@@ -120,6 +123,17 @@ class Behaviour(nn.Module):
             termination: Predicted probability that it ends the episode, ``(...)``.
         """
         return reward + self.config.gamma * (1.0 - termination) * self.value(features)
+
+    def intrinsic_reward(self, deter: Tensor, features: Tensor) -> Tensor | None:
+        """Reward added to the predicted one in imagination, ``(...)``; None adds nothing.
+
+        Override it to explore, for example. `DreamEnv`, evaluation and acting never call it.
+
+        Args:
+            deter: ``d_t`` after the action, ``(..., D)``.
+            features: Policy features of the state that follows, ``(..., F)``.
+        """
+        return None
 
     # -- learning -----------------------------------------------------------------------------
 

@@ -219,9 +219,9 @@ def evaluate(
         "scored": _unit(counters),
         "latents": latents,
         "actions": actions,
-        "policy_latent": player.policy_latent,
-        "policy_context": player.policy_context,
-        "lookahead": player.lookahead,
+        "policy_latent": player.config.policy_latent,
+        "policy_context": player.config.policy_context,
+        "lookahead": player.config.lookahead,
         "step_limit": limit,
         "truncated_by_limit": truncations,
     }

@@ -1,4 +1,4 @@
-"""Seen by people: the world model as an environment of its own."""
+"""World models as environments."""
 
 from drama.play.dream import DreamEnv
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from drama.actions import Action
-from drama.behaviour import Behaviour, Player, imagine
+from drama.behaviour import Behaviour, Imagination, Player
 from drama.config import Config
 from drama.envs.guard import guards_of
 from drama.envs.survey import EnvSurvey
@@ -92,8 +92,7 @@ class Trainer:
         self.stream = EnvStream(env, config.seed)
         self._survey = EnvSurvey(env)
         self._guards = guards_of(env)
-        c = config.behaviour
-        self.player = Player(world_model, behaviour, c.policy_latent, c.policy_context, c.lookahead)
+        self.player = Player(world_model, behaviour, config.behaviour)
         self.player_state: PolicyState = self.player.init_state(1)
         self.world_model_optimiser = Optimiser(
             world_model.named_parameters(), config.world_model.optim
@@ -112,9 +111,13 @@ class Trainer:
             "learning": torch.Generator(self.device).manual_seed(int(seeds[2] >> 1)),
             "replay": torch.Generator(self.replay.device).manual_seed(int(seeds[3] >> 1)),
         }
-        self._compiled = (
-            compile_functions(world_model, behaviour) if config.training.compile else None
+        self.imagination = Imagination(
+            world_model, behaviour, config.behaviour, behaviour.intrinsic_reward
         )
+        self._compiled = None
+        if config.training.compile:
+            self._compiled = compile_functions(world_model, behaviour, self.imagination)
+            self.imagination.compiled_step = self._compiled.imagined_step
         self._learn = self._programs()
 
         self._pending: list[Transition] = []  # what the stream has yielded, until it is stored
@@ -344,19 +347,7 @@ class Trainer:
         with self.clock.phase("replay"):
             context = self._sample("behaviour", c.batch_size, c.context)
         with self.clock.phase("imagination"), autocast(self.device, self.dtype):
-            rollout = imagine(
-                self.world_model,
-                self.behaviour,
-                context,
-                c.horizon,
-                self.generators["learning"],
-                start_at_episode_starts=c.start_at_episode_starts,
-                memory=c.policy_context,
-                one_step_return=self.behaviour.one_step_return
-                if c.actor_gradient == "all-actions"
-                else None,
-                compiled_step=self._compiled.imagine_step if self._compiled else None,
-            )
+            rollout = self.imagination.rollout(context, self.generators["learning"])
         loss_of = self._compiled.behaviour_loss if self._compiled else self.behaviour.loss
         steps = []
         with training_mode(self.behaviour):
