@@ -275,7 +275,7 @@ def test_returns_divides_by_their_running_range_and_never_by_less_than_1() -> No
         divisor = max(1.0, (high - low).item())
         torch.testing.assert_close(found.advantage, centred / divisor)
         assert (divisor == 1.0) == (factor == 0.01)
-        assert found.report["advantage_scale"].item() == pytest.approx(divisor)
+        assert found.metrics["advantage_scale"].item() == pytest.approx(divisor)
 
 
 @pytest.mark.parametrize("scale", ["returns", "deviation"])
@@ -324,7 +324,7 @@ def test_explained_variance_by_hand() -> None:
         value = model.value(rollout.features)[:, :-1].flatten()
     target = whole(model, rollout).target
     expected = 1 - (target - value).var() / target.var()
-    found = whole(model, rollout).report["explained_variance"]
+    found = whole(model, rollout).metrics["explained_variance"]
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
 
 

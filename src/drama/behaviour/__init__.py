@@ -1,4 +1,4 @@
-"""What is learnt in the dream: imagination, returns, two behaviours, and acting with them."""
+"""Imagination, returns, actor-critic and PPO, and acting with them."""
 
 from drama.behaviour.acting import Player
 from drama.behaviour.actor_critic import ActorCritic

@@ -1,4 +1,4 @@
-"""The behaviours by the names that the configuration knows."""
+"""Behaviours by their names in the configuration."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from drama.behaviour.ppo import PPO, MinibatchPPO
 from drama.config import AlgorithmName, BehaviourConfig
 
 BEHAVIOURS: dict[AlgorithmName, type[Behaviour]] = {"actor-critic": ActorCritic, "ppo": PPO}
-"""Every behaviour by its name."""
+"""Behaviours by name; ``ppo`` without ``recompute_advantages`` is `MinibatchPPO`."""
 
 
 def make_behaviour(config: BehaviourConfig, features: int, actions: ActionSpace) -> Behaviour:
     """Build the behaviour that ``config.algorithm`` names.
 
     Args:
-        config: Which one, sizes and coefficients.
-        features: Size of the policy's input ``concat(latent_t, d_{t-1})``.
+        config: Algorithm, sizes and coefficients.
+        features: Size F of the policy features ``concat(z_t, d_{t-1})``.
         actions: The action space.
     """
     kind = BEHAVIOURS[config.algorithm]

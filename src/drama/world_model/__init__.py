@@ -1,4 +1,4 @@
-"""The learnt simulator: encoder, latent, sequence model, decoder and heads."""
+"""The world model: encoder, latent, sequence model, decoder and heads."""
 
 from drama.world_model.model import LossTerm, Observed, WorldModel
 from drama.world_model.twohot import TwoHot, symexp, symlog

@@ -1,4 +1,4 @@
-"""The learnt simulator: encoder, latent, sequence model, decoder and heads, with their losses."""
+"""The world model: encoder, latent, sequence model, decoder and heads, with their losses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from drama.world_model.twohot import TwoHot
 
 
 class Observed(NamedTuple):
-    """What the world model makes of a window of real experience."""
+    """Output of the world model for a window of real experience."""
 
     posterior: Tensor
     """Log-probabilities of ``q(z_t | o_t)``: ``(B, T, variables, classes)``."""
@@ -34,7 +34,7 @@ class Observed(NamedTuple):
     deter: Tensor
     """``d_t`` after reading ``(z_t, a_t)``: ``(B, T, D)``."""
     state: Any
-    """State of the sequence model after the window, to be stepped on."""
+    """State of the sequence model after the window."""
 
 
 class LossTerm(NamedTuple):
@@ -49,7 +49,7 @@ class LossTerm(NamedTuple):
 
 
 class WorldModel(nn.Module):
-    """Discrete VAE and sequence model of the paper (its section 2.2).
+    """Discrete VAE and sequence model (section 2.2 of the paper).
 
     Args:
         config: Sizes and loss weights.
@@ -79,7 +79,7 @@ class WorldModel(nn.Module):
         self.termination_head = MLP(width, 1, layers=1, units=config.head_units)
         self.twohot = TwoHot(config.bins, config.bin_limit, config.twohot_decode)
 
-    # -- the parts, one step or many ----------------------------------------------------------
+    # -- one step or many ---------------------------------------------------------------------
 
     def posterior(self, obs: Tensor) -> Tensor:
         """``q(z_t | o_t)`` as log-probabilities ``(..., variables, classes)``, float32."""
@@ -100,9 +100,9 @@ class WorldModel(nn.Module):
     def step(
         self, stoch: Tensor, action: Tensor, state: Any, *, inplace: bool = False
     ) -> tuple[Tensor, Any]:
-        """Read ``(z_t, a_t)``: returns ``d_t`` ``(B, D)`` and the new state, at constant cost.
+        """Read ``(z_t, a_t)``: return ``d_t`` ``(B, D)`` and the new state, at constant cost.
 
-        With ``inplace`` the given state may be overwritten; that is not for gradients.
+        With ``inplace`` the given state may be overwritten; without gradients only.
         """
         x = self.sequence_input(stoch, action)
         return step_inplace(self.dynamics, x, state) if inplace else self.dynamics.step(x, state)
@@ -126,7 +126,7 @@ class WorldModel(nn.Module):
         return torch.sigmoid(self.termination_head(deter).float()).squeeze(-1)
 
     def sample(self, log_probs: Tensor, random: Randomness) -> Tensor:
-        """Draw a flattened one-hot latent ``(..., Z)`` with straight-through gradient."""
+        """Sample a flattened one-hot latent ``(..., Z)`` with straight-through gradient."""
         return sample_one_hot(log_probs, random).flatten(-2)
 
     # -- windows ------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class WorldModel(nn.Module):
         Args:
             batch: Windows ``(B, T)``.
             random: Source of randomness for the latents.
-            posterior: What :meth:`posterior_of` gave for the batch, where that is known already.
+            posterior: Result of :meth:`posterior_of` for the batch; None computes it.
         """
         if posterior is None:
             posterior = self.posterior_of(batch)  # (B, T, K, C)
@@ -150,11 +150,11 @@ class WorldModel(nn.Module):
         return Observed(posterior, stoch, deter, state)
 
     def posterior_of(self, batch: Batch) -> Tensor:
-        """Posterior of every row, each frame that comes more than once encoded only once.
+        """Posterior of each transition ``(B, T, K, C)``; repeated frames are encoded once.
 
-        The short windows of imagination overlap a great deal while little has been collected.
-        Only in evaluation mode, where a frame's latent does not depend on its neighbours, and on
-        the CPU: elsewhere the number of distinct frames would be a host sync.
+        The short contexts of imagination overlap while the replay holds little. Only in evaluation
+        mode, where BatchNorm does not mix frames, and on the CPU: elsewhere the number of distinct
+        frames synchronises with the host.
         """
         if batch.slot is None or self.training or not on_cpu(batch.obs):
             return self.posterior(batch.obs)
@@ -164,7 +164,7 @@ class WorldModel(nn.Module):
             return self.posterior(batch.obs)
         frames = batch.obs.flatten(0, 1)  # (B * T, ...)
         found = torch.zeros_like(slots)
-        found.scatter_(0, inverse.flatten(), torch.arange(count))  # any of the equal ones will do
+        found.scatter_(0, inverse.flatten(), torch.arange(count))  # any of equal frames
         return self.posterior(frames[found])[inverse]
 
     # -- loss ---------------------------------------------------------------------------------
