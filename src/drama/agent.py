@@ -17,14 +17,13 @@ import torch
 
 from drama import trust
 from drama.actions import ActionSpace
+from drama.attributes import constructor
 from drama.behaviour import Player, make_behaviour
-from drama.classonly import constructor
 from drama.config import BehaviourConfig, Config, EnvConfig, Latents
-from drama.costs import PresetCost
 from drama.envs import describe
 from drama.envs.adapt import adapter_of, as_batch
-from drama.envs.identity import differences
-from drama.envs.source import HOW_TO_GIVE, EnvSource, build_env, named, say_limits
+from drama.envs.description import differences
+from drama.envs.source import HOW_TO_GIVE, EnvLike, env_source
 from drama.errors import (
     CheckpointError,
     ConfigError,
@@ -33,11 +32,12 @@ from drama.errors import (
     RunDirError,
     UnknownEnvError,
 )
-from drama.estimate import long_run_warning, may_be_long, measure_updates
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.files import write_text
+from drama.machine.costs import PresetCost
+from drama.machine.estimate import long_run_warning, may_be_long, measure_updates
+from drama.ops.backend import backend_of
 from drama.presets import fitting, label, preset
-from drama.ssm.backend import backend_of
 from drama.text import one_line
 from drama.training import snapshot
 from drama.training.callbacks import CallbackLike, Callbacks
@@ -79,7 +79,7 @@ class Agent:
 
     def __init__(
         self,
-        env: EnvSource | None = None,
+        env: EnvLike | None = None,
         config: Config | str | None = None,
         *,
         seed: int | None = None,
@@ -87,16 +87,16 @@ class Agent:
     ) -> None:
         fitted = config is None
         config = _settings(config)
-        config = dataclasses.replace(config, env=named(env, config.env))
+        self._source = env_source(env, config.env)
+        config = dataclasses.replace(config, env=self._source.config)
         if seed is not None:
             config = dataclasses.replace(config, seed=seed)
         if device is not None:
             config = dataclasses.replace(config, device=device)
         self.config = config
         self.device = pick_device(config.device)
-        self._source: EnvSource = config.env.id if env is None else env
-        self.env = build_env(self._source, config.env, config.seed, life_loss=config.env.life_loss)
-        say_limits(self._source, self.env)
+        self.env = self._source.make(config.seed)
+        self._source.log_limits(self.env)
         self.observation_space = self.env.observation_space
         self.action_space = self.env.action_space
         self._adapter = adapter_of(self.env)
@@ -308,7 +308,7 @@ class Agent:
     def load(
         cls: type[Agent],
         path: str | Path,
-        env: EnvSource | None = None,
+        env: EnvLike | None = None,
         *,
         device: str | None = None,
         config: Config | None = None,
@@ -386,7 +386,7 @@ class Agent:
     @classmethod
     def _in_its_env(
         cls,
-        env: EnvSource | None,
+        env: EnvLike | None,
         config: Config,
         device: str | None,
         checkpoint: Checkpoint,
@@ -394,8 +394,8 @@ class Agent:
     ) -> Agent:
         """Make the agent of a checkpoint, untrained, in the environment given or recorded."""
         if env is not None:
-            again = isinstance(env, str) or named(env, EnvConfig()).id == config.env.id
-            if isinstance(env, gym.Env) or not again:
+            same = isinstance(env, str) or env_source(env, EnvConfig()).config.id == config.env.id
+            if isinstance(env, gym.Env) or not same:
                 # What made the run's environment does not apply to the one given.
                 plain = dataclasses.replace(config.env, kwargs={}, wrappers=(), made_by="drama")
                 config = dataclasses.replace(config, env=plain)
@@ -518,25 +518,25 @@ class Agent:
             EnvError: The agent was made with an environment object that cannot be made again.
             ConfigError: A number is out of range.
         """
-        defaults = self.config.evaluation
         player = self.player
         if lookahead is not None:
             player = self._player(dataclasses.replace(self.config.behaviour, lookahead=lookahead))
-        seed = defaults.seed if seed is None else seed
+        given: dict[str, Any] = {
+            "episodes": episodes,
+            "num_envs": num_envs,
+            "seed": seed,
+            "latents": latents,
+            "max_episode_steps": max_episode_steps,
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        config = dataclasses.replace(self.config.evaluation, **changes)
         with cpu_threads(self.config.training.threads):  # as many as it learnt with
             return evaluate(
                 player,
-                lambda index: self.new_env(seed + index),
-                episodes=defaults.episodes if episodes is None else episodes,
-                num_envs=defaults.num_envs if num_envs is None else num_envs,
-                seed=seed,
+                lambda index: self.new_env(config.seed + index),
+                config,
                 greedy=greedy,
                 protocol={"train_steps": self.num_timesteps, "train_seed": self.config.seed},
-                device=self.device,
-                latents=defaults.latents if latents is None else latents,
-                max_episode_steps=(
-                    defaults.max_episode_steps if max_episode_steps is None else max_episode_steps
-                ),
                 progress=progress,
             )
 
@@ -556,7 +556,7 @@ class Agent:
             EnvError: The agent was made with an environment object that cannot be made again.
         """
         seed = self.config.evaluation.seed if seed is None else seed
-        return build_env(self._source, self.config.env, seed, life_loss=life_loss, again=True)
+        return self._source.copy(seed, life_loss=life_loss)
 
     def get_env(self) -> gym.Env[Any, Any]:
         """Return the training environment (Stable-Baselines3's name for it)."""

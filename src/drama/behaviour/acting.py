@@ -48,6 +48,7 @@ class Player:
         self.world_model = world_model
         self.policy = policy
         self.config = config
+        self.actions = world_model.actions
         self.imagination = Imagination(world_model, policy, config)
 
     def init_state(self, batch_size: int) -> PolicyState:

@@ -9,7 +9,7 @@ import torch
 
 from drama.actions import Action
 from drama.behaviour import Imagination, LatentState
-from drama.envs.picture import as_rgb
+from drama.envs import as_rgb
 from drama.errors import ConfigError, EnvError
 from drama.types import ObsArray
 

@@ -274,7 +274,7 @@ class Trainer:
         action, self.player_state = self.player.act(
             obs, self.player_state, is_first, self.generators["acting"]
         )
-        return self.world_model.actions.to_host(action)[0]
+        return self.player.actions.to_host(action)[0]
 
     def _random_action(self) -> Action:
         hold, taken = self.config.training.random_action_repeat, self.stream.actions
