@@ -14,9 +14,9 @@ import numpy.typing as npt
 import drama
 from drama.config import Config
 from drama.report.runs import read_run, running_mean
+from drama.settings import flat
 from drama.suite import read_suite
 from drama.suite.layout import Cell
-from drama.training.resume import flat
 
 WIDTH = 20
 """Training episodes in a running mean."""

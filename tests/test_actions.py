@@ -24,7 +24,7 @@ def test_an_encoded_action_is_one_hot_and_the_null_action_is_zero() -> None:
 
 def test_a_policy_by_hand() -> None:
     probs = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])
-    policy = SPACE.policy(probs.log(), 0.0)
+    policy = SPACE.policy(probs.log())
     assert policy.mode().tolist() == [0, 2]
     torch.testing.assert_close(
         policy.log_prob(torch.tensor([1, 2])), torch.tensor([0.25, 0.8]).log()
@@ -36,13 +36,8 @@ def test_a_policy_by_hand() -> None:
     torch.testing.assert_close(counts.float(), probs, atol=0.05, rtol=0)
 
 
-def test_a_uniform_share() -> None:
-    policy = SPACE.policy(torch.tensor([100.0, 0.0, 0.0]), 0.3)
-    torch.testing.assert_close(policy.log_probs.exp(), torch.tensor([0.8, 0.1, 0.1]))
-
-
 def test_given_noise_samples_what_the_generator_would() -> None:
-    policy = SPACE.policy(torch.randn(50, 3), 0.0)
+    policy = SPACE.policy(torch.randn(50, 3))
     noise = SPACE.noise(50, policy.log_probs, torch.Generator().manual_seed(1))
     expected = policy.sample(torch.Generator().manual_seed(1))
     assert torch.equal(policy.sample(noise), expected)

@@ -18,9 +18,7 @@ from torch import Tensor
 
 from drama.errors import CheckpointError, EnvError
 from drama.ops.categorical import Randomness, mix_uniform, sample_categorical, uniform_numbers
-
-Action = int
-"""One action on the host: in transitions, in the log of actions and at the environment."""
+from drama.types import Action
 
 
 class Categorical(NamedTuple):
@@ -96,14 +94,9 @@ class ActionSpace:
         """Return all actions, ``(A,)``."""
         return torch.arange(self.count, device=device)
 
-    def policy(self, outputs: Tensor, unimix: float) -> Categorical:
-        """Return the policy of the actor's outputs ``(..., A)``.
-
-        Args:
-            outputs: Logits.
-            unimix: Share of the uniform distribution.
-        """
-        return Categorical(mix_uniform(outputs, unimix))
+    def policy(self, outputs: Tensor) -> Categorical:
+        """Return the policy for outputs ``(..., A)`` of the actor, which are logits."""
+        return Categorical(mix_uniform(outputs, 0.0))  # in float32, also under autocast
 
     def noise(self, batch: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return random numbers for ``batch`` samples of a policy, see ``Categorical.sample``."""

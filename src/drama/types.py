@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from drama.actions import Action
-
 ObsArray = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+Action = int
+"""One action on the host: in transitions, in the log of actions and at the environment."""
 
 
 class Transition(NamedTuple):

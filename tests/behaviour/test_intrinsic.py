@@ -13,7 +13,7 @@ from torch import Tensor
 
 from drama import Agent, DreamEnv
 from drama.behaviour import ActorCritic, Imagination
-from drama.behaviour.registry import BEHAVIOURS
+from drama.registry import BEHAVIOURS
 from drama.types import Batch
 from drama.world_model import WorldModel
 
@@ -28,8 +28,8 @@ class Curious(ActorCritic):
 
 @pytest.fixture
 def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
-    monkeypatch.setitem(BEHAVIOURS, "actor-critic", Curious)
-    return Agent("drama/Catch-v0", tiny())
+    monkeypatch.setitem(BEHAVIOURS.registered, "curious", Curious)
+    return Agent("drama/Catch-v0", tiny({"behaviour.algorithm": "curious"}))
 
 
 @pytest.mark.parametrize("gradient", ["sampled", "all-actions"])

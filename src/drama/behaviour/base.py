@@ -62,7 +62,7 @@ class Behaviour(nn.Module):
 
     def policy_of(self, actor_outputs: Tensor) -> Categorical:
         """Return the policy for outputs ``(..., A)`` of the actor."""
-        return self.actions.policy(actor_outputs, self.config.unimix)
+        return self.actions.policy(actor_outputs)
 
     def policy(self, features: Tensor) -> Categorical:
         """Return the policy for features ``(..., F)``."""

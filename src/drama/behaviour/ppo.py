@@ -13,9 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from drama.actions import Categorical
+from drama.actions import ActionSpace, Categorical
 from drama.behaviour.actor_critic import ActorCritic
 from drama.behaviour.base import Behaviour
+from drama.behaviour.config import BehaviourConfig
 from drama.behaviour.returns import continuation_weights, weighted_mean
 from drama.ops.dtypes import matmul_dtype
 from drama.types import Rollout
@@ -160,6 +161,12 @@ class MinibatchPPO(Behaviour):
 
 
 _TINY = 1e-12
+
+
+def make_ppo(config: BehaviourConfig, features: int, actions: ActionSpace) -> Behaviour:
+    """Build the form of PPO that the settings ask for: on whole rollouts or in minibatches."""
+    kind = PPO if config.ppo.recompute_advantages else MinibatchPPO
+    return kind(config, features, actions)
 
 
 def weighted_moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,26 +1,24 @@
-"""Behaviours by their names in the configuration."""
+"""Construction of behaviours from their settings."""
 
 from __future__ import annotations
 
-from drama.actions import ActionSpace
-from drama.behaviour.actor_critic import ActorCritic
-from drama.behaviour.base import Behaviour
-from drama.behaviour.ppo import PPO, MinibatchPPO
-from drama.config import AlgorithmName, BehaviourConfig
+from typing import cast
 
-BEHAVIOURS: dict[AlgorithmName, type[Behaviour]] = {"actor-critic": ActorCritic, "ppo": PPO}
-"""Behaviours by name; ``ppo`` without ``recompute_advantages`` is `MinibatchPPO`."""
+from drama.actions import ActionSpace
+from drama.behaviour.base import Behaviour
+from drama.behaviour.config import BehaviourConfig
+from drama.registry import BEHAVIOURS
 
 
 def make_behaviour(config: BehaviourConfig, features: int, actions: ActionSpace) -> Behaviour:
     """Build the behaviour that ``config.algorithm`` names.
 
     Args:
-        config: Algorithm, sizes and coefficients.
-        features: Size F of the policy features ``concat(z_t, d_{t-1})``.
+        config: Its name, sizes and coefficients.
+        features: Size of the policy features.
         actions: The action space.
+
+    Raises:
+        ConfigError: No behaviour has that name; the nearest is given.
     """
-    kind = BEHAVIOURS[config.algorithm]
-    if kind is PPO and not config.ppo.recompute_advantages:
-        kind = MinibatchPPO
-    return kind(config, features, actions)
+    return cast("Behaviour", BEHAVIOURS.get(config.algorithm)(config, features, actions))

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from drama.actions import Action, ActionSpace
+from drama.actions import ActionSpace
 from drama.envs.guard import as_declared
 from drama.errors import EnvError, UnsupportedSpaceError
 from drama.text import one_line
-from drama.types import ObsArray
+from drama.types import Action, ObsArray
 
 SUPPORTED_OBSERVATIONS = "a Box of any shape, read as a picture or flattened to a vector"
 SUPPORTED_ACTIONS = "Discrete(n) with n >= 2"

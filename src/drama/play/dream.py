@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import torch
 
-from drama.actions import Action
 from drama.behaviour import Imagination, LatentState
 from drama.envs import as_rgb
 from drama.errors import ConfigError, EnvError
-from drama.types import ObsArray
+from drama.types import Action, ObsArray
 
 if TYPE_CHECKING:
     from drama.agent import Agent

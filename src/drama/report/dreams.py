@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from drama.agent import Agent, find_checkpoint
-from drama.envs import as_rgb
+from drama.envs.spaces import as_rgb
 from drama.replay import ReplayBuffer
 from drama.replay.storage import ReplayStore
 from drama.report.drawing import Figure, finished, legend, looks, new_canvas

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drama.actions import Action, ActionSpace
+from drama.actions import ActionSpace
 from drama.behaviour import Behaviour, make_behaviour
 from drama.config import Config
 from drama.dynamics import map_state
@@ -25,6 +25,7 @@ from drama.envs import describe
 from drama.errors import CheckpointError
 from drama.files import tensor_like
 from drama.training.checkpoint import Checkpoint, CheckpointDir, write_checkpoint
+from drama.types import Action
 from drama.world_model import WorldModel
 
 if TYPE_CHECKING:

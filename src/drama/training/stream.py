@@ -9,9 +9,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from drama.actions import Action, ActionSpace
+from drama.actions import ActionSpace
 from drama.envs.episodes import Count, EpisodeCounter
-from drama.types import ObsArray, Transition
+from drama.types import Action, ObsArray, Transition
 
 
 @dataclass(frozen=True)

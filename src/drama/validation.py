@@ -1,4 +1,13 @@
-"""Frozen dataclasses whose fields are checked, and made exact, however they are built."""
+"""Sections of settings: frozen dataclasses that declare, check and normalise their fields.
+
+Each field is declared by what a change of it alters:
+
+    lr: float = learning(4e-5)            # what is learnt; fixed for the life of a run
+    log_every: int = output(250)          # what is printed or written
+    threads: int = speed(0, most=4096)    # speed and the last bits of sums
+    frame_skip: int = task(4)             # the environment; no difference from a preset
+    seed: int = identity(0)               # which run it is
+"""
 
 from __future__ import annotations
 
@@ -7,7 +16,7 @@ import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from drama.errors import ConfigError
 from drama.renamed import refuse_former
@@ -15,14 +24,63 @@ from drama.text import brief, did_you_mean
 
 T = TypeVar("T")
 
+Alters = Literal["identity", "task", "learning", "speed", "output"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Declaration:
+    """Properties of a setting, stored in the metadata of its dataclass field."""
+
+    alters: Alters
+    """What a change alters: the run's identity, its task, what is learnt, speed or output only."""
+    resume: bool
+    """Whether a resumed run may change it."""
+    suite: bool = False
+    """Whether a suite sets it, so that no variant may."""
+    most: int | None = None
+    """Largest value, far beyond use; a larger one would abort the process for lack of memory."""
+
+    def metadata(self) -> dict[str, Any]:
+        """Return metadata for `dataclasses.field`."""
+        return {"declaration": self}
+
+
+def identity(default: T) -> T:
+    """Declare a setting that identifies a run, such as its seed; a suite sets it."""
+    return _field(default, Declaration("identity", resume=False, suite=True))
+
+
+def task(default: T, *, resume: bool = False, suite: bool = False, most: int | None = None) -> T:
+    """Declare a setting that alters the task, as the environment's; a resumed run keeps it."""
+    return _field(default, Declaration("task", resume, suite, most))
+
+
+def learning(default: T, *, most: int | None = None) -> T:
+    """Declare a setting that alters what an agent learns of a task; a resumed run keeps it."""
+    return _field(default, Declaration("learning", resume=False, most=most))
+
+
+def speed(default: T, *, resume: bool = True, most: int | None = None) -> T:
+    """Declare a setting that alters speed, memory or rounding; a resumed run may change it."""
+    return _field(default, Declaration("speed", resume, most=most))
+
+
+def output(default: T, *, most: int | None = None) -> T:
+    """Declare a setting that alters evaluation, logs or files; a resumed run may change it."""
+    return _field(default, Declaration("output", resume=True, most=most))
+
+
+def _field(default: T, declaration: Declaration) -> T:
+    return dataclasses.field(default=default, metadata=declaration.metadata())
+
 
 def require(condition: bool, message: str) -> None:
-    """Raise a ConfigError that says ``message`` unless ``condition`` holds."""
+    """Raise a ConfigError with ``message`` unless ``condition`` holds."""
     if not condition:
         raise ConfigError(message)
 
 
-class Checked:
+class Section:
     """Base of a section of settings, a frozen dataclass that may implement ``_check``."""
 
     def __post_init__(self) -> None:
@@ -32,15 +90,31 @@ class Checked:
             exact = _convert(hint, value, f"{name}.{field_name}")
             if exact is not value:
                 object.__setattr__(self, field_name, exact)
-        check_sizes(self, name)
+        _check_most(self, name)
         self._check()
 
-    most: ClassVar[Mapping[str, int]] = {}
-    """Largest value of settings that decide how much memory or time something takes: far beyond
-    what is of use, and below what ends in an abort of the process."""
-
     def _check(self) -> None:
-        """Check ranges; the types are right by now."""
+        """Check ranges; types are already checked."""
+
+
+def declarations(cls: type[Any], prefix: str = "") -> dict[str, Declaration]:
+    """Return the declaration of every setting of a tree of sections by dotted name.
+
+    Raises:
+        TypeError: A setting is not declared.
+    """
+    found: dict[str, Declaration] = {}
+    hints = field_types(cls)
+    for field in dataclasses.fields(cls):
+        name = prefix + field.name
+        if dataclasses.is_dataclass(hints[field.name]):
+            found |= declarations(hints[field.name], f"{name}.")
+            continue
+        declaration = field.metadata.get("declaration")
+        if not isinstance(declaration, Declaration):
+            raise TypeError(f"{name} must be declared: identity, task, learning, speed or output")
+        found[name] = declaration
+    return found
 
 
 def field_types(cls: type[Any]) -> dict[str, Any]:
@@ -49,13 +123,16 @@ def field_types(cls: type[Any]) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
-def check_sizes(section: Any, name: str) -> None:
-    """Require that no setting of a section is larger than its ``most``."""
-    for field, most in section.most.items():
-        value = getattr(section, field)
+def _check_most(section: Any, name: str) -> None:
+    """Require that no setting of a section exceeds its declared ``most``."""
+    for field in dataclasses.fields(section):
+        declaration = field.metadata.get("declaration")
+        if declaration is None or (most := declaration.most) is None:
+            continue
+        value = getattr(section, field.name)
         values = value if isinstance(value, tuple) else (value,)
         large = [v for v in values if v is not None and v > most]
-        require(not large, f"{name}.{field} must be at most {most:,}, got {large[:1]}")
+        require(not large, f"{name}.{field.name} must be at most {most:,}, got {large[:1]}")
 
 
 def positive(section: str, **values: float) -> None:
@@ -87,7 +164,7 @@ def from_dict(cls: type[T], tree: object, path: str = "config") -> T:
 
 
 def replaced(config: T, settings: Mapping[str, Any]) -> T:
-    """Return a tree of dataclasses with settings replaced by their dotted names.
+    """Return a copy of a tree of sections with the settings of these dotted names replaced.
 
     Raises:
         ConfigError: There is no such setting (the nearest is named), or a value does not fit.
@@ -100,7 +177,7 @@ def replaced(config: T, settings: Mapping[str, Any]) -> T:
 
 
 def _fields(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every section and setting by its dotted name, with its value."""
+    """Yield every section and setting as (dotted name, value)."""
     for one in dataclasses.fields(section):
         name, value = f"{prefix}{one.name}", getattr(section, one.name)
         yield name, value
@@ -109,7 +186,7 @@ def _fields(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _put(tree: dict[str, Any], path: str, value: Any, known: Mapping[str, Any]) -> None:
-    """Set what is called ``path`` in the tree of settings; ``known`` holds what there is."""
+    """Set ``path`` in the tree of settings; ``known`` maps valid names to present values."""
     *sections, name = path.split(".")
     above = ".".join(sections)
     section = known.get(path)
@@ -121,8 +198,8 @@ def _put(tree: dict[str, Any], path: str, value: Any, known: Mapping[str, Any]) 
         for key, inner in value.items():
             _put(tree, f"{path}.{key}".replace("-", "_"), inner, known)
         return
-    refuse_former(path, value)
-    # A setting may itself be a mapping, whose keys are the user's.
+    refuse_former(path)
+    # The keys of a setting that is itself a mapping are the user's.
     if path not in known and not isinstance(known.get(above), Mapping):
         settings = [key for key, found in known.items() if not dataclasses.is_dataclass(found)]
         raise ConfigError(f"there is no setting {path!r}{did_you_mean(path, settings)}")
@@ -147,7 +224,7 @@ def _convert(hint: Any, value: object, path: str) -> Any:
         return value
     if origin is tuple:
         require(isinstance(value, (list, tuple)), f"{path} must be a list, got {brief(value)}")
-        return tuple(_convert(args[0], item, path) for item in typing.cast("list[object]", value))
+        return tuple(_convert(args[0], item, path) for item in cast("list[object]", value))
     if origin is Mapping:
         require(isinstance(value, Mapping), f"{path} must be an object, got {brief(value)}")
         return _json(value, path)
@@ -162,7 +239,7 @@ def _convert(hint: Any, value: object, path: str) -> Any:
 
 
 def _json(value: Any, path: str) -> Any:
-    """Return a copy of a value that JSON can hold, so that it survives ``config.json``."""
+    """Return a copy of a JSON value; refuse others, which ``config.json`` cannot hold."""
     if isinstance(value, Mapping):
         for key in value:
             require(isinstance(key, str), f"{path} has the key {key!r}, which is not a string")

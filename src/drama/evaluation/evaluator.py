@@ -20,6 +20,7 @@ from drama.envs.episodes import Count, EpisodeCounter, Unit
 from drama.errors import ConfigError
 from drama.evaluation.protocol import departures, step_limit
 from drama.evaluation.scores import game_of, normalised_score
+from drama.version import __version__
 
 logger = logging.getLogger("drama")
 
@@ -128,7 +129,6 @@ def evaluate(
     """
     if config.episodes < 1:
         raise ConfigError(f"evaluation.episodes must be at least 1, got {config.episodes}")
-    from drama import __version__  # set after everything else has been imported
 
     num_envs = min(config.num_envs, config.episodes)
     envs: list[gym.Env[Any, Any]] = []
