@@ -178,9 +178,9 @@ class Pair:
                 return rng.integers(0, 256, self.obs_shape, dtype=np.uint8)
             return rng.normal(size=self.obs_shape).astype(np.float32)
 
-        def add(*row: Any) -> None:
-            obs, is_first, action, reward, terminated, _, is_last = row
-            buffer.append(Transition(*row))
+        def add(*transition: Any) -> None:
+            obs, is_first, action, reward, terminated, _, is_last = transition
+            buffer.append(Transition(*transition))
             own.add(obs, is_first, action, reward, terminated, is_last)
 
         while buffer.total < steps:
@@ -343,7 +343,7 @@ def test_probabilities_windows_and_counters(pair: Pair, sampler: str, steps: int
 
 
 @pytest.mark.parametrize("pair", ["paper"], indirect=True)
-def test_too_few_transitions_are_drawn_more_than_once(pair: Pair) -> None:
+def test_too_few_transitions_are_sampled_more_than_once(pair: Pair) -> None:
     _, own = pair.replays(30)
     allowed = own.probabilities("behaviour", 8) > 0
     assert 0 < allowed.sum() < 64
