@@ -14,9 +14,9 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium import spaces
 
 from drama import trust
+from drama.actions import ActionSpace
 from drama.attributes import constructor
 from drama.behaviour import Player, make_behaviour
 from drama.config import BehaviourConfig, Config, EnvConfig, Latents
@@ -97,12 +97,12 @@ class Agent:
         self.device = pick_device(config.device)
         self.env = self._source.make(config.seed)
         self._source.log_limits(self.env)
-        assert isinstance(self.env.action_space, spaces.Discrete)  # adapted environments are
         self.observation_space = self.env.observation_space
         self.action_space = self.env.action_space
         self._adapter = adapter_of(self.env)
 
-        shape, actions = tuple(self.observation_space.shape or ()), int(self.action_space.n)
+        shape = tuple(self.observation_space.shape or ())
+        actions = ActionSpace.of(self.action_space)
         self.preset_reason: str | None = None
         """Why the preset was chosen; None if the configuration was given."""
         if fitted:
@@ -356,11 +356,12 @@ class Agent:
         snapshot.check_fits(checkpoint, config, state)
         agent = cls._in_its_env(env, config, device, checkpoint, trust_env)
         shape = list(agent.observation_space.shape or ())
-        if state["num_actions"] != agent.action_space.n or state["obs_shape"] != shape:
+        saved_actions, actions = ActionSpace.from_state(state), agent.world_model.actions
+        if saved_actions != actions or state["obs_shape"] != shape:
             raise CheckpointError(
                 f"{checkpoint.path} was made for observations {state['obs_shape']} and "
-                f"{state['num_actions']} actions; {agent.config.env.id} has {shape} and "
-                f"{agent.action_space.n}"
+                f"{saved_actions.count} actions; {agent.config.env.id} has {shape} and "
+                f"{actions.count}"
             )
         agent._check_env(state.get("env", {}), checkpoint)
         tensors = checkpoint.tensors("model")
@@ -482,7 +483,7 @@ class Agent:
         chosen = action.cpu().numpy()
         if raw and self._adapter is not None:
             mapping = self._adapter.adapt_action
-            chosen = np.array([mapping(a) for a in chosen], dtype=np.int64)
+            chosen = np.array([mapping(a) for a in chosen], dtype=chosen.dtype)
         return (chosen[0] if single else chosen), state
 
     def evaluate(
@@ -540,8 +541,7 @@ class Agent:
             )
 
     def _player(self, c: BehaviourConfig) -> Player:
-        parts = (self.world_model, self.behaviour)
-        return Player(*parts, c.policy_latent, c.policy_context, c.lookahead)
+        return Player(self.world_model, self.behaviour, c)
 
     # -- environments -------------------------------------------------------------------------
 

@@ -145,4 +145,4 @@ BEHAVIOURS = Registry(
         "ppo": "drama.behaviour.ppo:make_ppo",
     },
 )
-"""``behaviour.algorithm``: builders ``(BehaviourConfig, features, num_actions) -> Behaviour``."""
+"""``behaviour.algorithm``: builders ``(BehaviourConfig, features, ActionSpace) -> Behaviour``."""

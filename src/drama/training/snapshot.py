@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drama.actions import ActionSpace
 from drama.behaviour import Behaviour, make_behaviour
 from drama.config import Config
 from drama.dynamics import map_state
@@ -24,6 +25,7 @@ from drama.envs import describe
 from drama.errors import CheckpointError
 from drama.files import tensor_like
 from drama.training.checkpoint import Checkpoint, CheckpointDir, write_checkpoint
+from drama.types import Action
 from drama.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
     map_state(_collector(loop, "player"), trainer.player_state)
     replay = trainer.replay.state()
     loop |= replay["loop"]
-    loop["actions"] = torch.tensor(trainer.stream.actions, dtype=torch.int32)
+    loop["actions"] = trainer.world_model.actions.pack(trainer.stream.actions)
     if trainer.stream.obs is not None:
         loop["obs"] = torch.from_numpy(np.array(trainer.stream.obs))
     state = {
@@ -53,7 +55,7 @@ def take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
         "updates": dict(trainer.updates),
         "stream": trainer.stream.position(),
         **replay["state"],
-        "num_actions": trainer.world_model.num_actions,
+        **trainer.world_model.actions.state(),
         "obs_shape": list(trainer.replay.columns["obs"].shape[1:]),
         "env": describe(trainer.stream.env),
         "threads": torch.get_num_threads(),
@@ -86,7 +88,7 @@ def write_untrained(
         config=config.to_json(),
         state={
             "step": 0,
-            "num_actions": world_model.num_actions,
+            **world_model.actions.state(),
             "obs_shape": list(env.observation_space.shape or ()),
             "env": describe(env),
         },
@@ -165,7 +167,8 @@ def check_fits(checkpoint: Checkpoint, config: Config, state: Mapping[str, Any])
     """
     if not is_built_in(config.world_model.dynamics.name):
         return
-    c, shape, actions = config.world_model, tuple(state["obs_shape"]), state["num_actions"]
+    c, shape = config.world_model, tuple(state["obs_shape"])
+    actions = ActionSpace.from_state(state)
     with torch.device("meta"):
         model = WorldModel(c, shape, actions)
         behaviour = make_behaviour(config.behaviour, c.stoch_size + c.dynamics.width, actions)
@@ -179,19 +182,15 @@ def check_fits(checkpoint: Checkpoint, config: Config, state: Mapping[str, Any])
             )
 
 
-def saved_actions(loop: dict[str, Tensor], num_actions: int) -> list[int]:
+def saved_actions(loop: dict[str, Tensor], space: ActionSpace) -> list[Action]:
     """Return the actions taken since the last seeded reset.
 
     Raises:
         CheckpointError: They are missing, or an action is none of the environment's.
     """
-    like = torch.empty(0, dtype=torch.int32)
+    like = space.pack([])
     rows = loop["actions"].numel() if "actions" in loop else None
-    actions = tensor_like(loop, "actions", like, rows=rows)
-    if bool((actions < 0).any() | (actions >= num_actions).any()):
-        raise CheckpointError(f"a saved action is none of 0 .. {num_actions - 1}")
-    taken: list[int] = actions.tolist()
-    return taken
+    return space.unpack(tensor_like(loop, "actions", like, rows=rows))
 
 
 def _collector(into: dict[str, Tensor], name: str) -> Callable[[Tensor], Tensor]:

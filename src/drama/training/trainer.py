@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drama.behaviour import Behaviour, Player, imagine
+from drama.behaviour import Behaviour, Imagination, Player
 from drama.config import Config
 from drama.envs.guard import guards_of
 from drama.envs.survey import EnvSurvey
 from drama.errors import CheckpointError, NonFiniteError
 from drama.files import tensor_like, truncate, write_text
+from drama.ops.categorical import Randomness, uniform_numbers
 from drama.ops.dispatch import on_cpu
 from drama.replay import Purpose, ReplayBuffer
 from drama.replay.storage import ReplayStore
@@ -34,9 +35,8 @@ from drama.training.resume import compare
 from drama.training.schedule import NAMES, Kind, shortfall, updates_due, why_no_update
 from drama.training.schema import check_resumable
 from drama.training.stream import EnvStream, EpisodeEnd
-from drama.types import Batch, PolicyState, Transition
+from drama.types import Action, Batch, PolicyState, Transition
 from drama.world_model import WorldModel
-from drama.world_model.latent import Randomness, uniform_numbers
 
 Event = Literal["step", "episode", "metrics", "checkpoint", "note", "warning"]
 Listener = Callable[[Event, Any], "bool | None"]
@@ -92,8 +92,7 @@ class Trainer:
         self.stream = EnvStream(env, config.seed)
         self._survey = EnvSurvey(env)
         self._guards = guards_of(env)
-        c = config.behaviour
-        self.player = Player(world_model, behaviour, c.policy_latent, c.policy_context, c.lookahead)
+        self.player = Player(world_model, behaviour, config.behaviour)
         self.player_state: PolicyState = self.player.init_state(1)
         self.world_model_optimiser = Optimiser(
             world_model.named_parameters(), config.world_model.optim
@@ -112,9 +111,13 @@ class Trainer:
             "learning": torch.Generator(self.device).manual_seed(int(seeds[2] >> 1)),
             "replay": torch.Generator(self.replay.device).manual_seed(int(seeds[3] >> 1)),
         }
-        self._compiled = (
-            compile_functions(world_model, behaviour) if config.training.compile else None
+        self.imagination = Imagination(
+            world_model, behaviour, config.behaviour, behaviour.intrinsic_reward
         )
+        self._compiled = None
+        if config.training.compile:
+            self._compiled = compile_functions(world_model, behaviour, self.imagination)
+            self.imagination.compiled_step = self._compiled.imagined_step
         self._learn = self._programs()
 
         self._pending: list[Transition] = []  # what the stream has yielded, until it is stored
@@ -263,7 +266,7 @@ class Trainer:
             self.replay.append(last)
         self.note(why)
 
-    def _choose_action(self) -> int:
+    def _choose_action(self) -> Action:
         if self.step < self.config.training.warmup_steps:
             return self._random_action()
         assert self.stream.obs is not None
@@ -274,13 +277,13 @@ class Trainer:
         action, self.player_state = self.player.act(
             obs, self.player_state, is_first, self.generators["acting"]
         )
-        return int(action)
+        return self.player.actions.to_host(action)[0]
 
-    def _random_action(self) -> int:
+    def _random_action(self) -> Action:
         hold, taken = self.config.training.random_action_repeat, self.stream.actions
         if hold > 1 and taken and self.rng.random() >= 1 / hold:
             return taken[-1]
-        return int(self.rng.integers(self.world_model.num_actions))
+        return self.world_model.actions.random(self.rng)
 
     def _finish_episode(self, end: EpisodeEnd) -> None:
         self.episodes += 1
@@ -347,19 +350,7 @@ class Trainer:
         with self.clock.phase("replay"):
             context = self._sample("behaviour", c.batch_size, c.context)
         with self.clock.phase("imagination"), autocast(self.device, self.dtype):
-            rollout = imagine(
-                self.world_model,
-                self.behaviour,
-                context,
-                c.horizon,
-                self.generators["learning"],
-                start_at_episode_starts=c.start_at_episode_starts,
-                memory=c.policy_context,
-                one_step_return=self.behaviour.one_step_return
-                if c.actor_gradient == "all-actions"
-                else None,
-                compiled_step=self._compiled.imagine_step if self._compiled else None,
-            )
+            rollout = self.imagination.rollout(context, self.generators["learning"])
         loss_of = self._compiled.behaviour_loss if self._compiled else self.behaviour.loss
         steps = []
         with training_mode(self.behaviour):
@@ -553,7 +544,7 @@ class Trainer:
         if self.store is None or self.checkpoints is None or self.run_dir is None:
             raise CheckpointError("a run can only be continued in its directory")
         self.store.load(
-            self.replay, checkpoint.segments, state["replay_total"], self.world_model.num_actions
+            self.replay, checkpoint.segments, state["replay_total"], self.world_model.actions
         )
         self.replay.load_state({"loop": loop})
         self._saved_at = self.step
@@ -586,12 +577,12 @@ class Trainer:
         if "obs" in loop:
             like = self.replay.columns["obs"][0].cpu()
             obs = tensor_like(loop, "obs", like).numpy()
-            actions = snapshot.saved_actions(loop, self.world_model.num_actions)
+            actions = snapshot.saved_actions(loop, self.world_model.actions)
             self._return_to(actions, obs, state["stream"])
         else:  # cut, and not begun again since
             self.stream.seed = state["stream"].get("seed", self.stream.seed)
 
-    def _return_to(self, actions: list[int], obs: Any, position: dict[str, Any]) -> None:
+    def _return_to(self, actions: list[Action], obs: Any, position: dict[str, Any]) -> None:
         if len(actions) > MANY_ACTIONS:
             self.note(f"taking {len(actions):,} actions again to bring the environment back")
         if not self.stream.return_to(actions, obs, position):
