@@ -919,7 +919,7 @@ def test_resume_may_take_another_backend(run: Path, capfd: Capture) -> None:
     assert main([*args, "torch"]) == 0
     err = capfd.readouterr().err
     assert "world_model.dynamics.backend=torch (the run has auto)" in err
-    assert "backend torch: asked for" in err
+    assert "backend torch: requested" in err
 
 
 def test_resume_from_one_checkpoint(run: Path, capfd: Capture, tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.files import write_text
 from drama.machine.costs import PresetCost
 from drama.machine.estimate import long_run_warning, may_be_long, measure_updates
+from drama.ops.backend import backend_of
 from drama.presets import fitting, label, preset
-from drama.ssm.backend import backend_of
 from drama.text import one_line
 from drama.training import snapshot
 from drama.training.callbacks import CallbackLike, Callbacks

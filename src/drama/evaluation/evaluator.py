@@ -162,7 +162,7 @@ def evaluate(
         "latents": config.latents,
         "actions": "argmax" if greedy else "sampled",
         "policy_latent": player.policy_latent,
-        "policy_memory": player.policy_context,
+        "policy_context": player.policy_context,
         "lookahead": player.lookahead,
         "step_limit": limit,
         "truncated_by_limit": episodes.truncated,

@@ -16,7 +16,7 @@ import torch
 
 from drama.errors import CheckpointError
 from drama.files import read_json, write_json
-from drama.ssm.backend import Backend
+from drama.ops.backend import Backend
 from drama.training.device import device_name
 from drama.training.metrics import TimeSplit
 from drama.version import __version__
