@@ -5,7 +5,10 @@ PYTHON ?= python3
 VENV ?= .venv
 SEED ?= 0
 HOSTILE_FILES ?= 5000
-CORE = tests/ssm tests/dynamics tests/replay tests/world_model tests/behaviour
+CORE = tests/ops tests/ssm tests/dynamics tests/replay tests/world_model tests/behaviour
+KILLS ?= 120
+DISK_ERRORS ?= 120
+SOAK_HOURS ?= 8
 
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
@@ -38,8 +41,9 @@ coverage: dev ## Run the quick tests and show which lines of src/ they do not re
 test-suites: $(VENV)/.installed-suite ## Run suites as processes and on a real Ray, and kill some.
 	$(PY) -m pytest -m slow tests/suite
 
-faults: dev ## Break things on purpose, the long campaign (minutes to hours).
-	DRAMA_HOSTILE_FILES=$(HOSTILE_FILES) $(PY) -m pytest -m faults tests
+faults: dev ## Break things on purpose, the long campaign (hours); ends with "faults survived N of N".
+	DRAMA_HOSTILE_FILES=$(HOSTILE_FILES) DRAMA_KILLS=$(KILLS) DRAMA_DISK_ERRORS=$(DISK_ERRORS) \
+		DRAMA_SOAK_HOURS=$(SOAK_HOURS) $(PY) -m pytest -p tests.faults.count -m faults tests
 
 lint: dev ## Check style and formatting.
 	$(PY) -m ruff check .

@@ -24,6 +24,7 @@ from drama.replay.storage import ReplayStore
 from drama.training import snapshot
 from drama.training.checkpoint import Checkpoint, CheckpointDir, write_checkpoint
 from drama.training.compiled import compile_functions
+from drama.training.contention import ContentionWatch
 from drama.training.device import autocast, pick_dtype, pick_replay_device, training_mode
 from drama.training.graphs import Recorded, Update, shared_place
 from drama.training.memory import check_room
@@ -137,6 +138,7 @@ class Trainer:
         )
         self._saved_at = -1
         self._warned: set[str] = set()
+        self._contention = ContentionWatch()
         self._saved_time = time.monotonic()
 
     # -- the loop -----------------------------------------------------------------------------
@@ -177,6 +179,8 @@ class Trainer:
         while keep_going and self.step < until:
             self.collect()
             self._learn_by(self.step)
+            if on_cpu(self.device):
+                self._warn_once(self._contention.scan(self.updates, self.clock.totals()))
             if self.step % self.config.training.log_every == 0:
                 self.flush_metrics()
             if self.step % self.config.training.checkpoint_every == 0 or self._save_is_due():
