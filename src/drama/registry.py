@@ -151,3 +151,15 @@ BEHAVIOURS = Registry(
     },
 )
 """``behaviour.algorithm``: builders ``(BehaviourConfig, features, num_actions) -> Behaviour``."""
+
+ENV_FAMILIES = Registry(
+    "environment family",
+    ("drama.env_families",),
+    {
+        "gymnasium": "drama.envs.families:EnvFamily",
+        "minatar": "drama.envs.minatar:MinAtar",
+        "built-in": "drama.envs.built_in:BuiltIn",
+        "atari": "drama.envs.atari:Atari",
+    },
+)
+"""Subclasses of ``EnvFamily``; where several match an id, the last one wins."""
