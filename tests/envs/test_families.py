@@ -1,4 +1,4 @@
-"""Environment families: a new one is a class in one file, here in this test."""
+"""Environment families; a new one is a class in one file, here in this test."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_an_object_of_the_family_is_recognised(corridors: EnvFamily, tmp_path: P
     assert drama.envs.default_image_size(gym.make("corridor/Short-v0")) is None
 
 
-def test_a_wrong_id_of_the_family_is_answered_with_the_nearest(corridors: EnvFamily) -> None:
+def test_a_wrong_id_of_the_family_suggests_the_nearest(corridors: EnvFamily) -> None:
     with pytest.raises(UnknownEnvError, match="the nearest id is 'corridor/Short-v0'"):
         drama.make_env("corridor/Shrt-v0")
 
