@@ -162,7 +162,7 @@ def evaluate(
         "latents": config.latents,
         "actions": "argmax" if greedy else "sampled",
         "policy_latent": player.config.policy_latent,
-        "policy_memory": player.config.policy_context,
+        "policy_context": player.config.policy_context,
         "lookahead": player.config.lookahead,
         "step_limit": limit,
         "truncated_by_limit": episodes.truncated,
