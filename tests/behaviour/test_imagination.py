@@ -341,6 +341,6 @@ def test_carried_state_does_not_grow(
         assert len(sizes) == 1, dynamics
 
 
-def test_policy_input_puts_the_latent_first() -> None:
+def test_policy_features_put_the_latent_first() -> None:
     joined = policy_features(torch.ones(2, 3), torch.zeros(2, 2))
     assert joined.tolist() == [[1, 1, 1, 0, 0]] * 2
