@@ -43,13 +43,14 @@ from torch import Tensor
 
 import drama
 from benchmarks import measure
-from drama.agent import find_checkpoint
 from drama.behaviour import make_behaviour
 from drama.config import Config
 from drama.replay import ReplayBuffer
 from drama.suite.override import override
+from drama.training.checkpoint import find_checkpoint
+from drama.training.events import Event, Listener
 from drama.training.optim import Optimiser
-from drama.training.trainer import Event, Listener, Trainer
+from drama.training.trainer import Trainer
 from drama.world_model import WorldModel
 from drama.world_model.latent import kl_divergence
 
@@ -185,7 +186,7 @@ def beginning(agent: drama.Agent, seed: int, *listeners: Listener) -> Trainer:
     config = dataclasses.replace(agent.config, seed=seed, training=training)
     parts = (agent.new_env(seed), agent.world_model, agent.behaviour)
     trainer = Trainer(config, *parts, listeners=listeners)
-    trainer.step = config.training.warmup_steps  # the policy acts from the first row on
+    trainer.collector.step = config.training.warmup_steps  # the policy acts from the first row on
     return trainer
 
 
@@ -257,7 +258,7 @@ def forget(agent: drama.Agent, trainer: Trainer) -> None:
     new = make_behaviour(config.behaviour, size, agent.world_model.num_actions)
     agent.behaviour.load_state_dict(new.state_dict())
     optimiser = Optimiser(agent.behaviour.named_parameters(), config.behaviour.optim)
-    trainer.behaviour_optimiser = trainer.optimisers["behaviour"] = optimiser
+    trainer.learner.optimisers["behaviour"] = optimiser
     trainer.meter.clear()
 
 

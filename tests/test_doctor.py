@@ -19,7 +19,7 @@ from drama.cli import main
 from drama.costs import Calibration, Unmeasured, UpdateCost
 from drama.doctor import CalibrationTable, Machine, inspect_machine
 from drama.errors import ConfigError
-from drama.training.trainer import Trainer
+from drama.training.learner import Learner
 
 WALK = env_id(Walk)
 Capture = pytest.CaptureFixture[str]
@@ -258,6 +258,6 @@ def test_interrupted_it_ends_with_one_line(capfd: Capture, monkeypatch: pytest.M
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "_learn_world_model", interrupt)
+    monkeypatch.setattr(Learner, "update_world_model", interrupt)
     assert main(["doctor", *CPU, "--seconds", "60"]) == 130
     assert capfd.readouterr().err.splitlines() == ["measuring preset small", "drama: interrupted"]

@@ -14,8 +14,8 @@ from tests.training.runs import differences, everything, global_random_state, ti
 from drama import Agent, agent, calibration, estimate, presets
 from drama.costs import PresetCost
 from drama.estimate import long_run_warning, may_be_long, measure_updates
+from drama.training.events import Event
 from drama.training.progress import Progress
-from drama.training.trainer import Event
 
 WALK = env_id(Walk)
 

@@ -27,7 +27,6 @@ from drama.replay import ReplayBuffer
 from drama.training.device import pick_device, pick_replay_device, process_settings
 from drama.training.graphs import EAGER_CALLS
 from drama.training.memory import PeakMemory, available_bytes, resident_bytes
-from drama.training.metrics import Clock
 from drama.training.trainer import Trainer
 
 Section = Literal["world_model", "behaviour"]
@@ -206,7 +205,7 @@ class Measurement:
         ring = dataclasses.replace(self.config.replay, capacity=rows)
         self.config = dataclasses.replace(self.config, replay=ring)
         self.trainer = Trainer(self.config, agent.env, agent.world_model, agent.behaviour)
-        self.trainer.clock = Clock(_synchronizer(agent.device))
+        self.trainer.clock.synchronize = _synchronizer(agent.device)
         self.peak = PeakMemory(agent.device)
         fill(self.trainer.replay, agent.world_model.num_actions)
 
@@ -228,7 +227,7 @@ class Measurement:
         config = self.config.training
         return PresetCost(
             preset=self.preset,
-            precision=str(self.trainer.dtype).removeprefix("torch."),
+            precision=str(self.trainer.learner.dtype).removeprefix("torch."),
             backend=str(self.agent.backend),
             threads=torch.get_num_threads(),
             env_seconds=env_seconds,
@@ -244,7 +243,7 @@ class Measurement:
         """Seconds per environment step, and of choosing its action."""
         _check_time(deadline)
         trainer = self.trainer
-        trainer.step = self.config.training.warmup_steps  # from here on it acts
+        trainer.collector.step = self.config.training.warmup_steps  # from here on it acts
         trainer.collect()  # resets, which is rare
         trainer.clock.flush()
         began, count = time.perf_counter(), 0
@@ -279,7 +278,7 @@ class Measurement:
         They make moments, start threads, pick kernels, and on CUDA end with a recording.
         """
         self.peak.start()
-        self.trainer.forget_recordings()
+        self.trainer.learner.record_again()
         for _ in range(self._calls):
             _check_time(deadline)
             self.once(section, size)
@@ -289,7 +288,7 @@ class Measurement:
     @property
     def _calls(self) -> int:
         """Updates of a new size that are not counted."""
-        return EAGER_CALLS + 1 if self.trainer.records else 1
+        return EAGER_CALLS + 1 if self.trainer.learner.records else 1
 
     def _larger(self, size: int, full: int, sample: dict[str, float], until: float) -> int:
         """Return the next batch size that there are time and memory for, or ``size``."""
@@ -306,7 +305,7 @@ class Measurement:
         """Seconds per phase of one update on a batch of ``size``."""
         trainer, config = self.trainer, self.config
         part = dataclasses.replace(getattr(config, section), batch_size=size)
-        trainer.config = dataclasses.replace(config, **{section: part})
+        trainer.learner.config = dataclasses.replace(config, **{section: part})
         trainer.clock.flush()
         trainer.update(section)
         return trainer.clock.flush()
@@ -315,7 +314,9 @@ class Measurement:
         modules = (self.agent.world_model, self.agent.behaviour)
         weights = sum(t.nbytes for module in modules for t in module.state_dict().values())
         trained = sum(
-            p.numel() * p.element_size() for o in self.trainer.optimisers.values() for p in o.params
+            p.numel() * p.element_size()
+            for o in self.trainer.learner.optimisers.values()
+            for p in o.params
         )
         model = weights + 3 * trained  # gradients, and LaProp's two moments
         peaks = [update.peak_bytes for update in updates]

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from drama.agent import Agent, find_checkpoint
+from drama.agent import Agent
 from drama.cli.common import Parser, err, out
 from drama.config import Latents
 from drama.errors import CheckpointError, ConfigError
 from drama.evaluation import EvaluationResult, completed
 from drama.files import read_json, write_json
-from drama.training.checkpoint import Checkpoint, CheckpointDir
+from drama.training.checkpoint import Checkpoint, CheckpointDir, find_checkpoint
 
 _ALIKE = ("lookahead", "latents", "scored", "step_limit")
 """Fields of the protocol that both evaluations in one ``eval.json`` agree in."""

@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from drama.errors import ConfigError
-from drama.training.trainer import Event, Trainer
+from drama.training.events import Event
+from drama.training.trainer import Trainer
 
 
 @runtime_checkable
@@ -84,7 +85,7 @@ class Callbacks:
             self._model = sb3.as_model(self._agent)
         self._locals = {
             "self": self._model,
-            "total_timesteps": trainer.steps_before + target,
+            "total_timesteps": trainer.collector.steps_before + target,
             "reset_num_timesteps": False,
             "tb_log_name": "drama",
         }

@@ -313,3 +313,24 @@ class CheckpointDir:
             with contextlib.suppress(CheckpointError):
                 needed |= {segment["file"] for segment in open_checkpoint(path).segments}
         return needed
+
+
+def find_checkpoint(path: Path) -> tuple[Checkpoint, Path | None]:
+    """Open the checkpoint that ``path`` names, and find the run directory it belongs to.
+
+    Args:
+        path: A run directory, which stands for its last checkpoint, or a checkpoint directory,
+            which may have been moved out of its run.
+
+    Returns:
+        The checkpoint and the run directory, None if there is none.
+
+    Raises:
+        CheckpointError: There is no checkpoint.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is not a directory")
+    if (path / "manifest.json").is_file():
+        folder = path.resolve().parent
+        return open_checkpoint(path), folder.parent if folder.name == "checkpoints" else None
+    return CheckpointDir(path).last(), path

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from drama.training.trainer import Event, Trainer
+from drama.training.events import Event
+from drama.training.trainer import Trainer
 
 PLAIN_SECONDS = 15.0
 """Seconds between lines where the output is not a terminal."""

@@ -17,8 +17,8 @@ import torch
 from drama.errors import CheckpointError
 from drama.files import read_json, write_json
 from drama.ssm.backend import Backend
+from drama.training.clock import TimeSplit
 from drama.training.device import device_name
-from drama.training.metrics import TimeSplit
 
 DECISIVE = ("device", "device_name", "precision", "backend", "torch", "drama")
 """Entries whose change may change the last bits of a result. Another number of threads is told of

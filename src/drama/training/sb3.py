@@ -75,7 +75,7 @@ class Model:
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write a row of metrics, and what callbacks have recorded, now."""
-        trainer: Any = self._trainer  # type: ignore[attr-defined]
+        trainer: Any = self._run.trainer  # type: ignore[attr-defined]
         trainer.flush_metrics()
         self.logger.dump(trainer.step)
 
@@ -121,7 +121,7 @@ class _ToTheRun(KVWriter):
         step: int = 0,
     ) -> None:
         """Write one row of what was recorded since the last."""
-        trainer = self._agent._trainer
+        trainer = self._agent._run.trainer
         log = trainer.log
         if log is None or not key_values:
             return

@@ -24,6 +24,10 @@ class EpisodeEnd:
     seconds: float
     """Wall time since it began."""
 
+    def row(self) -> dict[str, float]:
+        """Return the columns of ``episodes.jsonl`` besides the step."""
+        return {"return": self.ret, "length": self.length, "seconds": round(self.seconds, 3)}
+
 
 class EnvStream:
     """Steps one environment, starting the next episode whenever one ends.
