@@ -1,8 +1,8 @@
 """How often random play is rewarded, with actions that last: ``python -m benchmarks.exploration``.
 
 Plays each game with random actions, drawn anew at each step or held for some steps on average (as
-`training.warmup_hold` has the warm-up do), and counts the steps with a positive reward; beside it
-stands the mean return of the best action if nothing else is ever done. Writes
+`training.random_action_repeat` has the warm-up do), and counts the steps with a positive reward;
+beside it stands the mean return of the best action if nothing else is ever done. Writes
 ``docs/assets/results/exploration.json`` and the block ``exploration`` of ``docs/results.md``.
 """
 

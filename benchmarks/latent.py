@@ -39,7 +39,7 @@ CASES: Mapping[str, Mapping[str, Any]] = {
 def train(changes: Mapping[str, Any], steps: int, updates: int, every: int) -> dict[str, Any]:
     """Reconstruction errors at every look, and the mean frame's."""
     config = override(load_spec(str(SPEC)).variant("drama").config, changes)
-    warmup = {"training.warmup_steps": 10**6, "training.warmup_hold": 24}
+    warmup = {"training.warmup_steps": 10**6, "training.random_action_repeat": 24}
     agent = drama.Agent(GAME, override(config, warmup), device="cpu")
     trainer = Trainer(agent.config, agent.env, agent.world_model, agent.behaviour)
     for _ in range(steps):

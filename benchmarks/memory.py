@@ -38,7 +38,7 @@ from torch import Tensor
 
 import drama
 from benchmarks import measure
-from drama.behaviour import policy_input
+from drama.behaviour import policy_features
 from drama.envs.toy import Recall
 from drama.suite import load_spec, read_suite
 from drama.suite.override import override
@@ -178,9 +178,9 @@ def ask(agent: drama.Agent, seen: Batch, question: int) -> dict[str, float]:
     before = deter[:, :question]  # d_{t-1} of steps 1 to the question
     latent = model.sample(model.prior(before), generator)
     memory = before
-    if agent.config.behaviour.policy_memory == "current":
+    if agent.config.behaviour.policy_context == "current":
         memory = called_to_mind(model, model.sequence_input(stoch, seen.action), latent)
-    log_probs = agent.behaviour.policy(policy_input(latent, memory))  # (B, question, answers)
+    log_probs = agent.behaviour.policy(policy_features(latent, memory))  # (B, question, answers)
     entropy = -(log_probs.exp() * log_probs).sum(-1)
     return {
         **look(model, seen, question),
@@ -198,7 +198,7 @@ def called_to_mind(model: WorldModel, inputs: Tensor, latent: Tensor) -> Tensor:
     memory = []
     for step in range(latent.shape[1]):
         _, state = model.dynamics.step(inputs[:, step], state)
-        memory.append(model.recall(latent[:, step], state))
+        memory.append(model.null_action_output(latent[:, step], state))
     return torch.stack(memory, dim=1)
 
 

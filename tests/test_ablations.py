@@ -34,7 +34,7 @@ ROWS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     "size S": ("s", [], {"preset": "s", "world_model.dynamics.d_state": 32}),
     **{
         f"sampler {name}": ("xs", ["--sampler", name], {"replay.sampler": name})
-        for name in ("uniform", "dfs", "dfs-learnt")
+        for name in ("uniform", "dfs", "dfs-trained")
     },
     **{
         f"dynamics {name}": ("xs", ["--dynamics", name], {"world_model.dynamics.name": name})
@@ -105,20 +105,20 @@ def test_help_names_them_all(capfd: Capture) -> None:
     assert main(["train", "--help"]) == 0
     said = capfd.readouterr().out
     words = " ".join(said.split())
-    assert "--sampler NAME uniform, dfs or dfs-learnt" in words
+    assert "--sampler NAME uniform, dfs or dfs-trained" in words
     assert "--behaviour NAME actor-critic or ppo" in words
 
 
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--sampler", "dsf"], ["sampler must be one of uniform, dfs, dfs-learnt", "'dsf'"]),
+        (["--sampler", "dsf"], ["sampler must be one of uniform, dfs, dfs-trained", "'dsf'"]),
         (["--behaviour", "a2c"], ["algorithm must be one of actor-critic, ppo", "'a2c'"]),
         (["--sampler", ""], ["sampler must be one of"]),
         (["--behaviour"], ["--behaviour"]),
         (
-            ["--sampler", "uniform", "--replay.sampler", "dfs-learnt"],
-            ["--sampler uniform and --replay.sampler dfs-learnt: which one?"],
+            ["--sampler", "uniform", "--replay.sampler", "dfs-trained"],
+            ["--sampler uniform and --replay.sampler dfs-trained: which one?"],
         ),
         (
             ["--behaviour", "ppo", "--behaviour.algorithm", "actor-critic"],

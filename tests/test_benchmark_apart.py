@@ -211,13 +211,15 @@ def test_by_the_policy_and_by_asking_the_model(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     length, asked = agent_steps(run), []
-    original = Behaviour.improved
+    original = Behaviour.improved_log_probs
 
-    def improved(self: Behaviour, log_probs: torch.Tensor, outlook: torch.Tensor) -> torch.Tensor:
-        asked.append(outlook.shape)
-        return original(self, log_probs, outlook)
+    def improved_log_probs(
+        self: Behaviour, log_probs: torch.Tensor, q_values: torch.Tensor
+    ) -> torch.Tensor:
+        asked.append(q_values.shape)
+        return original(self, log_probs, q_values)
 
-    monkeypatch.setattr(Behaviour, "improved", improved)
+    monkeypatch.setattr(Behaviour, "improved_log_probs", improved_log_probs)
     options = ("--episodes", "4", "--futures", "2")
     alone, ahead = measured("lookahead", run, tmp_path, *options)
     assert (alone["case"], ahead["case"]) == ("the policy alone", "2 futures of each action")

@@ -99,7 +99,7 @@ def test_what_is_paid_for_is_asked_of_the_row_whose_action_it_was() -> None:
 def test_a_run_is_asked_and_told(tmp_path: Path) -> None:
     pytest.importorskip("minatar", reason="MinAtar is not installed")
     spec = load_spec(str(ROOT / "experiments" / "minatar.toml"))
-    warmup = {"training.warmup_steps": 1500, "training.warmup_hold": 24}
+    warmup = {"training.warmup_steps": 1500, "training.random_action_repeat": 24}
     config = override(spec.variant("drama").config, warmup)
     Agent("MinAtar/Freeway-v1", config).learn(1490, run_dir=tmp_path / "run")
     shutil.copy(ROOT / "docs" / "results.md", tmp_path / "results.md")

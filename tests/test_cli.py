@@ -477,11 +477,11 @@ def test_a_run_of_an_older_version_keeps_its_values(
     run: Path, capfd: Capture, tmp_path: Path
 ) -> None:
     tree = json.loads((run / "config.json").read_text())
-    del tree["behaviour"]["policy_memory"]  # "current" in preset quick, "previous" before it was
+    del tree["behaviour"]["policy_context"]  # "current" in preset quick, "previous" before it was
     file = tmp_path / "config.json"
     file.write_text(json.dumps(tree))
     config = printed_config(capfd, "--config", str(file))
-    assert config.behaviour.policy_memory == "previous"
+    assert config.behaviour.policy_context == "previous"
     assert presets.label(config) == "quick*"
 
 
@@ -893,11 +893,13 @@ def test_resume_of_a_finished_run(run: Path, capfd: Capture) -> None:
 def test_resume_keeps_the_run_s_own_settings(run: Path, capfd: Capture) -> None:
     before = contents(run)
     args = ["--seed", "7", "--behaviour.gamma", "0.9", "--training.log-every", "5", "--steps", "60"]
-    args += ["--training.warmup-hold", "8"]
+    args += ["--training.random-action-repeat", "8"]
     line = complaint(capfd, main(["train", "--resume", str(run), *args]))
     assert "seed=7 (the run has 0)" in line
     assert "behaviour.gamma=0.9 (the run has 0.985)" in line
-    assert "training.warmup_hold=8.0 (the run has 1.0)" in line.partition("could be taken")[0]
+    assert (
+        "training.random_action_repeat=8.0 (the run has 1.0)" in line.partition("could be taken")[0]
+    )
     refused, _, taken = line.partition("could be taken")
     assert "log_every" not in refused
     assert "training.log_every=5" in taken

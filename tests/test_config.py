@@ -67,7 +67,7 @@ def test_round_trip_of_a_changed_tree() -> None:
         preset="own",
         seed=7,
         env=EnvConfig(id="ALE/Pong-v5", image_size=32, max_episode_steps=500, life_loss=False),
-        replay=ReplayConfig(capacity=500, sampler="dfs-learnt"),
+        replay=ReplayConfig(capacity=500, sampler="dfs-trained"),
         world_model=WorldModelConfig(
             filters=(3, 5), stem_stride=2, dynamics=DynamicsConfig(name="gru", width=24)
         ),
@@ -172,7 +172,7 @@ def test_an_unknown_field_names_the_nearest(path: str, near: str | None) -> None
         ("world_model__dynamics__width", 8.5),
         ("world_model__optim", 4e-5),
         ("behaviour__policy_latent", "posteriour"),
-        ("behaviour__policy_memory", "last"),
+        ("behaviour__policy_context", "last"),
         ("behaviour__actor_gradient", "all"),
         ("behaviour__lookahead", 1.5),
         ("training__precision", "float16"),
@@ -240,8 +240,8 @@ NAN = float("nan")
         ("behaviour__layers", 0),
         ("behaviour__bins", 2),
         ("training__warmup_steps", -1),
-        ("training__warmup_hold", 0.5),
-        ("training__warmup_hold", float("inf")),
+        ("training__random_action_repeat", 0.5),
+        ("training__random_action_repeat", float("inf")),
         ("training__world_model_ratio", -0.1),
         ("training__behaviour_ratio", NAN),
         ("training__log_every", 0),
@@ -313,10 +313,10 @@ def test_where_dreams_start_from_what_is_learnt_the_model_learns_first(
     due = [next((k for k in range(1, 5000) if int(k * r) >= 1), 5000) for r in (learn, dream)]
     if dream > 0 and due[0] > due[1]:
         with pytest.raises(ConfigError, match="world_model_ratio must be at least") as caught:
-            Config(training=training, replay=ReplayConfig(sampler="dfs-learnt"))
+            Config(training=training, replay=ReplayConfig(sampler="dfs-trained"))
         assert str(caught.value).endswith(f"got {float(learn)} and {float(dream)}")
         return
-    Config(training=training, replay=ReplayConfig(sampler="dfs-learnt"))
+    Config(training=training, replay=ReplayConfig(sampler="dfs-trained"))
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -354,7 +354,7 @@ def test_two_configurations_share_nothing() -> None:
         (lambda: ReplayConfig(sampler="dsf"), "sampler"),  # type: ignore[arg-type]
         (lambda: ReplayConfig(capacity=100.5), "capacity"),  # type: ignore[arg-type]
         (lambda: BehaviourConfig(policy_latent="posteriour"), "policy_latent"),  # type: ignore[arg-type]
-        (lambda: BehaviourConfig(policy_memory="last"), "policy_memory"),  # type: ignore[arg-type]
+        (lambda: BehaviourConfig(policy_context="last"), "policy_context"),  # type: ignore[arg-type]
         (lambda: BehaviourConfig(lookahead=-1), "lookahead"),
         (
             lambda: BehaviourConfig(algorithm="ppo", actor_gradient="all-actions"),
@@ -418,12 +418,14 @@ def test_settings_are_replaced_by_their_dotted_names() -> None:
             "there is no setting 'training.warmup_step'; did you mean training.warmup_steps?",
         ),
         (
-            {"warmup_hold": 5},
-            "there is no setting 'warmup_hold'; did you mean training.warmup_hold?",
+            {"random_action_repeat": 5},
+            "there is no setting 'random_action_repeat'; did you mean "
+            "training.random_action_repeat?",
         ),
         (
-            {"training": {"warmup_holds": 5}},
-            "there is no setting 'training.warmup_holds'; did you mean training.warmup_hold?",
+            {"training": {"random_action_repeats": 5}},
+            "there is no setting 'training.random_action_repeats'; did you mean "
+            "training.random_action_repeat?",
         ),
         ({"zzz": 5}, "there is no setting 'zzz'"),
         ({"training": 5}, "training is a section: name a setting of it, got 5"),

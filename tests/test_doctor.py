@@ -128,16 +128,16 @@ def test_the_table_by_hand() -> None:
         ),
     )
     # quick: 0.5 + 2.25 + 0.2 * (300 + 139) ms = 90.55 ms a step, 11.0 a second, 2.49 hours after
-    # 1000 steps of 0.5 ms. big: 7.25 s a step, 199 hours.
+    # 1000 steps of 0.5 ms. big: 7.25 s a step, 199 hours = 8.3 days.
     *said, _, took = render(found)
     assert said == [
         "calibration on ALE/Pong-v5 (64x64x3, 6 actions)",
         "preset  env step    acting  world model  imagination  behaviour  env steps/s  "
         "100 000 steps    memory",
         "quick     0.5 ms   2.25 ms       300 ms       117 ms      22 ms           11  "
-        "        2.5 h    5.5 GB",
+        "       2.49 h    5.5 GB",
         "big       250 ms    500 ms         ~8 s          6 s        4 s       ~0.138  "
-        "       ~199 h    5.5 GB",
+        "    ~8.3 days    5.5 GB",
         "s              -         -            -            -          -            -  "
         "            -         -",
         "big: ~ is estimated, world model from batches of 4 instead of 16, extrapolated",
@@ -154,7 +154,7 @@ def lines(**changes: Any) -> str:
 def test_what_does_not_fit_says_how_much_is_missing() -> None:
     text = lines(memory=memory(host=9_000_000_000, host_available=8_000_000_000))
     assert "9.0 GB (too much)" in text
-    assert "big: does not fit: 9.0 GB of host memory needed, 8.0 GB free" in text
+    assert "big: does not fit: needs 9.0 GB of host memory, 8.0 GB free" in text
     text = lines(
         memory=memory(
             host=2_000_000_000,
@@ -164,7 +164,7 @@ def test_what_does_not_fit_says_how_much_is_missing() -> None:
         )
     )
     assert "2.0 GB + 30.0 GB GPU (too much)" in text
-    assert "big: does not fit: 30.0 GB of the GPU's memory needed, 24.0 GB free" in text
+    assert "big: does not fit: needs 30.0 GB of GPU memory, 24.0 GB free" in text
     assert "does not fit" not in lines()
 
 

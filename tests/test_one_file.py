@@ -115,7 +115,7 @@ def args_of(config: Config) -> Any:
             "world_model_lr": model.optim.lr,
             "world_model_warmup": model.optim.warmup,
             "world_model_clip": model.optim.grad_clip,
-            "policy_context": behaviour.policy_memory,
+            "policy_context": behaviour.policy_context,
             "context": behaviour.context,
             "imagination_batch": behaviour.batch_size,
             "behaviour_lr": behaviour.optim.lr,
@@ -211,7 +211,7 @@ class Pair:
             c.horizon,
             torch.Generator().manual_seed(seed),
             start_at_episode_starts=c.start_at_episode_starts,
-            memory=c.policy_memory,
+            memory=c.policy_context,
         )
 
 
@@ -459,7 +459,7 @@ def test_lambda_return_is_bit_for_bit_the_same() -> None:
 @pytest.mark.parametrize("latent", ["prior", "posterior"])
 @pytest.mark.parametrize("greedy", [False, True])
 def test_actions_on_the_real_environment(pair: Pair, latent: Any, greedy: bool) -> None:
-    memory = pair.config.behaviour.policy_memory
+    memory = pair.config.behaviour.policy_context
     player = Player(pair.world_model, pair.behaviour, latent, memory)
     pair.own_world_model.args = replace(pair.args, policy_latent=latent)
     state, carry = player.init_state(5), one.init_carry(pair.own_world_model, 5)

@@ -38,7 +38,7 @@ def test_remedies_that_held_are_defaults_of_ours_and_not_of_the_papers() -> None
     """What they did is in docs/results.md."""
     motion = {name: p().world_model.motion_weight for name, p in presets.PRESETS.items()}
     assert motion == {"quick": 1, "laptop": 10, "xs": 1, "s": 1}
-    memory = {name: p().behaviour.policy_memory for name, p in presets.PRESETS.items()}
+    memory = {name: p().behaviour.policy_context for name, p in presets.PRESETS.items()}
     assert memory == {"quick": "current", **dict.fromkeys(("laptop", "xs", "s"), "previous")}
 
 

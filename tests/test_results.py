@@ -22,6 +22,7 @@ from benchmarks import measure, results, world_model  # noqa: E402
 
 import drama  # noqa: E402
 from drama import presets  # noqa: E402
+from drama.renamed import update_names  # noqa: E402
 from drama.suite import load_spec  # noqa: E402
 
 DOCS = ROOT / "docs"
@@ -179,7 +180,7 @@ def test_experiments_are_what_their_published_runs_were_made_with(name: str) -> 
     assert found["variants"].keys() == found["settings"].keys()
     for variant in found["variants"]:
         config = spec.config(spec.variant(variant), spec.games[0], spec.seeds[0])
-        assert results.settings(config) == found["settings"][variant]
+        assert results.settings(config) == update_names(found["settings"][variant])
 
 
 def means_of(result: dict[str, Any]) -> list[tuple[Any, ...]]:

@@ -385,7 +385,7 @@ class Agent:
 
     def _player(self, c: BehaviourConfig) -> Player:
         parts = (self.world_model, self.behaviour)
-        return Player(*parts, c.policy_latent, c.policy_memory, c.lookahead)
+        return Player(*parts, c.policy_latent, c.policy_context, c.lookahead)
 
     # -- environments -------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from drama.config import Config
 from drama.costs import Calibration, Memory, PresetCost, Unmeasured, UpdateCost
 from drama.errors import ConfigError, DramaError
 from drama.replay import ReplayBuffer
+from drama.text import first_line, size
 from drama.training.device import pick_device, pick_replay_device, process_settings
 from drama.training.graphs import EAGER_CALLS
 from drama.training.memory import PeakMemory, available_bytes, resident_bytes
@@ -120,7 +121,7 @@ def calibrate(
         except OutOfTime:
             costs.append(_late(preset, seconds))
         except ConfigError as error:  # sizes that do not go with this environment
-            costs.append(Unmeasured(preset, _first_line(error)))
+            costs.append(Unmeasured(preset, first_line(error)))
         else:
             shape = tuple(agent.observation_space.shape or ())
             actions = agent.world_model.num_actions
@@ -160,20 +161,20 @@ def measure(preset: str, agent: Agent, until: float, deadline: float) -> PresetC
         # Asked for all the same, Linux would grant it now and kill the process later.
         return Unmeasured(
             preset,
-            f"does not fit: its replay needs {_gb(room)} and {_gb(free)} are free on {place}; "
+            f"does not fit: its replay needs {size(room)} and {size(free)} are free on {place}; "
             "lower replay.capacity",
         )
     try:
         return Measurement(preset, agent).run(until, deadline)
     except (MemoryError, torch.OutOfMemoryError) as error:
-        return Unmeasured(preset, f"does not fit: {_first_line(error)}")
+        return Unmeasured(preset, f"does not fit: {first_line(error)}")
     except DramaError as error:
-        return Unmeasured(preset, _first_line(error))
+        return Unmeasured(preset, first_line(error))
     except RuntimeError as error:
         # PyTorch's allocator of host memory raises nothing more particular.
         if "memory" not in str(error):
             raise
-        return Unmeasured(preset, f"does not fit: {_first_line(error)}")
+        return Unmeasured(preset, f"does not fit: {first_line(error)}")
 
 
 def _row_bytes(agent: Agent) -> int:
@@ -394,11 +395,3 @@ def _total(parts: Sequence[int | None]) -> int | None:
     """Sum of the parts; None if one is unknown."""
     known = [part for part in parts if part is not None]
     return sum(known) if len(known) == len(parts) else None
-
-
-def _gb(count: float) -> str:
-    return f"{count / 1e9:.1f} GB"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,8 +9,9 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
-from drama.errors import ConfigError, brief
-from drama.hints import did_you_mean
+from drama.errors import ConfigError
+from drama.renamed import refuse_former
+from drama.text import brief, did_you_mean
 
 T = TypeVar("T")
 
@@ -120,6 +121,7 @@ def _put(tree: dict[str, Any], path: str, value: Any, known: Mapping[str, Any]) 
         for key, inner in value.items():
             _put(tree, f"{path}.{key}".replace("-", "_"), inner, known)
         return
+    refuse_former(path, value)
     # A setting may itself be a mapping, whose keys are the user's.
     if path not in known and not isinstance(known.get(above), Mapping):
         settings = [key for key, found in known.items() if not dataclasses.is_dataclass(found)]

@@ -18,15 +18,17 @@ from typing import Any, Literal
 from drama.checked import Checked, fraction, positive, replaced, require
 from drama.checked import from_dict as from_dict
 from drama.dynamics.config import DynamicsConfig
-from drama.errors import ConfigError, brief
+from drama.errors import ConfigError
 from drama.importing import parse_call
+from drama.renamed import update_names
+from drama.text import brief
 
 EnvMaker = Literal["drama", "gymnasium", "caller"]
-SamplerName = Literal["uniform", "dfs", "dfs-learnt"]
+SamplerName = Literal["uniform", "dfs", "dfs-trained"]
 AlgorithmName = Literal["actor-critic", "ppo"]
 AdvantageScale = Literal["returns", "deviation"]
 PolicyLatent = Literal["prior", "posterior"]
-PolicyMemory = Literal["previous", "current"]
+PolicyContext = Literal["previous", "current"]
 ActorGradient = Literal["sampled", "all-actions"]
 TwoHotDecode = Literal["symexp-mean", "mean-symexp"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -87,7 +89,7 @@ class ReplayConfig(Checked):
     capacity: int = 100_000
     """Rows kept; an episode of n actions takes n + 1."""
     sampler: SamplerName = "dfs"
-    """``uniform``, ``dfs`` (the paper's) or ``dfs-learnt`` (holds back what is not learnt yet)."""
+    """``uniform``, ``dfs`` (the paper's) or ``dfs-trained`` (holds back what is not learnt yet)."""
     tau: float = 10.0
     """Temperature of the draw for the world model."""
     imagination_tau: float = 10.0
@@ -290,7 +292,7 @@ class BehaviourConfig(Checked):
     """Width of the critic's layers."""
     policy_latent: PolicyLatent = "prior"
     """What acts on the real environment: the prior sample (the paper) or the posterior."""
-    policy_memory: PolicyMemory = "previous"
+    policy_context: PolicyContext = "previous"
     """What policy and critic see beside the latent: ``d_{t-1}`` (the paper), or what the sequence
     model makes of the current latent before an action, at the price of a second step of it."""
     lookahead: int = 0
@@ -395,7 +397,7 @@ class TrainingConfig(Checked):
 
     warmup_steps: int = 1024
     """Environment steps with random actions before the first update."""
-    warmup_hold: float = 1.0
+    random_action_repeat: float = 1.0
     """Steps for which such an action is held on average; 1 draws one at each step. Where only a
     way of many steps is rewarded, held actions find it and single ones do not."""
     world_model_ratio: float = 1.0
@@ -449,8 +451,9 @@ class TrainingConfig(Checked):
         require(self.threads >= 0, f"{section}.threads must not be negative")
         require(self.warmup_steps >= 0, f"{section}.warmup_steps must not be negative")
         require(
-            1 <= self.warmup_hold < math.inf,
-            f"{section}.warmup_hold must be a number of steps from 1 on, got {self.warmup_hold}",
+            1 <= self.random_action_repeat < math.inf,
+            f"{section}.random_action_repeat must be at least 1 step and finite, "
+            f"got {self.random_action_repeat}",
         )
         for name in ("world_model_ratio", "behaviour_ratio"):
             value = getattr(self, name)
@@ -524,8 +527,8 @@ class Config(Checked):
             for ratio in (c.world_model_ratio, c.behaviour_ratio)
         )
         require(
-            self.replay.sampler != "dfs-learnt" or dreams == math.inf or learns <= dreams,
-            "replay.sampler dfs-learnt dreams of what the world model has learnt, so the "
+            self.replay.sampler != "dfs-trained" or dreams == math.inf or learns <= dreams,
+            "replay.sampler dfs-trained dreams of what the world model has learnt, so the "
             "world model must be the first to learn: training.world_model_ratio must be at least "
             f"training.behaviour_ratio; got {c.world_model_ratio} and {c.behaviour_ratio}",
         )
@@ -560,4 +563,13 @@ class Config(Checked):
             tree = json.loads(text)
         except (ValueError, RecursionError) as error:  # bad syntax, endless digits or nesting
             raise ConfigError(f"not a JSON configuration: {error}") from error
-        return from_dict(cls, tree)
+        return cls.from_saved(tree)
+
+    @classmethod
+    def from_saved(cls, tree: object) -> Config:
+        """Rebuild a configuration from a saved tree of settings, of this or an earlier version.
+
+        Raises:
+            ConfigError: A field is unknown or has the wrong type.
+        """
+        return from_dict(cls, update_names(tree) if isinstance(tree, Mapping) else tree)

@@ -14,6 +14,7 @@ import torch
 from drama.costs import Calibration, PresetCost, Unmeasured
 from drama.dynamics import DynamicsConfig, Mamba2Dynamics
 from drama.ssm.backend import Backend, backend_of
+from drama.text import duration, size
 from drama.training.device import choose_device, choose_dtype, device_name
 from drama.training.memory import available_bytes
 
@@ -46,9 +47,9 @@ class Machine:
 
     def render(self) -> str:
         """Return device, precision and backend with their reasons, and the rest, one a line."""
-        memory = f"{_gb(self.memory_available)} free"
+        memory = f"{_size(self.memory_available)} free"
         if self.device_memory_available is not None:
-            memory += f", {_gb(self.device_memory_available)} free on {self.device}"
+            memory += f", {_size(self.device_memory_available)} free on {self.device}"
         versions = (f"{name} {version or 'missing'}" for name, version in self.packages.items())
         return "\n".join(
             (
@@ -183,9 +184,9 @@ def _row(cost: PresetCost) -> tuple[str, ...]:
     guessed = "~" if any(mark.values()) else ""
     return (
         cost.preset,
-        *(f"{mark[name]}{_time(seconds[name])}" for name in seconds),
+        *(f"{mark[name]}{duration(seconds[name])}" for name in seconds),
         f"{guessed}{1 / cost.step_seconds:.3g}",
-        f"{guessed}{_hours(cost.hours())}",
+        f"{guessed}{duration(3600 * cost.hours())}",
         _memory(cost),
     )
 
@@ -202,32 +203,23 @@ def _notes(cost: PresetCost) -> list[str]:
         memory = cost.memory
         for need, room, place in (
             (memory.host, memory.host_available, "host memory"),
-            (memory.device, memory.device_available, "the GPU's memory"),
+            (memory.device, memory.device_available, "GPU memory"),
         ):
             if need is not None and room is not None and need > room:
                 found.append(
-                    f"{cost.preset}: does not fit: {_gb(need)} of {place} needed, {_gb(room)} free"
+                    f"{cost.preset}: does not fit: needs {_size(need)} of {place}, "
+                    f"{_size(room)} free"
                 )
     return found
 
 
 def _memory(cost: PresetCost) -> str:
     memory = cost.memory
-    text = _gb(memory.host)
+    text = _size(memory.host)
     if memory.device is not None:
-        text += f" + {_gb(memory.device)} GPU"
+        text += f" + {_size(memory.device)} GPU"
     return text if memory.fits else f"{text} (too much)"
 
 
-def _time(seconds: float) -> str:
-    if seconds < 0.9995:
-        return f"{1e3 * seconds:.3g} ms"
-    return f"{seconds:.3g} s"
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:.2g} h" if hours < 10 else f"{hours:,.0f} h"
-
-
-def _gb(count: int | None) -> str:
-    return "?" if count is None else f"{count / 1e9:.1f} GB"
+def _size(count: int | None) -> str:
+    return "?" if count is None else size(count)

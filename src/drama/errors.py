@@ -1,12 +1,6 @@
 """Every error that a user can cause, so that the command line can answer each with one line."""
 
 
-def brief(value: object, most: int = 120) -> str:
-    """Return ``repr(value)`` as a message shows it: cut where it is longer than ``most``."""
-    text = repr(value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
 class DramaError(Exception):
     """Base of all errors this package raises on purpose.
 

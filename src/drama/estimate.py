@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 
 from drama.costs import PresetCost
+from drama.text import duration
 
 if TYPE_CHECKING:
     from drama.agent import Agent
@@ -108,11 +109,11 @@ def long_run_warning(cost: PresetCost, step: int, target: int) -> str | None:
         target: Step at which the run ends.
     """
     steps = target - max(step, cost.warmup_steps)
-    hours = steps * cost.step_seconds / 3600
-    if hours < WARN_HOURS:
+    seconds = steps * cost.step_seconds
+    if seconds < 3600 * WARN_HOURS:
         return None
     return (
-        f"this run takes about {hours:,.0f} hours on this machine: a smaller preset, lower "
+        f"this run takes about {duration(seconds)} on this machine: a smaller preset, lower "
         "training.world_model_ratio and training.behaviour_ratio or fewer steps shorten it; "
         "`drama doctor` measures each preset here"
     )

@@ -18,8 +18,8 @@ from drama.config import (
 )
 from drama.dynamics.config import DynamicsConfig
 from drama.errors import ConfigError
-from drama.hints import nearest
 from drama.settings import setting_differences
+from drama.text import nearest
 
 
 def xs() -> Config:
@@ -97,7 +97,7 @@ def quick() -> Config:
             # The sequence model's last output need not tell what the state remembers. Given windows
             # that hold its episodes, Recall over 32 frames is learnt with this on three seeds of
             # three, without on none.
-            policy_memory="current",
+            policy_context="current",
             batch_size=128,
             context=4,
             horizon=10,

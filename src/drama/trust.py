@@ -16,8 +16,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from drama.errors import EnvError, brief
+from drama.errors import EnvError
 from drama.importing import locate
+from drama.text import brief
 
 WRITERS = ("RecordVideo",)
 """Wrappers of Gymnasium that write files, wherever their arguments say."""

@@ -86,7 +86,7 @@ class Rollout(NamedTuple):
     """Predicted reward of each action, ``(B, H)``."""
     termination: Tensor
     """Predicted probability that each action ended the episode, ``(B, H)``."""
-    outlook: Tensor | None = None
+    q_values: Tensor | None = None
     """What every action promised, taken or not, where that was asked for: ``(B, H, A)``."""
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from drama.behaviour import ActorCritic, Player, imagine
-from drama.config import PolicyLatent, PolicyMemory
+from drama.config import PolicyContext, PolicyLatent
 from drama.dynamics import map_state
 from drama.types import Batch, PolicyState
 from drama.world_model import WorldModel
@@ -264,7 +264,7 @@ def test_an_episodes_first_action_is_the_dreams_first_action(
     tiny_world: Callable[..., WorldModel],
     tiny_policy: Callable[..., ActorCritic],
     frames: Callable[..., Batch],
-    memory: PolicyMemory,
+    memory: PolicyContext,
 ) -> None:
     # What the policy is trained on and what it meets in the world are one and the same input.
     world, policy = tiny_world(), Watched(tiny_policy())

@@ -76,7 +76,7 @@ def test_every_value_is_decoded_as_configured(
     v = math.expm1(0.5) if decode == "symexp-mean" else 0.1 * math.expm1(5.0)
     rollout = dream()
     torch.testing.assert_close(model.value(rollout.features), torch.full((6, 6), v))
-    ahead = model.outlook(rollout.features[:, 1:], rollout.reward, rollout.termination)
+    ahead = model.one_step_return(rollout.features[:, 1:], rollout.reward, rollout.termination)
     torch.testing.assert_close(ahead, rollout.reward + 0.5 * v)
     metrics = model.loss(rollout)[1]
     assert metrics["value"].item() == pytest.approx(v, rel=1e-5)
@@ -128,12 +128,12 @@ def test_gradient_of_all_actions_by_hand(build: Callable[..., ActorCritic]) -> N
     model.eval()
     model.return_scale.high.fill_(4.0)
     promised = torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(1))
-    rollout = dream()._replace(outlook=promised)
+    rollout = dream()._replace(q_values=promised)
     expected = -((promised - promised.mean(-1, keepdim=True)) / 3 / 4).mean(dim=(0, 1))
     for common in (0.0, 100.0):
-        found = gradients(model, rollout._replace(outlook=promised + common))
+        found = gradients(model, rollout._replace(q_values=promised + common))
         torch.testing.assert_close(found["actor.out.bias"], expected, rtol=1e-3, atol=1e-5)
-    sampled = gradients(model, rollout._replace(outlook=None))
+    sampled = gradients(model, rollout._replace(q_values=None))
     torch.testing.assert_close(found["critic.out.bias"], sampled["critic.out.bias"])
     assert not torch.allclose(sampled["actor.out.bias"], expected, atol=1e-3)
 
@@ -143,7 +143,7 @@ def test_nothing_promised_beyond_an_end_is_learnt_from(build: Callable[..., Acto
     promised = torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(1))
     ends = torch.zeros(6, 5)
     ends[:, 1] = 1.0
-    rollout = dream()._replace(outlook=promised, termination=ends)
+    rollout = dream()._replace(q_values=promised, termination=ends)
     centred = (promised - promised.mean(-1, keepdim=True)) / 3
     expected = -centred[:, :2].sum(dim=(0, 1)) / 30
     found = gradients(model, rollout)["actor.out.bias"]
@@ -156,13 +156,13 @@ def test_an_improved_policy_by_hand(build: Callable[..., ActorCritic]) -> None:
     log_probs = torch.tensor([0.5, 0.3, 0.2]).log()
     promised = torch.tensor([7.0, 7.02, 6.98])  # in units of 0.01 * 2: 0, 1 and -1
     weights = torch.tensor([0.5, 0.3 * math.e, 0.2 / math.e])
-    improved = model.improved(log_probs, promised)
+    improved = model.improved_log_probs(log_probs, promised)
     torch.testing.assert_close(improved.exp(), weights / weights.sum(), rtol=1e-3, atol=1e-4)
     # Without a bonus the best is taken, and only among equals does the policy decide.
     free = build(entropy=0.0)
-    best = free.improved(log_probs, torch.tensor([0.0, 1e-3, -1.0])).exp()
+    best = free.improved_log_probs(log_probs, torch.tensor([0.0, 1e-3, -1.0])).exp()
     torch.testing.assert_close(best, torch.tensor([0.0, 1.0, 0.0]))
-    torch.testing.assert_close(free.improved(log_probs, torch.ones(3)), log_probs)
+    torch.testing.assert_close(free.improved_log_probs(log_probs, torch.ones(3)), log_probs)
 
 
 def test_critic_gradient_by_hand(build: Callable[..., ActorCritic]) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from drama.behaviour import ActorCritic, imagination, imagine, policy_input
-from drama.config import PolicyMemory
+from drama.behaviour import ActorCritic, imagination, imagine, policy_features
+from drama.config import PolicyContext
 from drama.dynamics import map_state
 from drama.types import Batch
 from drama.world_model import WorldModel
@@ -124,7 +124,7 @@ def test_a_dream_is_what_stepping_from_the_context_on_gives(
     tiny_policy: Callable[..., ActorCritic],
     frames: Callable[..., Batch],
     dynamics: str,
-    memory: PolicyMemory,
+    memory: PolicyContext,
     reset: bool,
 ) -> None:
     world, policy = tiny_world(dynamics, reset_at_episode_start=reset), tiny_policy()
@@ -341,5 +341,5 @@ def test_carried_state_does_not_grow(
 
 
 def test_policy_input_puts_the_latent_first() -> None:
-    joined = policy_input(torch.ones(2, 3), torch.zeros(2, 2))
+    joined = policy_features(torch.ones(2, 3), torch.zeros(2, 2))
     assert joined.tolist() == [[1, 1, 1, 0, 0]] * 2

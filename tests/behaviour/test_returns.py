@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drama.behaviour import ReturnScale, lambda_return, make_behaviour, survival
+from drama.behaviour import ReturnScale, continuation_weights, lambda_return, make_behaviour
 from drama.config import AlgorithmName, BehaviourConfig
 
 REWARD = torch.tensor([[1.0, 2.0, 3.0]])
@@ -94,11 +94,11 @@ def test_it_is_the_mixture_of_n_step_returns(
 def test_survival_is_the_product_over_earlier_actions() -> None:
     end = torch.tensor([[0.5, 0.0, 1.0, 0.0], [0.0, 0.1, 0.1, 0.1]])
     expected = torch.tensor([[1.0, 0.5, 0.5, 0.0], [1.0, 1.0, 0.9, 0.81]])
-    torch.testing.assert_close(survival(end), expected)
+    torch.testing.assert_close(continuation_weights(end), expected)
 
 
 def test_survival_of_one_action_is_certain() -> None:
-    assert torch.equal(survival(torch.ones(3, 1)), torch.ones(3, 1))
+    assert torch.equal(continuation_weights(torch.ones(3, 1)), torch.ones(3, 1))
 
 
 def test_the_first_batch_sets_the_percentiles() -> None:

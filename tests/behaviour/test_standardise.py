@@ -106,8 +106,8 @@ def test_networks_read_the_standardised_input_everywhere(kind: dict[str, Any]) -
         )
         torch.testing.assert_close(ours, expected)
         assert not torch.allclose(ours, getattr(plain, function)(rollout.features))
-    ours = model.outlook(rollout.features, one, 0 * one)
-    torch.testing.assert_close(ours, plain.outlook(given.features, one, 0 * one))
+    ours = model.one_step_return(rollout.features, one, 0 * one)
+    torch.testing.assert_close(ours, plain.one_step_return(given.features, one, 0 * one))
     g = [torch.Generator().manual_seed(0) for _ in range(2)]
     steps = zip(model.batches(rollout, g[0]), plain.batches(given, g[1]), strict=True)
     for batch, other in steps:
@@ -141,7 +141,7 @@ def test_moments_move_once_after_the_last_step_of_a_rollout(kind: dict[str, Any]
         model.loss(batch)
     model.act(rollout.features, None)
     model.value(rollout.features)
-    model.outlook(rollout.features, torch.ones(6, 6), torch.zeros(6, 6))
+    model.one_step_return(rollout.features, torch.ones(6, 6), torch.zeros(6, 6))
     assert equal(moments(model), before)
 
 

@@ -82,7 +82,7 @@ def test_rendered_report_has_every_part():
         "4 (RED, GREEN, BLUE, YELLOW)",
         "3 finished, 3 terminated, 0 truncated",
         "steps/s",
-        "0.307 GB for 100,000 transitions",
+        "307 MB for 100,000 transitions",
         "no warnings",
     ):
         assert part in text

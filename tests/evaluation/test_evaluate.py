@@ -47,7 +47,7 @@ class Recorder:
     """Acts at random; keeps which rows it was told to start afresh."""
 
     policy_latent = "prior"
-    policy_memory = "previous"
+    policy_context = "previous"
     lookahead = 0
 
     def __init__(self) -> None:

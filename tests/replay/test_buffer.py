@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drama import place
 from drama.config import ReplayConfig
 from drama.errors import ReplayError
+from drama.ops import dispatch
 from drama.replay import ReplayBuffer
 from drama.types import Batch, Transition
 
@@ -190,10 +190,10 @@ def test_scores_by_hand(make_buffer: Build, fill: Build) -> None:
     rules = {
         ("uniform", "world_model"): [0, 0, 0, 0],
         ("dfs", "world_model"): [-1.5, -2, -2.5, 0],
-        ("dfs-learnt", "world_model"): [-1.5, -2, -2.5, 0],
+        ("dfs-trained", "world_model"): [-1.5, -2, -2.5, 0],
         ("uniform", "behaviour"): [0, 0, 0, 0],
         ("dfs", "behaviour"): [-0.4, 0, -1, -0.2],
-        ("dfs-learnt", "behaviour"): [
+        ("dfs-trained", "behaviour"): [
             -0.4 + np.log(1 - np.exp(-0.6)),
             np.log(1 - np.exp(-0.8)),
             -1 + np.log(1 - np.exp(-1)),
@@ -219,7 +219,7 @@ def test_alpha_and_beta_reach_the_rule(make_buffer: Build, fill: Build) -> None:
 
 
 def test_counters_of_any_size_can_be_drawn_from(make_buffer: Build, fill: Build) -> None:
-    for sampler in ("dfs", "dfs-learnt"):
+    for sampler in ("dfs", "dfs-trained"):
         buffer = fill(make_buffer(sampler=sampler), 10)
         buffer.trained += 2**40
         buffer.imagined += 2**42
@@ -241,7 +241,7 @@ def test_dfs_evens_out_where_uniform_does_not(make_buffer: Build, fill: Build) -
 
 
 def test_learnt_first_never_starts_from_an_untrained_row(make_buffer: Build, fill: Build) -> None:
-    buffer = fill(make_buffer(capacity=50, sampler="dfs-learnt"), 50)
+    buffer = fill(make_buffer(capacity=50, sampler="dfs-trained"), 50)
     with pytest.raises(ReplayError, match="no transition can be sampled"):
         buffer.sample("behaviour", 4, 2, g())
     trained = buffer.sample("world_model", 5, 2, g()).reward[:, -1]
@@ -316,7 +316,7 @@ def test_memory_is_what_the_rows_need(make_buffer: Build) -> None:
     assert make_buffer(capacity=100).nbytes == 100 * (4 + 8 + 4 + 4 + 3 * 8)
 
 
-@pytest.mark.parametrize("sampler", ["uniform", "dfs", "dfs-learnt"])
+@pytest.mark.parametrize("sampler", ["uniform", "dfs", "dfs-trained"])
 @given(capacity=st.integers(6, 30), total=st.integers(3, 90), episode=st.integers(2, 9))
 def test_static_shapes_keep_the_law_of_the_draws(
     make_buffer: Build, fill: Build, sampler: str, capacity: int, total: int, episode: int
@@ -367,16 +367,16 @@ def test_episodes_of_one_step_start_dreams_at_their_first_row_only(
 
 def test_a_draw_from_nothing_is_told_when_one_looks(make_buffer: Build, fill: Build) -> None:
     """Off the CPU a draw looks at no number, so that it cannot raise itself."""
-    buffer = fill(make_buffer(capacity=50, sampler="dfs-learnt"), 20)
+    buffer = fill(make_buffer(capacity=50, sampler="dfs-trained"), 20)
     with pytest.raises(ReplayError, match="no transition can be sampled yet"):
         buffer.sample("behaviour", 4, 4, g())
-    buffer = fill(make_buffer(capacity=50, sampler="dfs-learnt", static_shapes=True), 20)
+    buffer = fill(make_buffer(capacity=50, sampler="dfs-trained", static_shapes=True), 20)
     buffer.trained[10] = 3
     buffer.sample("behaviour", 4, 4, g())
     buffer.check()
     buffer.trained[10] = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, "_HOSTS", ())
+        patch.setattr(dispatch, "_HOSTS", ())
         buffer.sample("behaviour", 4, 4, g())
     with pytest.raises(ReplayError, match="no transition can be sampled yet"):
         buffer.check()

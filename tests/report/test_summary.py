@@ -91,8 +91,8 @@ def test_nothing_finished_is_a_summary_too(tmp_path: Path) -> None:
             "policy_latent posterior (the others prior)",
         ),
         (
-            {"protocol": {"policy_memory": "current"}},  # the others are from before it was told
-            "policy_memory current (the others previous)",
+            {"protocol": {"policy_context": "current"}},  # the others are from before it was told
+            "policy_context current (the others previous)",
         ),
         ({"protocol": {"lookahead": 16}}, "lookahead 16 (the others 0)"),
         ({"protocol": {"latents": "mode"}}, "latents mode (the others sampled)"),

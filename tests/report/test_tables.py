@@ -69,7 +69,7 @@ def test_atari_table_by_hand(tmp_path: Path) -> None:
     # Published: Drama-XS 15 on Pong and 78 on Boxing.
     assert mean["Drama-XS (published)"].text == f"{(36 / 36 + 78 / 12) / 2:.3f}"
     assert found["Games above human (2 of 3 games)"]["Drama XS"].text == "1"
-    assert any("over 2 games only, in every column: Pong, Boxing." in n for n in table.notes)
+    assert any("cover only 2 games, in every column: Pong, Boxing." in n for n in table.notes)
 
 
 def test_the_lowest_optimality_gap_is_the_best(tmp_path: Path) -> None:

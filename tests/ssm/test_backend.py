@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.ssm import fake_kernels
+from tests.ops import fake_kernels
 
 from drama.dynamics import DynamicsConfig, make_dynamics
 from drama.errors import ConfigError
+from drama.ops.kernels import LayerSizes, layer_obstacle, step_obstacle, window_obstacle
 from drama.ssm import Mamba1, Mamba2, backend
 from drama.ssm.backend import Backend, BackendFallback, backend_of, choose_backend
-from drama.ssm.kernels import LayerSizes, layer_obstacle, step_obstacle, window_obstacle
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 MAMBA1 = LayerSizes("mamba1", d_conv=4, channels=1024, d_state=16)

@@ -229,13 +229,13 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "last is gone": (
         lambda run: (run / "checkpoints" / "last").unlink(),
         "failed",
-        "checkpoints/last is missing, so that 2 checkpoints there cannot be used; mend it with: "
+        "checkpoints/last is missing, so 2 complete checkpoints cannot be used; repair it with: "
         "echo 000000040 > ",
     ),
     "last and the older one are gone": (
         lambda run: without_last(run, "000000040"),
         "failed",
-        "checkpoints/last is missing, so that 1 checkpoint there cannot be used",
+        "checkpoints/last is missing, so 1 complete checkpoint cannot be used",
     ),
     "an evaluation without a checkpoint": (
         lambda run: shutil.rmtree(run / "checkpoints"),
@@ -446,7 +446,7 @@ def test_what_may_have_been_meant_is_named(
 def test_a_missing_last_is_mended_as_the_reason_says(suite: Path) -> None:
     (suite / RUN / "checkpoints" / "last").unlink()
     (cell,) = read_suite(suite).cells
-    command = cell.reason.rpartition("mend it with: ")[2]
+    command = cell.reason.rpartition("repair it with: ")[2]
     subprocess.run(["sh", "-c", command], check=True)
     assert read_suite(suite).counts() == {"finished": 1}
 

@@ -26,7 +26,7 @@ from drama.suite import view as view_module
 from drama.suite.layout import Cell, begin_suite, look, read_suite
 from drama.suite.process import arguments, failure_reason, last_line, worth_a_retry
 from drama.suite.runner import Runner
-from drama.suite.view import Gauge, View, duration, logged_step, report_failures
+from drama.suite.view import Gauge, View, logged_step, report_failures
 from drama.training.rundir import RunLock
 from drama.training.stream import EnvStream
 
@@ -323,10 +323,6 @@ def test_the_logs_tell_the_step(tmp_path: Path) -> None:
     assert logged_step(tmp_path) == 23
     (tmp_path / "episodes.jsonl").write_text("garbage\n")
     assert logged_step(tmp_path) == 20
-
-
-def test_durations() -> None:
-    assert [duration(s) for s in (0.4, 61, 3599.6, 7384)] == ["0:00", "1:01", "1:00:00", "2:03:04"]
 
 
 def test_what_is_left_is_shared_by_those_that_run(

@@ -50,7 +50,7 @@ def test_the_ablations_change_one_thing_each() -> None:
         changed[variant.name] = {k: v for k, v in tree.items() if v != base[k]}
     assert changed == {
         "uniform": {"replay.sampler": "uniform"},
-        "dfs-learnt": {"replay.sampler": "dfs-learnt"},
+        "dfs-learnt": {"replay.sampler": "dfs-trained"},
         "mamba1": {"world_model.dynamics.name": "mamba1"},
         "transformer": {"world_model.dynamics.name": "transformer"},
         "gru": {"world_model.dynamics.name": "gru"},

@@ -80,7 +80,7 @@ def test_nor_does_asking_about_every_action_break_one(
 ) -> None:
     torch.compiler.reset()
     monkeypatch.setattr(compiled, "_compile", trace)
-    agree({"behaviour.actor_gradient": "all-actions", "behaviour.policy_memory": memory}, 2)
+    agree({"behaviour.actor_gradient": "all-actions", "behaviour.policy_context": memory}, 2)
 
 
 def test_a_break_in_a_graph_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,10 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from drama import Agent, place, presets
+from drama import Agent, presets
+from drama.ops import batch_norm, dispatch
 from drama.replay import Purpose
 from drama.training.trainer import Trainer
-from drama.world_model import batchnorm
 
 FRAMES = 2 * 64
 
@@ -76,7 +76,7 @@ def test_operations_per_update(
     made: Trainer, purpose: Purpose, on_cpu: bool, launches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not on_cpu:
-        monkeypatch.setattr(place, "_HOSTS", ())
+        monkeypatch.setattr(dispatch, "_HOSTS", ())
     found, _ = counted(made, purpose)
     assert 0.8 * launches < found <= launches
 
@@ -86,7 +86,7 @@ def test_an_imagined_step(made: Trainer, monkeypatch: pytest.MonkeyPatch) -> Non
     from drama.behaviour import imagine
     from drama.training.device import autocast
 
-    monkeypatch.setattr(place, "_HOSTS", ())
+    monkeypatch.setattr(dispatch, "_HOSTS", ())
     context = made.replay.windows(torch.arange(20, 52), 8)
     launches = []
     for horizon in (4, 5):
@@ -130,7 +130,9 @@ def test_bytes_made(
 ) -> None:
     """What passes through memory, or through a cache where work is done in blocks."""
     if purpose == "behaviour":
-        monkeypatch.setattr(place, "_HOSTS", ())  # frames drawn twice are encoded twice: no chance
+        monkeypatch.setattr(
+            dispatch, "_HOSTS", ()
+        )  # frames drawn twice are encoded twice: no chance
     with Made() as seen:
         made.learner.update(purpose)
     assert 0.95 * most < seen.bytes <= most, seen.bytes
@@ -183,7 +185,7 @@ def test_an_update_of_the_world_model_multiplies_once(made: Trainer) -> None:
 def test_an_imagination_encodes_once_and_steps_once(
     made: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(place, "_HOSTS", ())  # there a frame is encoded as often as it is drawn
+    monkeypatch.setattr(dispatch, "_HOSTS", ())  # there a frame is encoded as often as it is drawn
     c = made.config.behaviour
     found = flops(made.learner.update_behaviour)
     encoder = sum(convolution_flops(made.learner.world_model.encoder, 64))
@@ -282,7 +284,7 @@ def test_a_tensor_kept_in_float32_is_noticed(
     made: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """BatchNorm and SiLU of all maps in float32: what is kept of them takes twice the room."""
-    original = batchnorm.batch_norm_silu
-    monkeypatch.setattr(batchnorm, "batch_norm_silu", lambda norm, x: original(norm, x.float()))
+    original = batch_norm.batch_norm_silu
+    monkeypatch.setattr(batch_norm, "batch_norm_silu", lambda norm, x: original(norm, x.float()))
     with pytest.raises(AssertionError):
         test_bytes_kept_for_the_backward_pass(made)

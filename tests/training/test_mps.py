@@ -22,7 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from drama import Agent, DreamEnv, place
+from drama import Agent, DreamEnv
+from drama.ops import dispatch
 from drama.training.device import autocast, pick_dtype, pick_replay_device, process_settings
 
 MPS = torch.device("mps")
@@ -96,8 +97,8 @@ class NamedDevices(TorchFunctionMode):
 @pytest.fixture(autouse=True)
 def apple(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the CPU treated as Apple's GPU, and forbid CUDA altogether."""
-    monkeypatch.setattr(place, "_HOSTS", ())
-    monkeypatch.setattr(place, "_WITHOUT_FLOAT64", ("cpu",))
+    monkeypatch.setattr(dispatch, "_HOSTS", ())
+    monkeypatch.setattr(dispatch, "_WITHOUT_FLOAT64", ("cpu",))
 
     def forbidden(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("CUDA is not there")
@@ -108,7 +109,7 @@ def apple(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("sampler", ["dfs", "dfs-learnt", "uniform"])
+@pytest.mark.parametrize("sampler", ["dfs", "dfs-trained", "uniform"])
 def test_updates_and_acting(backbone: str, algorithm: str, sampler: str) -> None:
     """The replay is taken to lie beside the model, so drawing is tested with the rest."""
     made = trainer(

@@ -173,13 +173,6 @@ def test_a_terminal_shows_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "50/100" in watched.text.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3661, "1:01:01")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert progress._duration(seconds) == text
-
-
 def test_watching_changes_no_number(capfd: pytest.CaptureFixture[str]) -> None:
     weights = []
     for bar in (True, False):

@@ -129,12 +129,12 @@ def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> No
             ("collect", 55, True),
         ),
         ("CartPole-v1", {"world_model.dynamics.name": "gru"}, ("optimiser", 21, True)),
-        ("CartPole-v1", {"replay.sampler": "dfs-learnt"}, ("optimiser", 21, True)),
+        ("CartPole-v1", {"replay.sampler": "dfs-trained"}, ("optimiser", 21, True)),
         # In the warm-up, where the action being held is carried over, and after it.
         (
             "CartPole-v1",
             {
-                "training.warmup_hold": 8,
+                "training.random_action_repeat": 8,
                 "training.warmup_steps": 40,
                 "training.checkpoint_every": 7,
             },
@@ -142,7 +142,7 @@ def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> No
         ),
         (
             "drama/Recall-v0",
-            {"behaviour.policy_memory": "current"},
+            {"behaviour.policy_context": "current"},
             ("optimiser", 25, True),
         ),
         (
@@ -166,7 +166,7 @@ def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> No
         "breakout",
         "transformer",
         "gru",
-        "dfs-learnt",
+        "dfs-trained",
         "held",
         "current",
         "moved",

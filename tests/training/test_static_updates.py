@@ -1,7 +1,7 @@
 """Updates as an accelerator makes them: they look at no number, and can be recorded and repeated.
 
-The code paths of an accelerator run here on the CPU (see `drama.place`), so that their numbers
-can be compared with those of the CPU's own paths.
+The code paths of an accelerator run here on the CPU (see `drama.ops.dispatch`), so that their
+numbers can be compared with those of the CPU's own paths.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from tests.training.runs import tiny
 from tests.training.tape import Tape, Watch
 
-from drama import place
 from drama.agent import Agent
 from drama.behaviour import imagine
+from drama.ops import dispatch
 from drama.replay import Purpose
 from drama.ssm import backend, reference
 from drama.training.trainer import Trainer
@@ -40,7 +40,7 @@ RECOMPUTED: dict[str, Any] = {
 
 @pytest.fixture
 def accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(place, "_HOSTS", ())
+    monkeypatch.setattr(dispatch, "_HOSTS", ())
 
 
 def trainer(**changes: Any) -> Trainer:
@@ -85,7 +85,7 @@ def state(made: Trainer) -> dict[str, torch.Tensor]:
 @pytest.mark.usefixtures("accelerator")
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("sampler", ["dfs", "dfs-learnt"])
+@pytest.mark.parametrize("sampler", ["dfs", "dfs-trained"])
 def test_an_update_looks_at_no_number(backbone: str, algorithm: str, sampler: str) -> None:
     made = trainer(
         **{
@@ -241,7 +241,7 @@ def test_both_paths_give_the_same_numbers(backbone: str, monkeypatch: pytest.Mon
     made = compared(backbone)
     on_cpu = numbers(made)
     with monkeypatch.context() as patch:
-        patch.setattr(place, "_HOSTS", ())
+        patch.setattr(dispatch, "_HOSTS", ())
         elsewhere = numbers(made)
     assert not differing(elsewhere, on_cpu)
 
@@ -265,7 +265,7 @@ def test_the_fast_model_is_the_plain_one(
         ssd=plainly(reference.ssd), scan=plainly(reference.selective_scan)
     )
     monkeypatch.setattr(backend, "TORCH", plain_scans)
-    monkeypatch.setattr(place, "_HOSTS", ())
+    monkeypatch.setattr(dispatch, "_HOSTS", ())
     for part in (made.learner.world_model.encoder, made.learner.world_model.decoder):
         part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         for layer in part.modules():

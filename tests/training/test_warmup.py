@@ -13,7 +13,11 @@ from drama.training.trainer import Trainer
 def actions(hold: float, steps: int, seed: int = 0) -> list[int]:
     """What the warm-up does in an environment of three actions."""
     config = tiny(
-        {"training.warmup_hold": hold, "training.warmup_steps": steps + 1, "replay.capacity": steps}
+        {
+            "training.random_action_repeat": hold,
+            "training.warmup_steps": steps + 1,
+            "replay.capacity": steps,
+        }
     )
     agent = Agent("drama/Catch-v0", config=config)
     trainer = Trainer(agent.config, agent.env, agent.world_model, agent.behaviour)

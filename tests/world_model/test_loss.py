@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from drama.config import WorldModelConfig
 from drama.dynamics import map_state
 from drama.types import Batch
-from drama.world_model import WorldModel
+from drama.world_model import LossTerm, Observed, WorldModel
 from drama.world_model.latent import kl_divergence, mix_uniform
 
 SURE = 60.0
@@ -467,3 +467,38 @@ def test_a_new_model_predicts_no_reward(tiny_model: Callable[..., WorldModel]) -
     deter = torch.randn(32, 16, generator=g())
     assert tiny_model().reward(deter).abs().max() < 1e-5
     assert tiny_model(zero_init_heads=False).reward(deter).abs().max() > 1e-3
+
+
+def test_a_further_term_is_one_method_and_one_entry(
+    tiny_config: Callable[..., WorldModelConfig], make_batch: Callable[..., Batch]
+) -> None:
+    class InverseDynamics(WorldModel):
+        """Predicts the action from the two latents around it."""
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.inverse_head = torch.nn.Linear(2 * self.config.stoch_size, 3)
+
+        def loss_terms(self, batch: Batch, seen: Observed) -> dict[str, LossTerm]:
+            value = self.inverse_loss(batch, seen)
+            return {**super().loss_terms(batch, seen), "inverse": LossTerm(value, 0.5)}
+
+        def inverse_loss(self, batch: Batch, seen: Observed) -> Tensor:
+            around = torch.cat([seen.stoch[:, :-1], seen.stoch[:, 1:]], dim=-1)
+            logits = self.inverse_head(around)
+            return torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), batch.action[:, :-1].flatten()
+            )
+
+    torch.manual_seed(0)
+    model, batch = InverseDynamics(tiny_config(), (8, 8, 3), 3), make_batch()
+    plain = WorldModel(tiny_config(), (8, 8, 3), 3)
+    plain.load_state_dict(model.state_dict(), strict=False)
+    loss, metrics = model.loss(batch, g())
+    expected, others = plain.loss(batch, g())
+    assert metrics.keys() - others.keys() == {"inverse"}
+    assert all(torch.equal(metrics[name], others[name]) for name in others if name != "loss")
+    torch.testing.assert_close(loss, expected + 0.5 * metrics["inverse"])
+    loss.backward()
+    assert model.inverse_head.weight.grad is not None
+    assert model.inverse_head.weight.grad.abs().max() > 0

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from drama.behaviour.base import Behaviour
 from drama.behaviour.imagination import Policy
-from drama.behaviour.outlook import every_action, policy_input
-from drama.config import Latents, PolicyLatent, PolicyMemory
+from drama.behaviour.lookahead import one_step_q, policy_features
+from drama.config import Latents, PolicyContext, PolicyLatent
 from drama.dynamics import where_state
 from drama.errors import ConfigError
 from drama.types import PolicyState
@@ -22,7 +22,7 @@ Actions = Literal["sampled", "argmax"]
 class Player:
     """Joins a world model and a policy into something that plays.
 
-    Before each action the policy sees ``concat(latent_t, d_{t-1})``, or with ``policy_memory=
+    Before each action the policy sees ``concat(latent_t, d_{t-1})``, or with ``policy_context=
     "current"`` what the latent calls to mind in the place of ``d_{t-1}``. With
     ``policy_latent="prior"`` the latent is predicted from ``d_{t-1}``, as in imagination: the
     current frame only enters through the state carried to the next step. With ``"posterior"``
@@ -30,7 +30,7 @@ class Player:
     so both take the posterior, beside ``d = 0``.
 
     With ``lookahead`` the world model is asked what each action promises, see
-    :func:`~drama.behaviour.outlook.every_action`, and the policy is moved towards what promises
+    :func:`~drama.behaviour.lookahead.one_step_q`, and the policy is moved towards what promises
     more. Whether the agent plays better for it depends on the game: see docs/results.md.
 
     Raises:
@@ -42,18 +42,18 @@ class Player:
         world_model: WorldModel,
         policy: Policy,
         policy_latent: PolicyLatent,
-        policy_memory: PolicyMemory = "previous",
+        policy_context: PolicyContext = "previous",
         lookahead: int = 0,
     ) -> None:
-        if lookahead and not hasattr(policy, "outlook"):
+        if lookahead and not hasattr(policy, "one_step_return"):
             raise ConfigError(
                 "behaviour.lookahead needs a policy that values what follows an action, "
-                f"as drama.behaviour.Behaviour does; {type(policy).__name__} has no outlook"
+                f"as drama.behaviour.Behaviour does; {type(policy).__name__} has no one_step_return"
             )
         self.world_model = world_model
         self.policy = policy
         self.policy_latent = policy_latent
-        self.policy_memory = policy_memory
+        self.policy_context = policy_context
         self.lookahead = lookahead
 
     def init_state(self, batch_size: int) -> PolicyState:
@@ -99,21 +99,21 @@ class Player:
             latent = torch.where(is_first.unsqueeze(-1), posterior, predicted)
         greedy = actions == "argmax"
         memory = state.deter
-        if self.policy_memory == "current":
-            memory = world_model.recall(latent, state.dynamics).float()
-        features = policy_input(latent, memory)
+        if self.policy_context == "current":
+            memory = world_model.null_action_output(latent, state.dynamics).float()
+        features = policy_features(latent, memory)
         if self.lookahead:
             behaviour = cast("Behaviour", self.policy)
-            ahead = every_action(
+            ahead = one_step_q(
                 world_model,
                 posterior,
                 state.dynamics,
                 generator,
-                self.policy_memory,
-                behaviour.outlook,
+                self.policy_context,
+                behaviour.one_step_return,
                 self.lookahead,
             )
-            action, _ = behaviour.act(features, generator, greedy, ahead.outlook)
+            action, _ = behaviour.act(features, generator, greedy, ahead.q_values)
         else:
             action, _ = self.policy.act(features, generator, greedy)
         deter, dynamics = world_model.step(posterior, action, state.dynamics)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from drama.behaviour.base import Behaviour
-from drama.behaviour.returns import lambda_return, survival, weighted_mean
+from drama.behaviour.returns import continuation_weights, lambda_return, weighted_mean
 from drama.config import BehaviourConfig
-from drama.ssm._numeric import matmul_dtype
+from drama.ops.dtypes import matmul_dtype
 from drama.types import Rollout
 
 
@@ -59,7 +59,7 @@ class ActorCritic(Behaviour):
                 )
                 for v in (value, slow_value)
             )
-            weight = survival(rollout.termination)  # (B, H)
+            weight = continuation_weights(rollout.termination)  # (B, H)
             if self.training:
                 self.return_scale.update(returns)
             scale = self.return_scale.scale()
@@ -92,11 +92,11 @@ class ActorCritic(Behaviour):
         self, rollout: Rollout, log_probs: Tensor, advantage: Tensor, scale: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What the actor maximises per step, ``(B, H)``, and per-step values for the log."""
-        if rollout.outlook is None:
+        if rollout.q_values is None:
             log_prob = log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1)
             return advantage * log_prob, {}
         # No baseline: probabilities sum to 1, so what all actions have in common moves nothing.
-        return (log_probs.exp() * rollout.outlook / scale).sum(dim=-1), {}
+        return (log_probs.exp() * rollout.q_values / scale).sum(dim=-1), {}
 
     def after_step(self) -> None:
         """Let the slow critic follow."""

@@ -63,7 +63,7 @@ class Behaviour(nn.Module):
         """Log-probabilities of the actions, ``(..., F)`` to ``(..., A)``."""
         return self.action_log_probs(self.network_input(features))
 
-    def improved(self, log_probs: Tensor, outlook: Tensor) -> Tensor:
+    def improved_log_probs(self, log_probs: Tensor, q_values: Tensor) -> Tensor:
         """Log-probabilities of the policy that is better by what each action promises.
 
         ``log pi(a) + Q(a) / (entropy * scale)``, normalised: what maximises the promise in units
@@ -73,11 +73,11 @@ class Behaviour(nn.Module):
 
         Args:
             log_probs: Of ``pi``, ``(..., A)``.
-            outlook: What each action promises, ``(..., A)``.
+            q_values: What each action promises, ``(..., A)``.
         """
-        rounding = 1e-5 * outlook.abs().amax(dim=-1, keepdim=True).clamp_min(1e-3)
+        rounding = 1e-5 * q_values.abs().amax(dim=-1, keepdim=True).clamp_min(1e-3)
         price = (self.config.entropy * self.return_scale.scale()).maximum(rounding)
-        ahead = outlook - outlook.amax(dim=-1, keepdim=True)
+        ahead = q_values - q_values.amax(dim=-1, keepdim=True)
         return torch.log_softmax(log_probs + ahead / price, dim=-1)
 
     def act(
@@ -85,7 +85,7 @@ class Behaviour(nn.Module):
         features: Tensor,
         random: Randomness,
         greedy: bool = False,
-        outlook: Tensor | None = None,
+        q_values: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Choose actions, drawn or most probable.
 
@@ -93,15 +93,15 @@ class Behaviour(nn.Module):
             features: What the policy sees, ``(..., F)``.
             random: Source of randomness.
             greedy: Take the most probable action.
-            outlook: What each action promises, ``(..., A)``: act with the policy that is better
+            q_values: What each action promises, ``(..., A)``: act with the policy that is better
                 by it.
 
         Returns:
             Actions ``(...)`` int64 and their log-probabilities ``(...)``.
         """
         log_probs = self.policy(features)
-        if outlook is not None:
-            log_probs = self.improved(log_probs, outlook)
+        if q_values is not None:
+            log_probs = self.improved_log_probs(log_probs, q_values)
         action = log_probs.argmax(-1) if greedy else sample_categorical(log_probs, random)
         return action, log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
@@ -109,7 +109,7 @@ class Behaviour(nn.Module):
         """Expected return, ``(..., F)`` to ``(...)``."""
         return self.twohot.decode(self.critic(self.network_input(features)))
 
-    def outlook(self, features: Tensor, reward: Tensor, termination: Tensor) -> Tensor:
+    def one_step_return(self, features: Tensor, reward: Tensor, termination: Tensor) -> Tensor:
         """What an action promises, by what follows it: ``r + gamma (1 - e) V``, all ``(...)``.
 
         Args:

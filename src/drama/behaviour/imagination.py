@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from drama.behaviour.outlook import Outlook, every_action, seen_by_policy
-from drama.config import PolicyMemory
+from drama.behaviour.lookahead import OneStepReturn, features_of, one_step_q
+from drama.config import PolicyContext
 from drama.dynamics import map_state, where_state
-from drama.place import on_cpu
+from drama.ops.dispatch import on_cpu
 from drama.types import Batch, Rollout
 from drama.world_model import WorldModel
 from drama.world_model.latent import Randomness, uniform_numbers
@@ -20,7 +20,7 @@ from drama.world_model.model import Observed
 CPU_PIECE = 1024
 """Trajectories dreamt at a time on a CPU, to bound memory: the paper's 1024 carry 134 MB of state.
 Fewer at a time would be slower, by smaller matrix products and more calls; the state is read and
-written once a step in either case, see :func:`drama.ssm._numeric.state_blocks`."""
+written once a step in either case, see :func:`drama.ops.blocking.state_blocks`."""
 
 
 class Policy(Protocol):
@@ -33,7 +33,7 @@ class Policy(Protocol):
         ...
 
 
-class Dreamt(NamedTuple):
+class ImaginedStep(NamedTuple):
     """One imagined step of ``B`` trajectories."""
 
     action: Tensor
@@ -46,19 +46,19 @@ class Dreamt(NamedTuple):
     """``d_t`` after the action, float32: ``(B, D)``."""
     state: Any
     """State of the sequence model; what was given may have been overwritten."""
-    outlook: Tensor | None
+    q_values: Tensor | None
     """What each of the ``A`` actions promised, ``(B, A)``, where that was asked for."""
 
 
-def dream_step(
+def imagine_step(
     world_model: WorldModel,
     policy: Policy,
     observed: Tensor,
     state: Any,
     random: tuple[Randomness, Randomness],
-    memory: PolicyMemory = "previous",
-    outlook: Outlook | None = None,
-) -> Dreamt:
+    memory: PolicyContext = "previous",
+    one_step_return: OneStepReturn | None = None,
+) -> ImaginedStep:
     """Act on ``observed`` and predict what comes of it.
 
     Args:
@@ -68,35 +68,35 @@ def dream_step(
         state: Of the sequence model; may be overwritten.
         random: Sources of randomness for action and latent.
         memory: What it sees beside the latent.
-        outlook: Ask about every action, and tell what each promises. The dream stays the same.
+        one_step_return: Compute Q-values of all actions with it; the trajectory stays the same.
     """
     action, log_prob = policy.act(observed, random[0])
     stoch = observed[:, : world_model.config.stoch_size]
-    if outlook is not None:
-        ahead = every_action(world_model, stoch, state, random[1], memory, outlook)
+    if one_step_return is not None:
+        ahead = one_step_q(world_model, stoch, state, random[1], memory, one_step_return)
         taken = torch.arange(len(action), device=action.device) * world_model.num_actions + action
         state = map_state(lambda x: x[taken], ahead.state)
-        return Dreamt(
-            action, log_prob, ahead.observed[taken], ahead.deter[taken], state, ahead.outlook
+        return ImaginedStep(
+            action, log_prob, ahead.observed[taken], ahead.deter[taken], state, ahead.q_values
         )
     deter, state = world_model.step(stoch, action, state, inplace=True)
     deter = deter.float()
     stoch = world_model.sample(world_model.prior(deter), random[1])
-    observed = seen_by_policy(world_model, stoch, deter, state, memory)
-    return Dreamt(action, log_prob, observed, deter, state, None)
+    observed = features_of(world_model, stoch, deter, state, memory)
+    return ImaginedStep(action, log_prob, observed, deter, state, None)
 
 
-DreamStep = Callable[
+ImagineStep = Callable[
     [
         WorldModel,
         Policy,
         Tensor,
         Any,
         tuple[Randomness, Randomness],
-        PolicyMemory,
-        Outlook | None,
+        PolicyContext,
+        OneStepReturn | None,
     ],
-    Dreamt,
+    ImaginedStep,
 ]
 
 
@@ -109,9 +109,9 @@ def imagine(
     generator: torch.Generator | None,
     *,
     start_at_episode_starts: bool = True,
-    memory: PolicyMemory = "previous",
-    outlook: Outlook | None = None,
-    compiled_step: DreamStep | None = None,
+    memory: PolicyContext = "previous",
+    one_step_return: OneStepReturn | None = None,
+    compiled_step: ImagineStep | None = None,
 ) -> Rollout:
     """Read ``context`` in parallel, then act for ``horizon`` steps on predicted latents.
 
@@ -134,11 +134,10 @@ def imagine(
         horizon: Number ``H`` of imagined actions.
         generator: Source of randomness.
         start_at_episode_starts: See above.
-        memory: What the policy sees beside the latent, as `behaviour.policy_memory` has it.
-        outlook: Values what follows an action. At each step the model is asked about every action,
-            taken or not, which costs as many steps as there are actions; a dream is the same
-            with it and without, to rounding.
-        compiled_step: Stands in for :func:`dream_step`; it is given numbers, not the generator,
+        memory: What the policy sees beside the latent, as `behaviour.policy_context` has it.
+        one_step_return: Computes Q-values of all actions, at the cost of one model step for
+            each of them; the trajectory is the same with and without, to rounding.
+        compiled_step: Stands in for :func:`imagine_step`; it is given numbers, not the generator,
             and those are the ones that the generator would have given.
     """
     posterior = world_model.posterior_of(context)  # of all pieces, so that frames are shared
@@ -151,7 +150,7 @@ def imagine(
     )
     size = batch
     if on_cpu(posterior):
-        size = max(1, CPU_PIECE // (1 if outlook is None else world_model.num_actions))
+        size = max(1, CPU_PIECE // (1 if one_step_return is None else world_model.num_actions))
     pieces = []
     for begin in range(0, batch, size):
         rows = slice(begin, begin + size)
@@ -166,7 +165,7 @@ def imagine(
             features[rows],
             generator,
             memory,
-            outlook,
+            one_step_return,
             compiled_step,
         )
         pieces.append(dreamt)
@@ -181,9 +180,9 @@ def _dream(
     fresh: Tensor | None,
     features: Tensor,
     generator: torch.Generator | None,
-    memory: PolicyMemory,
-    outlook: Outlook | None,
-    compiled_step: DreamStep | None,
+    memory: PolicyContext,
+    one_step_return: OneStepReturn | None,
+    compiled_step: ImagineStep | None,
 ) -> tuple[Tensor, ...]:
     """Dream from the end of what was seen, or, where ``fresh``, from its last row on.
 
@@ -198,7 +197,7 @@ def _dream(
         state = where_state(fresh, world_model.dynamics.init_state(1), state)
 
     actions, log_probs, deters, promised = [], [], [], []
-    features[:, 0] = observed = seen_by_policy(world_model, stoch, deter, state, memory)
+    features[:, 0] = observed = features_of(world_model, stoch, deter, state, memory)
     for t in range(1, features.shape[1]):
         random: tuple[Randomness, Randomness] = generator, generator
         if compiled_step is not None:
@@ -207,15 +206,15 @@ def _dream(
                 uniform_numbers((batch,), observed, generator),
                 uniform_numbers((batch, variables), observed, generator),
             )
-        step = compiled_step or dream_step
-        dreamt = step(world_model, policy, observed, state, random, memory, outlook)
+        step = compiled_step or imagine_step
+        dreamt = step(world_model, policy, observed, state, random, memory, one_step_return)
         state = dreamt.state
         features[:, t] = observed = dreamt.observed
         actions.append(dreamt.action)
         log_probs.append(dreamt.log_prob)
         deters.append(dreamt.deter)
-        if dreamt.outlook is not None:
-            promised.append(dreamt.outlook)
+        if dreamt.q_values is not None:
+            promised.append(dreamt.q_values)
 
     # (B, H, D): d_t, after action t. What the policy sees holds it already, if nothing newer.
     after = features[:, 1:, -deter.shape[-1] :]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from drama.behaviour.actor_critic import ActorCritic
 from drama.behaviour.base import Behaviour
-from drama.behaviour.returns import lambda_return, survival, weighted_mean
-from drama.ssm._numeric import matmul_dtype
+from drama.behaviour.returns import continuation_weights, lambda_return, weighted_mean
+from drama.ops.dtypes import matmul_dtype
 from drama.types import Rollout
 
 
@@ -102,7 +102,7 @@ class MinibatchPPO(Behaviour):
             gamma=config.gamma,
             lambda_=config.lambda_,
         )
-        weight = survival(rollout.termination)  # (B, H)
+        weight = continuation_weights(rollout.termination)  # (B, H)
         value = value[:, :-1]
         advantage = returns - value
         mean, spread = weighted_moments(advantage, weight)

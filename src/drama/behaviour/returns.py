@@ -34,7 +34,7 @@ def lambda_return(
     return torch.stack(returns, dim=1)
 
 
-def survival(termination: Tensor) -> Tensor:
+def continuation_weights(termination: Tensor) -> Tensor:
     """Probability that the episode still runs when action t is taken.
 
     The product of ``1 - e_k`` over the earlier actions: ``(B, H)`` to ``(B, H)``, first column

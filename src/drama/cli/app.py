@@ -14,8 +14,8 @@ from typing import NamedTuple
 from drama import __version__, presets
 from drama.cli.common import complain, escape_what_stdout_cannot_say, mute, out
 from drama.errors import ConfigError, DramaError, NonFiniteError
-from drama.hints import nearest
 from drama.importing import search_here
+from drama.text import nearest
 
 
 class Command(NamedTuple):

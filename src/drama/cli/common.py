@@ -20,6 +20,7 @@ from rich.console import Console
 
 from drama.config import Config
 from drama.errors import ConfigError
+from drama.text import one_line
 
 if TYPE_CHECKING:
     import tyro
@@ -51,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 
 def complain(error: Exception) -> None:
     """Print the one line that a mistake costs."""
-    print("drama: error: " + " ".join(str(error).split()), file=sys.stderr)
+    print("drama: error: " + one_line(error), file=sys.stderr)
 
 
 def escape_what_stdout_cannot_say() -> None:
@@ -128,7 +129,7 @@ def parse_fields(default: Config, args: list[str], prog: str) -> Config:
     """
     import tyro
 
-    with _one_line():
+    with _as_config_error():
         return tyro.cli(Config, default=default, args=args, prog=prog, registry=_registry())
 
 
@@ -143,7 +144,7 @@ def parse_known_fields(default: T, args: list[str]) -> T:
     """
     import tyro
 
-    with _one_line():
+    with _as_config_error():
         return tyro.cli(
             type(default),
             default=default,
@@ -154,7 +155,7 @@ def parse_known_fields(default: T, args: list[str]) -> T:
 
 
 @contextlib.contextmanager
-def _one_line() -> Iterator[None]:
+def _as_config_error() -> Iterator[None]:
     """Turn the report with which tyro ends the process into a ConfigError."""
     captured = io.StringIO()
     try:

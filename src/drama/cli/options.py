@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,8 @@ from drama import presets
 from drama.cli.common import Parser, err, out, parse_fields, parse_known_fields
 from drama.config import Config, EnvConfig
 from drama.errors import ConfigError
-from drama.hints import nearest
+from drama.renamed import refuse_former, update_names
+from drama.text import nearest
 from drama.trust import check
 
 if sys.version_info >= (3, 11):
@@ -160,6 +162,8 @@ def _read(file: str) -> tuple[dict[str, Any], bool]:
         raise ConfigError(f"--config {file} is no {kind}: {error}") from error
     if not isinstance(tree.get("preset", ""), str) or not isinstance(tree.get("env", {}), Mapping):
         raise ConfigError(f"--config {file}: preset must be a name, env a section")
+    with _named(file):
+        tree = update_names(tree)
     run = kind == "JSON" and tree.keys() >= {"preset", "world_model", "behaviour", "training"}
     return tree, run
 
@@ -176,6 +180,7 @@ def parse(default: Config, short: argparse.Namespace, args: list[str]) -> Config
 
         check_registered(asked["dynamics"])
     for name, value in asked.items():
+        refuse_former(".".join(SHORT[name]), value)
         default = _replace(default, SHORT[name], value)
     _check_words(args)
     config = parse_fields(default, args, "drama train [PRESET]")
@@ -195,8 +200,11 @@ def _check_words(args: list[str]) -> None:
         *("help", "help-all"),
     )
     known = [*SHORT, *fields, *own]
-    for arg in args:
-        word = arg.removeprefix("--").partition("=")[0].replace("_", "-")
+    for arg, following in itertools.zip_longest(args, args[1:]):
+        word, sign, value = arg.removeprefix("--").partition("=")
+        word = word.replace("_", "-")
+        if arg.startswith("--"):
+            refuse_former(word, value if sign else following)
         if arg.startswith("--") and "." not in word and word not in known:
             near = nearest(word, known)
             if near is not None:
@@ -287,7 +295,7 @@ def _help_parser(config: Config) -> argparse.ArgumentParser:
     words = {
         "env": "Gymnasium id, such as ALE/Pong-v5, or your module:make_env",
         "dynamics": "sequence model: mamba2, mamba1, transformer, gru, or an installed one",
-        "sampler": "uniform, dfs or dfs-learnt",
+        "sampler": "uniform, dfs or dfs-trained",
         "behaviour": "actor-critic or ppo",
     }
     paths = {name: SHORT[name] for name in words}

@@ -9,6 +9,7 @@ from rich.table import Table
 from drama.cli.common import Parser, out, status
 from drama.errors import ConfigError
 from drama.presets import PRESETS
+from drama.text import duration
 
 SIDES = {"quick": 32}
 """Side of the pictures that a preset is meant for, where that is not 64."""
@@ -82,7 +83,6 @@ def _speeds(env: str | None, device: str, seconds: float) -> dict[str, tuple[str
             if not isinstance(cost, PresetCost):
                 found[name] = ("-", cost.error)
                 continue
-            hours = cost.hours(make().steps)
-            time = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
+            time = duration(3600 * cost.hours(make().steps))
             found[name] = (f"{1 / cost.step_seconds:.3g}", time)
     return found

@@ -12,7 +12,6 @@ from pathlib import Path
 from drama.calibration import SECONDS
 from drama.cli.common import Parser, err, mute, out, signals, status
 from drama.errors import ConfigError
-from drama.hints import nearest
 from drama.suite.built_in import BUILT_IN, load_spec
 from drama.suite.forecast import forecast
 from drama.suite.layout import (
@@ -30,6 +29,7 @@ from drama.suite.ray import RayPool
 from drama.suite.runner import Outcome, Pool, Runner
 from drama.suite.spec import SuiteSpec
 from drama.suite.view import View, report_failures
+from drama.text import nearest
 from drama.training.schedule import shortfall
 
 MOST_SEEDS = 10_000

@@ -20,7 +20,7 @@ from torch import Tensor
 from drama.dynamics.config import DynamicsConfig
 from drama.dynamics.probe import build_foreign
 from drama.errors import ConfigError
-from drama.hints import nearest
+from drama.text import nearest
 
 State = TypeVar("State")
 

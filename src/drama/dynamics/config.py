@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drama.backend_name import BackendName, check_backend_name
-from drama.errors import ConfigError, brief
+from drama.errors import ConfigError
+from drama.ops.backend_name import BackendName, check_backend_name
+from drama.text import brief
 
 MOST = {
     "width": 2**16,

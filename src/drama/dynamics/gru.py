@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from drama.dynamics.base import register
 from drama.dynamics.checks import check_step, check_window
 from drama.dynamics.config import DynamicsConfig
-from drama.ssm.checks import check_is_first, check_optional
+from drama.ops.checks import check_is_first, check_optional
 
 
 class GRUState(NamedTuple):

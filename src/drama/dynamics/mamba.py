@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from drama.dynamics.base import register
 from drama.dynamics.checks import check_layers, check_step, check_window
 from drama.dynamics.config import DynamicsConfig
-from drama.norm import RMSNorm
+from drama.ops.rms_norm import RMSNorm
 from drama.ssm import Mamba1, Mamba1State, Mamba2, Mamba2State
 
 

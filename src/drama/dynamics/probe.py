@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from drama.dynamics.config import DynamicsConfig
 from drama.errors import ConfigError
+from drama.text import one_line
 
 ROWS, STEPS = 2, 3
 
@@ -67,7 +68,7 @@ def _try(name: str, model: Any, width: int) -> None:
         try:
             return call()
         except Exception as error:
-            said = " ".join(str(error).split())
+            said = one_line(error)
             raise _RaisedError(
                 f"sequence model {name!r}: {what} raised {type(error).__name__}: {said}"
             ) from error

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from drama.dynamics.base import register
 from drama.dynamics.checks import check_layers, check_step, check_window
 from drama.dynamics.config import DynamicsConfig
-from drama.norm import RMSNorm
-from drama.ssm.checks import check_is_first, check_optional
+from drama.ops.checks import check_is_first, check_optional
+from drama.ops.rms_norm import RMSNorm
 
 
 class AttentionState(NamedTuple):

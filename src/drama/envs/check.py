@@ -19,6 +19,7 @@ from drama.envs.make import default_image_size, make_env
 from drama.envs.mapping import ObservationAdapter
 from drama.envs.survey import EnvSurvey
 from drama.errors import EnvError
+from drama.text import size
 from drama.types import Transition
 
 _COMPARED_STEPS = 20
@@ -107,9 +108,7 @@ class EnvReport:
             "speed": f"{self.steps_per_second:,.0f} steps/s",
             "same seed, same run": same[self.deterministic],
             "episodes differ": same[self.episodes_differ],
-            "replay memory": (
-                f"{self.replay_bytes / 1e9:.3g} GB for {self.replay_capacity:,} transitions"
-            ),
+            "replay memory": f"{size(self.replay_bytes)} for {self.replay_capacity:,} transitions",
         }
         width = max(map(len, rows))
         lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from gymnasium.utils import RecordConstructorArgs
 
 from drama.errors import EnvFaultError
+from drama.text import one_line
 
 _LARGEST = float(np.finfo(np.float32).max)
 _TOLERANCE = 1e-5
@@ -260,5 +261,5 @@ def _said(value: Any) -> str:
     """Return a value in a few words of one line: arrays by shape and dtype."""
     if isinstance(value, np.ndarray):
         return f"{value.shape} {value.dtype}"
-    text = " ".join(repr(value).split())
+    text = one_line(repr(value))
     return text if len(text) <= 60 else f"{text[:60]}... ({type(value).__name__})"

@@ -15,6 +15,7 @@ from drama.envs.adapt import AdaptedEnv
 from drama.envs.guard import env_name
 from drama.envs.layers import described_wrappers, registered_kwargs, wrappers_of
 from drama.envs.minatar import is_minatar
+from drama.text import one_line
 
 VERSIONS = ("gymnasium", "ale_py", "minatar")
 """Entries of the stamp that tell of packages rather than of the environment."""
@@ -63,7 +64,7 @@ def describe(env: gym.Env[Any, Any]) -> dict[str, Any]:
                 "life_loss",
             )
         },
-        "observation_space": " ".join(str(raw).split()),
+        "observation_space": one_line(raw),
         "image_size": [int(side) for side in shape[:2]] if len(shape) == 3 else None,
         "observation_shape": [int(side) for side in shape],
         "max_episode_steps": min(limits, default=None),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import importlib.util
 import re
@@ -20,6 +19,7 @@ from drama.envs.minatar import PREFIX, SeededReset, is_minatar, minatar_protocol
 from drama.envs.toy import PixelGame, register_games
 from drama.errors import ConfigError, EnvError, UnknownEnvError
 from drama.importing import import_named
+from drama.text import nearest, one_line
 
 FOREIGN_IMAGE_SIZE = 64
 
@@ -147,7 +147,7 @@ def make_env(
         given = f" with env_kwargs {dict(env_kwargs)}" if env_kwargs else ""
         given += f" in {', '.join(wrappers)}" if wrappers else ""
         reason = f"{type(error).__name__}: {error}"
-        raise EnvError(f"{env_id} could not be made{given}: {_one_line(reason)}") from error
+        raise EnvError(f"{env_id} could not be made{given}: {one_line(reason)}") from error
     return adapt(
         env,
         image_size=image_size,
@@ -291,20 +291,16 @@ def _nearest(name: str, known_ids: list[str]) -> str | None:
         bare = known.lower().rsplit("/", 1)[-1]
         by_lower[bare.rsplit("-v", 1)[0]] = by_lower[bare] = known
     by_lower |= {known.lower(): known for known in known_ids}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=_ALIKE)
-    return by_lower[near[0]] if near else None
+    near = nearest(name, by_lower, cutoff=_ALIKE)
+    return None if near is None else by_lower[near]
 
 
 def _missing(env_id: str, error: Exception) -> str:
     """Return the one line that says what to install."""
-    said = _one_line(str(error))
+    said = one_line(error)
     if isinstance(error, gym.error.DependencyNotInstalled):
         return f"{env_id} needs a package that is not installed: {said}"
     if isinstance(error, ModuleNotFoundError) and error.name:
         module = error.name.split(".")[0]
         return f"{env_id} needs the module {module!r}: install the package that provides it"
     return f"{env_id} could not be imported: {said}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 from drama.envs.guard import as_declared
 from drama.errors import EnvError, UnsupportedSpaceError
+from drama.text import one_line
 from drama.types import ObsArray
 
 SUPPORTED_OBSERVATIONS = "a Box of any shape, read as a picture or flattened to a vector"
@@ -120,7 +121,7 @@ class ObservationAdapter:
         if not isinstance(space, spaces.Box):
             raise _unsupported_observation(space)
         if 0 in space.shape:
-            said = " ".join(str(space).split())
+            said = one_line(space)
             raise UnsupportedSpaceError(
                 f"observation space {said} is not supported: it is empty; supported: "
                 f"{SUPPORTED_OBSERVATIONS}"
@@ -254,7 +255,7 @@ def _unsupported_observation(space: spaces.Space[Any]) -> UnsupportedSpaceError:
     elif space.is_np_flattenable:
         one_hot = " (one-hot)" if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else ""
         wrapper = f"gymnasium.wrappers.FlattenObservation makes a vector of it{one_hot}"
-    said = " ".join(str(space).split())
+    said = one_line(space)
     return UnsupportedSpaceError(
         f"observation space {said} is not supported: {wrapper}; supported: {SUPPORTED_OBSERVATIONS}"
     )
@@ -273,7 +274,7 @@ def _unsupported_action(space: spaces.Space[Any]) -> UnsupportedSpaceError:
             "gymnasium.wrappers.TransformAction(env, function of an index, "
             "gymnasium.spaces.Discrete(n)) makes it discrete"
         )
-    said = " ".join(str(space).split())
+    said = one_line(space)
     return UnsupportedSpaceError(
         f"action space {said} is not supported: {wrapper}; supported: {SUPPORTED_ACTIONS}"
     )

@@ -17,6 +17,7 @@ from drama.envs.layers import Recipe, monitor_file, recorders, unrecorded, witho
 from drama.envs.make import call_factory, default_image_size, find, make_env
 from drama.errors import ConfigError, EnvError
 from drama.importing import is_importable, path_of
+from drama.text import one_line
 
 EnvSource: TypeAlias = "str | gym.Env[Any, Any] | Callable[..., gym.Env[Any, Any]]"
 """An id or import path, an environment, or a function that makes one."""
@@ -184,7 +185,7 @@ def _by_gymnasium(env_id: str, config: EnvConfig) -> gym.Env[Any, Any]:
     try:
         return Recipe.read(spec, config.kwargs, config.wrappers).make()
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = one_line(f"{type(error).__name__}: {error}")
         raise EnvError(f"{env_id} could not be made: {reason}") from error
 
 

@@ -220,7 +220,7 @@ def evaluate(
         "latents": latents,
         "actions": actions,
         "policy_latent": player.policy_latent,
-        "policy_memory": player.policy_memory,
+        "policy_context": player.policy_context,
         "lookahead": player.lookahead,
         "step_limit": limit,
         "truncated_by_limit": truncations,

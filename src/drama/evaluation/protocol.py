@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 
 from drama.evaluation.scores import game_of
+from drama.renamed import update_protocol
 
 ATARI100K = {
     "frame_skip": 4,
@@ -39,7 +40,7 @@ def completed(mode: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
     greedy = mode == "greedy"
     env = protocol["env"]
     return {
-        "policy_memory": "previous",
+        "policy_context": "previous",
         "lookahead": 0,
         "latents": "mode" if greedy else "sampled",
         "actions": "argmax" if greedy else "sampled",
@@ -47,7 +48,7 @@ def completed(mode: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
         "wrappers": [],
         "step_limit": step_limit(env),
         "truncated_by_limit": 0,
-        **protocol,
+        **update_protocol(protocol),
     }
 
 

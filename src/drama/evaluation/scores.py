@@ -16,7 +16,7 @@ from importlib import resources
 from typing import NamedTuple
 
 from drama.errors import ConfigError
-from drama.hints import nearest
+from drama.text import nearest
 
 _RANDOM = "Random"
 _HUMAN = "Human"

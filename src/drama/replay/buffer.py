@@ -13,9 +13,10 @@ from torch import Tensor
 from drama.config import ReplayConfig
 from drama.errors import CheckpointError, ReplayError
 from drama.files import MOST_COUNT, tensor_like
-from drama.place import on_cpu, widest_float
+from drama.ops.dispatch import on_cpu, widest_float
 from drama.replay.augment import check_shift, shift_frames
 from drama.replay.sampling import NOTHING_TO_SAMPLE, SAMPLERS, Purpose
+from drama.text import size
 from drama.types import Batch, Transition
 
 COLUMNS = ("obs", "is_first", "action", "reward", "terminated", "truncated", "is_last")
@@ -96,9 +97,9 @@ class ReplayBuffer:
             column = torch.empty((self.capacity, *shape), dtype=dtype, device=self.device)
             return column.fill_(0)
         except (RuntimeError, MemoryError) as error:
-            size = self.capacity * math.prod(shape) * dtype.itemsize / 1e9
+            needed = self.capacity * math.prod(shape) * dtype.itemsize
             raise ReplayError(
-                f"{self.capacity:,} transitions need {size:,.1f} GB, more than {self.device} has; "
+                f"{self.capacity:,} transitions need {size(needed)}, more than {self.device} has; "
                 "lower replay.capacity"
                 + ("" if self.device.type == "cpu" else " or set replay.device to cpu")
             ) from error
@@ -130,7 +131,7 @@ class ReplayBuffer:
         kind = str(obs.dtype).removeprefix("torch.")
         return (
             f"replay of {self.capacity:,} transitions of {shape} {kind}: "
-            f"{self.nbytes / 1e9:.2f} GB on {self.device}"
+            f"{size(self.nbytes)} on {self.device}"
         )
 
     def append(self, transition: Transition) -> None:

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from drama.config import ReplayConfig
 from drama.errors import ReplayError
-from drama.place import on_cpu
+from drama.ops.dispatch import on_cpu
 
 Purpose = Literal["world_model", "behaviour"]
 
 NOTHING_TO_SAMPLE = (
     "no transition can be sampled yet: the sampler gives each probability 0. Imagination does not "
     "start at the end of an episode, so episodes of one step need "
-    "behaviour.start_at_episode_starts; replay.sampler dfs-learnt excludes transitions that the "
+    "behaviour.start_at_episode_starts; replay.sampler dfs-trained excludes transitions that the "
     "world model has not been trained on"
 )
 """Only imagination can meet this: a window of the world model may end at any transition."""
@@ -121,7 +121,7 @@ class DFSTrained(DFS):
 SAMPLERS: dict[str, type[Sampler]] = {
     "uniform": Uniform,
     "dfs": DFS,
-    "dfs-learnt": DFSTrained,
+    "dfs-trained": DFSTrained,
 }
 """Samplers by the value of ``replay.sampler``."""
 

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from drama.report.drawing import GREY, Figure, finished, legend, looks, new_canvas
 from drama.report.runs import Run, game_name, reference_of, running_mean
 from drama.report.summary import Summary
+from drama.text import plural
 
 Array = npt.NDArray[np.float64]
 
@@ -101,8 +102,8 @@ def _curve_figure(
                         )
                     said.append(
                         f"{game_name(env_id)}, {variant}: {done.mean[-1]:.4g} after "
-                        f"{done.steps[-1]:,.0f} steps ({done.seeds} "
-                        f"seed{'s' * (done.seeds > 1)})"
+                        f"{done.steps[-1]:,.0f} steps "
+                        f"({plural(done.seeds, 'seed')})"
                     )
                 for run in runs:
                     if run.status != "finished" and (part := curve([run])) is not None:

@@ -11,6 +11,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure as Canvas
 
+from drama.text import one_line
+
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A6240")
 """Okabe and Ito's colours, told apart by people with any kind of colour vision; brown in place of
 their yellow, which is hard to see on white."""
@@ -103,7 +105,7 @@ def finished(canvas: Canvas, name: str, title: str, caption: str, alt: str) -> F
     return Figure(
         name=name,
         title=title,
-        caption=" ".join(caption.split()),
+        caption=one_line(caption),
         alt=alt,
         svg=svg.getvalue(),
         png=png.getvalue(),

@@ -13,6 +13,7 @@ from drama.report.drawing import GREY, Figure, finished, legend, looks, new_canv
 from drama.report.runs import game_name
 from drama.report.summary import OURS, Block, Summary
 from drama.report.tables import LABELS, interval
+from drama.text import plural
 
 
 def draw_all(
@@ -74,7 +75,7 @@ def _aggregates(summary: Summary, block: Block, number: int) -> Figure | None:
         grid[0].set_yticks(range(len(rows)), [row.method for row in rows])
         count = len(block.env_ids)
         canvas.supxlabel(f"{_unit(block)}-normalised score", fontsize=10)
-        games = f"{count} game{'s' * (count > 1)}"
+        games = plural(count, "game")
         return finished(
             canvas,
             f"aggregates-{number}",
@@ -169,7 +170,7 @@ def _profile(summary: Summary, block: Block, number: int) -> Figure | None:
         return finished(
             canvas,
             f"profile-{number}",
-            f"Performance profile over {count} game{'s' * (count > 1)}",
+            f"Performance profile over {plural(count, 'game')}",
             "Share of runs that score above each normalised score, every game counting the same. "
             "Band: pointwise 95 % bootstrap interval.",
             "Performance profile. " + "; ".join(said) + ".",

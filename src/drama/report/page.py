@@ -13,6 +13,7 @@ from drama.report.runs import Run
 from drama.report.summary import Summary
 from drama.report.table import Cell, Table, markdown_text
 from drama.report.tables import progress_table
+from drama.text import duration, plural
 
 if TYPE_CHECKING:
     from drama.report.drawing import Figure
@@ -158,10 +159,9 @@ def _lead(summary: Summary) -> list[str]:
     total = len(summary.runs)
     seeds = sorted({run.seed for run in summary.runs})
     return [
-        f"{summary.finished} of {total} runs finished: {len(summary.variants)} "
-        f"variant{_s(len(summary.variants))}, {len(summary.env_ids)} "
-        f"game{_s(len(summary.env_ids))}, seeds {_ranges(seeds)}. "
-        f"Training took {_duration(sum(run.seconds for run in summary.runs))} of wall time in all."
+        f"{summary.finished} of {total} runs finished: {plural(len(summary.variants), 'variant')}, "
+        f"{plural(len(summary.env_ids), 'game')}, seeds {_ranges(seeds)}. "
+        f"Total wall time of training: {duration(sum(run.seconds for run in summary.runs))}."
     ]
 
 
@@ -174,8 +174,8 @@ def _warnings(summary: Summary) -> list[str]:
         lines.append(f"This is not the whole suite: {said}. Numbers are of finished runs only.")
     if left_out:
         lines.append(
-            f"{left_out} finished run{_s(left_out)} left out of every average; which and why is "
-            "said below."
+            f"{plural(left_out, 'finished run')} excluded from every average, for the reasons "
+            "listed below."
         )
     return lines
 
@@ -240,7 +240,7 @@ def _machines(summary: Summary) -> Table:
         seconds[key] += round(run.seconds)
     header = ("Machine", "Device", "Precision", "Backend", "Threads", "drama", "PyTorch", "Python")
     rows = [
-        tuple(Cell(text) for text in (*key, str(count[key]), _duration(seconds[key])))
+        tuple(Cell(text) for text in (*key, str(count[key]), duration(seconds[key])))
         for key in sorted(count)
     ]
     return Table(
@@ -283,14 +283,6 @@ def _list(lines: Iterable[str]) -> str:
     return f"<ul>{items}</ul>" if items else ""
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 def _ranges(numbers: Sequence[int]) -> str:
     """Shorten ``0, 1, 2, 4`` to ``0 to 2, 4``."""
     groups: list[list[int]] = []
@@ -300,7 +292,3 @@ def _ranges(numbers: Sequence[int]) -> str:
         else:
             groups.append([value])
     return ", ".join(str(g[0]) if len(g) == 1 else f"{g[0]} to {g[-1]}" for g in groups) or "none"
-
-
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"

@@ -35,7 +35,7 @@ def protocol_notes(summary: Summary) -> list[str]:
             f"{_thousands(p.get('train_steps'))} environment steps, latents {p['latents']}, "
             f"actions {p['actions']}, policy latent {p.get('policy_latent')}"
         )
-        if p.get("policy_memory") == "current":
+        if p.get("policy_context") == "current":
             said += ", which sees what the latent calls to mind"
         if p.get("lookahead"):
             said += f", improved by {p['lookahead']} futures of each action"
@@ -95,7 +95,7 @@ _MEASURE = (
     "wrappers",
     "latents",
     "policy_latent",
-    "policy_memory",
+    "policy_context",
     "lookahead",
     "step_limit",
 )

@@ -19,6 +19,7 @@ from drama.evaluation import game_of, human_score, random_score
 from drama.files import as_number, read_json
 from drama.suite import Cell
 from drama.suite.verdict import Status
+from drama.text import one_line
 
 Array = npt.NDArray[np.float64]
 
@@ -112,7 +113,7 @@ def read_run(cell: Cell, variant: str | None = None) -> Run:
         rows = _rows(run.path / "metrics.jsonl", notes)
         starts = _starts(run.path / "run.json", notes)
     except (CheckpointError, OSError) as error:
-        return replace(run, status="failed", reason=" ".join(str(error).split()))
+        return replace(run, status="failed", reason=one_line(error))
     steps = [int(step) for row in rows if (step := as_number(row.get("step"))) is not None]
     seconds = [as_number(row.get("time/wall_seconds")) or 0.0 for row in rows]
     return replace(

@@ -38,7 +38,7 @@ _TRAINED = (
     "latents",
     "actions",
     "policy_latent",
-    "policy_memory",
+    "policy_context",
     "lookahead",
     "scored",
     "wrappers",

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from drama.text import one_line
+
 MISSING = "—"
 """What stands where nothing was measured."""
 
@@ -94,7 +96,7 @@ class Table:
             shield = "{}" if cells[0].startswith(("[", "*")) else ""
             lines.append(shield + " & ".join(cells) + r" \\")
         lines += ["\\bottomrule", "\\end{tabular}"]
-        lines += [f"% {_one_line(note)}" for note in self.notes]
+        lines += [f"% {one_line(note)}" for note in self.notes]
         return "\n".join(lines) + "\n"
 
     def html(self) -> str:
@@ -136,12 +138,7 @@ def _pipe(cells: Sequence[str]) -> str:
 
 def markdown_text(text: str) -> str:
     """Return text that Markdown shows as it is, on one line."""
-    return re.sub(r"([\\|*_`<>\[\]#$~&])", r"\\\1", _one_line(text))
-
-
-def _one_line(text: str) -> str:
-    # A label, or the reason of a failure, may have line breaks, which would break a table.
-    return " ".join(text.split())
+    return re.sub(r"([\\|*_`<>\[\]#$~&])", r"\\\1", one_line(text))
 
 
 def _plain(cell: Cell) -> str | float:
@@ -159,7 +156,7 @@ def _latex(text: str) -> str:
         "<": r"\textless{}",
         ">": r"\textgreater{}",
     }
-    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in _one_line(text))
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in one_line(text))
 
 
 def _latex_cell(cell: Cell) -> str:

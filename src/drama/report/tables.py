@@ -19,6 +19,7 @@ from drama.report.protocol import (
 from drama.report.runs import game_name, reference_of
 from drama.report.summary import Block, Summary, Variant
 from drama.report.table import Cell, Table, csv_text
+from drama.text import plural
 
 LABELS = {
     "mean": "Mean",
@@ -116,7 +117,7 @@ def aggregate_table(block: Block, number_: int) -> Table:
         notes.append(STARTS)
     return Table(
         name=f"aggregates-{number_}",
-        title=f"Aggregates over {_games(len(block.env_ids))}",
+        title=f"Aggregates over {plural(len(block.env_ids), 'game')}",
         header=("Method", *(LABELS[name] for name in names), "Runs per game"),
         rows=tuple(rows),
         notes=tuple(notes),
@@ -302,7 +303,8 @@ def _score_notes(summary: Summary, shown: Sequence[Variant]) -> list[str]:
         games = ", ".join(game_name(env_id) for env_id in block.env_ids)
         if len(block.env_ids) < len(summary.env_ids):
             notes.append(
-                f"Aggregates are over {_games(len(block.env_ids))} only, in every column: {games}."
+                f"Aggregates cover only {plural(len(block.env_ids), 'game')}, in every column: "
+                f"{games}."
             )
         if lacking:
             notes.append(
@@ -315,7 +317,3 @@ def _score_notes(summary: Summary, shown: Sequence[Variant]) -> list[str]:
 def _counts(aggregate: Aggregate) -> str:
     low, high = min(aggregate.runs.values()), max(aggregate.runs.values())
     return str(low) if low == high else f"{low} to {high}"
-
-
-def _games(count: int) -> str:
-    return f"{count} game" + ("" if count == 1 else "s")

@@ -18,12 +18,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from drama.backend_name import BackendName as BackendName
-from drama.backend_name import check_backend_name as check_backend_name
 from drama.errors import ConfigError
-from drama.ssm import kernels
-from drama.ssm.conv import causal_conv1d_silu, causal_conv1d_silu_step
-from drama.ssm.kernels import LayerSizes, layer_obstacle, step_obstacle, window_obstacle
+from drama.ops import kernels
+from drama.ops.backend_name import BackendName as BackendName
+from drama.ops.backend_name import check_backend_name as check_backend_name
+from drama.ops.conv1d import causal_conv1d_silu, causal_conv1d_silu_step
+from drama.ops.kernels import LayerSizes, layer_obstacle, step_obstacle, window_obstacle
 from drama.ssm.scan import selective_scan, selective_scan_step
 from drama.ssm.ssd import ssd, ssd_step
 

@@ -1,34 +1,11 @@
-"""Checks of arguments that the sequence models share."""
+"""Check of the arguments of a layer."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from drama.errors import ConfigError
-
-
-def check_is_first(name: str, is_first: Tensor | None, batch: int, length: int) -> None:
-    """Raise a :class:`ConfigError` unless resets are bool ``(B, T)``, or None.
-
-    Numbers would be taken for factors, and smaller shapes be stretched, to wrong results.
-    """
-    if is_first is None:
-        return
-    if not isinstance(is_first, Tensor):
-        raise ConfigError(f"{name}: is_first must be a torch tensor, got {type(is_first).__name__}")
-    if is_first.dtype != torch.bool or is_first.shape != (batch, length):
-        kind = str(is_first.dtype).removeprefix("torch.")
-        raise ConfigError(
-            f"{name}: is_first must be bool {(batch, length)}, got {kind} {tuple(is_first.shape)}"
-        )
-
-
-def check_optional(name: str, **expected: tuple[Tensor | None, tuple[int, ...]]) -> None:
-    """Raise a :class:`ConfigError` if a tensor that is not None has not the shape beside it."""
-    for argument, (tensor, shape) in expected.items():
-        if tensor is not None and tensor.shape != shape:
-            raise ConfigError(f"{name}: {argument} must be {shape}, got {tuple(tensor.shape)}")
+from drama.ops.checks import check_optional
 
 
 def check_mixer(

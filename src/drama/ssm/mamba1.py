@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drama.errors import ConfigError
-from drama.ssm._numeric import accumulation_dtype
+from drama.ops.dtypes import accumulation_dtype
+from drama.ops.kernels import LayerSizes
 from drama.ssm.backend import (
     BackendName,
     check_backend_name,
@@ -19,7 +20,6 @@ from drama.ssm.backend import (
 )
 from drama.ssm.checks import check_mixer
 from drama.ssm.init import inverse_softplus, log_uniform_dt
-from drama.ssm.kernels import LayerSizes
 
 
 class Mamba1State(NamedTuple):

@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drama.errors import ConfigError
-from drama.ssm._numeric import accumulation_dtype
+from drama.ops.dtypes import accumulation_dtype
+from drama.ops.gated_rms_norm import GatedRMSNorm
+from drama.ops.kernels import LayerSizes
+from drama.ops.linear import linear_in_parts
 from drama.ssm.backend import (
     BackendName,
     check_backend_name,
@@ -18,9 +21,6 @@ from drama.ssm.backend import (
 )
 from drama.ssm.checks import check_mixer
 from drama.ssm.init import inverse_softplus, log_uniform_dt
-from drama.ssm.kernels import LayerSizes
-from drama.ssm.norm import GatedRMSNorm
-from drama.ssm.projection import linear_in_parts
 
 
 class Mamba2State(NamedTuple):

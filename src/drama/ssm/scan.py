@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from drama.errors import ConfigError
-from drama.gradients import differentiable_once
-from drama.ssm._numeric import accumulation_dtype, state_blocks
-from drama.ssm.checks import check_is_first, check_optional
+from drama.ops.autograd import differentiable_once
+from drama.ops.blocking import state_blocks
+from drama.ops.checks import check_is_first, check_optional
+from drama.ops.dtypes import accumulation_dtype
 
 # Steps per chunk: T / 8 states kept against 8 states recomputed at a time.
 _CHUNK = 8

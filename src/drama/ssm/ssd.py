@@ -18,15 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drama.errors import ConfigError
-from drama.place import on_cpu
-from drama.ssm import pairwise, separable
-from drama.ssm._numeric import (
-    accumulation_dtype,
-    log_decay,
-    matmul_dtype,
-    state_blocks,
-)
-from drama.ssm.checks import check_is_first, check_optional
+from drama.ops.blocking import state_blocks
+from drama.ops.checks import check_is_first, check_optional
+from drama.ops.dispatch import on_cpu
+from drama.ops.dtypes import accumulation_dtype, matmul_dtype
+from drama.ops.ssd import factored, masked
+from drama.ops.ssd.decay import log_decay
 
 
 def ssd(
@@ -77,24 +74,24 @@ def ssd(
         D_ = None if D is None else D.to(dtype)
         initial = None if initial_state is None else initial_state.to(dtype)
         cut = None
-        if on_cpu(x) and separable.worthwhile(d_state, compute):
+        if on_cpu(x) and factored.worthwhile(d_state, compute):
             logs = log_decay(dt_, A, None)
             if is_first is not None:
                 logs = logs.masked_fill(is_first[..., None], 0.0)
-            longest = min(chunk_size, separable.preferred_chunk(d_state))
-            halves = separable.may_halve(d_state, initial)
-            cut = separable.fit(logs, dt_, longest, compute, halves=halves)
+            longest = min(chunk_size, factored.preferred_chunk(d_state))
+            halves = factored.may_halve(d_state, initial)
+            cut = factored.fit(logs, dt_, longest, compute, halves=halves)
         if cut is not None:
             inputs, is_first = _padded([x_, dt_, logs, B_, C_], is_first, cut.chunks)
-            y, state = separable.Separable.apply(  # type: ignore[no-untyped-call]
+            y, state = factored.Separable.apply(  # type: ignore[no-untyped-call]
                 *inputs, D_, initial, is_first, cut
             )
         else:
             logs = log_decay(dt_, A, is_first)
-            longest = min(chunk_size, pairwise.preferred_chunk(headdim, d_state, x.device))
+            longest = min(chunk_size, masked.preferred_chunk(headdim, d_state, x.device))
             chunks = math.ceil(length / longest)
             inputs, _ = _padded([x_, dt_, logs, B_, C_], None, chunks)
-            y, state = pairwise.Pairwise.apply(  # type: ignore[no-untyped-call]
+            y, state = masked.Pairwise.apply(  # type: ignore[no-untyped-call]
                 *inputs, D_, initial, chunks
             )
     return y[:, :length].to(x.dtype), state

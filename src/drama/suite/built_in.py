@@ -7,9 +7,9 @@ from pathlib import Path
 
 from drama.errors import ConfigError
 from drama.evaluation import games
-from drama.hints import did_you_mean
 from drama.suite.layout import no_suite
 from drama.suite.spec import SuiteSpec, Variant
+from drama.text import did_you_mean
 
 
 def atari100k() -> SuiteSpec:
@@ -34,7 +34,7 @@ def atari100k_ablations() -> SuiteSpec:
         variants=(
             Variant("xs", "Drama XS", "xs"),
             Variant("uniform", "Uniform sampler", "xs", {"replay.sampler": "uniform"}),
-            Variant("dfs-learnt", "DFS, learnt first", "xs", {"replay.sampler": "dfs-learnt"}),
+            Variant("dfs-learnt", "DFS, learnt first", "xs", {"replay.sampler": "dfs-trained"}),
             Variant("mamba1", "Mamba-1", "xs", {dynamics: "mamba1"}),
             Variant("transformer", "Transformer", "xs", {dynamics: "transformer"}),
             Variant("gru", "GRU", "xs", {dynamics: "gru"}),

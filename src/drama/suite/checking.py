@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from drama.errors import ConfigError
-from drama.hints import did_you_mean
+from drama.text import did_you_mean
 
 T = TypeVar("T")
 

@@ -13,6 +13,7 @@ from drama.costs import PresetCost, Unmeasured
 from drama.envs.source import build_env
 from drama.suite.layout import Cell
 from drama.suite.local import Plan
+from drama.text import duration, size
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Forecast:
                     str(len(share.games)),
                     str(share.runs),
                     f"{share.steps_left:,}",
-                    "-" if per_run is None else mark + hours(per_run),
+                    "-" if per_run is None else mark + duration(3600 * per_run),
                     _size(share.memory),
                     _size(share.disk),
                 )
@@ -112,12 +113,13 @@ class Forecast:
         if any(share.estimated for share in self.shares):
             notes.append("~ measured on smaller batches and scaled by frames")
         if self.hours is not None:
-            total += f"; {hours(self.hours)} of work, evaluation and checkpoints left out"
-            most = min(self.plan.jobs, todo) or 1
-            if most > 1:
-                total += f", {hours(self.hours / most)} if {most} at a time cost each other nothing"
+            total += f"; {duration(3600 * self.hours)} of work, evaluation and checkpoints left out"
+            jobs = min(self.plan.jobs, todo) or 1
+            if jobs > 1:
+                wall = duration(3600 * self.hours / jobs)
+                total += f"; {wall} of wall time if {jobs} parallel runs do not slow each other"
         if self.disk is not None:
-            total += f"; {_size(self.disk)} of disk"
+            total += f"; {size(self.disk)} of disk"
         return "\n".join([*lines, "", *notes, total, f"here: {self.plan.describe()}"])
 
 
@@ -215,16 +217,5 @@ def _disk(cost: PresetCost, cell: Cell) -> int:
     return round(checkpoints + rows * cost.memory.replay)
 
 
-def hours(value: float) -> str:
-    """Return hours in a unit that suits their size."""
-    if value >= 48:
-        return f"{value / 24:,.1f} days"
-    if value >= 1:
-        return f"{value:.1f} h"
-    return f"{max(value * 60, 0.1):.1f} min"
-
-
 def _size(count: float | None) -> str:
-    if count is None:
-        return "-"
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+    return "-" if count is None else size(count)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from drama import presets
-from drama.config import Config, from_dict
+from drama.config import Config
 from drama.errors import CheckpointError, ConfigError, RunDirError
 from drama.files import read_json, write_json
 from drama.suite.spec import SuiteSpec, Variant, differences, slug
@@ -258,7 +258,7 @@ def recorded_presets(directory: Path) -> dict[str, Config]:
         tree = read_json(directory / "suite.json").get("presets", {})
         for name, preset in tree.items():
             with contextlib.suppress(ConfigError):  # a setting that is no more
-                found[name] = from_dict(Config, preset)
+                found[name] = Config.from_saved(preset)
     except (CheckpointError, AttributeError):
         pass
     return found

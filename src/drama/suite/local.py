@@ -13,6 +13,7 @@ from drama.config import Config
 from drama.errors import ConfigError, RunDirError
 from drama.suite.layout import Cell
 from drama.suite.process import RunProcess, prepare
+from drama.text import plural
 from drama.training.device import pick_device
 from drama.training.memory import available_bytes
 from drama.training.rundir import InUseError, RunLock
@@ -44,8 +45,8 @@ class Plan:
 
     def describe(self) -> str:
         """Say it in words."""
-        runs = f"{self.jobs} run{'s' * (self.jobs > 1)} at a time"
-        threads = f"{self.threads} thread{'s' * (self.threads > 1)} each"
+        runs = f"{plural(self.jobs, 'run')} at a time"
+        threads = f"{plural(self.threads, 'thread')} each"
         on = f", on GPU {', '.join(sorted(set(self.gpus)))}" if self.gpus else ""
         return f"{runs}, {threads}{on}"
 

@@ -21,6 +21,7 @@ from drama.suite.local import check_counts, cores
 from drama.suite.process import RunProcess, prepare
 from drama.suite.runner import LOCK_SECONDS
 from drama.suite.spec import SuiteSpec
+from drama.text import first_line
 from drama.training.rundir import InUseError
 
 RETRIES = 3
@@ -169,8 +170,7 @@ class RayRun:
             except self._ray.exceptions.RayTaskError as error:
                 self._over = 1, str(error.cause)  # our own code, or `drama` is not there
             except self._ray.exceptions.RayError as error:
-                first = str(error).strip().splitlines() or [""]
-                self._over = LOST, f"its worker was lost ({first[0]})"
+                self._over = LOST, f"its worker was lost ({first_line(error)})"
             self._ray.kill(self._actor)  # gives its resources back at once
         return None if self._over is None else self._over[0]
 
@@ -225,7 +225,7 @@ class RayPool:
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **here)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            first = first_line(error)
             raise ConfigError(f"cannot use the Ray cluster {address}: {first}{_hint()}") from error
         try:
             self.gpus = self._gpus(spec, per_gpu)

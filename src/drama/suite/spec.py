@@ -20,6 +20,7 @@ from drama import presets
 from drama.config import Config
 from drama.errors import ConfigError
 from drama.evaluation import game_of
+from drama.renamed import update_names
 from drama.suite.checking import (
     as_toml,
     distinct,
@@ -297,7 +298,7 @@ class SuiteSpec:
                     name,
                     typed(str, found.get("label", name), f"{path}.label"),
                     typed(str, found["preset"], f"{path}.preset"),
-                    table_at(found.get("overrides", {}), f"{path}.overrides"),
+                    update_names(table_at(found.get("overrides", {}), f"{path}.overrides")),
                 )
             )
         name = typed(str, values["name"], "suite.name")

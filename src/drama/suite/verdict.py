@@ -19,6 +19,7 @@ from drama.config import Config
 from drama.errors import CheckpointError, ConfigError
 from drama.evaluation.protocol import completed, step_limit
 from drama.files import as_number, check_tensors, read_json
+from drama.text import plural
 from drama.training.checkpoint import Checkpoint, CheckpointDir
 from drama.training.resume import compare
 
@@ -110,8 +111,8 @@ def worth_keeping(path: Path) -> str | None:
     if complete := checkpoints.all():
         newest = complete[-1].name
         return (
-            f"{last} is missing, so that {len(complete)} checkpoint{'s' * (len(complete) > 1)} "
-            f"there cannot be used; mend it with: echo {newest} > {shlex.quote(str(last))}"
+            f"{last} is missing, so {plural(len(complete), 'complete checkpoint')} cannot be used; "
+            f"repair it with: echo {newest} > {shlex.quote(str(last))}"
         )
     for found in sorted(path.iterdir()):
         names = OWN_DIRECTORIES if found.is_dir() else OWN_FILES

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from drama.suite.layout import Cell
+from drama.text import clock, plural
 
 PLAIN_SECONDS = 60.0
 """Seconds between summaries where the output is not a terminal."""
@@ -25,13 +26,6 @@ RATE_SECONDS = 300.0
 """Seconds over which a run's speed is averaged."""
 MOST_ROWS = 30
 """Runs in the live table; more are counted."""
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as ``h:mm:ss`` or ``m:ss``."""
-    seconds = round(seconds)
-    hours, minutes = seconds // 3600, seconds % 3600 // 60
-    return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
 
 
 def logged_step(run_dir: Path) -> int:
@@ -110,7 +104,7 @@ class View:
         self.broken = self.total - self.done - len(self._open)
         self.queued = len(self._open)
         self._say(
-            f"{self.total} run{'s' * (self.total != 1)}: {self.done} finished, {self.queued} to do"
+            f"{plural(self.total, 'run')}: {self.done} finished, {self.queued} to do"
             + (f", {self.broken} left alone" if self.broken else "")
         )
         if self.console.is_terminal:
@@ -187,7 +181,7 @@ class View:
         parts += [f"{self.queued} waiting"] if self.queued else []
         parts += [f"{self.broken} failed"] if self.broken else []
         left = self.left()
-        parts.append(f"ETA {duration(left) if left is not None else '-'}")
+        parts.append(f"ETA {clock(left) if left is not None else '-'}")
         return ", ".join(parts)
 
     def left(self) -> float | None:
@@ -223,7 +217,7 @@ class View:
                 gauge.cell.name,
                 f"{gauge.step:,}/{gauge.cell.config.steps:,}",
                 f"{rate:.1f}" if rate else "-",
-                duration(left) if left is not None else "-",
+                clock(left) if left is not None else "-",
             )
         more = len(gauges) - MOST_ROWS
         lines = [Text(f"and {more} more")] if more > 0 else []
@@ -243,7 +237,7 @@ class View:
         gauge.read()
         if gauge.rate:
             self._rates[cell.variant.name] = gauge.rate
-        return f" in {duration(time.monotonic() - gauge.began)}"
+        return f" in {clock(time.monotonic() - gauge.began)}"
 
     def _event(self, text: str) -> None:
         """Say what the live table shows anyway."""

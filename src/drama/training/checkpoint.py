@@ -49,6 +49,7 @@ from drama.files import (
     write_text,
 )
 from drama.replay.storage import Segment, copy_segment
+from drama.text import one_line
 from drama.training.schema import check_manifest, check_state, whole
 
 FORMAT = 1
@@ -188,7 +189,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path / 'manifest.json'} is damaged: it names no format")
     digest = manifest.pop("digest", None)
     if manifest["format"] != FORMAT:
-        found = " ".join(str(manifest["format"])[:40].split())
+        found = one_line(str(manifest["format"])[:40])
         newer = whole(FORMAT + 1)(manifest["format"])
         raise CheckpointError(
             f"{path} has format {found}; this version reads format {FORMAT}"

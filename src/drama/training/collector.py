@@ -123,7 +123,7 @@ class Collector:
         self._warn_of_env()
 
     def _random_action(self) -> int:
-        repeat, taken = self.config.training.warmup_hold, self.stream.actions
+        repeat, taken = self.config.training.random_action_repeat, self.stream.actions
         if repeat > 1 and taken and self.random.warmup.random() >= 1 / repeat:
             return taken[-1]
         return int(self.random.warmup.integers(self._num_actions))

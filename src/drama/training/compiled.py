@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from drama.behaviour import Behaviour, DreamStep, dream_step
+from drama.behaviour import Behaviour, ImagineStep, imagine_step
 from drama.errors import ConfigError
 from drama.world_model import WorldModel
 
@@ -30,8 +30,8 @@ class Compiled(NamedTuple):
     """`WorldModel.loss`."""
     behaviour_loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
     """`Behaviour.loss`."""
-    dream_step: DreamStep
-    """:func:`drama.behaviour.dream_step`."""
+    imagine_step: ImagineStep
+    """:func:`drama.behaviour.imagine_step`."""
 
 
 def compile_functions(world_model: WorldModel, behaviour: Behaviour) -> Compiled:
@@ -51,7 +51,7 @@ def compile_functions(world_model: WorldModel, behaviour: Behaviour) -> Compiled
         raise ConfigError(
             f"training.compile needs a C++ compiler, and none was found (tried {', '.join(names)})"
         )
-    return Compiled(_compile(world_model.loss), _compile(behaviour.loss), _compile(dream_step))
+    return Compiled(_compile(world_model.loss), _compile(behaviour.loss), _compile(imagine_step))
 
 
 def _compile(function: F) -> F:

@@ -6,7 +6,7 @@ a GPU waiting. A CUDA graph holds them all and is launched as one. It needs noth
 parameters and their names as they are.
 
 What is recorded must do all its work on the device, on tensors that stay where they are, with
-shapes that do not change, and must not look at a number: see :mod:`drama.place`.
+shapes that do not change, and must not look at a number: see :mod:`drama.ops.dispatch`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch import Tensor
 from drama.behaviour import Behaviour, imagine
 from drama.config import Config
 from drama.errors import NonFiniteError
-from drama.place import on_cpu
+from drama.ops.dispatch import on_cpu
 from drama.replay import Purpose, ReplayBuffer
 from drama.training.clock import Clock
 from drama.training.compiled import compile_functions
@@ -107,9 +107,11 @@ class Learner:
                 c.horizon,
                 self.random.learning,
                 start_at_episode_starts=c.start_at_episode_starts,
-                memory=c.policy_memory,
-                outlook=self.behaviour.outlook if c.actor_gradient == "all-actions" else None,
-                compiled_step=self._compiled.dream_step if self._compiled else None,
+                memory=c.policy_context,
+                one_step_return=self.behaviour.one_step_return
+                if c.actor_gradient == "all-actions"
+                else None,
+                compiled_step=self._compiled.imagine_step if self._compiled else None,
             )
         loss_of = self._compiled.behaviour_loss if self._compiled else self.behaviour.loss
         steps = []

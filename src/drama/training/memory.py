@@ -17,6 +17,7 @@ import torch
 
 from drama.config import Config
 from drama.errors import ConfigError
+from drama.text import size
 
 # Parameters of mallopt(3) and what they are by default.
 _TRIM_THRESHOLD, _DEFAULT_TRIM_THRESHOLD = -1, 128 * 1024
@@ -237,9 +238,9 @@ def check_room(
         free = available_bytes(place)
         parts = {name: size for name, size in least.items() if places[name] == place}
         if free is not None and sum(parts.values()) > free:
-            shown = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in parts.items())
+            shown = ", ".join(f"{name} {size(part)}" for name, part in parts.items())
             raise ConfigError(
-                f"the run needs at least {sum(parts.values()) / 1e9:.1f} GB on {place} ({shown}), "
-                f"{free / 1e9:.1f} GB are free: lower replay.capacity, world_model.batch_size or "
+                f"the run needs at least {size(sum(parts.values()))} on {place} ({shown}), "
+                f"{size(free)} are free: lower replay.capacity, world_model.batch_size or "
                 "world_model.batch_length"
             )

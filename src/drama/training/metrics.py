@@ -13,7 +13,7 @@ from torch import Tensor
 
 from drama.config import Config
 from drama.files import open_append, sync_descriptor
-from drama.place import widest_float
+from drama.ops.dispatch import widest_float
 from drama.training.wandb import open_wandb
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from drama.text import clock
 from drama.training.events import Event
 from drama.training.trainer import Trainer
 
@@ -31,12 +32,6 @@ LOSSES = (
     ("behaviour/entropy", "entropy"),
 )
 """Metrics that are shown, and their headings."""
-
-
-def _duration(seconds: float) -> str:
-    seconds = round(seconds)
-    hours, minutes = seconds // 3600, seconds % 3600 // 60
-    return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
 
 
 class Pace:
@@ -182,7 +177,7 @@ class Progress:
             ("phase", self.phase),
             ("step", f"{self.trainer.step:,}/{self.target:,}"),
             ("steps/s", "-" if rate is None else f"{rate:.3g}"),
-            ("ETA", "-" if left is None else _duration(left)),
+            ("ETA", "-" if left is None else clock(left)),
             ("return", f"{statistics.fmean(self.returns):.2f}" if self.returns else "-"),
         ]
         metrics = self.metrics

@@ -11,7 +11,7 @@ CHANGEABLE = ("steps", "device", "training.", "evaluation.", "world_model.dynami
 """Settings that may differ when a run is continued: they do not alter what was learnt so far."""
 FIXED_TRAINING = (
     "training.warmup_steps",
-    "training.warmup_hold",
+    "training.random_action_repeat",
     "training.world_model_ratio",
     "training.behaviour_ratio",
     "training.overlap",

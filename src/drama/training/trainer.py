@@ -64,7 +64,7 @@ class Trainer:
         self.learner = Learner(config, world_model, behaviour, self.replay, self.random, self.clock)
         self.stream = EnvStream(env, config.seed)
         c = config.behaviour
-        player = Player(world_model, behaviour, c.policy_latent, c.policy_memory, c.lookahead)
+        player = Player(world_model, behaviour, c.policy_latent, c.policy_context, c.lookahead)
         self.collector = Collector(
             config, self.stream, player, self.replay, self.random, self.events
         )

@@ -12,6 +12,7 @@ from drama.behaviour import Behaviour, make_behaviour
 from drama.config import Config
 from drama.dynamics.base import is_built_in
 from drama.errors import CheckpointError
+from drama.text import one_line
 from drama.training.checkpoint import Checkpoint
 from drama.world_model import WorldModel
 
@@ -51,7 +52,7 @@ def load_weights(checkpoint: Checkpoint, world_model: WorldModel, behaviour: Beh
             part.load_state_dict(own)
         except RuntimeError as error:
             raise CheckpointError(
-                f"{checkpoint.path} does not fit its configuration: " + " ".join(str(error).split())
+                f"{checkpoint.path} does not fit its configuration: {one_line(error)}"
             ) from error
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drama.blocks import row_blocks
 from drama.config import WorldModelConfig
-from drama.gradients import differentiable_once
-from drama.norm import RMSNorm
-from drama.place import on_cpu
-from drama.world_model.batchnorm import ImageLayers
+from drama.ops.autograd import differentiable_once
+from drama.ops.batch_norm import ImageLayers
+from drama.ops.blocking import row_blocks
+from drama.ops.dispatch import on_cpu
+from drama.ops.rms_norm import RMSNorm
 from drama.world_model.encoder import channels_last, feature_side
 from drama.world_model.motion import moving_pixels
 from drama.world_model.twohot import symexp, symlog

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from drama.config import WorldModelConfig
 from drama.errors import ConfigError
-from drama.norm import RMSNorm
-from drama.world_model.batchnorm import ImageLayers
+from drama.ops.batch_norm import ImageLayers
+from drama.ops.rms_norm import RMSNorm
 from drama.world_model.twohot import symlog
 
 FRAMES_AT_ONCE = 128

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from drama.norm import RMSNormSiLU
+from drama.ops.rms_norm import RMSNormSiLU
 
 
 class MLP(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +12,8 @@ from torch.nn import functional as F
 
 from drama.config import WorldModelConfig
 from drama.dynamics import make_dynamics, step_inplace
-from drama.norm import RMSNormSiLU
-from drama.place import on_cpu
+from drama.ops.dispatch import on_cpu
+from drama.ops.rms_norm import RMSNormSiLU
 from drama.types import Batch
 from drama.world_model.decoder import ImageDecoder, VectorDecoder
 from drama.world_model.encoder import ImageEncoder, VectorEncoder
@@ -31,6 +33,17 @@ class Observed(NamedTuple):
     """``d_t`` after reading ``(z_t, a_t)``: ``(B, T, D)``."""
     state: Any
     """State of the sequence model after the window, to be stepped on."""
+
+
+class LossTerm(NamedTuple):
+    """One term of the world-model loss."""
+
+    value: Tensor
+    """Scalar, logged as it is."""
+    weight: float = 1.0
+    """Factor in the loss."""
+    metrics: Mapping[str, Tensor] = {}
+    """Further detached scalars for the log."""
 
 
 class WorldModel(nn.Module):
@@ -97,7 +110,7 @@ class WorldModel(nn.Module):
         x = self.sequence_input(stoch, action)
         return step_inplace(self.dynamics, x, state) if inplace else self.dynamics.step(x, state)
 
-    def recall(self, stoch: Tensor, state: Any) -> Tensor:
+    def null_action_output(self, stoch: Tensor, state: Any) -> Tensor:
         """What ``z_t`` calls to mind, before any action: ``(B, D)``, from a state left as it is.
 
         The sequence model reads ``z_t`` beside no action. Its last output ``d_{t-1}`` shows what
@@ -157,57 +170,83 @@ class WorldModel(nn.Module):
         found.scatter_(0, inverse.flatten(), torch.arange(count))  # any of the equal ones will do
         return self.posterior(frames[found])[inverse]
 
-    def loss(self, batch: Batch, random: Randomness) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of the paper's equations 6 and 7, averaged over batch and time.
+    # -- loss ---------------------------------------------------------------------------------
 
-        Transitions that store a final observation have no action, so their reward and termination
-        are left out; no KL is taken where transition t+1 starts an episode, because its frame was
-        not predicted by the action before it.
+    def loss(self, batch: Batch, random: Randomness) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the paper's equations 6 and 7: the weighted sum of :meth:`loss_terms`.
+
+        Args:
+            batch: Windows ``(B, T)``.
+            random: Source of randomness for the latents.
 
         Returns:
-            The scalar loss, and detached scalars for the log.
+            The scalar loss, and detached scalars for the log: the loss, its terms before weighting,
+            ``kl`` before free bits, and ``posterior_entropy``.
         """
         seen = self.observe(batch, random)
-        reconstruction = self.decoder.loss(seen.stoch, batch.obs, batch.is_first).mean()
+        terms = self.loss_terms(batch, seen)
+        # A weight of 1 is no multiplication: one kernel less.
+        weighted = (t.value if t.weight == 1.0 else t.weight * t.value for t in terms.values())
+        loss = functools.reduce(torch.add, weighted)
+        metrics = {"loss": loss.detach()}
+        for name, term in terms.items():
+            metrics |= {name: term.value.detach(), **term.metrics}
+        with torch.no_grad():
+            log_probs = seen.posterior
+            metrics["posterior_entropy"] = -(log_probs.exp() * log_probs).sum(dim=(-2, -1)).mean()
+        return loss, metrics
 
-        acted = (~batch.is_last).float()  # (B, T)
-        reward_loss = _masked_mean(
-            self.twohot.loss(self.reward_head(seen.deter), batch.reward), acted
-        )
-        end_logits = self.termination_head(seen.deter).float().squeeze(-1)
-        end_target = batch.terminated.float()
-        end_loss = _masked_mean(
-            F.binary_cross_entropy_with_logits(end_logits, end_target, reduction="none"), acted
-        )
+    def loss_terms(self, batch: Batch, seen: Observed) -> dict[str, LossTerm]:
+        """Named terms of the loss, each a mean over batch and time.
 
+        A further term is a method and an entry here; it is logged under its name.
+        """
+        return {
+            "reconstruction": LossTerm(self.reconstruction_loss(batch, seen)),
+            "reward": LossTerm(self.reward_loss(batch, seen)),
+            "termination": LossTerm(self.termination_loss(batch, seen)),
+            **self.kl_terms(batch, seen),
+        }
+
+    def reconstruction_loss(self, batch: Batch, seen: Observed) -> Tensor:
+        """Squared error of the decoded latents, summed over each observation."""
+        return self.decoder.loss(seen.stoch, batch.obs, batch.is_first).mean()
+
+    def reward_loss(self, batch: Batch, seen: Observed) -> Tensor:
+        """Cross-entropy to the two-hot rewards, where there was an action."""
+        losses = self.twohot.loss(self.reward_head(seen.deter), batch.reward)  # (B, T)
+        return _masked_mean(losses, _acted(batch))
+
+    def termination_loss(self, batch: Batch, seen: Observed) -> Tensor:
+        """Binary cross-entropy to the terminations, where there was an action."""
+        logits = self.termination_head(seen.deter).float().squeeze(-1)  # (B, T)
+        target = batch.terminated.float()
+        losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return _masked_mean(losses, _acted(batch))
+
+    def kl_terms(self, batch: Batch, seen: Observed) -> dict[str, LossTerm]:
+        """Dynamics loss ``KL[sg(q) || p]`` and representation loss ``KL[q || sg(p)]``.
+
+        Each with free bits per step. No KL where transition t+1 starts an episode: the action
+        before did not predict its frame.
+        """
+        config = self.config
         prior, posterior = self.prior(seen.deter[:, :-1]), seen.posterior[:, 1:]
         linked = (~batch.is_first[:, 1:]).float()  # (B, T - 1)
         dyn = kl_divergence(posterior.detach(), prior)
         rep = kl_divergence(posterior, prior.detach())
-        free = self.config.free_bits
-        dyn_loss = _masked_mean(dyn.clamp_min(free), linked)
-        rep_loss = _masked_mean(rep.clamp_min(free), linked)
+        dyn_loss = _masked_mean(dyn.clamp_min(config.free_bits), linked)
+        rep_loss = _masked_mean(rep.clamp_min(config.free_bits), linked)
+        kl = {"kl": _masked_mean(dyn.detach(), linked)}
+        return {
+            "dyn": LossTerm(dyn_loss, config.beta_dyn, kl),
+            "rep": LossTerm(rep_loss, config.beta_rep),
+        }
 
-        loss = (
-            reconstruction
-            + reward_loss
-            + end_loss
-            + self.config.beta_dyn * dyn_loss
-            + self.config.beta_rep * rep_loss
-        )
-        with torch.no_grad():
-            entropy = -(seen.posterior.exp() * seen.posterior).sum(dim=(-2, -1)).mean()
-            metrics = {
-                "loss": loss.detach(),
-                "reconstruction": reconstruction.detach(),
-                "reward": reward_loss.detach(),
-                "termination": end_loss.detach(),
-                "dyn": dyn_loss.detach(),
-                "rep": rep_loss.detach(),
-                "kl": _masked_mean(dyn, linked),
-                "posterior_entropy": entropy,
-            }
-        return loss, metrics
+
+def _acted(batch: Batch) -> Tensor:
+    """1 where there was an action, 0 at final observations: ``(B, T)``."""
+    return (~batch.is_last).float()
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drama.blocks import row_blocks
-from drama.gradients import differentiable_once
-from drama.ssm._numeric import accumulation_dtype, multiply_into
+from drama.ops.autograd import differentiable_once
+from drama.ops.blocking import row_blocks
+from drama.ops.dtypes import accumulation_dtype, multiply_into
 
 
 class GatedRMSNorm(nn.Module):

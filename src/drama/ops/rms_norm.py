@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drama.blocks import row_blocks
-from drama.gradients import differentiable_once
-from drama.place import on_cpu
+from drama.ops.autograd import differentiable_once
+from drama.ops.blocking import row_blocks
+from drama.ops.dispatch import on_cpu
 
 # Up to here the calls cost more than the work, and PyTorch's own are made in C++.
 _FEW_ELEMENTS = 2**15

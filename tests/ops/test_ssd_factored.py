@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from drama.ssm import reference, separable, ssd
+from drama.ops.ssd import factored as separable
+from drama.ssm import reference, ssd
 
 LIMIT = separable.LARGEST_DROP[torch.float32]
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drama.gradients import differentiable_once
-from drama.ssm._numeric import matmul_dtype
+from drama.ops.autograd import differentiable_once
+from drama.ops.dtypes import matmul_dtype
 
 
 def linear_in_parts(x: Tensor, weight: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drama.blocks import row_blocks
-from drama.gradients import differentiable_once
-from drama.ssm._numeric import matmul_dtype
-from drama.ssm.checks import check_is_first
+from drama.ops.autograd import differentiable_once
+from drama.ops.blocking import row_blocks
+from drama.ops.checks import check_is_first
+from drama.ops.dtypes import matmul_dtype
 
 
 def causal_conv1d_silu(

@@ -8,20 +8,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from drama.config import PolicyMemory
+from drama.config import PolicyContext
 from drama.dynamics import map_state
 from drama.world_model import WorldModel
 from drama.world_model.latent import Randomness, uniform_numbers
 
-Outlook = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Worth of what follows an action: of features, reward and termination, see `Behaviour.outlook`."""
+OneStepReturn = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From features, reward and termination; see `Behaviour.one_step_return`."""
 
 
 ROWS_AT_ONCE = 1024
 """Futures drawn together, times rows and actions: few rows are all overhead, many all memory."""
 
 
-class Branches(NamedTuple):
+class Successors(NamedTuple):
     """What follows each of ``A`` actions on ``B`` rows, those of one row side by side."""
 
     observed: Tensor
@@ -30,33 +30,33 @@ class Branches(NamedTuple):
     """``d_t`` after the action, float32: ``(B A, D)``."""
     state: Any
     """State of the sequence model after it."""
-    outlook: Tensor
+    q_values: Tensor
     """What the action promises, a mean over the futures drawn: ``(B, A)``."""
 
 
-def policy_input(stoch: Tensor, memory: Tensor) -> Tensor:
+def policy_features(stoch: Tensor, memory: Tensor) -> Tensor:
     """``concat(latent_t, d_{t-1})``, or what the latent calls to mind: what the policy sees."""
     return torch.cat([stoch, memory], dim=-1)
 
 
-def seen_by_policy(
-    world_model: WorldModel, stoch: Tensor, deter: Tensor, state: Any, memory: PolicyMemory
+def features_of(
+    world_model: WorldModel, stoch: Tensor, deter: Tensor, state: Any, memory: PolicyContext
 ) -> Tensor:
     """What the policy sees of a latent ``(B, Z)``, where ``deter`` and ``state`` are before it."""
     if memory == "current":
-        deter = world_model.recall(stoch, state).float()
-    return policy_input(stoch, deter)
+        deter = world_model.null_action_output(stoch, state).float()
+    return policy_features(stoch, deter)
 
 
-def every_action(
+def one_step_q(
     world_model: WorldModel,
     stoch: Tensor,
     state: Any,
     random: Randomness,
-    memory: PolicyMemory,
-    outlook: Outlook,
+    memory: PolicyContext,
+    one_step_return: OneStepReturn,
     futures: int = 1,
-) -> Branches:
+) -> Successors:
     """Take every action and value what comes of it.
 
     The actions of a row meet with the same luck: the latents that follow them are drawn with the
@@ -69,7 +69,7 @@ def every_action(
         state: Of the sequence model before the action; it is left as it is.
         random: Source of randomness; the numbers themselves are enough for one future only.
         memory: What the policy sees beside the latent.
-        outlook: Values what follows.
+        one_step_return: Values what follows.
         futures: Latents drawn after each action.
     """
     batch, count = len(stoch), world_model.num_actions
@@ -97,8 +97,8 @@ def every_action(
         following = world_model.sample(several(prior), repeated(numbers))
         # The state is large, and only the current memory looks at it.
         reached = map_state(several, after) if memory == "current" else after
-        observed = seen_by_policy(world_model, following, several(deter), reached, memory)
-        found = outlook(observed, several(reward), several(termination))
+        observed = features_of(world_model, following, several(deter), reached, memory)
+        found = one_step_return(observed, several(reward), several(termination))
         worth = worth + found.view(share, batch * count).sum(dim=0)
     observed = observed[-batch * count :]
-    return Branches(observed, deter, after, worth.view(batch, count) / futures)
+    return Successors(observed, deter, after, worth.view(batch, count) / futures)

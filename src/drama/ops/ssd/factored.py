@@ -28,10 +28,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drama.blocks import row_blocks
-from drama.gradients import differentiable_once
-from drama.ssm._numeric import multiply_add_into, multiply_into, split_cumsum
-from drama.ssm.halves import FirstHalf, group_of, half
+from drama.ops.autograd import differentiable_once
+from drama.ops.blocking import row_blocks
+from drama.ops.dtypes import multiply_add_into, multiply_into
+from drama.ops.ssd.decay import split_cumsum
+from drama.ops.ssd.subchunk import FirstHalf, group_of, half
 
 LARGEST_DROP = {torch.float32: 112.0, torch.float64: 800.0}
 """Doublings that a chunk may forget by, by the type of the matrix products: half of them stay far
@@ -59,7 +60,7 @@ def preferred_chunk(d_state: int) -> int:
 
 
 def may_halve(d_state: int, initial_state: Tensor | None) -> bool:
-    """Whether :func:`fit` may leave the first half of a chunk to :mod:`drama.ssm.halves`."""
+    """Whether :func:`fit` may compute the first half of a chunk apart for some heads."""
     return initial_state is None and d_state >= SMALLEST_HALVED
 
 
@@ -88,7 +89,8 @@ def fit(
         dt: Step sizes ``(B, T, H)``.
         longest: Preferred length of a chunk; shorter ones are tried, down to 16 steps.
         dtype: Type of the matrix products, which hold the powers; that of ``logs`` can be wider.
-        halves: Whether a window that is one chunk may leave some heads to :mod:`drama.ssm.halves`.
+        halves: Whether a window that is one chunk may leave some heads to
+            :mod:`drama.ops.ssd.subchunk`.
 
     Returns:
         How to cut it, or None where none of these lengths is short enough.

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from drama import norm
-from drama.norm import RMSNorm, RMSNormSiLU
+from drama.ops import rms_norm as norm
+from drama.ops.rms_norm import RMSNorm, RMSNormSiLU
 
 KINDS = [RMSNorm, RMSNormSiLU]
 

@@ -1,6 +1,6 @@
 """The first half of a chunk, for heads that forget too fast for the whole of it.
 
-:mod:`drama.ssm.separable` measures the decays of a chunk from one middle. Where a chunk forgets by
+:mod:`drama.ops.ssd.factored` measures the decays of a chunk from one middle. Where it forgets by
 more than the number type can hold, but neither of its halves does, a head's middle is put in its
 second half: there everything is then right, and what the first half sends is 0 where it would be
 forgotten in any case. What remains is the first half by itself, from a middle of its own. That is
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from drama.ssm._numeric import split_cumsum
+from drama.ops.ssd.decay import split_cumsum
 
 
 class FirstHalf(NamedTuple):

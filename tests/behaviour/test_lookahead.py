@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from drama.behaviour import ActorCritic, Player, imagination, imagine
-from drama.behaviour import outlook as module
-from drama.behaviour.outlook import every_action
-from drama.config import PolicyLatent, PolicyMemory
+from drama.behaviour import lookahead as module
+from drama.behaviour.lookahead import one_step_q
+from drama.config import PolicyContext, PolicyLatent
 from drama.dynamics import map_state
 from drama.errors import ConfigError
 from drama.types import Batch, PolicyState
@@ -47,9 +47,9 @@ def test_every_action_by_hand(scripted_world: Any) -> None:
     stoch = torch.nn.functional.one_hot(torch.tensor([5, 6]), 7).float()
     state = scripted_world.dynamics.init_state(2)
     state.steps[1] = 4.0
-    ahead = every_action(scripted_world, stoch, state, None, "previous", latent_seen)
+    ahead = one_step_q(scripted_world, stoch, state, None, "previous", latent_seen)
     # Latent z and action a pay 10 z + a, lead to (z + a) mod 7, and end the episode for a = 2.
-    assert ahead.outlook.tolist() == [[5050.0, 6051.0, 52.5], [6060.0, 61.0, 1062.5]]
+    assert ahead.q_values.tolist() == [[5050.0, 6051.0, 52.5], [6060.0, 61.0, 1062.5]]
     assert ahead.deter.tolist() == [
         [5, 0, 1],
         [5, 1, 1],
@@ -78,7 +78,9 @@ def test_actions_that_do_the_same_promise_the_same(
     world.sequence_input = blind  # type: ignore[method-assign]
     stoch = world.sample(torch.full((4, 3, 4), 0.25).log(), g(1))
     state = world.dynamics.init_state(4)
-    found = every_action(world, stoch, state, g(), "previous", policy.outlook, futures).outlook
+    found = one_step_q(
+        world, stoch, state, g(), "previous", policy.one_step_return, futures
+    ).q_values
     assert asked[0].tolist() == [0, 1, 2] * 4
     assert torch.equal(found[:, 0], found[:, 1])  # drawn apart they would differ
     assert (found[:, 0] != found[:, 2]).all()
@@ -89,22 +91,22 @@ def test_futures_are_averaged(
     tiny_world: Callable[..., WorldModel],
     tiny_policy: Callable[..., ActorCritic],
     monkeypatch: pytest.MonkeyPatch,
-    memory: PolicyMemory,
+    memory: PolicyContext,
 ) -> None:
     world, policy = tiny_world(), tiny_policy()
     stoch = world.sample(torch.full((1, 3, 4), 0.25).log(), g(1))
     state = world.dynamics.init_state(1)
     random = g()
-    ask = (world, stoch, state, random, memory, policy.outlook)
-    alone = [every_action(*ask) for _ in range(6)]  # type: ignore[arg-type]
-    each = torch.stack([branches.outlook for branches in alone])
+    ask = (world, stoch, state, random, memory, policy.one_step_return)
+    alone = [one_step_q(*ask) for _ in range(6)]  # type: ignore[arg-type]
+    each = torch.stack([branches.q_values for branches in alone])
     assert each.std(0).max() > 1e-3
     # Together, four at a time and then two, and one by one: the same draws.
     for rows in (1024, 12, 1):
         monkeypatch.setattr(module, "ROWS_AT_ONCE", rows)
         random.manual_seed(0)
-        found = every_action(*ask, 6)  # type: ignore[arg-type]
-        torch.testing.assert_close(found.outlook, each.mean(0))
+        found = one_step_q(*ask, 6)  # type: ignore[arg-type]
+        torch.testing.assert_close(found.q_values, each.mean(0))
         torch.testing.assert_close(found.observed, alone[-1].observed)
 
 
@@ -115,29 +117,31 @@ def test_a_dream_stays_the_same_and_tells_what_its_actions_promised(
     tiny_policy: Callable[..., ActorCritic],
     frames: Callable[..., Batch],
     dynamics: str,
-    memory: PolicyMemory,
+    memory: PolicyContext,
 ) -> None:
     world, policy = tiny_world(dynamics), tiny_policy()
     is_first = torch.zeros(3, 5, dtype=torch.bool)
     is_first[1, 4] = True
     context = frames(is_first=is_first)
     plain = imagine(world, policy, context, 4, g(), memory=memory)
-    asked = imagine(world, policy, context, 4, g(), memory=memory, outlook=policy.outlook)
-    assert plain.outlook is None
-    assert asked.outlook is not None
-    assert asked.outlook.shape == (3, 4, 3)
+    asked = imagine(
+        world, policy, context, 4, g(), memory=memory, one_step_return=policy.one_step_return
+    )
+    assert plain.q_values is None
+    assert asked.q_values is not None
+    assert asked.q_values.shape == (3, 4, 3)
     for name, column in plain._asdict().items():
         if column is not None:
             torch.testing.assert_close(getattr(asked, name), column, msg=name)
-    taken = asked.outlook.gather(-1, asked.action.unsqueeze(-1)).squeeze(-1)
+    taken = asked.q_values.gather(-1, asked.action.unsqueeze(-1)).squeeze(-1)
     with torch.no_grad():
-        worth = policy.outlook(asked.features[:, 1:], asked.reward, asked.termination)
+        worth = policy.one_step_return(asked.features[:, 1:], asked.reward, asked.termination)
         by_hand = asked.reward + 0.985 * (1 - asked.termination) * policy.value(
             asked.features[:, 1:]
         )
     torch.testing.assert_close(taken, worth)
     torch.testing.assert_close(worth, by_hand)
-    assert asked.outlook.std(-1).min() > 0
+    assert asked.q_values.std(-1).min() > 0
 
 
 def test_pieces_are_smaller_by_as_many_actions(
@@ -155,7 +159,7 @@ def test_pieces_are_smaller_by_as_many_actions(
 
     monkeypatch.setattr(world.dynamics, "step_", step)
     monkeypatch.setattr(imagination, "CPU_PIECE", 7)
-    imagine(world, policy, frames(5), 2, g(), outlook=policy.outlook)
+    imagine(world, policy, frames(5), 2, g(), one_step_return=policy.one_step_return)
     assert rows == [6, 6, 6, 6, 3, 3]
 
 
@@ -163,18 +167,18 @@ class Asked:
     """A behaviour that is told what each action promises, and keeps it."""
 
     def __init__(self) -> None:
-        self.outlooks: list[Tensor] = []
+        self.q_values: list[Tensor] = []
         self.deters: list[Tensor] = []
 
-    def outlook(self, features: Tensor, reward: Tensor, termination: Tensor) -> Tensor:
+    def one_step_return(self, features: Tensor, reward: Tensor, termination: Tensor) -> Tensor:
         self.deters.append(features[:, 7:])
         return latent_seen(features, reward, termination)
 
     def act(
-        self, features: Tensor, random: Any, greedy: bool, outlook: Tensor
+        self, features: Tensor, random: Any, greedy: bool, q_values: Tensor
     ) -> tuple[Tensor, Tensor]:
-        self.outlooks.append(outlook)
-        return outlook.argmax(-1), torch.zeros(len(features))
+        self.q_values.append(q_values)
+        return q_values.argmax(-1), torch.zeros(len(features))
 
 
 @pytest.mark.parametrize("latent", ["prior", "posterior"])
@@ -187,7 +191,7 @@ def test_looking_ahead_starts_from_the_frame_that_is_there(
     state = player.init_state(1)
     first, state = player.act(torch.tensor([[3.0]]), state, YES)
     second, state = player.act(torch.tensor([[4.0]]), state, NO)
-    assert [x.tolist() for x in behaviour.outlooks] == [
+    assert [x.tolist() for x in behaviour.q_values] == [
         [[3030.0, 4031.0, 5032.5]],
         [[4040.0, 5041.0, 6042.5]],
     ]
@@ -205,7 +209,7 @@ def test_looking_ahead_moves_nothing_but_the_choice(
     tiny_policy: Callable[..., ActorCritic],
     frames: Callable[..., Batch],
     dynamics: str,
-    memory: PolicyMemory,
+    memory: PolicyContext,
 ) -> None:
     world, policy, obs = tiny_world(dynamics), tiny_policy(entropy=1e6), frames(2, 4).obs
     results = []
@@ -233,27 +237,27 @@ def test_the_question_is_asked_from_where_the_agent_stands(
     tiny_policy: Callable[..., ActorCritic],
     frames: Callable[..., Batch],
     monkeypatch: pytest.MonkeyPatch,
-    memory: PolicyMemory,
+    memory: PolicyContext,
     latent: PolicyLatent,
 ) -> None:
     world, policy, obs = tiny_world(), tiny_policy(), frames(2, 3).obs
     told: list[Tensor] = []
-    original = policy.improved
+    original = policy.improved_log_probs
 
-    def improved(log_probs: Tensor, outlook: Tensor) -> Tensor:
-        told.append(outlook)
-        return original(log_probs, outlook)
+    def improved_log_probs(log_probs: Tensor, q_values: Tensor) -> Tensor:
+        told.append(q_values)
+        return original(log_probs, q_values)
 
-    monkeypatch.setattr(policy, "improved", improved)
+    monkeypatch.setattr(policy, "improved_log_probs", improved_log_probs)
     player = Player(world, policy, latent, memory, 2)
     state = player.init_state(2)
     for t in range(3):
         first = torch.full((2,), t == 0)
         mode = world.posterior(obs[:, t]).argmax(-1)
         stoch = torch.nn.functional.one_hot(mode, 4).flatten(-2).float()
-        ask = (world, stoch, state.dynamics, g(t), memory, policy.outlook)
+        ask = (world, stoch, state.dynamics, g(t), memory, policy.one_step_return)
         with torch.no_grad():
-            expected = every_action(*ask, 2).outlook
+            expected = one_step_q(*ask, 2).q_values
         _, state = player.act(obs[:, t], state, first, g(t), latents="mode", actions="argmax")
         torch.testing.assert_close(told[-1], expected)
 
@@ -269,7 +273,7 @@ def test_what_is_promised_can_outweigh_the_policy(
     def third(features: Tensor, reward: Tensor, termination: Tensor) -> Tensor:
         return (torch.arange(len(reward)) % 3 == 2).float()  # actions of a row lie side by side
 
-    monkeypatch.setattr(policy, "outlook", third)
+    monkeypatch.setattr(policy, "one_step_return", third)
     player = Player(world, policy, "posterior", lookahead=1)
     obs = frames(4, 1).obs[:, 0]
     every = torch.ones(4, dtype=torch.bool)
@@ -289,5 +293,5 @@ def test_a_policy_that_values_nothing_cannot_look_ahead(
             return still, still.float()
 
     Player(tiny_world(), Stay(), "posterior")
-    with pytest.raises(ConfigError, match="Stay has no outlook"):
+    with pytest.raises(ConfigError, match="Stay has no one_step_return"):
         Player(tiny_world(), Stay(), "posterior", lookahead=1)

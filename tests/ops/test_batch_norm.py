@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from drama import place
-from drama.world_model.batchnorm import ImageLayers, batch_norm_silu
+from drama.ops import dispatch
+from drama.ops.batch_norm import ImageLayers, batch_norm_silu
 
 
 def build(channels: int, dtype: torch.dtype = torch.float32) -> nn.BatchNorm2d:
@@ -79,7 +79,7 @@ def test_a_sequence_is_that_of_torch(
 ) -> None:
     """Whichever way is taken: also a SiLU of its own, a norm of its own, a norm at the end."""
     if not host:
-        monkeypatch.setattr(place, "_HOSTS", ())
+        monkeypatch.setattr(dispatch, "_HOSTS", ())
     torch.manual_seed(0)
     layers = [nn.SiLU(), build(4), nn.SiLU(), nn.Conv2d(4, 4, 3), build(4), nn.Tanh(), build(4)]
     plain = nn.Sequential(*layers).train(training)

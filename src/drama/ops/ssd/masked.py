@@ -1,7 +1,7 @@
 """The chunked scan of Mamba-2 that keeps the decay of each pair of steps: right for any decays.
 
 Nothing can leave the number type here, for a decay between two steps is never above 1. The price
-is a matrix of K x K per head and chunk; :mod:`drama.ssm.separable` does without, where it can.
+is a matrix of K x K per head and chunk; :mod:`drama.ops.ssd.factored` does without, where it can.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drama.gradients import differentiable_once
-from drama.place import on_cpu
-from drama.ssm._numeric import split_cumsum
+from drama.ops.autograd import differentiable_once
+from drama.ops.dispatch import on_cpu
+from drama.ops.ssd.decay import split_cumsum
 
 
 def preferred_chunk(headdim: int, d_state: int, device: torch.device) -> int:

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.ssm import fake_kernels
+from tests.ops import fake_kernels
 from torch import Tensor
 
 from drama.dynamics import where_state
-from drama.ssm import Mamba1, Mamba2, backend, kernels
+from drama.ops import kernels
+from drama.ssm import Mamba1, Mamba2, backend
 from drama.ssm.backend import KERNELS, TORCH, choose_backend
 
 LENGTHS = [1, 2, 3, 17, 70]

@@ -1,7 +1,7 @@
 """The layers' operations on the CUDA and Triton kernels of ``mamba_ssm`` and ``causal_conv1d``.
 
 Each function has the signature and the meaning of the PyTorch version whose name it bears, in
-:mod:`drama.ssm.conv`, :mod:`drama.ssm.ssd` and :mod:`drama.ssm.scan`, and translates to what the
+:mod:`drama.ops.conv1d`, :mod:`drama.ssm.ssd` and :mod:`drama.ssm.scan`, and translates to what the
 kernels expect: other layouts, a sequence number per step in place of resets, states that are
 overwritten. What a kernel cannot do is told by :func:`layer_obstacle`, :func:`window_obstacle` and
 :func:`step_obstacle`, which :mod:`drama.ssm.backend` asks first.
@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drama.gradients import differentiable_once
+from drama.ops.autograd import differentiable_once
+from drama.ops.dtypes import matmul_dtype
 from drama.ssm import scan
-from drama.ssm._numeric import matmul_dtype
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def causal_conv1d_silu(
     history: Tensor | None = None,
     is_first: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Run :func:`drama.ssm.conv.causal_conv1d_silu` on ``causal_conv1d``'s kernel.
+    """Run :func:`drama.ops.conv1d.causal_conv1d_silu` on ``causal_conv1d``'s kernel.
 
     Kernel and layer agree on channels in the last dimension of memory, so transposing is free. The
     kernel takes either sequence numbers or states; so a history goes in front of the window, where
@@ -125,7 +125,7 @@ def causal_conv1d_silu(
 def causal_conv1d_silu_step(
     x: Tensor, weight: Tensor, bias: Tensor | None, history: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Run :func:`drama.ssm.conv.causal_conv1d_silu_step` on ``causal_conv1d``'s kernel."""
+    """Run :func:`drama.ops.conv1d.causal_conv1d_silu_step` on ``causal_conv1d``'s kernel."""
     from causal_conv1d import causal_conv1d_update
 
     history = history.to(x.dtype, copy=True)  # the kernel moves on the one that it is given

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drama.gradients import differentiable_once
-from drama.place import on_cpu
+from drama.ops.autograd import differentiable_once
+from drama.ops.dispatch import on_cpu
 
 
 class ImageLayers(nn.Sequential):

@@ -1,0 +1,78 @@
+"""Former names of settings: files that use them still load, and messages name the new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from drama.errors import ConfigError
+
+RENAMED = {
+    "behaviour.policy_memory": "behaviour.policy_context",
+    "training.warmup_hold": "training.random_action_repeat",
+}
+"""Former dotted name of each renamed setting to its name; both belong to the same section."""
+RENAMED_VALUES = {"replay.sampler": {"dfs-learnt": "dfs-trained"}}
+"""Setting to its renamed values: former value to value."""
+
+
+def update_names(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the settings of a saved file under their present names.
+
+    Args:
+        tree: Settings by dotted name, or nested by section, as in a ``config.json`` or a TOML file.
+        prefix: Dotted name of the section that ``tree`` is, with a dot at its end.
+
+    Raises:
+        ConfigError: A setting is given under its former and its present name.
+    """
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}".replace("-", "_")
+        if isinstance(value, Mapping):
+            value = update_names(value, f"{path}.")
+        elif isinstance(value, str):
+            value = RENAMED_VALUES.get(path, {}).get(value, value)
+        if path in RENAMED:
+            key = RENAMED[path].removeprefix(prefix)
+            if key in tree:
+                raise ConfigError(f"{path} is the former name of {RENAMED[path]}: give only one")
+        found[key] = value
+    return found
+
+
+def update_protocol(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the protocol of a saved evaluation with the present names of settings as keys."""
+    names = {_last(old): _last(new) for old, new in RENAMED.items()}
+    return {names.get(key, key): value for key, value in protocol.items()}
+
+
+def present_name(name: str) -> str | None:
+    """Return the present name of a setting if ``name``, dotted or its last part, is a former one.
+
+    Args:
+        name: In Python's or the command line's spelling.
+    """
+    key = name.replace("-", "_")
+    return next((new for old, new in RENAMED.items() if key in (old, _last(old))), None)
+
+
+def refuse_former(name: str, value: object = None) -> None:
+    """Refuse a setting that a user gives under a former name or with a former value.
+
+    Args:
+        name: Of the setting, dotted.
+        value: Of the setting.
+
+    Raises:
+        ConfigError: It names the present name.
+    """
+    if (new := present_name(name)) is not None:
+        raise ConfigError(f"{name} is now called {new}")
+    values = RENAMED_VALUES.get(name.replace("-", "_"), {})
+    if isinstance(value, str) and value in values:
+        raise ConfigError(f"{name} {value} is now called {values[value]}")
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
