@@ -82,7 +82,8 @@ class Learner:
     def update_world_model(self) -> dict[str, Tensor]:
         """Make one gradient step of the world model on replayed windows."""
         c = self.config.world_model
-        _, batch = self._sample("world_model", c.batch_size, c.batch_length)
+        sampler = self.replay.sampler
+        ends, batch = self._sample("world_model", c.batch_size, c.batch_length)
         random: Randomness = self.random.learning
         loss_of = self.world_model.loss
         if self._compiled is not None:
@@ -91,8 +92,11 @@ class Learner:
             random = uniform_numbers(shape, batch.reward, self.random.learning)
         with training_mode(self.world_model):
             with autocast(self.device, self.dtype):
-                loss, metrics = loss_of(batch, random)
+                loss, metrics = loss_of(batch, random, window_losses=sampler.wants_losses)
+            window_losses = metrics.pop("window_losses", None)
             norm = self._step("world_model", loss, metrics)
+        if window_losses is not None:
+            sampler.update(ends, window_losses.to(self.replay.device))
         return {**metrics, "grad_norm": norm}
 
     def update_behaviour(self) -> dict[str, Tensor]:
