@@ -16,7 +16,7 @@ import torch
 
 import drama
 from drama.envs import as_rgb
-from drama.envs.source import build_env
+from drama.envs.source import env_source
 from drama.types import ObsArray
 
 GREY = (128, 128, 128)
@@ -39,7 +39,7 @@ def strips(agent: drama.Agent, *, seed: int, seen: int, length: int, skip: int) 
     """
     model, generator = agent.world_model, torch.Generator().manual_seed(seed)
     config = agent.config.env
-    env = build_env(config.id, config, seed, life_loss=False, again=True)
+    env = env_source(None, config).copy(seed, life_loss=False)
     obs, _ = env.reset()
     frames: list[ObsArray] = []
     actions: list[int] = []

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks import measure
 from drama import Agent, presets
-from drama.calibration import Measurement
+from drama.machine.measurement import Measurement
 from drama.training.clock import PHASES
 from drama.training.device import process_settings
 from drama.training.trainer import Trainer

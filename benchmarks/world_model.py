@@ -30,7 +30,7 @@ from torch import Tensor
 
 import drama
 from benchmarks import measure
-from drama.envs.source import build_env
+from drama.envs.source import env_source
 from drama.report.drawing import looks
 from drama.suite import read_suite
 from drama.types import Batch
@@ -62,7 +62,7 @@ def play(agent: drama.Agent, *, length: int, windows: int, episodes: int) -> Win
         episodes: Episodes played.
     """
     config = agent.config.env
-    env = build_env(config.id, config, SEED, life_loss=False, again=True)
+    env = env_source(None, config).copy(SEED, life_loss=False)
     found: list[tuple[Any, ...]] = []
     for _ in range(episodes):
         obs, _ = env.reset()

@@ -39,9 +39,9 @@ def test_the_nearest_name_if_any(name: str, near: str | None) -> None:
 
 
 def test_an_unknown_game_far_from_all_is_answered_with_all() -> None:
-    with pytest.raises(ConfigError, match="'Pongg'; the nearest known one is 'Pong'"):
+    with pytest.raises(ConfigError, match="'Pongg'; did you mean Pong"):
         published(game="Pongg")
-    with pytest.raises(ConfigError, match="unknown method 'zzz'; known are Random, Human, "):
+    with pytest.raises(ConfigError, match="unknown method 'zzz'; choose from Random, Human, "):
         published(method="zzz")
 
 

@@ -8,8 +8,8 @@ See [drama.Agent][], [drama.Config][] and the ``drama`` command.
 
 from typing import TYPE_CHECKING
 
+from drama.attributes import lazy as _lazy
 from drama.envs import make_env  # registers the built-in games in Gymnasium
-from drama.lazy import lazy as _lazy
 
 if TYPE_CHECKING:
     from drama import presets, ssm

@@ -15,16 +15,16 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 
+from drama.attributes import constructor
 from drama.behaviour import Player
-from drama.classonly import constructor
 from drama.config import BehaviourConfig, Config, Latents
-from drama.costs import PresetCost
 from drama.envs.adapt import adapter_of, as_batch
-from drama.envs.source import EnvSource, build_env, named, say_limits
+from drama.envs.source import EnvLike, env_source
 from drama.errors import ConfigError, EnvError
-from drama.estimate import long_run_warning, may_be_long, measure_updates
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.loading import SavedAgent
+from drama.machine.costs import PresetCost
+from drama.machine.estimate import long_run_warning, may_be_long, measure_updates
 from drama.presets import fitting, label, preset
 from drama.ssm.backend import backend_of
 from drama.training.callbacks import CallbackLike, Callbacks
@@ -61,7 +61,7 @@ class Agent:
 
     def __init__(
         self,
-        env: EnvSource | None = None,
+        env: EnvLike | None = None,
         config: Config | str | None = None,
         *,
         seed: int | None = None,
@@ -69,15 +69,15 @@ class Agent:
     ) -> None:
         fitted = config is None
         config = _settings(config)
-        config = dataclasses.replace(config, env=named(env, config.env))
+        self._source = env_source(env, config.env)
+        config = dataclasses.replace(config, env=self._source.config)
         if seed is not None:
             config = dataclasses.replace(config, seed=seed)
         if device is not None:
             config = dataclasses.replace(config, device=device)
         self.device = pick_device(config.device)
-        self._source: EnvSource = config.env.id if env is None else env
-        self.env = build_env(self._source, config.env, config.seed, life_loss=config.env.life_loss)
-        say_limits(self._source, self.env)
+        self.env = self._source.make(config.seed)
+        self._source.log_limits(self.env)
         assert isinstance(self.env.action_space, spaces.Discrete)  # adapted environments are
         self.observation_space = self.env.observation_space
         self.action_space = self.env.action_space
@@ -232,7 +232,7 @@ class Agent:
     def load(
         cls: type[Agent],
         path: str | Path,
-        env: EnvSource | None = None,
+        env: EnvLike | None = None,
         *,
         device: str | None = None,
         config: Config | None = None,
@@ -361,25 +361,25 @@ class Agent:
             EnvError: The agent was made with an environment object that cannot be made again.
             ConfigError: A number is out of range.
         """
-        defaults = self.config.evaluation
         player = self.player
         if lookahead is not None:
             player = self._player(dataclasses.replace(self.config.behaviour, lookahead=lookahead))
-        seed = defaults.seed if seed is None else seed
+        given: dict[str, Any] = {
+            "episodes": episodes,
+            "num_envs": num_envs,
+            "seed": seed,
+            "latents": latents,
+            "max_episode_steps": max_episode_steps,
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        config = dataclasses.replace(self.config.evaluation, **changes)
         with cpu_threads(self.config.training.threads):  # as many as it was trained with
             return evaluate(
                 player,
-                lambda index: self.new_env(seed + index),
-                episodes=defaults.episodes if episodes is None else episodes,
-                num_envs=defaults.num_envs if num_envs is None else num_envs,
-                seed=seed,
+                lambda index: self.new_env(config.seed + index),
+                config,
                 greedy=greedy,
                 protocol={"train_steps": self.num_timesteps, "train_seed": self.config.seed},
-                device=self.device,
-                latents=defaults.latents if latents is None else latents,
-                max_episode_steps=(
-                    defaults.max_episode_steps if max_episode_steps is None else max_episode_steps
-                ),
                 progress=progress,
             )
 
@@ -400,7 +400,7 @@ class Agent:
             EnvError: The agent was made with an environment object that cannot be made again.
         """
         seed = self.config.evaluation.seed if seed is None else seed
-        return build_env(self._source, self.config.env, seed, life_loss=life_loss, again=True)
+        return self._source.copy(seed, life_loss=life_loss)
 
     def get_env(self) -> gym.Env[Any, Any]:
         """Return the training environment (Stable-Baselines3's name for it)."""

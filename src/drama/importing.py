@@ -17,19 +17,19 @@ _search_here = False
 
 
 def search_here() -> None:
-    """Let modules named by the user be found in the working directory, as ``python -m`` does.
+    """Search the working directory for modules named by the user, as ``python -m`` does.
 
-    For commands: the path is extended when such a module is first imported, and not before.
+    For commands. ``sys.path`` is extended when such a module is first imported.
     """
     global _search_here
     _search_here = True
 
 
 def import_named(module: str) -> Any:
-    """Import a module that the user named.
+    """Import a module named by the user.
 
     Raises:
-        ModuleNotFoundError: There is none.
+        ModuleNotFoundError: It does not exist.
     """
     here = os.getcwd()
     if _search_here and here not in sys.path and "" not in sys.path:
@@ -38,9 +38,9 @@ def import_named(module: str) -> Any:
 
 
 def locate(module: str) -> str | None:
-    """Return the file that the top-level package of a module is, or would be, imported from.
+    """Return the file of a module's top-level package, without importing it.
 
-    Nothing is imported. None if there is none, or it has no file.
+    None if the package does not exist or has no file.
     """
     top = module.partition(".")[0]
     if top in sys.modules:
@@ -51,11 +51,11 @@ def locate(module: str) -> str | None:
 
 
 def attribute(path: str) -> Any:
-    """Return what ``module:attribute`` names; the attribute may have dots.
+    """Return the object at ``module:attribute``; the attribute may have dots.
 
     Raises:
-        ImportError: There is no such module.
-        AttributeError: The module has no such attribute.
+        ImportError: The module does not exist.
+        AttributeError: The module lacks the attribute.
     """
     module, _, name = path.rpartition(":")
     return functools.reduce(getattr, name.split("."), import_named(module))
@@ -68,9 +68,9 @@ def path_of(target: Any) -> str:
 
 
 def is_importable(target: Any) -> bool:
-    """Whether another process finds a class or function under its path.
+    """Whether another process can import a class or function by its path.
 
-    What a script defines (``__main__``), what is local to a function and a lambda are not.
+    Definitions in a script (``__main__``), local ones and lambdas cannot be imported.
     """
     path = path_of(target)
     if path.startswith("__main__:") or "<" in path:
@@ -82,7 +82,7 @@ def is_importable(target: Any) -> bool:
 
 
 def is_literal(value: Any) -> bool:
-    """Whether ``repr(value)`` is a Python literal that gives the same value again."""
+    """Whether ``repr(value)`` is a Python literal that evaluates to an equal value."""
     try:
         again = ast.literal_eval(repr(value))
     except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -91,11 +91,11 @@ def is_literal(value: Any) -> bool:
 
 
 def call_text(path: str, arguments: Mapping[str, Any] | None) -> str:
-    """Return ``path(name=value, ...)``; ``...`` stands for what is unknown or no literal."""
+    """Return ``path(name=value, ...)``; ``...`` stands for unknown arguments and non-literals."""
     if arguments is None:
         return f"{path}(...)"
-    said = (f"{k}={v!r}" if is_literal(v) else f"{k}=..." for k, v in arguments.items())
-    return f"{path}({', '.join(said)})" if arguments else path
+    texts = (f"{k}={v!r}" if is_literal(v) else f"{k}=..." for k, v in arguments.items())
+    return f"{path}({', '.join(texts)})" if arguments else path
 
 
 def parse_call(text: str) -> tuple[str, dict[str, Any]]:

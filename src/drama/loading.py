@@ -15,8 +15,8 @@ import gymnasium as gym
 from drama import trust
 from drama.config import Config, EnvConfig
 from drama.envs import describe
-from drama.envs.identity import differences
-from drama.envs.source import HOW_TO_GIVE, EnvSource, named
+from drama.envs.description import differences
+from drama.envs.source import HOW_TO_GIVE, EnvLike, env_source
 from drama.errors import CheckpointError, EnvError, UnknownEnvError
 from drama.training.checkpoint import Checkpoint, find_checkpoint
 from drama.training.run import Opened
@@ -75,7 +75,7 @@ class SavedAgent:
         before = int(self.state.get("steps_before", 0))  # missing in the oldest checkpoints
         return Opened(self.checkpoint, self.run_dir, before)
 
-    def config_with(self, env: EnvSource | None, *, trusted: bool) -> Config:
+    def config_with(self, env: EnvLike | None, *, trusted: bool) -> Config:
         """Return the configuration for the environment given, or the recorded one if it is None.
 
         Raises:
@@ -83,8 +83,8 @@ class SavedAgent:
         """
         config = self.config
         if env is not None:
-            again = isinstance(env, str) or named(env, EnvConfig()).id == config.env.id
-            if isinstance(env, gym.Env) or not again:
+            same = isinstance(env, str) or env_source(env, EnvConfig()).config.id == config.env.id
+            if isinstance(env, gym.Env) or not same:
                 # What made the recorded environment does not apply to the one given.
                 plain = dataclasses.replace(config.env, kwargs={}, wrappers=(), made_by="drama")
                 config = dataclasses.replace(config, env=plain)

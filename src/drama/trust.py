@@ -1,9 +1,9 @@
-"""Whose code a saved run may have imported.
+"""Decides whether the code that a saved run names may be imported.
 
-A run names what makes its environment, and so may one that a stranger sent: ``evil:make_env`` would
-run the module ``evil`` wherever Python finds one. So code named by a file is imported only where
-the user has said so: by ``--trust-env`` (``trust_env=True``), by giving ``env=``, or by having made
-a run with the same code on this account, which is kept in a list.
+A run names the code that makes its environment. In a run from a stranger, ``evil:make_env`` would
+execute the module ``evil``. Code named by a file is therefore imported only with the user's
+consent: ``--trust-env`` (``trust_env=True``), the argument ``env=``, or an earlier run with the
+same code on this account, which is listed in a file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from drama.importing import locate
 from drama.text import brief
 
 WRITERS = ("RecordVideo",)
-"""Wrappers of Gymnasium that write files, wherever their arguments say."""
+"""Wrappers of Gymnasium that write files to paths in their arguments."""
 
 
 def code_named(env_id: str, wrappers: Iterable[str] = ()) -> list[str]:
@@ -36,7 +36,7 @@ def code_named(env_id: str, wrappers: Iterable[str] = ()) -> list[str]:
 
 
 def _is_gymnasiums(wrapper: str) -> bool:
-    """Whether a wrapper is Gymnasium's own, and writes no files: those need no trust."""
+    """Whether a wrapper is Gymnasium's own and writes no files; such wrappers need no trust."""
     module, _, name = wrapper.partition("(")[0].rpartition(":")
     if module != "gymnasium.wrappers" and not module.startswith("gymnasium.wrappers."):
         return False
@@ -58,17 +58,17 @@ def check(
     trusted: bool,
     where: object,
 ) -> None:
-    """Refuse code that a file names, unless the user has said that it may run.
+    """Refuse code that a file names, unless the user trusts it.
 
     Args:
         env_id: As in ``env.id``.
         kwargs: As in ``env.kwargs``.
         wrappers: As in ``env.wrappers``.
-        trusted: Whether the user said so in this call.
+        trusted: Whether the user trusts it in this call.
         where: The file or directory, for the message.
 
     Raises:
-        EnvError: It names code, and nobody has said so.
+        EnvError: The file names code that the user has not trusted.
     """
     wrappers = tuple(wrappers)
     code = code_named(env_id, wrappers)
@@ -81,7 +81,7 @@ def check(
 
 
 def remember(env_id: str, kwargs: Mapping[str, Any], wrappers: Iterable[str]) -> None:
-    """Keep that the user has named this code. Where nothing can be kept, trust is asked for."""
+    """Record that the user named this code; skipped if the file cannot be written."""
     wrappers = tuple(wrappers)
     entry = _entry(env_id, kwargs, wrappers)
     if code_named(env_id, wrappers) and entry not in _known():
@@ -92,13 +92,13 @@ def remember(env_id: str, kwargs: Mapping[str, Any], wrappers: Iterable[str]) ->
 
 
 def known_file() -> Path:
-    """Where the code that the user has named is listed: one line of JSON for each environment."""
+    """Return the file of trusted code: one line of JSON per environment."""
     state = os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()
     return Path(state) / "drama" / "trusted-environments"
 
 
 def _entry(env_id: str, kwargs: Mapping[str, Any], wrappers: tuple[str, ...]) -> str:
-    """Return what is trusted as a line: names, arguments, and the files of the packages named."""
+    """Return one line of the file: names, arguments, and the files of the named packages."""
     modules = (path.partition("(")[0].rpartition(":")[0] for path in code_named(env_id, wrappers))
     files = [locate(module) for module in modules]
     return json.dumps([env_id, dict(kwargs), list(wrappers), files], sort_keys=True)

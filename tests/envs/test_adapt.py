@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from drama.envs import ActionAdapter, AdaptedEnv, ObservationAdapter, adapt, make_env
-from drama.envs.mapping import is_channel_first
+from drama.envs.spaces import is_channel_first
 from drama.errors import EnvError, UnsupportedSpaceError
 
 

@@ -344,8 +344,8 @@ def test_the_outer_limit_counts_the_game():
         ({"noop_max": -1}, "noop_max must be at least 0, got -1"),
         ({"sticky_actions": 1.0}, r"sticky_actions must be in \[0, 1\), got 1.0"),
         ({"sticky_actions": float("nan")}, r"sticky_actions must be in \[0, 1\), got nan"),
-        ({"image_size": 0}, "image_size must be at least 1, got 0"),
-        ({"max_episode_steps": 0}, "max_episode_steps must be at least 1, got 0"),
+        ({"image_size": 0}, "image_size must be a positive integer or None, got 0"),
+        ({"max_episode_steps": 0}, "max_episode_steps must be a positive integer or None, got 0"),
     ],
 )
 def test_bad_settings(arguments, message):

@@ -19,7 +19,8 @@ from stable_baselines3.common.monitor import Monitor
 
 import drama
 from drama.envs import LifeLossEpisodes, adapt
-from drama.envs.episodes import Count, EpisodeCounter, ends_at_lives, foreign_wrappers
+from drama.envs.description import foreign_wrappers
+from drama.envs.episodes import Count, EpisodeCounter, ends_at_lives
 
 MONITORS = (RecordEpisodeStatistics, Monitor)
 

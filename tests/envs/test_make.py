@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-import drama.envs.make as make_module
-from drama.envs import adapt, describe, make_env
+from drama.envs import adapt, describe, lookup, make_env
 from drama.errors import DramaError, EnvError, UnknownEnvError, UnsupportedSpaceError
 
 
@@ -77,7 +76,7 @@ def test_the_package_of_an_id_is_named(monkeypatch, name, package, installed):
     }
     monkeypatch.setattr(gym.envs.registration, "registry", kept)
     monkeypatch.setattr(gym, "registry", kept)
-    monkeypatch.setattr(make_module.importlib.util, "find_spec", lambda _: installed or None)
+    monkeypatch.setattr(lookup.importlib.util, "find_spec", lambda _: installed or None)
     with pytest.raises(UnknownEnvError) as caught:
         make_env(name)
     install = "" if installed else f"pip install {package}, then "
@@ -170,7 +169,7 @@ def test_missing_ale_py(monkeypatch):
     monkeypatch.setattr(gym, "registry", kept)
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(UnknownEnvError, match="needs the Atari games: pip install ale-py"):
-        make_module.make_env("ALE/Pong-v5")
+        make_env("ALE/Pong-v5")
 
 
 def test_unsupported_space(registered):

@@ -7,7 +7,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-import drama.envs.make as make_module
 from drama import presets
 from drama.agent import Agent
 from drama.envs import adapt, check_env, default_image_size, describe, make_env
@@ -134,7 +133,7 @@ def test_without_the_package_one_line_says_what_to_install(monkeypatch):
     for name in ("minatar", "minatar.gym"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(EnvError, match=r"pip install minatar \(GPL-3.0\)") as caught:
-        make_module.make_env("MinAtar/Breakout-v1")
+        make_env("MinAtar/Breakout-v1")
     assert "\n" not in str(caught.value)
 
 

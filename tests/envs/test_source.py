@@ -31,9 +31,9 @@ import drama
 from drama import Agent
 from drama.cli import main
 from drama.envs import describe
-from drama.envs.identity import differences
-from drama.envs.layers import unrecorded
-from drama.envs.source import build_env
+from drama.envs.description import differences
+from drama.envs.source import env_source
+from drama.envs.wrappers import unrecorded
 from drama.errors import CheckpointError, ConfigError, EnvError, UnknownEnvError
 
 CAR = {"goal_velocity": 0.02}
@@ -369,7 +369,7 @@ def test_a_function_whose_monitor_would_begin_its_file_anew(
     path = str(tmp_path / "monitor.csv")
     Agent(lambda: Monitor(gym.make("CartPole-v1"), path), tiny()).env.close()
     (said,) = warned(caplog)
-    assert "begins the file of its Monitor anew: give that no filename" in said
+    assert "overwrites the file of its Monitor: give the Monitor no filename" in said
 
 
 # -- functions and import paths -----------------------------------------------------------------
@@ -433,7 +433,7 @@ def test_kwargs_and_wrappers_of_the_settings() -> None:
             ),
         }
     )
-    env = build_env("MountainCar-v0", config.env, 0, life_loss=True)
+    env = env_source(None, config.env).make(0)
     names = [type(layer).__name__ for layer in _layers(env)]
     assert names[-5:-1] == ["FaultGuard", "ClipReward", "Scale", "TimeLimit"]
     assert env.unwrapped.goal_velocity == 0.02  # type: ignore[attr-defined]

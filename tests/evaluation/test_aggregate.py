@@ -19,7 +19,8 @@ from drama.evaluation import (
     published_runs,
     scores,
 )
-from drama.evaluation.aggregate import Estimate, mean
+from drama.evaluation.aggregate import mean
+from drama.evaluation.bootstrap import Estimate
 
 FEW = 500
 """Resamples where only the law counts."""
@@ -215,8 +216,8 @@ def test_performance_profile_by_hand() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: aggregate({}), "nothing to aggregate"),
-        (lambda: aggregate({"Pong": []}), "nothing to aggregate"),
+        (lambda: aggregate({}), "no game has a score"),
+        (lambda: aggregate({"Pong": []}), "no game has a score"),
         (lambda: aggregate({"Pong": [1.0, float("nan")]}), "Pong must be a list of finite"),
         (lambda: aggregate({"Pong": [float("inf")]}), "Pong must be a list of finite"),
         (lambda: aggregate({"Pong": ["x"]}), "Pong must be a list of finite"),

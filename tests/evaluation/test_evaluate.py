@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import types
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tests.training.runs import differences, everything, global_random_state, ti
 
 import drama
 from drama import Agent
+from drama.config import EvaluationConfig
 from drama.envs import adapt
 from drama.errors import ConfigError, EnvError
 from drama.evaluation import ATARI100K, EpisodeResult, EvaluationResult, evaluate
@@ -51,7 +51,7 @@ class Recorder:
     lookahead = 0
 
     def __init__(self) -> None:
-        self.world_model = types.SimpleNamespace(training=False, train=lambda mode: None)
+        self.world_model = torch.nn.Identity()
         self.starts: list[list[bool]] = []
         self.acted: set[tuple[str, str]] = set()
 
@@ -74,21 +74,17 @@ class Recorder:
         return torch.randint(2, (len(is_first),), generator=generator), None
 
 
-def play(lengths: list[int], episodes: int, **options: Any) -> tuple[Any, list[Timed], Recorder]:
+def play(
+    lengths: list[int], episodes: int, *, greedy: bool = True, **options: Any
+) -> tuple[Any, list[Timed], Recorder]:
     envs = [Timed(n) for n in lengths]
     player = Recorder()
     result = evaluate(
         player,  # type: ignore[arg-type]
         lambda i: adapt(envs[i]),
-        **{
-            "episodes": episodes,
-            "num_envs": len(lengths),
-            "seed": 50,
-            "greedy": True,
-            "protocol": {},
-            "device": torch.device("cpu"),
-            **options,
-        },
+        EvaluationConfig(**{"episodes": episodes, "num_envs": len(lengths), "seed": 50, **options}),
+        greedy=greedy,
+        protocol={},
     )
     return result, envs, player
 
@@ -126,7 +122,7 @@ def test_no_more_environments_than_episodes() -> None:
 
 @pytest.mark.parametrize("options", [{"episodes": 0}, {"num_envs": 0}, {"episodes": -3}])
 def test_nothing_to_play_is_refused(options: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match=r"evaluation\.(episodes|num_envs) must"):
         play([1], **{"episodes": 1, **options})
 
 
@@ -141,12 +137,9 @@ def test_environments_are_closed_even_if_one_breaks() -> None:
         evaluate(
             Recorder(),  # type: ignore[arg-type]
             lambda i: adapt(made[i]),
-            episodes=2,
-            num_envs=2,
-            seed=0,
+            EvaluationConfig(episodes=2, num_envs=2, seed=0),
             greedy=True,
             protocol={},
-            device=torch.device("cpu"),
         )
     assert fine.closed
 
@@ -163,12 +156,9 @@ def test_environments_made_are_closed_if_the_next_cannot_be() -> None:
         evaluate(
             Recorder(),  # type: ignore[arg-type]
             make,
-            episodes=2,
-            num_envs=2,
-            seed=0,
+            EvaluationConfig(episodes=2, num_envs=2, seed=0),
             greedy=True,
             protocol={},
-            device=torch.device("cpu"),
         )
     assert first.closed
 
@@ -213,7 +203,7 @@ def test_the_published_form_is_the_default_and_the_mode_is_offered() -> None:
         result, _, player = play([2], 1, greedy=greedy, latents="mode")
         assert player.acted == {("mode", actions)}
         assert result.protocol["latents"] == "mode"
-    with pytest.raises(ConfigError, match="latents must be 'sampled' or 'mode', got 'best'"):
+    with pytest.raises(ConfigError, match="latents must be one of sampled, mode, got 'best'"):
         play([2], 1, latents="best")
 
 
@@ -236,20 +226,16 @@ def test_an_environment_without_an_end_is_truncated_and_the_result_says_so() -> 
     result = evaluate(
         Recorder(),  # type: ignore[arg-type]
         lambda i: adapt(envs[i]),
-        episodes=4,
-        num_envs=2,
-        seed=0,
+        EvaluationConfig(episodes=4, num_envs=2, seed=0, max_episode_steps=20),
         greedy=True,
         protocol={},
-        device=torch.device("cpu"),
-        max_episode_steps=20,
     )
     assert [e.length for e in result.episodes] == [20, 20, 7, 7]
     assert [e.ret for e in result.episodes] == [20, 20, 7, 7]
     assert result.protocol["truncated_by_limit"] == 2
     assert result.protocol["step_limit"] == 20
     assert [env.seeds for env in envs] == [[0, None], [1, None]]
-    with pytest.raises(ConfigError, match="max_episode_steps must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="max_episode_steps must be positive, got 0"):
         play([2], 1, max_episode_steps=0)
 
 
@@ -260,24 +246,18 @@ def test_a_limit_of_the_environment_above_the_default_holds(
     result = evaluate(
         Recorder(),  # type: ignore[arg-type]
         lambda i: adapt(Endless(), max_episode_steps=40 if i else None),
-        episodes=1,
-        num_envs=1,
-        seed=0,
+        EvaluationConfig(episodes=1, num_envs=1, seed=0),
         greedy=True,
         protocol={},
-        device=torch.device("cpu"),
     )
     assert [e.length for e in result.episodes] == [30]
     assert result.protocol["truncated_by_limit"] == 1
     result = evaluate(
         Recorder(),  # type: ignore[arg-type]
         lambda i: adapt(Endless(), max_episode_steps=40),
-        episodes=1,
-        num_envs=1,
-        seed=0,
+        EvaluationConfig(episodes=1, num_envs=1, seed=0),
         greedy=True,
         protocol={},
-        device=torch.device("cpu"),
     )
     assert [e.length for e in result.episodes] == [40]
     assert (result.protocol["step_limit"], result.protocol["truncated_by_limit"]) == (40, 0)

@@ -17,7 +17,7 @@ from tests.training.runs import episodes, tiny
 
 import drama
 from drama import Agent
-from drama.envs.atari import register_atari
+from drama.envs.atari import Atari
 from drama.evaluation import (
     ATARI100K,
     EpisodeResult,
@@ -49,7 +49,7 @@ def result(id: str = "ALE/Pong-v5", env: Any = (), **protocol: Any) -> Evaluatio
         ({"full_action_space": True}, {}, "full action space true instead of false"),
         ({"max_episode_steps": 250}, {}, "max episode steps 250 instead of 27000"),
         ({"env_kwargs": {"mode": 1}}, {}, 'env kwargs {"mode": 1} instead of {}'),
-        ({"frame_skip": None}, {}, "its protocol is not known, for it was not made by id"),
+        ({"frame_skip": None}, {}, "its protocol is unknown: the environment was not made by id"),
         ({}, {"wrappers": ["Flip"]}, "the environment is wrapped in Flip"),
         ({}, {"scored": "lives"}, "lost lives were scored"),
         ({"life_loss": True}, {}, "lost lives were scored"),  # of before this was recorded
@@ -108,7 +108,7 @@ def test_built_in_games_are_measured_as_registered(env_id: str) -> None:
 
 
 def breakout(**options: Any) -> gym.Env[Any, Any]:
-    register_atari()
+    Atari().register_ids("ALE/Breakout-v5")
     return gym.make("BreakoutNoFrameskip-v4", **options)
 
 

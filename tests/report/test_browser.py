@@ -24,7 +24,7 @@ import pytest
 from tests.report.made_up import PONG, UNIFORM, XS, runs
 
 from drama.report import write_summary
-from drama.report.summary import summarise
+from drama.report.summarise import summarise
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = os.environ.get("DRAMA_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)

@@ -17,7 +17,7 @@ from drama.report.curves import curve
 from drama.report.drawing import PALETTE, Figure, looks
 from drama.report.figures import draw_all
 from drama.report.runs import Episodes, Run
-from drama.report.summary import summarise
+from drama.report.summarise import summarise
 from drama.suite import load_spec
 
 
@@ -143,10 +143,10 @@ def test_what_has_no_curve_is_named(tmp_path: Path) -> None:
         {"variant": UNIFORM, "status": "missing"},
         {"variant": UNIFORM, "game": SPARSE, "score": 0.25},
     )
-    absent = "No curve yet, for want of episodes: "
+    absent = "No curve yet, too few episodes: "
     first, ablation = found["curves"], found["ablation-replay-sampling"]
     assert first.caption.endswith(f"{absent}drama/Sparse-v0.")
-    assert "Finished seeds of fewer than 5 episodes are not in it (1)." in first.caption
+    assert "Excluded: finished seeds with fewer than 5 episodes (1)." in first.caption
     ending = f"{absent}drama/Catch-v0 (Uniform), drama/Sparse-v0 (Base)."
     assert ablation.caption.endswith(ending)
     assert ablation.alt.endswith(ending)

@@ -22,7 +22,7 @@ from drama.errors import RunDirError
 from drama.files import write_json, write_text
 from drama.report import Report, build_summary, write_report, write_summary
 from drama.report.runs import read_run
-from drama.report.summary import summarise
+from drama.report.summarise import summarise
 from drama.suite import SuiteSpec, Variant, read_suite
 from drama.suite.layout import begin_suite, run_path
 from drama.training.checkpoint import CheckpointDir
@@ -199,7 +199,7 @@ def test_the_page_is_fit_for_a_phone_and_the_dark(written: Report) -> None:
 def test_the_page_says_what_stands_behind_the_numbers(made: Path, written: Report) -> None:
     text = page(written).text
     assert "3 of 4 runs finished" in text
-    assert "This is not the whole suite: 1 unfinished." in text
+    assert "Incomplete suite: 1 unfinished." in text
     assert "DFS: greedy evaluation, 4 episodes after 60 environment steps" in text
     assert "replay.sampler uniform (not dfs)" in text
     assert "40 of 60" in text
@@ -226,9 +226,9 @@ def test_spoilt_and_foreign_directories_are_named_and_skipped(suite: Path) -> No
     text = page(report).text
     assert "eval.json is damaged" in text
     assert "has no config.json" in text
-    assert "not begun" in text
-    assert "This is not the whole suite: 1 failed, 1 foreign, 1 missing." in text
-    assert "Nothing to show yet of: DFS." in text
+    assert "not started" in text
+    assert "Incomplete suite: 1 failed, 1 foreign, 1 missing." in text
+    assert "No results yet: DFS." in text
     assert (foreign / "notes.txt").read_text() == "mine"
 
 
@@ -238,7 +238,7 @@ SPOILT: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "mean is huge": (lambda result: result.update(mean=10**400), "it is not an evaluation"),
     "mean is wrong": (
         lambda result: result.update(mean=result["mean"] + 0.01),
-        "greedy has not the mean of its episodes",
+        "greedy mean and episodes differ",
     ),
     "return is huge": (
         lambda result: result["episodes"][0].update({"return": 10**400}),
@@ -269,7 +269,7 @@ def test_a_spoilt_evaluation_is_damage_everywhere(case: str, suite: Path, capfd:
     change(tree["greedy"])
     path.write_text(json.dumps(tree))
     cell = read_suite(suite).cell("dfs", CATCH, 0)
-    assert (cell.status, cell.sound) == ("failed", False)
+    assert (cell.status, cell.resumable) == ("failed", False)
     assert cell.reason == f"{path} is damaged: {said}"
     main(["suite", "status", str(suite)])
     assert "Traceback" not in capfd.readouterr().err
@@ -330,7 +330,7 @@ def test_half_a_character_in_a_spec_costs_one_line(place: str, suite: Path, capf
     else:
         tree["spec"]["\ud800"] = 1
     (suite / "suite.json").write_text(json.dumps(tree))
-    assert "not Unicode: a lone surrogate" in complaint(capfd, main(["report", str(suite)]))
+    assert "a lone surrogate: not Unicode" in complaint(capfd, main(["report", str(suite)]))
 
 
 def test_a_suite_that_has_only_begun(tmp_path: Path, capfd: Capture) -> None:
@@ -339,7 +339,7 @@ def test_a_suite_that_has_only_begun(tmp_path: Path, capfd: Capture) -> None:
     assert "0 of 4 runs finished" in capfd.readouterr().out
     text = (tmp_path / "new" / "report" / "index.html").read_text()
     assert "No run has enough episodes to draw." in text
-    assert "Nothing has been evaluated yet." in text
+    assert "No run has been evaluated yet." in text
 
 
 def test_the_same_runs_give_the_same_bytes(made: Path, written: Report, tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_a_page_of_somebody_else_is_not_overwritten(suite: Path, capfd: Capture)
     (suite / "report").mkdir()
     (suite / "report" / "index.html").write_text("<h1>My homepage</h1>")
     said = complaint(capfd, main(["report", str(suite)]))
-    assert "is not a report of this program; choose another --out" in said
+    assert "is not a report of drama; choose another --out" in said
     assert (suite / "report" / "index.html").read_text() == "<h1>My homepage</h1>"
 
 
@@ -398,7 +398,7 @@ def test_files_of_the_user_are_not_overwritten(
     out.mkdir()
     (out / name).write_text('{"mine": 1}')
     said = complaint(capfd, main(["report", str(suite), *([] if default else ["--out", str(out)])]))
-    assert "is not empty and is not a report of this program; choose another --out" in said
+    assert "is not empty and is not a report of drama; choose another --out" in said
     assert contents(out) == {name: '{"mine": 1}'}, "not even a new directory"
 
 
@@ -446,10 +446,28 @@ def test_a_record_that_is_not_ours_deletes_nothing(
     for path in (tmp_path / "mine.txt", out / "mine.txt"):
         path.write_text("mine")
     (out / "report.json").write_text(record)
-    with pytest.raises(RunDirError, match="is not a report of this program"):
+    with pytest.raises(RunDirError, match="is not a report of drama"):
         write_report(suite, out)
     assert (tmp_path / "mine.txt").read_text() == "mine"
     assert contents(out) == {"mine.txt": "mine", "report.json": record}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "name", ["figures", "figures/curves.png", "figures/curves.svg", "index.html", "report.json"]
+)
+def test_a_symbolic_link_in_an_earlier_report_is_refused(
+    name: str, suite: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    out = write_report(suite).out
+    elsewhere = tmp_path / "elsewhere"
+    (out / name).rename(elsewhere)
+    (out / name).symlink_to(elsewhere)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    assert main(["report", str(suite)]) == 2
+    assert f"{out / name} is a symbolic link" in complaint(capfd, 2)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_no_report_is_written_into_a_run(
@@ -465,7 +483,7 @@ def test_no_report_is_written_into_a_run(
         run_path(made, "dfs", CATCH, 0) / "report",  # of another suite
     ):
         said = complaint(capfd, main(["report", str(suite), "--out", str(out)]))
-        assert "lies in the directory of a run; choose another --out" in said
+        assert "lies in a run directory; choose another --out" in said
     assert set(suite.rglob("*")) == before
     assert not (run_path(made, "dfs", CATCH, 0) / "report").exists()
 
@@ -556,7 +574,7 @@ def test_half_a_character_from_a_run_is_written(tmp_path: Path) -> None:
 
 
 def test_mistakes_cost_one_line(suite: Path, tmp_path: Path, capfd: Capture) -> None:
-    assert "there is no " in complaint(capfd, main(["report", str(tmp_path / "nowhere")]))
+    assert "does not exist" in complaint(capfd, main(["report", str(tmp_path / "nowhere")]))
     run = run_path(suite, "dfs", CATCH, 0)
     assert "has no suite.json" in complaint(capfd, main(["report", str(run)]))
     (tmp_path / "file").write_text("")
@@ -574,7 +592,7 @@ def test_without_matplotlib_one_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "drama.report.figures", raising=False)
     said = complaint(capfd, main(["report", str(suite)]))
-    assert said.endswith("drama report draws with Matplotlib: pip install matplotlib scipy")
+    assert said.endswith("drama report needs Matplotlib: pip install matplotlib scipy")
     assert not (suite / "report").exists()
     # What needs no figures works without.
     assert build_summary(suite).finished == 3
@@ -588,7 +606,7 @@ def test_a_sampled_evaluation_is_never_mixed_with_greedy_ones(suite: Path, capfd
     path.write_text(json.dumps({**tree, "sampled": sampled}))
     assert main(["report", str(suite), "--mode", "sampled"]) == 0
     said = capfd.readouterr().out
-    assert said.count("left out: ") == 2
+    assert said.count("excluded: ") == 2
     found = json.loads((suite / "report" / "report.json").read_text())
     assert found["variants"]["DFS"]["scores"] == {CATCH: {"0": 0.125}}
     assert found["variants"]["Uniform"]["scores"] == {}
@@ -608,3 +626,24 @@ def test_no_published_numbers_beside_other_games(tmp_path: Path) -> None:
     text = page(write_summary(found, tmp_path / "out")).text
     for method in ("DIAMOND", "DreamerV3", "STORM", "Human"):
         assert method not in text
+
+
+def test_runs_that_learnt_nothing_are_named(tmp_path: Path, capfd: Capture) -> None:
+    idle = {**SETTINGS, "training.warmup_steps": 60}
+    spec = SuiteSpec("idle", "Idle", (CATCH,), (0,), (Variant("idle", "Idle", "quick", idle),), 60)
+    root = tmp_path / "suite"
+    begin_suite(root, spec)
+    path = run_path(root, "idle", CATCH, 0)
+    agent = Agent(config=spec.config(spec.variants[0], CATCH, 0))
+    agent.learn(60, run_dir=path)
+    write_json(path / "eval.json", {"greedy": agent.evaluate().to_dict()})
+    capfd.readouterr()
+    assert main(["report", str(root)]) == 0
+    name = f"Idle / {CATCH} / seed 0"
+    assert f"not trained: {name}: no update: the warm-up" in capfd.readouterr().out
+    for file in ("index.html", "report.md"):
+        page = (root / "report" / file).read_text()
+        assert "1 finished run made no update" in page
+        assert "training.warmup_steps" in page or "training.warmup\\_steps" in page
+    tree = json.loads((root / "report" / "report.json").read_text())
+    assert list(tree["untrained"]) == [name]

@@ -11,6 +11,7 @@ import pytest
 from tests.report.made_up import CATCH, PONG, cell
 
 from drama.report.runs import read_run, reference_of, running_mean
+from drama.suite import Variant
 
 
 def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
@@ -23,6 +24,30 @@ def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
     assert found.steps_asked == 5000
     assert found.starts[0]["device_name"] == "A processor"
     assert (found.notes, found.reason) == ((), "")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({}, ""),
+        ({"training.warmup_steps": 5000}, "no update: the warm-up of random actions"),
+        (
+            {"training.world_model_ratio": 0.0, "training.behaviour_ratio": 0.0},
+            "no update: training.world_model_ratio and training.behaviour_ratio are 0",
+        ),
+        (
+            {"training.behaviour_ratio": 0.0},
+            "no update of the policy: training.behaviour_ratio is 0",
+        ),
+    ],
+)
+def test_a_finished_run_without_updates_is_named(
+    overrides: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    variant = Variant("base", "Base", "quick", overrides)
+    found = read_run(cell(tmp_path, variant))
+    assert found.untrained.startswith(said)
+    assert bool(found.untrained) == bool(said)
 
 
 @pytest.mark.parametrize("status", ["missing", "foreign"])
@@ -81,13 +106,13 @@ def _huge_return(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "left", "said"),
     [
-        (_cut, 5, "line 6 and all after it could not be read"),
-        (_binary, 0, "line 1 and all after it could not be read"),
-        (_backwards, 3, "line 4 and all after it make no sense"),
-        (_nan, 3, "line 4 and all after it make no sense"),
-        (_deep, 3, "line 4 and all after it could not be read"),
-        (_huge_step, 3, "line 4 and all after it make no sense"),
-        (_huge_return, 3, "line 4 and all after it make no sense"),
+        (_cut, 5, "line 6 and later lines could not be read"),
+        (_binary, 0, "line 1 and later lines could not be read"),
+        (_backwards, 3, "line 4 and later lines are invalid"),
+        (_nan, 3, "line 4 and later lines are invalid"),
+        (_deep, 3, "line 4 and later lines could not be read"),
+        (_huge_step, 3, "line 4 and later lines are invalid"),
+        (_huge_return, 3, "line 4 and later lines are invalid"),
     ],
 )
 def test_a_spoilt_log_is_read_as_far_as_it_goes(
@@ -137,7 +162,7 @@ def test_without_its_record_a_run_still_counts(text: str, tmp_path: Path) -> Non
     found = read_run(made)
     assert found.status == "finished"
     assert found.starts == ()
-    assert found.notes == ("run.json cannot be read: machine and versions are not known",)
+    assert found.notes == ("run.json cannot be read: machine and versions are unknown",)
 
 
 def test_running_mean_by_hand() -> None:

@@ -27,7 +27,8 @@ from drama.evaluation import aggregate, published_runs
 from drama.report.curves import ablations
 from drama.report.protocol import protocol_notes
 from drama.report.runs import read_run
-from drama.report.summary import Summary, published_label, summarise
+from drama.report.summarise import published_label, summarise
+from drama.report.summary import Summary
 from drama.report.tables import aggregate_table, improvement_table, runs_csv, score_table
 from drama.settings import INDIFFERENT
 from drama.suite import Variant
@@ -116,7 +117,7 @@ def test_a_run_under_another_protocol_is_left_out_and_named(
     assert found.variants[0].scores(CATCH) == [1.0, 2.0]
     (left,) = found.variants[0].left_out
     assert left.run.seed == 0
-    assert left.reason.startswith(f"measured under another protocol: {said}")
+    assert left.reason.startswith(f"evaluated under another protocol: {said}")
 
 
 def test_between_two_protocols_the_longer_training_counts(tmp_path: Path) -> None:
@@ -262,7 +263,7 @@ def test_greedy_evaluations_of_before_latents_were_recorded_are_of_the_mode(
     without_latents(tmp_path, 0)
     assert read().variants[0].scores(CATCH) == [1.0, 2.0]
     (left,) = read().variants[0].left_out
-    assert left.reason == "measured under another protocol: latents mode (the others sampled)"
+    assert left.reason == "evaluated under another protocol: latents mode (the others sampled)"
     without_latents(tmp_path, 1, 2)
     assert read().variants[0].scores(CATCH) == [0.0, 1.0, 2.0]
     assert "latents mode, actions argmax" in protocol_notes(read())[0]

@@ -12,7 +12,8 @@ import pytest
 from tests.report.made_up import ALIEN, BOXING, CATCH, PONG, SPARSE, UNIFORM, XS, runs
 
 from drama.evaluation import Estimate
-from drama.report.summary import Summary, summarise
+from drama.report.summarise import summarise
+from drama.report.summary import Summary
 from drama.report.table import MISSING, Cell, Table
 from drama.report.tables import (
     aggregate_table,
@@ -131,7 +132,7 @@ def test_aggregate_and_improvement_tables(tmp_path: Path) -> None:
     assert cells["Base"]["Mean"].text == "0.714 [0.429, 1.000]"
     assert cells["Uniform"]["Mean"].text == "0.714"
     assert cells["Base"]["Runs per game"].text == "2"
-    assert any("too narrow then: Uniform" in note for note in table.notes)
+    assert any("cannot be resampled: Uniform" in note for note in table.notes)
     plain = read(table.csv())
     assert float(plain["Base"]["Mean"]) == pytest.approx((0.75 / 1.75 + 1) / 2)
     assert float(plain["Base"]["Mean low"]) == pytest.approx(0.75 / 1.75)
@@ -299,5 +300,5 @@ def test_a_variant_without_runs_is_shown_as_missing(tmp_path: Path) -> None:
     table = score_table(summary(tmp_path, {"score": 1.0}, {"variant": late, "status": "missing"}))
     assert table.header[-1] == "Late"
     assert all(row[-1] == Cell(MISSING) for row in table.rows)
-    assert "Nothing to show yet of: Late." in table.notes
+    assert "No results yet: Late." in table.notes
     assert not any("No aggregate" in note for note in table.notes)

@@ -68,7 +68,7 @@ class HerePool:
         self.instead = instead
         self.started: list[str] = []
 
-    def room(self) -> bool:
+    def has_capacity(self) -> bool:
         return True
 
     def start(self, cell: Cell) -> Here:

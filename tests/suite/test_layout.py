@@ -45,7 +45,7 @@ def test_a_finished_run(suite: Path) -> None:
     assert state.counts() == {"finished": 1}
     (cell,) = state.cells
     assert (cell.path, cell.name) == (suite / RUN, RUN.as_posix())
-    assert (cell.reason, cell.step, cell.sound) == ("", STEPS, True)
+    assert (cell.reason, cell.step, cell.resumable) == ("", STEPS, True)
     assert cell.config == SPEC.config(SPEC.variants[0], SPEC.games[0], 0)
     assert len(cell.evaluation()["episodes"]) == 4
     assert state.cell("one", SPEC.games[0], 0) is cell
@@ -153,11 +153,11 @@ SOUND: dict[str, tuple[Callable[[Path], object], str, str, int]] = {
     "no checkpoint": (without_checkpoints, "interrupted", "first checkpoint", 0),
     "no checkpoint yet": (before_the_first_checkpoint, "interrupted", "first checkpoint", 0),
     "half way": (earlier, "interrupted", "at step 20 of 40", 20),
-    "not evaluated": (lambda run: (run / "eval.json").unlink(), "interrupted", "not eval", 40),
+    "not evaluated": (lambda run: (run / "eval.json").unlink(), "interrupted", "not yet eval", 40),
     "evaluated otherwise": (
         lambda run: edit_json(run / "eval.json", lambda t: t.update(sampled=t.pop("greedy"))),
         "interrupted",
-        "not eval",
+        "not yet eval",
         40,
     ),
     "evaluated too early": (
@@ -165,7 +165,7 @@ SOUND: dict[str, tuple[Callable[[Path], object], str, str, int]] = {
             run / "eval.json", lambda t: t["greedy"]["protocol"].update(train_steps=20)
         ),
         "interrupted",
-        "train steps 20, the suite asks for 40",
+        "train steps 20, requested: 40",
         40,
     ),
     "looked ahead": (
@@ -173,13 +173,13 @@ SOUND: dict[str, tuple[Callable[[Path], object], str, str, int]] = {
             run / "eval.json", lambda t: t["greedy"]["protocol"].update(lookahead=16)
         ),
         "interrupted",
-        "lookahead 16, the suite asks for 0",
+        "lookahead 16, requested: 0",
         40,
     ),
     "of the mode of the latents, as before they were recorded": (
         lambda run: edit_json(run / "eval.json", lambda t: t["greedy"]["protocol"].pop("latents")),
         "interrupted",
-        'latents "mode", the suite asks for sampled',
+        'latents "mode", requested: sampled',
         40,
     ),
     "truncated early": (
@@ -187,7 +187,7 @@ SOUND: dict[str, tuple[Callable[[Path], object], str, str, int]] = {
             run / "eval.json", lambda t: t["greedy"]["protocol"].update(step_limit=3)
         ),
         "interrupted",
-        "step limit 3, the suite asks for 27000",
+        "step limit 3, requested: 27000",
         40,
     ),
     "fewer episodes": (
@@ -195,7 +195,7 @@ SOUND: dict[str, tuple[Callable[[Path], object], str, str, int]] = {
             run / "eval.json", lambda t: t["greedy"]["protocol"].update(episodes=2)
         ),
         "interrupted",
-        "episodes 2, the suite asks for 4",
+        "episodes 2, requested: 4",
         40,
     ),
     "what may change": (other_log_interval, "finished", "", 40),
@@ -243,10 +243,10 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "no checkpoint, but eval.json",
     ),
     "somebody's notes": (with_notes, "foreign", "no checkpoint, but notes.txt"),
-    "half a checkpoint": (half_a_checkpoint, "foreign", "000000020 is no whole checkpoint"),
-    "no step made": (untrained, "foreign", "has made no step"),
-    "a link": (linked, "foreign", "is a symbolic link to what holds no checkpoint"),
-    "a link to nothing": (linked_nowhere, "foreign", "is a symbolic link to no directory"),
+    "half a checkpoint": (half_a_checkpoint, "foreign", "000000020 is an incomplete checkpoint"),
+    "no step made": (untrained, "foreign", "is at step 0"),
+    "a link": (linked, "foreign", "is a symbolic link to a directory without checkpoint"),
+    "a link to nothing": (linked_nowhere, "foreign", "is a broken symbolic link"),
     "last is nonsense": (
         lambda run: rewrite(run / "checkpoints" / "last", "tomorrow"),
         "failed",
@@ -306,7 +306,7 @@ def test_sound_runs_are_begun_or_continued(case: str, suite: Path) -> None:
     change, status, reason, step = SOUND[case]
     change(suite / RUN)
     (cell,) = read_suite(suite).cells
-    assert (cell.status, cell.step, cell.sound) == (status, step, True)
+    assert (cell.status, cell.step, cell.resumable) == (status, step, True)
     assert reason in cell.reason
     if status == "finished":
         return
@@ -325,7 +325,7 @@ def test_damaged_and_foreign_runs_are_named_and_left_alone(case: str, suite: Pat
     change, status, reason = DAMAGED[case]
     change(suite / RUN)
     (cell,) = read_suite(suite).cells
-    assert (cell.status, cell.sound) == (status, False)
+    assert (cell.status, cell.resumable) == (status, False)
     assert str(suite / RUN) in cell.reason
     assert reason in cell.reason
     before = contents(suite)
@@ -342,8 +342,8 @@ def test_a_run_that_went_too_far_is_another_run(suite: Path, tmp_path: Path) -> 
     begin_suite(tmp_path / "shorter", shorter)
     shutil.copytree(suite / RUN, tmp_path / "shorter" / RUN)
     (cell,) = read_suite(tmp_path / "shorter").cells
-    assert (cell.status, cell.sound) == ("foreign", False)
-    assert "has made 40 steps; the suite asks for 20" in cell.reason
+    assert (cell.status, cell.resumable) == ("foreign", False)
+    assert "is at step 40, beyond the suite's 20" in cell.reason
 
 
 def test_a_failure_is_remembered_until_the_next_attempt(suite: Path) -> None:
@@ -352,17 +352,17 @@ def test_a_failure_is_remembered_until_the_next_attempt(suite: Path) -> None:
     assert read_suite(suite).counts() == {"finished": 1}  # its files say better
     earlier(suite / RUN)
     (cell,) = read_suite(suite).cells
-    assert (cell.status, cell.reason, cell.sound) == ("failed", "it burnt", True)
+    assert (cell.status, cell.reason, cell.resumable) == ("failed", "it burnt", True)
     run_suite(suite, SPEC)
     assert read_suite(suite).counts() == {"finished": 1}
     assert not cell.failure.exists()
 
 
 def test_a_dry_look_needs_no_directory(tmp_path: Path) -> None:
-    from drama.suite.layout import look
+    from drama.suite.layout import scan
 
     spec = tiny_spec(seeds=(3, 1), variants=(tiny_variant("a"), tiny_variant("b")))
-    cells = look(tmp_path / "nowhere", spec)
+    cells = scan(tmp_path / "nowhere", spec)
     assert [c.name for c in cells] == [
         "a/tests-Walk-v0/seed-3",
         "a/tests-Walk-v0/seed-1",
@@ -432,14 +432,14 @@ def test_what_may_have_been_meant_is_named(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(suite, "suites/mine")
     for given, meant in (
-        ("mine", "there is no mine; did you mean suites/mine?"),
+        ("mine", "mine does not exist; did you mean suites/mine?"),
         ("suites", "it has no suite.json; did you mean suites/mine?"),
         ("suites/mine/one", "it has no suite.json; did you mean suites/mine?"),
         ("suites/mine/suite.json", "is a file, not .* did you mean suites/mine?"),
     ):
         with pytest.raises(RunDirError, match=meant.replace("?", r"\?")):
             read_suite(given)
-    with pytest.raises(RunDirError, match=r"^there is no yours$"):
+    with pytest.raises(RunDirError, match=r"^yours does not exist$"):
         read_suite("yours")
 
 
@@ -466,14 +466,14 @@ def test_what_came_after_the_look_is_not_deleted(suite: Path) -> None:
     (cell,) = read_suite(suite).cells
     (suite / RUN / "notes.txt").write_text("what I saw")
     before = contents(suite)
-    with pytest.raises(RunDirError, match=r"notes\.txt, which is not deleted"):
+    with pytest.raises(RunDirError, match=r"notes\.txt, which is kept"):
         prepare(cell)
     assert contents(suite) == before
 
 
 def test_a_directory_that_cannot_be_looked_at(tmp_path: Path) -> None:
     for look_at in (is_suite, read_suite):
-        with pytest.raises(RunDirError, match=r"cannot look into x.*: .*too long"):
+        with pytest.raises(RunDirError, match=r"cannot read x.*: .*too long"):
             look_at(Path("x" * 300))
     with pytest.raises(RunDirError, match=r"cannot make suite .*: .*too long"):
         check_vacant(tmp_path / ("x" * 300))

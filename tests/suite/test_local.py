@@ -15,7 +15,7 @@ from tests.suite.suites import WALK, tiny_spec, tiny_variant
 import drama
 from drama.errors import ConfigError, RunDirError
 from drama.suite import child, local, process
-from drama.suite.layout import Cell, look
+from drama.suite.layout import Cell, scan
 from drama.suite.local import LocalPool, Plan, SuiteLock, plan
 from drama.suite.process import arguments
 
@@ -25,7 +25,7 @@ GB = 10**9
 def cells(count: int, **changes: Any) -> list[Cell]:
     changes = {"training.threads": 0, **changes}
     spec = tiny_spec(seeds=range(count), variants=(tiny_variant("one", changes),))
-    return look(Path("nowhere"), spec)
+    return scan(Path("nowhere"), spec)
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def test_memory_bounds_the_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> Non
     # 3 x 64 x 64 bytes a row, 100 000 rows: 1.23 GB. 4 x 8 frames, halved by the first convolution,
     # with 8 channels: 36 x 32 x 32 x 32 x 8 bytes, 9 MB. 0.6 GB on top.
     many = cells(20, **{"replay.capacity": 100_000})
-    assert local._room(many[0].config) == 1_228_800_000 + 9_437_184 + 600_000_000
+    assert local._run_bytes(many[0].config) == 1_228_800_000 + 9_437_184 + 600_000_000
     monkeypatch.setattr(local, "available_bytes", lambda device: 10 * GB)
     assert plan(many).jobs == 5
     monkeypatch.setattr(local, "available_bytes", lambda device: 1 * GB)
@@ -82,7 +82,7 @@ def test_several_runs_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan(cells(1, device="auto"), None, 3) == Plan(("0",), 1, 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, 7")
     assert plan(many).gpus == ("5", "7")
-    assert plan(many).describe() == "2 runs at a time, 4 threads each, on GPU 5, 7"
+    assert plan(many).describe() == "2 runs in parallel, 4 threads each, on GPU 5, 7"
     for named, seen in (("3,-1,4", ("3",)), ("GPU-a, 1", ("GPU-a", "1"))):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
         assert plan(many).gpus == seen
@@ -112,17 +112,17 @@ def test_each_process_gets_its_gpu_and_its_threads(
             return self.code
 
     monkeypatch.setattr(process.subprocess, "Popen", Popen)
-    first, second, third = look(
+    first, second, third = scan(
         tmp_path,
         tiny_spec(seeds=(0, 1, 2), variants=(tiny_variant("one", {"training.threads": 0}),)),
     )
     pool = LocalPool(Plan(("4", "6"), 2, 3))
     pool.start(first)
-    assert pool.room()
+    assert pool.has_capacity()
     pool.start(second)
-    assert not pool.room()
+    assert not pool.has_capacity()
     pool._slots[1].process.code = 0  # type: ignore[union-attr]
-    assert pool.room()
+    assert pool.has_capacity()
     pool.start(third)
     assert [env["CUDA_VISIBLE_DEVICES"] for _, env in made] == ["4", "6", "6"]
     assert {env["OMP_NUM_THREADS"] for _, env in made} == {"3"}
@@ -132,7 +132,7 @@ def test_each_process_gets_its_gpu_and_its_threads(
     assert "--training.threads=3" in args
     assert first.log.read_text().startswith("--- 2")
     # The preset of these tests asks for one thread: that holds for the evaluation too.
-    (chosen,) = look(tmp_path, tiny_spec())
+    (chosen,) = scan(tmp_path, tiny_spec())
     process.RunProcess(chosen, 3)
     assert made[-1][1]["OMP_NUM_THREADS"] == "1"
 
@@ -164,7 +164,7 @@ def test_two_processes_do_not_share_a_suite(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     with (
         SuiteLock(tmp_path),
-        pytest.raises(RunDirError, match=r"is being run by process \d+ already"),
+        pytest.raises(RunDirError, match=r"process \d+ already runs suite"),
         SuiteLock(tmp_path),
     ):
         pytest.fail("it was let in")

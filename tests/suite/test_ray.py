@@ -24,7 +24,7 @@ from drama.cli import main
 from drama.errors import ConfigError
 from drama.suite import ray as ray_module
 from drama.suite import read_suite
-from drama.suite.layout import begin_suite, look
+from drama.suite.layout import begin_suite, scan
 from drama.suite.ray import PENDING, RayPool, RayRun, Worker
 from drama.training.checkpoint import CheckpointDir
 
@@ -107,7 +107,7 @@ def test_a_cluster_that_may_want_a_token(tmp_path: Path, monkeypatch: pytest.Mon
     assert said() == "cannot use the Ray cluster auto: Failed to connect"
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("secret")
-    assert said().endswith("Failed to connect; if it asks for a token, set RAY_AUTH_MODE=token")
+    assert said().endswith("Failed to connect; if it requires a token, set RAY_AUTH_MODE=token")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     assert said() == "cannot use the Ray cluster auto: Failed to connect"
 
@@ -160,7 +160,7 @@ def test_what_waits_for_a_place_is_stopped_by_being_dropped() -> None:
     ray = FakeRay((0, ""))
     run = RayRun(ray, "actor", "pending", "pending")
     assert run.poll() is None
-    assert not run.begun
+    assert not run.scheduled
     run.stop()
     assert ray.killed == ["actor"]
     assert run.poll() == 130
@@ -192,15 +192,15 @@ def test_few_runs_wait_for_a_place() -> None:
     ray = cluster._ray
     waiting = [RayRun(ray, "actor", "pending", "pending") for _ in range(PENDING)]
     cluster._runs = waiting[:-1]
-    assert cluster.room()
+    assert cluster.has_capacity()
     cluster._runs = waiting
-    assert not cluster.room()
+    assert not cluster.has_capacity()
     cluster._runs = [RayRun(ray, "actor", "pending", "there") for _ in range(5)]
-    assert cluster.room()  # they have their places
+    assert cluster.has_capacity()  # they have their places
     cluster.jobs = 5
-    assert not cluster.room()
+    assert not cluster.has_capacity()
     cluster._runs[0] = RayRun(ray, "actor", "there", "there")
-    assert cluster.room()  # it is over
+    assert cluster.has_capacity()  # it is over
     assert len(cluster._runs) == 4
 
 
@@ -224,7 +224,7 @@ class TestRay:
         (tmp_path / "spec.json").write_text(spec.to_json())
         directory, errors = tmp_path / "suite", tmp_path / "stderr"
         args = ["run", str(tmp_path / "spec.json"), "--dir", str(directory)]
-        victim = look(directory, spec)[0]
+        victim = scan(directory, spec)[0]
         with start(*args, "--ray", "--jobs", "2", errors=errors) as process:
             wait_for("the run", lambda: episodes(victim.path) >= 8, process)
             child = int((victim.path / ".lock").read_text())
@@ -251,16 +251,16 @@ class TestRay:
         spec = tiny_spec(games=(env_id(Endless),), seeds=(0, 1), steps=10**6)
         (tmp_path / "endless.json").write_text(spec.to_json())
         directory, errors = tmp_path / "suite", tmp_path / "stderr"
-        first = look(directory, spec)[0]
+        first = scan(directory, spec)[0]
         args = ["run", str(tmp_path / "endless.json"), "--dir", str(directory), "--jobs", "1"]
         with start(*args, "--ray", errors=errors) as process:
             wait_for("it", lambda: (first.path / "checkpoints" / "last").exists(), process)
             process.send_signal(signal.SIGINT)
             assert process.wait(PATIENCE) == 130, errors.read_text()
-        assert f"go on with: drama suite run {directory}" in errors.read_text()
+        assert f"continue with: drama suite run {directory}" in errors.read_text()
         wait_for("its end", lambda: not in_use(first.path))
         one, other = read_suite(directory).cells
-        assert (one.status, one.sound) == ("interrupted", True)
+        assert (one.status, one.resumable) == ("interrupted", True)
         assert one.step == CheckpointDir(first.path).last().step > 0
         assert "saved at step" in one.log.read_text()
         assert other.status == "missing"
@@ -309,8 +309,8 @@ class TestRay:
         said = errors.read_text()
         assert f"on Ray (127.0.0.1:{port}), 1 CPU and 0.5 GPU each" in said
         # Side by side on the one GPU: both begin before either has finished.
-        assert said.count("begins (Ray)") == 2
-        assert said.rindex("begins (Ray)") < said.index(" finished in ")
+        assert said.count("starts (Ray)") == 2
+        assert said.rindex("starts (Ray)") < said.index(" finished in ")
         assert read_suite(tmp_path / "suite").counts() == {"finished": 2}
 
     def test_more_cores_than_any_node_has(self, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from drama.agent import Agent
 from drama.cli import main
 from drama.suite import runner as runner_module
 from drama.suite import view as view_module
-from drama.suite.layout import Cell, begin_suite, look, read_suite
-from drama.suite.process import arguments, failure_reason, last_line, worth_a_retry
+from drama.suite.layout import Cell, begin_suite, read_suite, scan
+from drama.suite.process import arguments, failure_reason, is_transient, last_line
 from drama.suite.runner import Runner
 from drama.suite.view import Gauge, View, logged_step, report_failures
 from drama.training.rundir import RunLock
@@ -33,7 +33,7 @@ from drama.training.stream import EnvStream
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_module, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(runner_module, "POLL_SECONDS", 0.0)
 
 
 def test_seed_by_seed_and_never_twice(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = tiny_spec()
-    (cell,) = look(tmp_path / "suite", spec)
+    (cell,) = scan(tmp_path / "suite", spec)
     original = EnvStream.step
 
     def killed(stream: EnvStream, action: int) -> object:
@@ -143,7 +143,7 @@ def test_killed_once_is_tried_again_killed_twice_is_failed(
     pool = HerePool(lambda cell: Here(code, failure_reason(code, said)))
     outcome, started, text = run_suite(tmp_path / "suite", tiny_spec(), pool)
     assert len(started) == attempts
-    assert ("once more from step 0" in text) == (attempts == 2)
+    assert ("retrying from step 0" in text) == (attempts == 2)
     assert outcome.exit_code == 1
     (cell,) = read_suite(tmp_path / "suite").cells
     assert cell.status == "failed"
@@ -182,7 +182,7 @@ def test_what_cannot_be_started_is_listed_and_leaves_the_others_alone(tmp_path: 
     outcome, _, _ = run_suite(tmp_path / "suite", tiny_spec(seeds=(0, 1)), HerePool(full))
     assert outcome.exit_code == 1
     assert [cell.seed for cell in outcome.finished] == [1]
-    assert outcome.failed[0][1] == "cannot be started: [Errno 28] No space left on device"
+    assert outcome.failed[0][1] == "cannot start: [Errno 28] No space left on device"
 
 
 # -- stopping ----------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_interrupted_it_stops_its_runs_gently_and_says_what_is_open(
     slow = Slow(runners, patience)
 
     class OneAtATime(HerePool):
-        def room(self) -> bool:
+        def has_capacity(self) -> bool:
             return not self.started
 
     pool = OneAtATime(lambda cell: slow)
@@ -232,8 +232,8 @@ def test_interrupted_it_stops_its_runs_gently_and_says_what_is_open(
     assert len(outcome.open) == 3
     assert outcome.failed == []
     assert len(pool.started) == 1
-    assert "stopping 1 runs after their step" in said.getvalue()
-    assert ("given up" in said.getvalue()) == ("kill" in asked)
+    assert "stopping 1 run after the current step" in said.getvalue()
+    assert ("runs killed" in said.getvalue()) == ("kill" in asked)
     assert read_suite(tmp_path / "suite").counts() == {"missing": 3}  # nothing counts as failed
 
 
@@ -246,7 +246,7 @@ def test_a_run_whose_former_process_is_still_there_waits(
 ) -> None:
     pytest.importorskip("fcntl")
     spec = tiny_spec()
-    (cell,) = look(tmp_path / "suite", spec)
+    (cell,) = scan(tmp_path / "suite", spec)
     begin_suite(tmp_path / "suite", spec)
     Agent(config=cell.config).learn(25, run_dir=cell.path)
     lock = RunLock(cell.path)
@@ -254,7 +254,7 @@ def test_a_run_whose_former_process_is_still_there_waits(
     looks = 0
 
     class Waiting(HerePool):
-        def room(self) -> bool:
+        def has_capacity(self) -> bool:
             nonlocal looks
             looks += 1
             if looks == 4:
@@ -282,7 +282,7 @@ def test_a_run_whose_former_process_is_still_there_waits(
 def test_a_run_that_cannot_be_locked_is_listed_at_once(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     spec = tiny_spec(seeds=(0, 1))
-    cell, _ = look(tmp_path / "suite", spec)
+    cell, _ = scan(tmp_path / "suite", spec)
     begin_suite(tmp_path / "suite", spec)
     Agent(config=cell.config).learn(25, run_dir=cell.path)
     (cell.path / ".lock").mkdir()
@@ -297,11 +297,11 @@ def test_a_run_that_cannot_be_locked_is_listed_at_once(tmp_path: Path) -> None:
 
 def test_reasons() -> None:
     assert failure_reason(2, "it said so") == "it said so"
-    assert failure_reason(3, "") == "ended with exit code 3 and said nothing"
-    assert failure_reason(-9, "x") == "killed by SIGKILL (perhaps for want of memory)"
+    assert failure_reason(3, "") == "exit code 3 without output"
+    assert failure_reason(-9, "x") == "killed by SIGKILL (possibly out of memory)"
     assert failure_reason(-15, "x") == "killed by SIGTERM"
-    assert failure_reason(130, "x").startswith("stopped from outside")
-    assert not worth_a_retry(0, "out of memory is a nice title")
+    assert failure_reason(130, "x").startswith("stopped by a signal")
+    assert not is_transient(0, "out of memory is a nice title")
 
 
 def test_the_last_line_of_the_last_attempt(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_what_is_left_is_shared_by_those_that_run(
     clock = 100.0
     monkeypatch.setattr(view_module.time, "monotonic", lambda: clock)
     spec = tiny_spec(seeds=(0, 1, 2), variants=(tiny_variant("a"), tiny_variant("b")), steps=1000)
-    cells = look(tmp_path, spec)
+    cells = scan(tmp_path, spec)
     console = Console(file=io.StringIO(), width=200, force_terminal=True)
     view = View(console)
     view.begin(cells)
@@ -362,7 +362,7 @@ def test_plain_lines_come_once_a_minute(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(view_module.time, "monotonic", lambda: clock)
     said = io.StringIO()
     view = View(Console(file=said, width=200))
-    view.begin(look(tmp_path, tiny_spec()))
+    view.begin(scan(tmp_path, tiny_spec()))
     for clock in (1.0, 30.0, 59.0, 61.0, 100.0, 122.0):  # noqa: B007 - it is read by the view
         view.refresh(1)
     assert said.getvalue().count("0 of 1 finished") == 2
@@ -375,7 +375,7 @@ def test_the_first_plain_line_knows_the_speed(
     monkeypatch.setattr(view_module.time, "monotonic", lambda: clock)
     said = io.StringIO()
     view = View(Console(file=said, width=200))
-    (cell,) = look(tmp_path, tiny_spec(steps=1000))
+    (cell,) = scan(tmp_path, tiny_spec(steps=1000))
     view.begin([cell])
     view.started(cell, "here")
     cell.path.mkdir(parents=True)

@@ -13,9 +13,10 @@ from drama import evaluation, presets
 from drama.cli.common import parse_fields
 from drama.errors import ConfigError
 from drama.suite import BUILT_IN, SuiteSpec, Variant, load_spec
+from drama.suite.differences import differences
 from drama.suite.override import override, parse_override
 from drama.suite.process import options
-from drama.suite.spec import differences, slug
+from drama.suite.spec import slug
 from drama.training.resume import flat
 
 TEXT = """
@@ -101,8 +102,8 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "not TOML": ("name = ", ["TOML"]),
     "field": (TEXT.replace("seeds", "seed"), ["'seed'", "did you mean seeds"]),
     "variant field": (TEXT.replace("preset", "prest"), ["variants[0]", "did you mean preset"]),
-    "lacks": (TEXT.replace('games = ["ALE/Pong-v5"]', ""), ["lacks 'games'"]),
-    "no variants": (TEXT.partition("[[")[0], ["lacks 'variants'"]),
+    "lacks": (TEXT.replace('games = ["ALE/Pong-v5"]', ""), ["lacks the field 'games'"]),
+    "no variants": (TEXT.partition("[[")[0], ["lacks the field 'variants'"]),
     "preset": (TEXT.replace('"xs"\n', '"laptp"\n'), ["variant laptp", "did you mean laptop"]),
     "type": (TEXT.replace("[0, 1]", "['0']"), ["suite.seeds", "an integer"]),
     "a yes for a seed": (TEXT.replace("[0, 1]", "[true]"), ["suite.seeds", "an integer"]),
@@ -119,7 +120,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "variant name": (TEXT.replace('name = "xs"', 'name = ".."'), ["'..'", "directory"]),
     "a long variant name": (
         TEXT.replace('name = "xs"', f'name = "{"x" * 101}"'),
-        ["has 101 characters; at most 100"],
+        ["has 101 characters; the maximum is 100"],
     ),
     "a hidden variant": (TEXT.replace('name = "xs"', 'name = ".xs"'), ["'.xs'", "directory"]),
     "the suite's file": (TEXT.replace('name = "xs"', 'name = "suite.json"'), ["'suite.json'"]),

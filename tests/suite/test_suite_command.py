@@ -86,7 +86,7 @@ TYPOS: dict[str, tuple[list[str], list[str]]] = {
     "seconds": (["run", "toy", "--dry-run", "--seconds", "0"], ["--seconds", "positive"]),
     "json": (["run", "toy", "--json"], ["--json", "--dry-run"]),
     "cpus": (["run", "toy", "--cpus", "2"], ["--cpus", "--ray"]),
-    "status": (["status", "nowhere"], ["there is no nowhere"]),
+    "status": (["status", "nowhere"], ["nowhere does not exist"]),
     "a directory": (["run", "."], ["no suite.json"]),
     "show": (["show", "tyo"], ["'tyo'", "toy"]),
 }
@@ -187,13 +187,13 @@ def test_a_finished_suite_is_over_at_once(tmp_path: Path, capfd: Capture) -> Non
     assert main(["suite", "run", "toy", *args, "--steps", "30", *SMALL]) == 0
     capfd.readouterr()
     line = complaint(capfd, main(["suite", "run", "toy", *args, "--steps", "40", *SMALL]))
-    assert f"{directory} holds another suite; asked for now: steps 40 (there: 30)" in line
+    assert f"{directory} holds another suite; requested now: steps 40 (there: 30)" in line
     line = complaint(capfd, main(["suite", "run", directory, "--set", "replay.tau=3"]))
     assert "replay.tau" in line
     assert "--dir" in complaint(capfd, main(["suite", "run", directory, "--dir", "other"]))
     with SuiteLock(tmp_path / "suite"):
         line = complaint(capfd, main(["suite", "run", directory]))
-    assert f"is being run by process {os.getpid()} already" in line
+    assert f"process {os.getpid()} already runs suite" in line
     assert contents(tmp_path / "suite") == before
 
 
@@ -211,7 +211,7 @@ def test_some_runs_of_a_suite_may_be_asked_for(tmp_path: Path, capfd: Capture) -
     line = complaint(capfd, main([*ask, "1", "3"]))
     assert "has no seed 3" in line
     line = complaint(capfd, main([*ask, "1", "--steps", "50"]))
-    assert "asked for now: steps 50 (there: 40)" in line
+    assert "requested now: steps 50 (there: 40)" in line
     assert "without" not in line
 
 
@@ -227,12 +227,12 @@ def test_what_is_finished_needs_no_device(
     monkeypatch.setattr(local, "pick_device", absent)
     capfd.readouterr()
     assert main(["suite", "run", str(directory)]) == 0
-    assert "nothing is to do" in capfd.readouterr().err
+    assert "nothing left to run" in capfd.readouterr().err
     assert "--jobs" in complaint(capfd, main(["suite", "run", str(directory), "--jobs", "0"]))
     assert main(["suite", "run", str(directory), "--dry-run"]) == 0
     said = capfd.readouterr().out
     assert said.splitlines()[-1] == "1 runs: 1 finished, 0 to do"
-    assert "of work" not in said
+    assert "in total" not in said
     assert main(["suite", "run", str(directory), "--dry-run", "--json"]) == 0
     tree = json.loads(capfd.readouterr().out)
     assert (tree["jobs"], tree["shares"], tree["hours"]) == (None, [], 0)
@@ -348,8 +348,8 @@ def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path, capfd: Capture) -
         ["b", "1", "2", "80"],
     ]
     assert "8 runs: 1 finished, 7 to do; " in said
-    assert " of work, evaluation and checkpoints left out" in said
-    assert "here: 2 runs at a time" in said
+    assert " in total, without evaluation and checkpoints" in said
+    assert "plan: 2 runs in parallel" in said
     assert main(["suite", "run", *args, "--json"]) == 0
     tree = json.loads(capfd.readouterr().out)
     assert (tree["runs"], tree["finished"], tree["jobs"]) == (8, 1, 2)
@@ -359,7 +359,7 @@ def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path, capfd: Capture) -
     (directory / "one/tests-Walk-v0/seed-0/config.json").unlink()
     before.pop("one/tests-Walk-v0/seed-0/config.json")
     assert main(["suite", "run", *args]) == 0
-    assert "8 runs: 0 finished, 7 to do, 1 left alone; " in capfd.readouterr().out
+    assert "8 runs: 0 finished, 7 to do, 1 skipped; " in capfd.readouterr().out
     assert contents(directory) == before
     assert [path.name for path in Path().iterdir()] == ["mine.toml"]
 
@@ -372,19 +372,19 @@ def test_what_is_left_alone_is_told_apart_from_what_is_tried_again(
     (directory / "one/tests-Walk-v0/seed-0/config.json").unlink()
     assert main(["suite", "run", str(directory)]) == 1
     err = capfd.readouterr().err
-    assert "1 left alone until moved away; the next call after that begins anew" in err
-    assert "go on with" not in err
+    assert "1 run skipped: move the directory away, then run the suite again" in err
+    assert "continue with" not in err
 
 
 def test_the_disk_that_a_dry_run_tells_is_about_what_a_run_takes(tmp_path: Path) -> None:
     from drama.suite.forecast import forecast
-    from drama.suite.layout import look
+    from drama.suite.layout import scan
     from drama.suite.local import Plan
 
     # Wide enough for the tensors to outweigh what surrounds them.
     changes = {"world_model.head_units": 512, "world_model.dynamics.width": 256}
     spec = tiny_spec(games=("drama/Catch-v0",), variants=(tiny_variant("one", changes),))
-    found = forecast(look(tmp_path / "suite", spec), Plan((), 1, 1), seconds=60.0)
+    found = forecast(scan(tmp_path / "suite", spec), Plan((), 1, 1), seconds=60.0)
     run_suite(tmp_path / "suite", spec)
     (cell,) = read_suite(tmp_path / "suite").cells
     real = sum(path.stat().st_size for path in cell.path.rglob("*") if path.is_file())
@@ -490,7 +490,7 @@ class TestProcesses:
         with start(*args, errors=tmp_path / "second") as second:
             assert second.wait(PATIENCE) == 2
         said = (tmp_path / "second").read_text()
-        assert f"is being run by process {first.pid} already" in said
+        assert f"process {first.pid} already runs suite" in said
         assert said.count("\n") == 1
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
@@ -504,7 +504,7 @@ class TestProcesses:
         with start(*args, errors=errors) as again:
             assert again.wait(PATIENCE) == 1
         said = errors.read_text()
-        assert f"one/tests-Walk-v0/seed-0 goes on from step {saved}" in said
+        assert f"one/tests-Walk-v0/seed-0 continues from step {saved}" in said
         assert "failed: one/tests-Crash-v0/seed-0: ZeroDivisionError: the physics engine" in said
         assert "Traceback" not in said
         state = read_suite(directory)
@@ -549,10 +549,10 @@ class TestProcesses:
             assert process.wait(PATIENCE) == 130
         said = errors.read_text()
         assert "stopping 2 runs after their step" in said
-        assert f"go on with: drama suite run {directory}" in said
+        assert f"continue with: drama suite run {directory}" in said
         assert "Traceback" not in said
         for cell in read_suite(directory).cells:
-            assert (cell.status, cell.sound) == ("interrupted", True)
+            assert (cell.status, cell.resumable) == ("interrupted", True)
             assert cell.step > 0
             assert "saved at step" in cell.log.read_text()
             assert not in_use(cell.path)
@@ -570,7 +570,7 @@ class TestProcesses:
             os.close(reading)
             assert process.wait(PATIENCE) == 130
         for cell in read_suite(directory).cells:
-            assert cell.sound
+            assert cell.resumable
             assert not in_use(cell.path)
         assert "finished" not in read_suite(directory).counts()
 
@@ -584,7 +584,7 @@ class TestProcesses:
             os.kill(child, signal.SIGKILL)
             assert process.wait(PATIENCE) == 0
         said = errors.read_text()
-        assert "killed by SIGKILL (perhaps for want of memory); once more from step" in said
+        assert "killed by SIGKILL (possibly out of memory); retrying from step" in said
         assert read_suite(directory).counts() == {"finished": 1}
 
     def test_two_games_of_atari_with_two_seeds(self, tmp_path: Path) -> None:

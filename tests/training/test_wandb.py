@@ -16,7 +16,7 @@ from tests.training.runs import tiny
 
 from drama import Agent
 from drama.files import write_json
-from drama.suite.verdict import worth_keeping
+from drama.suite.status import worth_keeping
 from drama.training.wandb import LONGEST_TAG, RECORD, run_id
 
 WALK = env_id(Walk)

@@ -9,15 +9,16 @@ from typing import Any
 
 from drama import __version__, presets
 from drama.cli.common import Parser, out, status
-from drama.costs import Calibration
 from drama.errors import ConfigError
+from drama.machine.costs import Calibration
 
 
 def doctor(args: list[str]) -> int:
     """``drama doctor``: say what would be used here, and its cost; check an environment."""
-    from drama.calibration import ATARI, SECONDS, calibrate
-    from drama.doctor import CalibrationTable, inspect_machine
     from drama.envs import check_env
+    from drama.machine.calibration import ATARI, SECONDS, calibrate
+    from drama.machine.inspection import inspect_machine
+    from drama.machine.table import CalibrationTable
 
     parser = Parser(
         prog="drama doctor",

@@ -128,7 +128,7 @@ def _named(file: str | None) -> Iterator[None]:
 
 def _fitting(config: Config, options: argparse.Namespace, args: list[str]) -> tuple[Config, str]:
     """Return the preset that fits environment and device, and why."""
-    from drama.envs.source import build_env
+    from drama.envs.source import env_source
     from drama.training.device import pick_device
 
     _check_words(args)
@@ -137,7 +137,7 @@ def _fitting(config: Config, options: argparse.Namespace, args: list[str]) -> tu
         env = dataclasses.replace(env, id=options.env)
     place = parse_known_fields(_Place(env, config.device), args)
     device = pick_device(place.device)
-    made = build_env(place.env.id, place.env, 0, life_loss=place.env.life_loss)
+    made = env_source(None, place.env).make(0)
     shape = made.observation_space.shape or ()
     made.close()
     return presets.fitting(shape, device.type)

@@ -69,8 +69,8 @@ def _parameters(name: str) -> int:
 
 def _speeds(env: str | None, device: str, seconds: float) -> dict[str, tuple[str, str]]:
     """Measure environment steps per second, and the time of a whole run, of each preset."""
-    from drama.calibration import calibrate
-    from drama.costs import PresetCost
+    from drama.machine.calibration import calibrate
+    from drama.machine.costs import PresetCost
 
     found = {}
     with status() as say:

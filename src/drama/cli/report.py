@@ -1,4 +1,4 @@
-"""``drama report``: what a suite has come to."""
+"""``drama report``: tables, figures and a page of a suite's results."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from drama.cli.common import Parser, out, status
 
 
 def report(args: list[str]) -> int:
-    """``drama report``: tables, figures and one page from whatever has finished."""
+    """``drama report``: write tables, figures and a page of a suite's results."""
     parser = Parser(
         prog="drama report",
         allow_abbrev=False,
-        description="Write tables (Markdown, CSV, LaTeX), figures (SVG, PNG) and one HTML page "
-        "that needs no other file, from the finished runs of a suite. The others are named.",
+        description="Write tables (Markdown, CSV, LaTeX), figures (SVG, PNG) and a self-contained "
+        "HTML page of the finished runs of a suite. Unfinished runs are listed.",
     )
     parser.add_argument("suite", metavar="DIR", help="directory of the suite")
-    parser.add_argument("--out", metavar="DIR", help="where to write (default: DIR/report)")
+    parser.add_argument("--out", metavar="DIR", help="output directory (default: DIR/report)")
     parser.add_argument(
         "--mode",
         choices=("greedy", "sampled"),
         default="greedy",
-        help="which evaluation counts (default: greedy)",
+        help="evaluation to report (default: greedy)",
     )
     options = parser.parse_args(args)
     from drama.report import write_report
@@ -30,6 +30,8 @@ def report(args: list[str]) -> int:
     out.print(f"{summary.finished} of {len(summary.runs)} runs finished")
     for variant in summary.variants:
         for left in variant.left_out:
-            out.print(f"left out: {left.run.name}: {left.reason}")
+            out.print(f"excluded: {left.run.name}: {left.reason}")
+    for run in summary.untrained:
+        out.print(f"not trained: {run.name}: {run.untrained}")
     out.print(f"written to {written.page}")
     return 0

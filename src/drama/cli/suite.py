@@ -1,4 +1,4 @@
-"""``drama suite``: many runs as one."""
+"""``drama suite``: run, inspect and print suites."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from drama.calibration import SECONDS
 from drama.cli.common import Parser, err, mute, out, signals, status
 from drama.errors import ConfigError
+from drama.machine.calibration import SECONDS
 from drama.suite.built_in import BUILT_IN, load_spec
 from drama.suite.forecast import forecast
 from drama.suite.layout import (
@@ -19,9 +19,9 @@ from drama.suite.layout import (
     begin_suite,
     check_vacant,
     is_suite,
-    look,
     read_spec,
     read_suite,
+    scan,
 )
 from drama.suite.local import LocalPool, Plan, SuiteLock, check_counts, plan
 from drama.suite.override import parse_override
@@ -29,28 +29,32 @@ from drama.suite.ray import RayPool
 from drama.suite.runner import Outcome, Pool, Runner
 from drama.suite.spec import SuiteSpec
 from drama.suite.view import View, report_failures
-from drama.text import nearest
+from drama.text import nearest, plural
 from drama.training.schedule import shortfall
 
 MOST_SEEDS = 10_000
-"""Seeds that a command may name."""
+"""Maximum number of seeds on a command line."""
+
+
+SKIPPED = "move the directory away, then run the suite again"
+"""How to repair a run that the suite must not modify."""
 
 
 def suite(args: list[str]) -> int:
-    """``drama suite``: run a suite, look at one, show what one consists of."""
+    """``drama suite``: run, inspect or print a suite."""
     actions = {"run": _run, "status": _status, "show": _show}
     if not args or args[0] in ("-h", "--help"):
         out.print(
             "drama suite run SPEC     start or continue all runs of a suite\n"
-            "drama suite status DIR   the state of each run\n"
-            "drama suite show SPEC    the suite as TOML, to start your own from\n\n"
-            f"SPEC: {', '.join(BUILT_IN)}, a .toml or .json file, or the directory of a suite.\n"
-            "`drama suite run --help` lists every option."
+            "drama suite status DIR   print the status of each run\n"
+            "drama suite show SPEC    print a suite as TOML, a template for your own\n\n"
+            f"SPEC: {', '.join(BUILT_IN)}, a .toml or .json file, or a suite directory.\n"
+            "`drama suite run --help` lists all options."
         )
         return 0 if args else 2
     if args[0] not in actions:
         near = nearest(args[0], actions)
-        hint = f"did you mean suite {near}?" if near else f"there are {', '.join(actions)}"
+        hint = f"did you mean suite {near}?" if near else f"choose from {', '.join(actions)}"
         raise ConfigError(f"unknown command suite {args[0]!r}; {hint}")
     return actions[args[0]](args[1:])
 
@@ -61,18 +65,18 @@ def suite(args: list[str]) -> int:
 def _run(args: list[str]) -> int:
     options = _parser().parse_args(args)
     if options.ray is None and options.cpus is not None:
-        raise ConfigError("--cpus is for --ray; on this machine, say --jobs N")
+        raise ConfigError("--cpus needs --ray; on this machine, use --jobs N")
     if options.json and not options.dry_run:
-        raise ConfigError("--json is for --dry-run")
+        raise ConfigError("--json needs --dry-run")
     spec, directory = _spec_and_directory(options)
     if options.dry_run:
         return _dry_run(options, spec, directory)
-    shared = None if options.ray is not None else _plan(options, look(directory, spec))
+    shared = None if options.ray is not None else _plan(options, scan(directory, spec))
     pool: Pool
     if options.ray is None:
-        # Planned before anything is written: a device may not be there.
+        # Planned before writing anything: a device may be missing.
         pool = LocalPool(shared or Plan((), 1, 1))
-        how = "nothing is to do" if shared is None else shared.describe()
+        how = "nothing left to run" if shared is None else shared.describe()
     else:
         pool = RayPool(
             directory,
@@ -90,35 +94,35 @@ def _run(args: list[str]) -> int:
         with SuiteLock(directory):
             version = begin_suite(directory, spec)
             if version is not None:
-                err.print(f"note: this suite was begun with drama {version}")
+                err.print(f"note: drama {version} created this suite")
             err.print(f"suite {spec.name} in {directory}: {how}")
-            _warn_of_little(spec)
+            _warn_of_few_updates(spec)
             runner = Runner(directory, spec, pool, View(err))
             with signals(lambda *_: runner.interrupt()):
                 outcome = runner.run()
     try:
-        _tell(outcome, directory)
-    except BrokenPipeError:  # the work is done, whoever still listens
+        _print_outcome(outcome, directory)
+    except BrokenPipeError:  # the runs are done; only the reader of the output is gone
         mute()
     return outcome.exit_code
 
 
 def _plan(options: argparse.Namespace, cells: Sequence[Cell]) -> Plan | None:
-    """Share out what is to do; None if that is nothing, whatever devices it was made on."""
+    """Plan the unfinished runs; None if there are none."""
     check_counts({"jobs": options.jobs, "per-gpu": options.per_gpu})
-    todo = [cell for cell in cells if cell.sound and cell.status != "finished"]
+    todo = [cell for cell in cells if cell.resumable and cell.status != "finished"]
     return plan(todo, options.jobs, options.per_gpu) if todo else None
 
 
 def _dry_run(options: argparse.Namespace, spec: SuiteSpec, directory: Path) -> int:
-    """Measure and print; nothing is written."""
+    """Measure and print the cost of the suite; nothing is written."""
     seconds = SECONDS if options.seconds is None else options.seconds
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"--seconds must be positive, got {seconds:g}")
-    cells = look(directory, spec)
+    cells = scan(directory, spec)
     with status() as say:
         found = forecast(cells, _plan(options, cells), seconds=seconds, progress=say)
-    _warn_of_little(spec)
+    _warn_of_few_updates(spec)
     if options.json:
         print(json.dumps(found.to_dict(), allow_nan=False))
         return 0
@@ -127,7 +131,7 @@ def _dry_run(options: argparse.Namespace, spec: SuiteSpec, directory: Path) -> i
     return 0
 
 
-def _tell(outcome: Outcome, directory: Path) -> None:
+def _print_outcome(outcome: Outcome, directory: Path) -> None:
     report_failures(err, outcome.failed)
     counts = [f"{len(outcome.finished)} finished"]
     counts += [f"{len(outcome.failed)} failed"] if outcome.failed else []
@@ -135,14 +139,14 @@ def _tell(outcome: Outcome, directory: Path) -> None:
     out.print(f"suite: {directory}: {', '.join(counts)}")
     if outcome.finished:
         err.print(f"tables and figures: drama report {shlex.quote(str(directory))}")
-    if untouched := sum(not cell.sound for cell, _ in outcome.failed):
-        err.print(f"{untouched} left alone until moved away; the next call after that begins anew")
-    if outcome.interrupted or len(outcome.failed) > untouched:
-        err.print(f"go on with: drama suite run {shlex.quote(str(directory))}")
+    if skipped := sum(not cell.resumable for cell, _ in outcome.failed):
+        err.print(f"{plural(skipped, 'run')} skipped: {SKIPPED}")
+    if outcome.interrupted or len(outcome.failed) > skipped:
+        err.print(f"continue with: drama suite run {shlex.quote(str(directory))}")
 
 
-def _warn_of_little(spec: SuiteSpec) -> None:
-    """Say which variants have too few updates to learn from, before hours have passed."""
+def _warn_of_few_updates(spec: SuiteSpec) -> None:
+    """Warn of variants with too few updates to learn."""
     for variant in spec.variants:
         config = spec.config(variant, spec.games[0], spec.seeds[0])
         if (text := shortfall(config, config.steps)) is not None:
@@ -150,7 +154,7 @@ def _warn_of_little(spec: SuiteSpec) -> None:
 
 
 def _check_games(spec: SuiteSpec) -> None:
-    """Make each game once, so that a wrong id is told before hours have passed."""
+    """Make each game once: an unknown id must fail before the first run."""
     from drama.envs import make_env
 
     for game in spec.games:
@@ -170,7 +174,7 @@ def _spec_and_directory(options: argparse.Namespace) -> tuple[SuiteSpec, Path]:
     )
     if there:
         if options.dir is not None and Path(options.dir) != source:
-            raise ConfigError(f"{source} is a suite already; --dir is for a new one")
+            raise ConfigError(f"{source} already is a suite; --dir is for new suites")
         return narrowed, source
     if options.dir is not None and not options.dir.strip():
         raise ConfigError("--dir is empty; name a directory")
@@ -180,60 +184,64 @@ def _spec_and_directory(options: argparse.Namespace) -> tuple[SuiteSpec, Path]:
 def _parser() -> Parser:
     parser = Parser(
         prog="drama suite run",
-        # Options that take several words come behind it, or they would take it as well.
+        # SPEC comes first: options with several values would consume it.
         usage="drama suite run SPEC [options]",
         allow_abbrev=False,
-        description="Start or continue all runs of a suite: finished runs are skipped, interrupted "
-        "ones go on from their last checkpoint, failed ones are tried again.",
+        description="Start or continue all runs of a suite. Finished runs are skipped, interrupted "
+        "runs continue from their last checkpoint, failed runs are retried.",
     )
     parser.add_argument(
         "spec",
         metavar="SPEC",
-        help=f"{', '.join(BUILT_IN)}, a .toml or .json file, or the directory of a suite",
+        help=f"{', '.join(BUILT_IN)}, a .toml or .json file, or a suite directory",
     )
     parser.add_argument("--dir", help="directory of the suite (default: suites/NAME)")
-    parser.add_argument("--games", nargs="+", metavar="GAME", help="these games only")
-    parser.add_argument("--seeds", nargs="+", metavar="SEED", help="these seeds only: 0 1 or 0-4")
-    parser.add_argument("--variants", nargs="+", metavar="NAME", help="these variants only")
+    parser.add_argument("--games", nargs="+", metavar="GAME", help="run only these games")
+    parser.add_argument(
+        "--seeds", nargs="+", metavar="SEED", help="run only these seeds: 0 1 or 0-4"
+    )
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="run only these variants")
     parser.add_argument("--steps", type=int, help="environment steps of each run")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="a setting for all variants, such as replay.capacity=50000; may be repeated",
+        help="setting for all variants, such as replay.capacity=50000; repeatable",
     )
-    parser.add_argument("--jobs", type=int, help="runs at a time (default: as the machine allows)")
-    parser.add_argument("--per-gpu", type=int, help="runs at a time on each GPU (default: 1)")
+    parser.add_argument(
+        "--jobs", type=int, help="parallel runs (default: by cores, memory or GPUs)"
+    )
+    parser.add_argument("--per-gpu", type=int, help="parallel runs per GPU (default: 1)")
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="measure what the suite would cost here in hours, memory and disk; run nothing",
+        help="measure time, memory and disk of the suite on this machine; run nothing",
     )
     parser.add_argument(
-        "--seconds", type=float, help="about how long --dry-run may measure (default: 30)"
+        "--seconds", type=float, help="duration of the --dry-run measurement in s (default: 30)"
     )
-    parser.add_argument("--json", action="store_true", help="print a dry run as JSON")
+    parser.add_argument("--json", action="store_true", help="print the --dry-run result as JSON")
     parser.add_argument(
         "--ray",
         nargs="?",
         const="local",
         metavar="ADDRESS",
-        help="on a Ray cluster; without an address, on a Ray of this machine's own",
+        help="run on a Ray cluster; without an address, on a local Ray",
     )
-    parser.add_argument("--cpus", type=int, help="with --ray: CPU cores of each run (default: 1)")
+    parser.add_argument("--cpus", type=int, help="with --ray: CPU cores per run (default: 1)")
     return parser
 
 
 def _names(words: list[str] | None) -> list[str] | None:
-    """Names apart by spaces or commas."""
+    """Split names at spaces and commas."""
     if words is None:
         return None
     return [name for word in words for name in word.split(",") if name]
 
 
 def _seeds(words: list[str] | None) -> list[int] | None:
-    """Seeds apart by spaces or commas, and ranges of them with both ends."""
+    """Read seeds separated by spaces or commas, and inclusive ranges."""
     if words is None:
         return None
     seeds: list[int] = []
@@ -247,7 +255,7 @@ def _seeds(words: list[str] | None) -> list[int] | None:
                 f"--seeds takes numbers and ranges such as 0-4, got {name!r}"
             ) from None
         if highest < lowest:
-            raise ConfigError(f"--seeds {name}: the range is empty; the smaller number comes first")
+            raise ConfigError(f"--seeds {name}: empty range; the smaller number comes first")
         if len(seeds) + highest - lowest >= MOST_SEEDS:
             raise ConfigError(f"--seeds {name}: more than {MOST_SEEDS:,} seeds")
         seeds += range(lowest, highest + 1)
@@ -258,7 +266,9 @@ def _seeds(words: list[str] | None) -> list[int] | None:
 
 
 def _status(args: list[str]) -> int:
-    parser = Parser(prog="drama suite status", description="Tell the state of each run of a suite.")
+    parser = Parser(
+        prog="drama suite status", description="Print the status of each run of a suite."
+    )
     parser.add_argument("dir", metavar="DIR", help="directory of the suite")
     state = read_suite(Path(parser.parse_args(args).dir))
     for cell in state.cells:
@@ -274,9 +284,13 @@ def _status(args: list[str]) -> int:
 
 def _show(args: list[str]) -> int:
     parser = Parser(
-        prog="drama suite show", description="Print a suite as TOML, to start your own from."
+        prog="drama suite show", description="Print a suite as TOML, a template for your own."
     )
-    parser.add_argument("spec", metavar="SPEC", help=f"{', '.join(BUILT_IN)}, a file or a suite")
+    parser.add_argument(
+        "spec",
+        metavar="SPEC",
+        help=f"{', '.join(BUILT_IN)}, a .toml or .json file, or a suite directory",
+    )
     source = parser.parse_args(args).spec
     spec = read_spec(Path(source))[0] if is_suite(Path(source)) else load_spec(source)
     out.print(spec.to_toml().rstrip())

@@ -16,7 +16,7 @@ from drama.cli.common import err, out, signals
 from drama.cli.evaluate import evaluate_and_report
 from drama.cli.options import base, parse, report_choices, split
 from drama.config import Config
-from drama.envs.source import named
+from drama.envs.source import env_source
 from drama.errors import CheckpointError, ConfigError
 from drama.training.checkpoint import CheckpointDir, find_checkpoint
 from drama.training.device import pick_dtype
@@ -77,7 +77,7 @@ def _resume(path: Path, short: argparse.Namespace, args: list[str]) -> int:
             f"{run_dir} has made its {checkpoint.step:,} steps; ask for more with --steps N"
         )
     if short.print_config:
-        given = asked.env if env is None else named(env, asked.env)
+        given = asked.env if env is None else env_source(env, asked.env).config
         print(dataclasses.replace(asked, env=given).to_json(), end="")
         return 0
     err.print(f"continuing {run_dir} from step {checkpoint.step:,}")

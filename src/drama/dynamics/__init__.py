@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from drama.attributes import lazy
 from drama.dynamics.config import DynamicsConfig
-from drama.lazy import lazy
 
 if TYPE_CHECKING:
     from drama.dynamics.base import (

@@ -1,4 +1,4 @@
-"""Fits any Gymnasium environment with discrete actions to the agent."""
+"""Adapts any Gymnasium environment with discrete actions to the agent."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
-from drama.envs.episodes import STATISTICS_KEY, is_monitor, layers
-from drama.envs.guard import FaultGuard, env_name
-from drama.envs.mapping import ActionAdapter, ObservationAdapter
+from drama.envs.guard import FaultGuard
+from drama.envs.spaces import ActionAdapter, ObservationAdapter, check_positive
+from drama.envs.wrappers import STATISTICS_KEY, env_name, is_monitor, wrappers_of
 from drama.errors import EnvError
 
 
 class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """An environment as the agent sees it: adapted spaces, and a seed that is used once.
+    """An environment with adapted spaces, and a seed that is used once.
 
     Use :func:`adapt`, which also adds the guard, the time limit and the episode statistics.
 
@@ -29,8 +29,7 @@ class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         action: Map of the agent's actions.
         seed: Seed of the first ``reset``, or None.
         protocol: Further facts for :func:`drama.envs.describe`.
-        settings: Arguments of :func:`drama.make_env` that make it, but for the seed; None where
-            something else made it.
+        settings: Arguments of :func:`drama.make_env` but for the seed, if it made ``env``.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.settings = settings
         self._first_seed = seed
         self.calls = 0
-        """Resets and steps asked for, also those that failed: tells whether others used it."""
+        """Number of calls of ``reset`` and ``step``, failed ones included."""
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override]  # a property in gym.Wrapper too
@@ -80,8 +79,8 @@ class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode.
 
-        The first call uses the seed given at construction, later ones none, so that each episode
-        starts differently and the whole run is still reproducible. A ``seed`` given here wins.
+        The first call uses the seed given at construction and later ones none, so that episodes
+        differ and the run is reproducible. A ``seed`` given here takes precedence.
         """
         if seed is None:
             seed = self._first_seed
@@ -96,7 +95,7 @@ class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         obs, reward, terminated, truncated, info = self.env.step(self.adapt_action(action))
         counted = info.pop(STATISTICS_KEY, None)
         if counted is not None and "episode" not in info:  # a monitor's own count comes first
-            info = {**info, "episode": counted}  # the dictionary is the environment's, and may stay
+            info = {**info, "episode": counted}  # the environment may keep its dictionary
         return self.adapt_observation(obs), float(reward), terminated, truncated, info
 
 
@@ -112,9 +111,8 @@ def adapt(
     """Adapt an environment object to the agent.
 
     From the inside out: :class:`~drama.envs.guard.FaultGuard`, Gymnasium's ``TimeLimit`` (if
-    asked for) and ``RecordEpisodeStatistics`` (unless there is a monitor already), and
-    :class:`AdaptedEnv`. An environment that is adapted already is returned as it is if nothing
-    would change.
+    requested) and ``RecordEpisodeStatistics`` (unless there is a monitor), and
+    :class:`AdaptedEnv`. An adapted environment is returned unchanged if nothing would change.
 
     Args:
         env: Any Gymnasium environment whose spaces are supported.
@@ -122,7 +120,7 @@ def adapt(
         max_episode_steps: Truncate episodes after so many steps; None adds no limit.
         seed: Seed of the first ``reset``.
         protocol: Further facts for :func:`drama.envs.describe`.
-        settings: Arguments of :func:`drama.make_env` that make it, but for the seed.
+        settings: Arguments of :func:`drama.make_env` but for the seed, if it made ``env``.
 
     Returns:
         An environment with ``Box(0, 255, (H, W, C), uint8)`` or ``Box(-inf, inf, (N,), float32)``
@@ -133,14 +131,7 @@ def adapt(
         EnvError: It is not a Gymnasium environment, or an argument is out of range.
     """
     require_env(env)
-    if max_episode_steps is not None and (
-        isinstance(max_episode_steps, bool)
-        or not isinstance(max_episode_steps, int)
-        or max_episode_steps < 1
-    ):
-        raise EnvError(
-            f"max_episode_steps must be a positive integer or None, got {max_episode_steps!r}"
-        )
+    check_positive("max_episode_steps", max_episode_steps)
     for name in ("observation_space", "action_space"):
         if getattr(env, name, None) is None:
             raise EnvError(f"{env_name(env)} has no {name}; a gymnasium.Env must define it")
@@ -162,7 +153,7 @@ def adapt(
     wrapped: gym.Env[Any, Any] = FaultGuard(env)
     if max_episode_steps is not None:
         wrapped = TimeLimit(wrapped, max_episode_steps)
-    if not any(is_monitor(layer) for layer in layers(env)):
+    if not any(is_monitor(layer) for layer in wrappers_of(env)):
         wrapped = RecordEpisodeStatistics(wrapped, stats_key=STATISTICS_KEY)
     facts = {**inherited, **(protocol or {})}
     return AdaptedEnv(wrapped, observation, action, seed=seed, protocol=facts, settings=settings)
@@ -183,7 +174,7 @@ def is_vectorised(env: object) -> bool:
 
 
 def instead_of(env: object) -> str:
-    """Return the end of an error message: what to give instead of what is no environment."""
+    """Return the end of an error message: how to make an environment of ``env``."""
     if is_vectorised(env):
         return "; it is several environments side by side, and the agent learns from one of them"
     if hasattr(env, "step") or hasattr(env, "reset"):
@@ -192,24 +183,19 @@ def instead_of(env: object) -> str:
 
 
 def adapter_of(env: gym.Env[Any, Any]) -> AdaptedEnv | None:
-    """Return the outermost layer of ``env`` that adapts it, if there is one."""
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, AdaptedEnv):
-            return env
-        env = env.env
-    return None
+    """Return the outermost adapter around ``env``, or None."""
+    return next((layer for layer in wrappers_of(env) if isinstance(layer, AdaptedEnv)), None)
 
 
 def as_batch(
     observation: npt.ArrayLike, space: spaces.Space[Any], adapter: AdaptedEnv | None
 ) -> tuple[npt.NDArray[Any], bool, bool]:
-    """Return observations as an adapted batch, whether it was one alone, and whether it was raw.
+    """Return observations as an adapted batch, whether it was a single one, and whether it was raw.
 
     Args:
-        observation: One observation or a batch, adapted or raw. What could be both is taken as
-            adapted.
+        observation: One observation or a batch, adapted or raw; adapted if both are possible.
         space: The adapted space.
-        adapter: What maps raw observations; None takes adapted ones only.
+        adapter: Maps raw observations; None accepts adapted ones only.
 
     Raises:
         EnvError: The observation fits neither the raw nor the adapted space, or a vector holds

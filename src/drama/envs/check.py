@@ -1,7 +1,8 @@
-"""Tells whether an environment is fit for the agent, from a short random run."""
+"""Reports whether an environment suits the agent, from a short run of random actions."""
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -13,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from drama.envs.adapt import AdaptedEnv, adapt
-from drama.envs.guard import env_name, guards_of
-from drama.envs.identity import describe
+from drama.envs.description import describe
+from drama.envs.guard import guards_of
 from drama.envs.make import default_image_size, make_env
-from drama.envs.mapping import ObservationAdapter
+from drama.envs.spaces import ObservationAdapter
 from drama.envs.survey import EnvSurvey
+from drama.envs.wrappers import env_name
 from drama.errors import EnvError
 from drama.text import size
 from drama.types import Transition
@@ -29,7 +31,7 @@ _COMPARED_EPISODES = 5
 
 @dataclass(frozen=True)
 class ObservationRange:
-    """Shape, dtype and the smallest and largest value seen."""
+    """Shape, dtype, smallest and largest value of observations."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -37,26 +39,26 @@ class ObservationRange:
     high: float
 
     def __str__(self) -> str:
-        """Return one line, say ``(64, 64, 3) uint8, 0 .. 236 seen``."""
+        """Return one line, such as ``(64, 64, 3) uint8, 0 .. 236 seen``."""
         return f"{self.shape} {self.dtype}, {self.low:g} .. {self.high:g} seen"
 
 
 @dataclass(frozen=True)
 class EnvReport:
-    """What a random policy saw of an environment."""
+    """Report on an environment under random actions."""
 
     env_id: str
     steps: int
     """Steps taken."""
     raw: ObservationRange
-    """Observations as the environment returns them (Atari: after its preprocessing)."""
+    """Raw observations (Atari: after its preprocessing)."""
     adapted: ObservationRange
     """Observations as the agent reads them."""
     reading: str
     """How they are read: :attr:`drama.envs.ObservationAdapter.reading`."""
     num_actions: int
     action_names: tuple[str, ...]
-    """Names of the actions, if the environment knows them."""
+    """Names of the actions, if the environment defines them."""
     reward_min: float
     reward_mean: float
     reward_max: float
@@ -65,12 +67,12 @@ class EnvReport:
     episode_lengths: tuple[int, ...]
     """Lengths of the finished episodes, in steps."""
     terminated: int
-    """Episodes that ended by the rules of the task."""
+    """Episodes that terminated."""
     truncated: int
-    """Episodes that were cut off (and did not end by the rules in the same step)."""
+    """Episodes that were truncated without terminating in the same step."""
     steps_per_second: float
     deterministic: bool | None
-    """Whether two copies with one seed agree; None if given an object, which cannot be copied."""
+    """Whether two copies with the same seed agree; None for an object, which is not copied."""
     episodes_differ: bool
     """Whether some of five episodes differ from the first under the same actions."""
     replay_capacity: int
@@ -80,7 +82,7 @@ class EnvReport:
     protocol: dict[str, Any] = field(repr=False)
     """From :func:`drama.envs.describe`."""
     warnings: tuple[str, ...] = ()
-    """What may keep an agent from learning here; empty if nothing was found."""
+    """Properties that may prevent learning; empty if none was found."""
 
     def render(self) -> str:
         """Return the report as text, one fact a line."""
@@ -93,7 +95,7 @@ class EnvReport:
             )
         names = f" ({', '.join(self.action_names)})" if self.action_names else ""
         same = {True: "yes", False: "NO", None: "not checked (give an id to check it)"}
-        rows = {
+        facts = {
             "environment": self.env_id,
             "observations": str(self.raw),
             "read as": self.reading,
@@ -110,14 +112,14 @@ class EnvReport:
             "episodes differ": same[self.episodes_differ],
             "replay memory": f"{size(self.replay_bytes)} for {self.replay_capacity:,} transitions",
         }
-        width = max(map(len, rows))
-        lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]
+        width = max(map(len, facts))
+        lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
         lines += [f"warning: {text}" for text in self.warnings] or ["no warnings"]
         return "\n".join(lines)
 
 
 class _Recorder:
-    """Stands in for an observation adapter and keeps the range of the raw observations."""
+    """Wraps an observation adapter and records the range of the raw observations."""
 
     def __init__(self, adapter: ObservationAdapter) -> None:
         self.adapter = adapter
@@ -138,11 +140,11 @@ def check_env(
     replay_capacity: int = 100_000,
     **make_kwargs: Any,
 ) -> EnvReport:
-    """Run a random policy and report what the agent would meet.
+    """Run a random policy and report on the environment.
 
     Args:
-        env: An id, or an environment object; the object is used up to ``steps`` and a few more
-            and is left open.
+        env: An id, or an environment object, which is stepped a little more than ``steps`` times
+            and left open.
         steps: Steps of the main run, at least 1. Two more runs of the same length check
             determinism if ``env`` is an id.
         seed: Seed of the environment and of the actions.
@@ -158,19 +160,15 @@ def check_env(
         raise EnvError(
             f"steps and replay_capacity must be at least 1, got {steps} and {replay_capacity}"
         )
+    deterministic: bool | None = None
     if isinstance(env, str):
-        env_id = env
-        adapted = make_env(env_id, seed, **make_kwargs)
-
-        def copies() -> gym.Env[Any, Any]:
-            return make_env(env_id, seed, **make_kwargs)
-
-        deterministic: bool | None = _same_runs(copies, steps, seed)
+        make = functools.partial(make_env, env, seed, **make_kwargs)
+        adapted = make()
+        deterministic = _same_runs(make, steps, seed)
+    elif make_kwargs:
+        raise EnvError(f"{', '.join(make_kwargs)}: only usable with an id")
     else:
-        if make_kwargs:
-            raise EnvError(f"{', '.join(make_kwargs)}: only usable with an id")
         adapted = adapt(env, image_size=default_image_size(env), seed=seed)
-        deterministic = None
     assert isinstance(adapted, AdaptedEnv)
     try:
         return _measure(adapted, steps, seed, replay_capacity, deterministic)
@@ -234,7 +232,7 @@ def _measure(
 
 
 def _play(env: AdaptedEnv, actions: npt.NDArray[np.int64], survey: EnvSurvey) -> float:
-    """Take ``actions`` under the eyes of ``survey``; return the seconds that the steps took."""
+    """Step with ``actions``, add the transitions to ``survey``; return the seconds of stepping."""
     obs, _ = env.reset()
     is_first, elapsed = True, 0.0
     for action in actions.tolist():
@@ -252,25 +250,22 @@ def _play(env: AdaptedEnv, actions: npt.NDArray[np.int64], survey: EnvSurvey) ->
     return elapsed
 
 
-def _run(
-    env: gym.Env[Any, Any], actions: npt.NDArray[np.int64]
-) -> list[tuple[npt.NDArray[Any], float, bool, bool]]:
-    """Return what ``actions`` yield from the next episode on."""
-    obs, _ = env.reset()
-    seen = [(np.array(obs), 0.0, False, False)]
+_Trace = list[tuple[npt.NDArray[Any], float, bool, bool]]
+"""Observations, each with the reward and the two flags of the step that led to it."""
+
+
+def _run(env: gym.Env[Any, Any], actions: npt.NDArray[np.int64]) -> _Trace:
+    """Return the results of ``actions`` from the next episode on."""
+    trace: _Trace = [(np.array(env.reset()[0]), 0.0, False, False)]
     for action in actions:
         obs, reward, terminated, truncated, _ = env.step(action)
-        seen.append((np.array(obs), float(reward), terminated, truncated))
+        trace.append((np.array(obs), float(reward), terminated, truncated))
         if terminated or truncated:
-            obs, _ = env.reset()
-            seen.append((np.array(obs), 0.0, False, False))
-    return seen
+            trace.append((np.array(env.reset()[0]), 0.0, False, False))
+    return trace
 
 
-def _agree(
-    left: list[tuple[npt.NDArray[Any], float, bool, bool]],
-    right: list[tuple[npt.NDArray[Any], float, bool, bool]],
-) -> bool:
+def _agree(left: _Trace, right: _Trace) -> bool:
     return len(left) == len(right) and all(
         np.array_equal(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(left, right, strict=True)
     )
@@ -288,6 +283,6 @@ def _same_runs(make: Callable[[], gym.Env[Any, Any]], steps: int, seed: int) -> 
 
 
 def _episodes_differ(env: gym.Env[Any, Any], actions: npt.NDArray[np.int64]) -> bool:
-    # Several, for a game with few starts begins two in a row alike now and then.
+    # Several: a game with few starts sometimes begins two consecutive episodes alike.
     first = _run(env, actions)
     return not all(_agree(first, _run(env, actions)) for _ in range(_COMPARED_EPISODES - 1))

@@ -1,49 +1,33 @@
-"""Whole episodes of an environment, also where a lost life ends one for the agent.
+"""Counts whole episodes, also where a lost life ends an episode of the agent.
 
-A monitor, Gymnasium's ``RecordEpisodeStatistics`` or Stable-Baselines3's ``Monitor``, inside the
-wrapper that ends episodes at a lost life reports whole games with unclipped rewards. Its games
-count then, and lost lives do not. A monitor outside of that wrapper reports lives.
+A monitor (Gymnasium's ``RecordEpisodeStatistics`` or Stable-Baselines3's ``Monitor``) inside the
+wrapper that ends episodes at lost lives reports whole games with unclipped rewards. Its games are
+counted, and lost lives are not. A monitor outside of that wrapper reports lives.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, cast
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, cast
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.wrappers import (
-    AtariPreprocessing,
-    HumanRendering,
-    OrderEnforcing,
-    PassiveEnvChecker,
-    RecordEpisodeStatistics,
-    RecordVideo,
-    RenderCollection,
-    TimeLimit,
-)
+from gymnasium.wrappers import AtariPreprocessing, RecordEpisodeStatistics
 
 from drama.envs.atari import LifeLossEpisodes
+from drama.envs.description import foreign_wrappers
+from drama.envs.families import family_of
+from drama.envs.wrappers import (
+    STATISTICS_KEY,
+    Sb3Monitor,
+    is_sb3_monitor,
+    wrappers_of,
+)
 
 Unit = Literal["episodes", "games", "lives"]
-"""What is counted: episodes as the agent sees them, whole games although the agent's episodes end
-at lost lives, or these lives."""
-
-STATISTICS_KEY = "drama.episode"
-"""Key of the statistics that :func:`drama.envs.adapt` adds itself, outside of everything."""
-
-_PASSIVE = (
-    AtariPreprocessing,  # its settings are in the stamp where make_env made it
-    HumanRendering,
-    OrderEnforcing,
-    PassiveEnvChecker,
-    RecordEpisodeStatistics,
-    RecordVideo,
-    RenderCollection,
-    TimeLimit,
-)
-"""Wrappers of Gymnasium that leave the task alone, or whose effect the stamp states."""
+"""Unit of counting: the agent's episodes, whole games although the agent's episodes end at lost
+lives, or these lives."""
 
 
 class Count(NamedTuple):
@@ -52,19 +36,7 @@ class Count(NamedTuple):
     ret: float
     """Undiscounted return."""
     length: int
-    """Agent steps, or what the monitor counts as steps."""
-
-
-def layers(env: gym.Env[Any, Any]) -> Iterator[gym.Wrapper[Any, Any, Any, Any]]:
-    """Yield the wrappers around an environment, the outermost first."""
-    while isinstance(env, gym.Wrapper):
-        yield env
-        env = env.env
-
-
-def is_monitor(layer: gym.Env[Any, Any]) -> bool:
-    """Whether a wrapper is a monitor of Gymnasium or Stable-Baselines3."""
-    return isinstance(layer, RecordEpisodeStatistics) or _is_sb3_monitor(layer)
+    """Agent steps, or the steps that the monitor counts."""
 
 
 def ends_at_lives(layer: gym.Env[Any, Any]) -> bool:
@@ -75,29 +47,13 @@ def ends_at_lives(layer: gym.Env[Any, Any]) -> bool:
     return isinstance(layer, LifeLossEpisodes) or any("episodiclife" in name for name in names)
 
 
-def foreign_wrappers(env: gym.Env[Any, Any]) -> tuple[str, ...]:
-    """Return the wrappers that may change the task and that no stamp describes, outermost first.
-
-    Left out are those of this package, monitors, and Gymnasium's that change nothing.
-    """
-    return tuple(
-        type(layer).__name__
-        for layer in layers(env)
-        if not (
-            type(layer).__module__.partition(".")[0] == "drama"
-            or isinstance(layer, _PASSIVE)
-            or _is_sb3_monitor(layer)
-        )
-    )
-
-
 class EpisodeCounter:
     """Counts the episodes of one environment, in one unit.
 
-    A monitor inside the environment decides: an episode has ended when the monitor says so, with
-    its return and length. Where the agent's episode ends and the monitor's does not, the next
-    reset shows whether the game goes on (a lost life, which is not counted) or was abandoned
-    (counted with what the monitor has until then). Without a monitor each end counts.
+    A monitor inside the environment decides: an episode ends when the monitor's does, with its
+    return and length. Where the agent's episode ends and the monitor's does not, the next reset
+    shows whether the game goes on (a lost life, which is not counted) or was abandoned (counted
+    with the monitor's values so far). Without a monitor each end counts.
 
     Args:
         env: The environment, with all of its wrappers.
@@ -109,11 +65,11 @@ class EpisodeCounter:
         self.length = 0
         """Steps since the last counted end."""
         self._monitor = _game_monitor(env)
-        self._has_lives = any(ends_at_lives(layer) for layer in layers(env))
-        # The emulator's own end is the game's, though some games end with lives left.
-        self._trusted = hasattr(env.unwrapped, "ale") and not foreign_wrappers(env)
+        self._has_lives = any(ends_at_lives(layer) for layer in wrappers_of(env))
+        # In these families a termination ends the game, even with lives left.
+        self._trusted = family_of(env).ends_games and not foreign_wrappers(env)
         self.unit: Unit = "episodes"
-        """What was counted so far, see :data:`Unit`."""
+        """Unit of the counts so far."""
         if self._has_lives:
             self.unit = "lives" if self._monitor is None else "games"
         self._finished = 0
@@ -121,7 +77,7 @@ class EpisodeCounter:
         self.clear()
 
     def clear(self) -> None:
-        """Forget the episode that is being played."""
+        """Discard the current episode."""
         self.ret, self.length = 0.0, 0
         self._held = None
         self._finished = 0 if self._monitor is None else _finished(self._monitor)
@@ -129,7 +85,7 @@ class EpisodeCounter:
     def step(
         self, reward: float, terminated: bool, truncated: bool, info: Mapping[str, Any]
     ) -> Count | None:
-        """Return the episode that this step ended, if it ended one that counts."""
+        """Return the episode that this step ended, or None if it ended none that counts."""
         self.ret += reward
         self.length += 1
         if not (terminated or truncated):
@@ -140,14 +96,16 @@ class EpisodeCounter:
                 self.unit = "lives"
             return self._close(_reported(info, self.length) or Count(self.ret, self.length))
         if self._has_risen():
-            if life and not self._has_lives:  # the monitor is outside of what ends at lives
+            if (
+                life and not self._has_lives
+            ):  # the monitor is outside of the wrapper that ends at lives
                 self.unit = "lives"
             return self._close(_running(self._monitor))
         self._held = (life or (terminated and self._has_lives), _running(self._monitor))
         return None
 
     def reset(self) -> Count | None:
-        """Return the episode that is known to have ended now that the environment was reset."""
+        """Return the episode that this reset shows to have ended, or None."""
         held, self._held = self._held, None
         if self._monitor is None:
             return None
@@ -165,7 +123,7 @@ class EpisodeCounter:
         return self._close(count)
 
     def cut(self) -> Count:
-        """Return what was played of an episode that is abandoned here."""
+        """Return the unfinished episode, which is abandoned here."""
         if self._monitor is None:
             return self._close(Count(self.ret, self.length))
         return self._close(_running(self._monitor))
@@ -178,47 +136,34 @@ class EpisodeCounter:
         return self._monitor is not None and _finished(self._monitor) > self._finished
 
 
-class _Sb3Monitor(Protocol):
-    """What is read of Stable-Baselines3's ``Monitor``, which need not be installed."""
-
-    rewards: list[float]
-    episode_returns: list[float]
-    episode_lengths: list[int]
-
-
-def _is_sb3_monitor(layer: object) -> TypeGuard[_Sb3Monitor]:
-    names = ("rewards", "episode_returns", "episode_lengths")
-    return all(isinstance(getattr(layer, name, None), list) for name in names)
-
-
-def _game_monitor(env: gym.Env[Any, Any]) -> RecordEpisodeStatistics[Any, Any] | _Sb3Monitor | None:
+def _game_monitor(env: gym.Env[Any, Any]) -> RecordEpisodeStatistics[Any, Any] | Sb3Monitor | None:
     """Return the innermost monitor, unless an episode ends at a lost life inside of it."""
-    found: RecordEpisodeStatistics[Any, Any] | _Sb3Monitor | None = None
-    for layer in layers(env):
+    found: RecordEpisodeStatistics[Any, Any] | Sb3Monitor | None = None
+    for layer in wrappers_of(env):
         if ends_at_lives(layer):
             found = None
         if isinstance(layer, RecordEpisodeStatistics):
             if layer._stats_key != STATISTICS_KEY:
                 found = layer
-        elif _is_sb3_monitor(layer):
+        elif is_sb3_monitor(layer):
             found = layer
     return found
 
 
-def _finished(monitor: RecordEpisodeStatistics[Any, Any] | _Sb3Monitor) -> int:
+def _finished(monitor: RecordEpisodeStatistics[Any, Any] | Sb3Monitor) -> int:
     if isinstance(monitor, RecordEpisodeStatistics):
         return int(monitor.episode_count)
     return len(monitor.episode_returns)
 
 
-def _running(monitor: RecordEpisodeStatistics[Any, Any] | _Sb3Monitor) -> Count:
-    """Return what the monitor has of its present episode, at an end until the reset."""
+def _running(monitor: RecordEpisodeStatistics[Any, Any] | Sb3Monitor) -> Count:
+    """Return the monitor's current episode; after an end, the finished one until the reset."""
     if isinstance(monitor, RecordEpisodeStatistics):
         return Count(float(monitor.episode_returns), int(monitor.episode_lengths))
     return Count(float(sum(monitor.rewards)), len(monitor.rewards))
 
 
-def _last(monitor: RecordEpisodeStatistics[Any, Any] | _Sb3Monitor) -> Count | None:
+def _last(monitor: RecordEpisodeStatistics[Any, Any] | Sb3Monitor) -> Count | None:
     """Return the monitor's last finished episode; None if it keeps none."""
     if not isinstance(monitor, RecordEpisodeStatistics):
         return Count(float(monitor.episode_returns[-1]), int(monitor.episode_lengths[-1]))
@@ -228,13 +173,13 @@ def _last(monitor: RecordEpisodeStatistics[Any, Any] | _Sb3Monitor) -> Count | N
 
 
 def _reported(info: Mapping[str, Any], length: int) -> Count | None:
-    """Return what ``info`` reports of an episode of this length; others are another's."""
+    """Return the episode in ``info`` if it has this length, or None."""
     found = info.get("episode")
     if not (isinstance(found, Mapping) and {"r", "l"} <= found.keys()):
         return None
     try:
         ret, steps = float(found["r"]), float(found["l"])
-    except (TypeError, ValueError, OverflowError):  # whatever it is, it is no count
+    except (TypeError, ValueError, OverflowError):
         return None
     return Count(ret, length) if steps == length and math.isfinite(ret) else None
 

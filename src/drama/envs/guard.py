@@ -1,9 +1,8 @@
-"""Stops a broken environment at the step where it breaks, before its output reaches the replay."""
+"""Stops a broken environment at the faulty step, before its output reaches the replay."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -11,70 +10,61 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.utils import RecordConstructorArgs
 
+from drama.envs.wrappers import env_name, wrappers_of
 from drama.errors import EnvFaultError
 from drama.text import one_line
 
 _LARGEST = float(np.finfo(np.float32).max)
 _TOLERANCE = 1e-5
-"""Slack at the bounds, relative to them: float32 arithmetic may pass a bound by an ulp or two."""
+"""Relative tolerance at the bounds: float32 rounding may exceed a bound by an ulp or two."""
 
 
-def env_name(env: gym.Env[Any, Any]) -> str:
-    """Return the id under which ``env`` is registered, or else the name of its class."""
-    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+class _Bounds:
+    """Checks arrays against a ``Box``, doing only the work that the space makes necessary.
 
-
-def observation_fault(space: gym.spaces.Box) -> Callable[[npt.NDArray[Any]], str | None]:
-    """Return a function that says what is wrong with one array, or None if it is sound.
-
-    The work per call is what the space makes necessary: a uint8 image with the bounds 0 and 255
-    cannot be out of range, so only its shape and dtype are looked at.
-
-    Args:
-        space: The space the observations are declared to lie in.
+    A uint8 image bounded by 0 and 255 cannot leave its range: only shape and dtype are compared.
     """
-    shape, dtype = space.shape, space.dtype
-    low, high = space.low, space.high
-    if dtype == np.float64:  # the agent reads float32: what overflows there is as bad as Inf
-        limit = float(np.finfo(np.float32).max)
-        low, high = np.maximum(low, -limit), np.minimum(high, limit)
-    check_finite = np.issubdtype(dtype, np.floating)
-    if np.issubdtype(dtype, np.bool_):
-        check_range = False
-    elif check_finite:
-        check_range = bool(np.isfinite(low).any() or np.isfinite(high).any())
-    else:
-        limits = np.iinfo(dtype.name)
-        check_range = bool((low > limits.min).any() or (high < limits.max).any())
-    floor: npt.NDArray[Any] = low
-    ceiling: npt.NDArray[Any] = high
-    if check_finite and check_range:
-        with np.errstate(invalid="ignore", over="ignore"):
-            floor = low - _TOLERANCE * np.maximum(1.0, np.abs(low))
-            ceiling = high + _TOLERANCE * np.maximum(1.0, np.abs(high))
 
-    def fault(obs: npt.NDArray[Any]) -> str | None:
-        if obs.shape != shape:
-            return f"the observation has shape {obs.shape}, its space says {shape}"
-        if obs.dtype != dtype:
-            return f"the observation has dtype {obs.dtype}, its space says {dtype}"
-        if check_finite and not np.isfinite(obs).all():
-            kind = "NaN" if np.isnan(obs).any() else "Inf"
-            return f"the observation contains {kind}"
-        if check_range and ((obs < floor).any() or (obs > ceiling).any()):
+    def __init__(self, space: gym.spaces.Box) -> None:
+        self.shape, self.dtype = space.shape, space.dtype
+        self.low, self.high = space.low, space.high
+        if self.dtype == np.float64:  # the agent reads float32: an overflow there is as bad as Inf
+            self.low, self.high = np.maximum(self.low, -_LARGEST), np.minimum(self.high, _LARGEST)
+        low, high = self.low, self.high
+        self.is_float = bool(np.issubdtype(self.dtype, np.floating))
+        if self.is_float:
+            self.bounded = bool(np.isfinite(low).any() or np.isfinite(high).any())
+        elif np.issubdtype(self.dtype, np.bool_):
+            self.bounded = False
+        else:
+            limits = np.iinfo(self.dtype.name)
+            self.bounded = bool((low > limits.min).any() or (high < limits.max).any())
+        if self.is_float and self.bounded:
+            with np.errstate(invalid="ignore", over="ignore"):
+                low = low - _TOLERANCE * np.maximum(1.0, np.abs(low))
+                high = high + _TOLERANCE * np.maximum(1.0, np.abs(high))
+        self._floor, self._ceiling = low, high
+
+    def fault(self, obs: npt.NDArray[Any]) -> str | None:
+        """Return the error message for an array, or None if it is valid."""
+        if obs.shape != self.shape:
+            return f"the observation has shape {obs.shape}, its space says {self.shape}"
+        if obs.dtype != self.dtype:
+            return f"the observation has dtype {obs.dtype}, its space says {self.dtype}"
+        if self.is_float and not np.isfinite(obs).all():
+            return f"the observation contains {'NaN' if np.isnan(obs).any() else 'Inf'}"
+        if self.bounded and ((obs < self._floor).any() or (obs > self._ceiling).any()):
             return (
                 f"the observation reaches from {obs.min():g} to {obs.max():g}, "
-                f"its space says {low.min():g} to {high.max():g}"
+                f"its space says {self.low.min():g} to {self.high.max():g}"
             )
         return None
 
-    return fault
-
 
 def as_declared(obs: Any, space: gym.spaces.Box) -> npt.NDArray[Any] | None:
-    """Return an observation as an array of the dtype its space declares, or None if it is not one.
+    """Return an observation as an array of its space's dtype, or None if it does not convert.
 
-    Floats of another width are rounded; anything else must convert without a change of value.
+    Floats of another width are rounded; other types must convert without a change of value.
     """
     try:
         array = np.asarray(obs)
@@ -84,14 +74,14 @@ def as_declared(obs: Any, space: gym.spaces.Box) -> npt.NDArray[Any] | None:
     if array.dtype == dtype:
         return array
     if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and dtype.kind != "f"):
-        return None  # a picture rescaled to 0..1 by its owner would come out black
+        return None  # a picture rescaled to 0..1 would become black
     with np.errstate(over="ignore"):  # Inf is the fault that the guard reports
         cast = array.astype(dtype)
     return cast if array.dtype.kind == "f" or bool((cast == array).all()) else None
 
 
 def _number(value: Any) -> tuple[float, bool] | None:
-    """Return a real number as a float and whether it came alone, not in an array; else None."""
+    """Return a real number as a float, and whether it is a scalar; None if it is no number."""
     if isinstance(value, float | int):  # bool and np.float64 as well
         return float(value), True
     try:
@@ -108,16 +98,14 @@ def _number(value: Any) -> tuple[float, bool] | None:
 class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Raises where the wrapped environment breaks its own contract.
 
-    Judged before any adaptation, for a NaN cast to uint8 is a harmless looking number. The
-    observation leaves as an array of the declared dtype, the reward as a Python float, the two
-    flags as bools.
+    It checks before any adaptation: a NaN cast to uint8 looks like a valid number. Observations
+    leave as arrays of the declared dtype, rewards as floats, the two flags as bools.
 
     Args:
-        env: The environment to watch; its observation space must be a ``Box``.
+        env: The environment to check; its observation space must be a ``Box``.
 
     Attributes:
-        notes: What was converted, one line for each kind at its first occurrence. Whoever reports
-            them removes them.
+        notes: Conversions, one line for the first of each kind. The reader removes them.
 
     Raises:
         EnvFaultError: From ``reset`` and ``step``: an observation outside of the space (type,
@@ -132,26 +120,16 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if not isinstance(env.observation_space, gym.spaces.Box):
             raise TypeError(f"FaultGuard needs a Box observation, got {env.observation_space}")
         self._space: gym.spaces.Box = env.observation_space
-        self._fault = observation_fault(self._space)
+        self._bounds = _Bounds(self._space)
         self.notes: list[str] = []
         self._noted: set[str] = set()
         self._step = 0  # steps of the current episode
         self._total = 0  # steps since construction
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the check, which follows from the space and cannot be pickled."""
-        return {name: value for name, value in self.__dict__.items() if name != "_fault"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Build the check anew."""
-        self.__dict__.update(state)
-        assert isinstance(self.env.observation_space, gym.spaces.Box)
-        self._fault = observation_fault(self.env.observation_space)
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Reset the environment and check the first observation."""
+        """Reset the environment and check its result."""
         self._step = 0
         try:
             result: Any = self.env.reset(seed=seed, options=options)
@@ -168,7 +146,7 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return self._observation(obs), self._info(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Step the environment and check what comes back."""
+        """Step the environment and check its result."""
         self._step += 1
         self._total += 1
         try:
@@ -194,17 +172,17 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     def _observation(self, obs: Any) -> npt.NDArray[Any]:
         space = self._space
-        sound = isinstance(obs, np.ndarray) and obs.dtype == space.dtype
-        array: npt.NDArray[Any] | None = obs if sound else as_declared(obs, space)
+        exact = isinstance(obs, np.ndarray) and obs.dtype == space.dtype
+        array: npt.NDArray[Any] | None = obs if exact else as_declared(obs, space)
         if array is None:
             raise self._error(
-                f"the observation is {_said(obs)}, its space says {space.shape} {space.dtype}"
+                f"the observation is {_shown(obs)}, its space says {space.shape} {space.dtype}"
             )
-        fault = self._fault(array)
+        fault = self._bounds.fault(array)
         if fault:
             raise self._error(fault)
-        if not sound:
-            kind = _said(obs) if isinstance(obs, np.ndarray) else type(obs).__name__
+        if not exact:
+            kind = _shown(obs) if isinstance(obs, np.ndarray) else type(obs).__name__
             self._note(
                 "obs", f"observations come as {kind}: converted to {space.dtype}, as declared"
             )
@@ -213,13 +191,13 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def _reward(self, reward: Any) -> float:
         number = _number(reward)
         if number is None:
-            raise self._error(f"the reward is {_said(reward)}, not a number")
-        value, alone = number
+            raise self._error(f"the reward is {_shown(reward)}, not a number")
+        value, scalar = number
         if not math.isfinite(value) or abs(value) > _LARGEST:
             beyond = ", beyond float32" if math.isfinite(value) else ""
             raise self._error(f"the reward is {value}{beyond}")
-        if not alone:
-            self._note("reward", f"rewards come as {_said(reward)}: taken as plain numbers")
+        if not scalar:
+            self._note("reward", f"rewards come as {_shown(reward)}: taken as plain numbers")
         return value
 
     def _flag(self, name: str, flag: Any) -> bool:
@@ -227,14 +205,14 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             return bool(flag)
         number = _number(flag)
         if number is None or number[0] not in (0, 1):
-            raise self._error(f"{name} is {_said(flag)}, not True or False")
+            raise self._error(f"{name} is {_shown(flag)}, not True or False")
         if not number[1]:
-            self._note(name, f"{name} comes as {_said(flag)}: taken as True or False")
+            self._note(name, f"{name} comes as {_shown(flag)}: taken as True or False")
         return bool(number[0])
 
     def _info(self, info: Any) -> dict[str, Any]:
         if not isinstance(info, dict):
-            raise self._error(f"info is {_said(info)}, not a dictionary")
+            raise self._error(f"info is {_shown(info)}, not a dictionary")
         return info
 
     def _note(self, kind: str, text: str) -> None:
@@ -248,17 +226,12 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 
 def guards_of(env: gym.Env[Any, Any]) -> list[FaultGuard]:
-    """Return the guards around ``env``, the outermost first."""
-    found = []
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, FaultGuard):
-            found.append(env)
-        env = env.env
-    return found
+    """Return the guards around ``env``, outermost first."""
+    return [layer for layer in wrappers_of(env) if isinstance(layer, FaultGuard)]
 
 
-def _said(value: Any) -> str:
-    """Return a value in a few words of one line: arrays by shape and dtype."""
+def _shown(value: Any) -> str:
+    """Return a value as one short line; arrays by shape and dtype."""
     if isinstance(value, np.ndarray):
         return f"{value.shape} {value.dtype}"
     text = one_line(repr(value))

@@ -1,11 +1,28 @@
-"""Environments from whatever an agent was given: an id, an object, or a function."""
+"""Sources of an agent's environments: an id, a function, or an environment object.
+
+An :class:`EnvSource` makes the training environment and further ones like it, and holds the
+settings that make it in another process. ``config.env.made_by`` of the run records the source:
+
+================  =====================================  ==========================================
+source            the agent was given                    ``made_by``
+================  =====================================  ==========================================
+`IdSource`        an id or ``module:make_env``           ``drama``
+`FactorySource`   a function or class                    ``drama`` with its import path as id, or
+                                                         ``caller`` if it cannot be imported
+`ObjectSource`    an environment                         ``gymnasium`` with id, arguments and
+                                                         wrappers; ``drama`` if `make_env` made it;
+                                                         ``caller`` if it cannot be made again
+`RecordSource`    nothing; the run has ``gymnasium``     ``gymnasium``
+================  =====================================  ==========================================
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import gymnasium as gym
@@ -13,69 +30,249 @@ from gymnasium.envs.registration import EnvSpec
 
 from drama.config import EnvConfig
 from drama.envs.adapt import AdaptedEnv, adapt, instead_of, is_vectorised
-from drama.envs.layers import Recipe, monitor_file, recorders, unrecorded, without_recorders, wrap
-from drama.envs.make import call_factory, default_image_size, find, make_env
+from drama.envs.families import family_settings
+from drama.envs.lookup import find
+from drama.envs.make import call_factory, default_image_size, make_env
+from drama.envs.recipe import Recipe
+from drama.envs.wrappers import (
+    env_name,
+    has_monitor_file,
+    recorders,
+    unrecorded,
+    without_recorders,
+    wrap,
+)
 from drama.errors import ConfigError, EnvError
 from drama.importing import is_importable, path_of
 from drama.text import one_line
 
-EnvSource: TypeAlias = "str | gym.Env[Any, Any] | Callable[..., gym.Env[Any, Any]]"
+EnvLike: TypeAlias = "str | gym.Env[Any, Any] | Callable[..., gym.Env[Any, Any]]"
 """An id or import path, an environment, or a function that makes one."""
 HOW_TO_GIVE = (
     "give it: Agent.load(run, env=...) in Python, --env module:make_env on the command line"
 )
-"""What to do where the record of a run does not make its environment."""
+"""Advice where a run's settings do not make its environment."""
 
 logger = logging.getLogger("drama")
 
 
-def source_name(source: EnvSource) -> str:
-    """Return the id of what ``source`` makes, or the nearest thing to one."""
-    if isinstance(source, str):
-        return source
-    if isinstance(source, gym.Env):
-        return source.spec.id if source.spec is not None else type(source.unwrapped).__name__
-    return getattr(source, "__name__", type(source).__name__)
-
-
-def named(source: EnvSource | None, config: EnvConfig) -> EnvConfig:
-    """Return settings that make what ``source`` makes, as far as settings can.
+def env_source(env: EnvLike | None, config: EnvConfig) -> EnvSource:
+    """Return the source of an agent's environments.
 
     Args:
-        source: What the agent was given; None is what ``config`` says.
-        config: Its settings. Their ``kwargs`` and ``wrappers`` are for ids and functions.
-
-    Returns:
-        The settings, ``made_by="caller"`` where they do not make the environment.
+        env: Argument of the agent; None uses the record in ``config``.
+        config: Settings. ``kwargs`` and ``wrappers`` apply to ids and functions only.
 
     Raises:
-        ConfigError: There are arguments or wrappers for an object, which is made already.
+        ConfigError: There are arguments or wrappers for an object, which has its own already.
+        EnvError: ``env`` is none of the three, or ``config`` does not make an environment.
     """
-    if source is None:
-        return config
-    plain = config
+    if env is None:
+        return IdSource(config) if config.made_by == "drama" else RecordSource(config)
     if config.made_by != "drama":
-        plain = dataclasses.replace(config, kwargs={}, wrappers=(), made_by="drama")
-    if isinstance(source, str):
-        return dataclasses.replace(plain, id=source)
-    if not isinstance(source, gym.Env):
-        if is_importable(source):
-            return dataclasses.replace(plain, id=path_of(source))
-        return dataclasses.replace(plain, id=source_name(source), made_by="caller")
-    if plain.kwargs or plain.wrappers:
-        raise ConfigError(
-            "env.kwargs and env.wrappers are for an id or a function: an environment object has "
-            "its arguments and wrappers already"
-        )
-    with contextlib.suppress(ConfigError, ValueError):
-        return _of_object(source, plain)
-    return dataclasses.replace(plain, id=source_name(source), made_by="caller")
+        config = dataclasses.replace(config, kwargs={}, wrappers=(), made_by="drama")
+    if isinstance(env, str):
+        return IdSource(dataclasses.replace(config, id=env))
+    if isinstance(env, gym.Env):
+        return ObjectSource(env, config)
+    return FactorySource(env, config)
 
 
-def _of_object(env: gym.Env[Any, Any], config: EnvConfig) -> EnvConfig:
-    """Return the settings that make ``env``; ValueError if there are none."""
-    if isinstance(env, AdaptedEnv) and env.settings is not None:
-        settings = dict(env.settings)
+class EnvSource(ABC):
+    """Makes the environments of one agent.
+
+    Args:
+        config: Settings that make the environment, as far as settings can: ``config.env``.
+    """
+
+    def __init__(self, config: EnvConfig) -> None:
+        self.config = config
+
+    @abstractmethod
+    def make(self, seed: int) -> gym.Env[Any, Any]:
+        """Return the training environment, adapted; ``seed`` is that of its first reset.
+
+        Raises:
+            EnvError: It cannot be made.
+        """
+
+    @abstractmethod
+    def copy(self, seed: int, *, life_loss: bool) -> gym.Env[Any, Any]:
+        """Return a further environment, without wrappers that record or show episodes.
+
+        Args:
+            seed: Seed of its first reset.
+            life_loss: Whether the loss of a life ends an episode.
+
+        Raises:
+            EnvError: It cannot be made, or not be made again.
+        """
+
+    def log_limits(self, env: gym.Env[Any, Any]) -> None:
+        """Log a warning about recorders that copies of the training environment will lack."""
+        found = recorders(env) + ["the file of Monitor"] * has_monitor_file(env)
+        _log_left_out(found + ["render_mode='human'"] * (env.render_mode == "human"))
+
+    def _adapt(
+        self, env: gym.Env[Any, Any], seed: int, protocol: dict[str, Any] | None = None
+    ) -> gym.Env[Any, Any]:
+        size, steps = self.config.image_size, self.config.max_episode_steps
+        size = default_image_size(env) if size is None else size
+        return adapt(env, image_size=size, max_episode_steps=steps, seed=seed, protocol=protocol)
+
+
+class IdSource(EnvSource):
+    """An id or an import path: :func:`make_env` makes the environment."""
+
+    def make(self, seed: int) -> gym.Env[Any, Any]:
+        """Return a new environment."""
+        return self._make(seed, env_kwargs=self.config.kwargs, wrappers=self.config.wrappers)
+
+    def copy(self, seed: int, *, life_loss: bool) -> gym.Env[Any, Any]:
+        """Return a new environment without recorders."""
+        kwargs, wrappers = unrecorded(self.config.kwargs, self.config.wrappers)
+        return self._make(seed, env_kwargs=kwargs, wrappers=wrappers, life_loss=life_loss)
+
+    def _make(self, seed: int, **changes: Any) -> gym.Env[Any, Any]:
+        names = ("image_size", "max_episode_steps", *family_settings())
+        arguments = {name: getattr(self.config, name) for name in names}
+        return make_env(self.config.id, seed, **{**arguments, **changes})
+
+
+class RecordSource(EnvSource):
+    """The record of an object from ``gymnasium.make``, made again without any protocol."""
+
+    def __init__(self, config: EnvConfig) -> None:
+        super().__init__(config)
+        if config.made_by == "caller":
+            raise EnvError(
+                f"the environment {config.id} was given from Python and has no record that makes "
+                f"it; {HOW_TO_GIVE}"
+            )
+
+    def make(self, seed: int) -> gym.Env[Any, Any]:
+        """Return a new environment; records hold no recorders."""
+        config = self.config
+        spec = find(config.id)
+        if not isinstance(spec, EnvSpec):
+            raise EnvError(f"{config.id} is a function: env.made_by must be drama, not gymnasium")
+        try:
+            env = Recipe.read(spec, config.kwargs, config.wrappers).make()
+        except Exception as error:
+            reason = one_line(f"{type(error).__name__}: {error}")
+            raise EnvError(f"{config.id} could not be made: {reason}") from error
+        return self._adapt(env, seed)
+
+    def copy(self, seed: int, *, life_loss: bool) -> gym.Env[Any, Any]:
+        """Return a new environment; ``life_loss`` has no effect."""
+        return self.make(seed)
+
+
+class FactorySource(EnvSource):
+    """A function or class that returns environments."""
+
+    def __init__(self, factory: Callable[..., gym.Env[Any, Any]], config: EnvConfig) -> None:
+        wanted = "an id, a gymnasium.Env or a function that returns one"
+        if is_vectorised(factory):
+            raise EnvError(
+                f"a {type(factory).__name__} is several environments side by side, and the agent "
+                f"learns from one: give it {wanted}"
+            )
+        if not callable(factory):
+            raise EnvError(
+                f"the environment must be {wanted}, got {factory!r}{instead_of(factory)}"
+            )
+        self.factory = factory
+        self.name = getattr(factory, "__name__", type(factory).__name__)
+        if is_importable(factory):
+            super().__init__(dataclasses.replace(config, id=path_of(factory)))
+        else:
+            super().__init__(dataclasses.replace(config, id=self.name, made_by="caller"))
+
+    def make(self, seed: int) -> gym.Env[Any, Any]:
+        """Return a new environment from the function, in the wrappers of the settings."""
+        env, protocol = self._call()
+        return self._adapt(env, seed, protocol)
+
+    def copy(self, seed: int, *, life_loss: bool) -> gym.Env[Any, Any]:
+        """Return a new environment without recorders; ``life_loss`` has no effect."""
+        env, protocol = self._call()
+        return self._adapt(without_recorders(env), seed, protocol)
+
+    def log_limits(self, env: gym.Env[Any, Any]) -> None:
+        """Log a warning about recorders that copies will lack, and files they will overwrite."""
+        if has_monitor_file(env):
+            logger.warning(
+                "each further environment that %s makes, as for evaluation, overwrites the file of "
+                "its Monitor: give the Monitor no filename",
+                self.name,
+            )
+        _log_left_out(recorders(env))
+
+    def _call(self) -> tuple[gym.Env[Any, Any], dict[str, Any]]:
+        env, protocol = call_factory(self.factory, self.config.kwargs)
+        return wrap(env, self.config.wrappers), protocol
+
+
+class ObjectSource(EnvSource):
+    """An environment object; copies are made from its specification and wrappers."""
+
+    def __init__(self, env: gym.Env[Any, Any], config: EnvConfig) -> None:
+        if config.kwargs or config.wrappers:
+            raise ConfigError(
+                "env.kwargs and env.wrappers are for an id or a function: an environment object "
+                "has its arguments and wrappers already"
+            )
+        self.env = env
+        super().__init__(dataclasses.replace(config, id=env_name(env), made_by="caller"))
+        with contextlib.suppress(ConfigError, ValueError):
+            self.config = _record(env, config)
+
+    def make(self, seed: int) -> gym.Env[Any, Any]:
+        """Return the object itself, adapted."""
+        return self._adapt(self.env, seed)
+
+    def copy(self, seed: int, *, life_loss: bool) -> gym.Env[Any, Any]:
+        """Return an environment made as the object was."""
+        settings = _settings(self.env)
+        if settings is None:
+            try:
+                env = Recipe.of(self.env).make()
+            except Exception as error:
+                raise EnvError(
+                    f"{env_name(self.env)} was given as an object, which cannot be made again "
+                    f"({error}); give Agent a function that returns a new environment"
+                ) from error
+            return self._adapt(env, seed)
+        kwargs, wrappers = unrecorded(settings["env_kwargs"], settings["wrappers"])
+        life_loss = life_loss and settings["life_loss"]
+        made = {**settings, "env_kwargs": kwargs, "wrappers": wrappers, "life_loss": life_loss}
+        return self._adapt(make_env(seed=seed, **made), seed)
+
+    def log_limits(self, env: gym.Env[Any, Any]) -> None:
+        """Log a warning about recorders that copies will lack, or that copies are impossible."""
+        try:
+            if _settings(self.env) is None:
+                Recipe.of(self.env)
+        except ValueError as error:
+            logger.warning(
+                "%s was given as an object, which cannot be made again (%s): evaluate() and "
+                "new_env() will refuse; give Agent a function that returns a new environment",
+                *(env_name(self.env), error),
+            )
+        else:
+            super().log_limits(env)
+
+
+def _settings(env: gym.Env[Any, Any]) -> Mapping[str, Any] | None:
+    """Return the arguments of :func:`make_env` that made ``env``, or None if it did not."""
+    return env.settings if isinstance(env, AdaptedEnv) else None
+
+
+def _record(env: gym.Env[Any, Any], config: EnvConfig) -> EnvConfig:
+    """Return the settings that make an object; ValueError if none do."""
+    if (made := _settings(env)) is not None:
+        settings = dict(made)
         for name in ("image_size", "max_episode_steps"):
             if getattr(config, name) not in (None, settings[name]):
                 raise ValueError(f"{name} differs")
@@ -87,143 +284,10 @@ def _of_object(env: gym.Env[Any, Any], config: EnvConfig) -> EnvConfig:
     )
 
 
-def build_env(
-    source: EnvSource, config: EnvConfig, seed: int, *, life_loss: bool, again: bool = False
-) -> gym.Env[Any, Any]:
-    """Build an adapted environment.
-
-    Args:
-        source: What the agent was given.
-        config: How to adapt it; the Atari fields apply to ids.
-        seed: Seed of its first reset.
-        life_loss: Whether the loss of a life ends an episode.
-        again: A further environment is wanted, not the object given, and none that records.
-
-    Raises:
-        EnvError: It cannot be made, or not be made again; or ``source`` is none of the three.
-    """
-    protocol: dict[str, Any] = {}
-    if isinstance(source, str) and config.made_by == "drama":
-        kwargs, wrappers = config.kwargs, config.wrappers
-        if again:
-            kwargs, wrappers = unrecorded(kwargs, wrappers)
-        return make_env(
-            source,
-            seed,
-            image_size=config.image_size,
-            max_episode_steps=config.max_episode_steps,
-            life_loss=life_loss,
-            noop_max=config.noop_max,
-            frame_skip=config.frame_skip,
-            sticky_actions=config.sticky_actions,
-            full_action_space=config.full_action_space,
-            env_kwargs=kwargs,
-            wrappers=wrappers,
-        )
-    if isinstance(source, str):
-        env = _by_gymnasium(source, config)
-    elif isinstance(source, gym.Env):
-        env = _again(source, seed, life_loss) if again else source
-    else:
-        env, protocol = _made_by(source, config)
-        env = without_recorders(env) if again else env
-    size = config.image_size if config.image_size is not None else default_image_size(env)
-    return adapt(
-        env,
-        image_size=size,
-        max_episode_steps=config.max_episode_steps,
-        seed=seed,
-        protocol=protocol,
-    )
-
-
-def say_limits(source: EnvSource, env: gym.Env[Any, Any]) -> None:
-    """Warn through the logger ``drama`` of what further environments will lack, or not be.
-
-    Args:
-        source: What the agent was given.
-        env: What it learns in.
-    """
-    if isinstance(source, gym.Env):
-        try:
-            _recipe(source)
-        except ValueError as error:
-            logger.warning(
-                "%s was given as an object, which cannot be made again (%s): evaluate() and "
-                "new_env() will refuse; give Agent a function that returns a new environment",
-                *(source_name(source), error),
-            )
-            return
-    found, monitor, shown = recorders(env), monitor_file(env), env.render_mode == "human"
-    if not isinstance(source, str | gym.Env):  # what a function does is out of our hands
-        if monitor:
-            logger.warning(
-                "each further environment that %s makes, for evaluation for one, begins the file "
-                "of its Monitor anew: give that no filename",
-                source_name(source),
-            )
-    else:
-        found += ["the file of Monitor"] * monitor + ["render_mode='human'"] * shown
+def _log_left_out(found: list[str]) -> None:
     if found:
         logger.warning(
-            "left out of further environments, so that evaluation writes over nothing and opens "
-            "no window: %s",
+            "left out of further environments, so that evaluation overwrites no file and opens no "
+            "window: %s",
             ", ".join(found),
         )
-
-
-def _by_gymnasium(env_id: str, config: EnvConfig) -> gym.Env[Any, Any]:
-    """Make an environment as its record says: by id, arguments and wrappers alone."""
-    if config.made_by == "caller":
-        raise EnvError(
-            f"the environment {env_id} was given from Python and has no record that makes it; "
-            + HOW_TO_GIVE
-        )
-    spec = find(env_id)
-    if not isinstance(spec, EnvSpec):
-        raise EnvError(f"{env_id} is a function: env.made_by must be drama, not gymnasium")
-    try:
-        return Recipe.read(spec, config.kwargs, config.wrappers).make()
-    except Exception as error:
-        reason = one_line(f"{type(error).__name__}: {error}")
-        raise EnvError(f"{env_id} could not be made: {reason}") from error
-
-
-def _made_by(
-    source: Callable[..., gym.Env[Any, Any]], config: EnvConfig
-) -> tuple[gym.Env[Any, Any], dict[str, Any]]:
-    """Return what a function makes, which has to be an environment, and what to describe of it."""
-    wanted = "an id, a gymnasium.Env or a function that returns one"
-    if is_vectorised(source):
-        raise EnvError(
-            f"a {type(source).__name__} is several environments side by side, and the agent learns "
-            f"from one: give it {wanted}"
-        )
-    if not callable(source):
-        raise EnvError(f"the environment must be {wanted}, got {source!r}{instead_of(source)}")
-    env, protocol = call_factory(source, config.kwargs)
-    return wrap(env, config.wrappers), protocol
-
-
-def _recipe(env: gym.Env[Any, Any]) -> Recipe | None:
-    """Return how to make ``env`` again, None if it holds that itself; ValueError if unknown."""
-    own = isinstance(env, AdaptedEnv) and env.settings is not None
-    return None if own else Recipe.of(env)
-
-
-def _again(env: gym.Env[Any, Any], seed: int, life_loss: bool) -> gym.Env[Any, Any]:
-    """Make another environment like ``env``, without what records episodes."""
-    try:
-        recipe = _recipe(env)
-        if recipe is not None:
-            return recipe.make()
-    except Exception as error:
-        raise EnvError(
-            f"{source_name(env)} was given as an object, which cannot be made again ({error}); "
-            "give Agent a function that returns a new environment"
-        ) from error
-    assert isinstance(env, AdaptedEnv)
-    assert env.settings is not None
-    settings = {**env.settings, "life_loss": life_loss and env.settings["life_loss"]}
-    kwargs, wrappers = unrecorded(settings["env_kwargs"], settings["wrappers"])
-    return make_env(seed=seed, **{**settings, "env_kwargs": kwargs, "wrappers": wrappers})

@@ -1,4 +1,4 @@
-"""What random actions show of an environment, and what in it may keep an agent from learning."""
+"""Statistics of an environment under random actions, and warnings drawn from them."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ import gymnasium as gym
 import numpy as np
 
 from drama.envs.adapt import adapter_of
-from drama.envs.identity import describe
+from drama.envs.description import describe
 from drama.types import ObsArray, Transition
 
 FEW_STEPS = 50
-"""Steps from which on the absence of something, such as a reward, is worth reporting."""
+"""Least number of steps after which the absence of rewards or ends is reported."""
 _DARK = 32
-"""A picture whose brightest value of 255 is below this is almost black."""
+"""Pictures whose brightest value (of 255) is below this are almost black."""
 _LONG_VECTOR = 4096
-"""Size of a flattened array from which on it may have been meant as a picture."""
+"""Least size of a flattened array that may have been meant as a picture."""
 _COMPARED_STEPS = 3
 _COMPARISONS = 50
-"""Equal observations after equal actions from which on episodes count as beginning the same."""
+"""Equal observations after equal actions that show that all episodes begin the same."""
 
 
 class EnvSurvey:
-    """Running statistics of an environment under random actions, and the judgement on them.
+    """Running statistics of an environment under random actions.
 
     Args:
-        env: Adapted environment; it is only described, not stepped.
+        env: Adapted environment. It is not stepped here.
 
     Attributes:
-        steps: Transitions seen.
+        steps: Transitions added.
         low: Smallest value in an observation.
         high: Largest value in an observation.
         reward_min: Smallest reward.
         reward_max: Largest reward.
         reward_sum: Sum of all rewards.
         nonzero: Transitions with a reward other than zero.
-        lengths: Lengths in steps of the episodes seen from their first step to their end.
+        lengths: Lengths in steps of the episodes added from their first step to their end.
         ends: How many episodes were ``"terminated"`` and how many only ``"truncated"``.
     """
 
@@ -53,42 +53,42 @@ class EnvSurvey:
         self.ends: Counter[str] = Counter()
         self._first: ObsArray | None = None
         self._changed = False
-        self._length: int | None = None  # of the current episode, None if its start was not seen
+        self._length: int | None = None  # of the current episode, None if its start was not added
         self._starts: dict[tuple[int, ...], ObsArray] = {}  # by the actions that led there
         self._taken: tuple[int, ...] = ()
         self._same_starts = 0
         self._differ = False
 
-    def add(self, row: Transition) -> None:
-        """Take in one transition, or the final observation of an episode."""
-        obs = row.obs
+    def add(self, transition: Transition) -> None:
+        """Add one transition, or the final observation of an episode."""
+        obs, reward = transition.obs, transition.reward
         self.low, self.high = min(self.low, float(obs.min())), max(self.high, float(obs.max()))
         if self._first is None:
             self._first = obs
         self._changed = self._changed or not np.array_equal(obs, self._first)
-        if row.is_first:
+        if transition.is_first:
             self._length, self._taken = 0, ()
         if self._length is not None:
             self._compare_start(obs)
-        if row.is_last:
+        if transition.is_last:
             self._length = None
             return
         self.steps += 1
-        self.reward_min = min(self.reward_min, row.reward)
-        self.reward_max = max(self.reward_max, row.reward)
-        self.reward_sum += row.reward
-        self.nonzero += row.reward != 0
+        self.reward_min = min(self.reward_min, reward)
+        self.reward_max = max(self.reward_max, reward)
+        self.reward_sum += reward
+        self.nonzero += reward != 0
         if self._length is None:
             return
         self._length += 1
         if len(self._taken) <= _COMPARED_STEPS:
-            self._taken += (row.action,)
-        if row.terminated or row.truncated:
+            self._taken += (transition.action,)
+        if transition.terminated or transition.truncated:
             self.lengths.append(self._length)
-            self.ends["terminated" if row.terminated else "truncated"] += 1
+            self.ends["terminated" if transition.terminated else "truncated"] += 1
 
     def _compare_start(self, obs: ObsArray) -> None:
-        """Compare the first observations of an episode to those after the same actions before."""
+        """Compare with the observation of an earlier episode after the same actions."""
         known_enough = self._differ or self._same_starts >= _COMPARISONS
         if known_enough or len(self._taken) > _COMPARED_STEPS:
             return
@@ -100,13 +100,13 @@ class EnvSurvey:
     def findings(
         self, *, seconds: float, replay_bytes: int, episodes_differ: bool | None = None
     ) -> list[str]:
-        """Return one line for each thing that may keep an agent from learning.
+        """Return one warning for each property that may prevent learning.
 
         Args:
-            seconds: Wall time that the environment took for the steps seen.
+            seconds: Wall time of the environment for these steps.
             replay_bytes: Memory of a full replay buffer.
-            episodes_differ: Whether some episodes differ under the same actions; None judges by
-                what was seen.
+            episodes_differ: Whether some episodes differ under the same actions; None decides
+                from the transitions added.
         """
         found: list[str] = []
         many = self.steps >= FEW_STEPS
@@ -143,7 +143,7 @@ class EnvSurvey:
         return found
 
     def _observation_findings(self) -> list[str]:
-        """Judge the values of the observations as the agent reads them."""
+        """Return warnings about the values of adapted observations."""
         if not self.steps:
             return []
         if self.env.observation_space.dtype == np.uint8:
@@ -166,7 +166,7 @@ class EnvSurvey:
         return found
 
     def _length_findings(self) -> list[str]:
-        """Judge the lengths of the finished episodes."""
+        """Return warnings about the lengths of finished episodes."""
         lengths = self.lengths
         if lengths and max(lengths) == 1:
             return ["every episode lasted one step: there is nothing for a world model to learn"]

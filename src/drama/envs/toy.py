@@ -1,12 +1,11 @@
-"""Small pixel games whose best and whose random mean return are known exactly.
+"""Built-in games: small pixel games whose optimal and random mean returns are known exactly.
 
-They let one see in minutes, on a laptop, whether an agent learns at all: ``drama/Catch-v0``
-(control), ``drama/Recall-v0`` (memory over a chosen gap) and ``drama/Sparse-v0`` (exploration).
-Every game draws 8 x 8 cells of 4 x 4 pixels, is random only at ``reset`` and follows the
-Gymnasium API, so any other library can play it as well.
+They show in minutes, on a laptop, whether an agent learns: ``drama/Catch-v0`` (control),
+``drama/Recall-v0`` (memory over a given gap) and ``drama/Sparse-v0`` (exploration). Every game
+draws 8 x 8 cells of 4 x 4 pixels, is random at ``reset`` only and follows the Gymnasium API.
 
-Each class states ``optimum`` and ``random_return``, the mean episode returns of the best policy
-(scripted in ``optimal_action``) and of the uniformly random one.
+Each class states ``optimum`` and ``random_return``, the mean episode returns of the optimal policy
+(``optimal_action``) and of the uniformly random one.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def _sprite(pattern: tuple[str, ...], colour: tuple[int, int, int], scale: int =
 
 
 class PixelGame(gym.Env[Frame, int]):
-    """What the games share: the picture, the random state, rendering.
+    """Base class of the games: picture, random state, rendering.
 
     Observations are ``(32, 32, 3)`` uint8.
 
@@ -78,7 +77,7 @@ class PixelGame(gym.Env[Frame, int]):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 8}  # noqa: RUF012
     optimum: ClassVar[float]
-    """Mean episode return of the best policy."""
+    """Mean episode return of the optimal policy."""
     random_return: ClassVar[float]
     """Mean episode return of the uniformly random policy."""
     action_names: ClassVar[tuple[str, ...]]
@@ -90,7 +89,7 @@ class PixelGame(gym.Env[Frame, int]):
         self.render_mode = render_mode
         self.observation_space = gym.spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)
         self.action_space = gym.spaces.Discrete(len(self.action_names))  # type: ignore[assignment]
-        # One blank picture, copied per frame: far cheaper than filling a new one with a colour.
+        # Copying a blank picture is cheaper than filling a new one with a colour.
         self._blank: Frame = np.tile(np.array(NIGHT, np.uint8), (SIDE, SIDE, 1))
 
     def reset(
@@ -113,11 +112,11 @@ class PixelGame(gym.Env[Frame, int]):
 
     @abstractmethod
     def optimal_action(self) -> int:
-        """Return an action of the best policy in the current state."""
+        """Return an action of the optimal policy in the current state."""
 
     @abstractmethod
     def _start(self) -> None:
-        """Draw the random start of an episode."""
+        """Sample the start of an episode."""
 
     @abstractmethod
     def _draw(self) -> Frame:
@@ -133,11 +132,11 @@ def _put(frame: Frame, row: int, column: int, sprite: Frame) -> None:
 class Catch(PixelGame):
     """A ball falls from a random column; be under it after seven steps.
 
-    The ball falls one cell a step. The paddle is one cell wide and starts in one of the four
+    The ball falls one cell per step. The paddle is one cell wide and starts in one of the four
     middle columns, at most five cells from any ball: every ball can be caught even after two
     wasted actions. The return is 1 for a catch, -1 for a miss. The random policy catches one
-    ball in eight whatever the paddle does, for the column of the ball is uniform and independent
-    of the paddle: its mean return is 2/8 - 1.
+    ball in eight, since the ball's column is uniform and independent of the paddle: its mean
+    return is 2/8 - 1.
     """
 
     optimum: ClassVar[float] = 1.0
@@ -183,18 +182,17 @@ class Catch(PixelGame):
 
 
 class Recall(PixelGame):
-    """See a colour, wait out a gap, name the colour.
+    """Remember a colour over a gap.
 
-    Two frames show one of four cue colours. ``gap`` empty frames follow, with a bar on top that
-    fills up as the moment comes nearer, so that nothing but the colour has to be remembered. At
-    the last frame, a question mark, action ``k`` is right if the cue was colour ``k``: 1 for the
-    right one, -1 for another. Actions before that change nothing. An episode has ``gap + 3``
-    actions. The random policy is right one time in four: its mean return is 2/4 - 1.
+    Two frames show one of four cue colours. ``gap`` empty frames follow, with a progress bar on
+    top, so that only the colour has to be remembered. At the last frame, a question mark, action
+    ``k`` is rewarded with 1 if the cue was colour ``k``, else with -1. Earlier actions have no
+    effect. An episode has ``gap + 3`` actions. The random policy is right one time in four: its
+    mean return is 2/4 - 1.
 
-    The final frame shows the colour again, over a bar that is green or red for right or wrong. It
-    comes too late to help, but it gives whoever predicts frames a reason to remember the colour.
-    The reward alone gives none at first: it depends on colour and answer together, and on neither
-    of them alone.
+    The final frame shows the colour again, over a green (right) or red (wrong) bar. It comes too
+    late for the policy, but it rewards frame prediction for remembering the colour. The reward
+    alone does not at first: it depends on colour and answer jointly, not on either one alone.
 
     Args:
         gap: Empty frames between the last cue frame and the question, at least 0.
@@ -215,21 +213,21 @@ class Recall(PixelGame):
             raise EnvError(f"gap must be an integer of at least 0, got {gap!r}")
         super().__init__(render_mode)
         self.gap = gap
-        self._question = self.cue_frames + gap  # time of the frame that asks
+        self._question = self.cue_frames + gap  # time step of the question
         self._time = self._cue = 0
         self._answer: int | None = None
         self._cue_sprites = [_sprite(BLOCK, colour, scale=4) for colour in self._COLOURS]
         self._ask_sprite = _sprite(QUESTION, WHITE, scale=2)
 
     def step(self, action: int) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
-        """Let time pass; at the question, ``action`` is the answer and ends the episode."""
-        asked = self._time == self._question
+        """Advance one step; at the question, ``action`` is the answer and ends the episode."""
+        done = self._time == self._question
         reward = 0.0
-        if asked:
+        if done:
             self._answer = int(action)
             reward = 1.0 if self._answer == self._cue else -1.0
         self._time += 1
-        return self._draw(), reward, asked, False, {}
+        return self._draw(), reward, done, False, {}
 
     def optimal_action(self) -> int:
         """Return the answer."""
@@ -255,13 +253,13 @@ class Recall(PixelGame):
 
 
 class Sparse(PixelGame):
-    """Fetch the key, pass the door, reach the goal: one reward, at the very end.
+    """Fetch the key, pass the door, reach the goal: one reward, at the end.
 
-    A wall splits the grid in a left room of four columns and a right room of three; its one door
-    opens to whoever carries the key. The start, the key (left), the door's row and the goal
-    (right) are drawn anew each episode. Reaching the goal gives 1 and terminates. The registered
-    environment truncates after 96 steps; the longest way takes 31. The agent turns from cyan to
-    yellow when it holds the key.
+    A wall splits the grid into a left room of four columns and a right room of three; its door
+    opens to the agent with the key. Start, key (left), row of the door and goal (right) are
+    sampled in each episode. Reaching the goal gives 1 and terminates. The registered environment
+    truncates after 96 steps; the longest path takes 31. The agent turns from cyan to yellow when
+    it holds the key.
 
     ``random_return`` is the exact success probability of 96 random actions, by dynamic
     programming over all layouts (``tests/envs/test_toy.py`` computes it).
@@ -300,7 +298,7 @@ class Sparse(PixelGame):
         return self._draw(), float(arrived), arrived, False, {}
 
     def optimal_action(self) -> int:
-        """Return a move along a shortest way to the key, through the door, to the goal."""
+        """Return a move along a shortest path to the key, through the door, to the goal."""
         row, column = self._agent
         if not self._has_key:
             target = self._key
@@ -316,7 +314,7 @@ class Sparse(PixelGame):
 
     def _start(self) -> None:
         rng = self.np_random
-        # Two different cells of the left room: the key is never under the agent's feet.
+        # Two different cells of the left room: the agent never starts on the key.
         start, key = rng.choice(GRID * self.wall, size=2, replace=False)
         self._agent = (int(start) // self.wall, int(start) % self.wall)
         self._key = (int(key) // self.wall, int(key) % self.wall)
@@ -336,11 +334,9 @@ class Sparse(PixelGame):
 
 def register_games() -> None:
     """Register the games in Gymnasium's ``drama`` namespace; a second call does nothing."""
-    here = "drama.envs.toy"
-    if "drama/Catch-v0" in gym.registry:
-        return
-    gym.register("drama/Catch-v0", f"{here}:Catch")
-    gym.register("drama/Recall-v0", f"{here}:Recall")
-    for gap in (8, 32, 128):
-        gym.register(f"drama/Recall{gap}-v0", f"{here}:Recall", kwargs={"gap": gap})
-    gym.register("drama/Sparse-v0", f"{here}:Sparse", max_episode_steps=Sparse.time_limit)
+    if "drama/Catch-v0" not in gym.registry:
+        gym.register("drama/Catch-v0", f"{__name__}:Catch")
+        gym.register("drama/Recall-v0", f"{__name__}:Recall")
+        for gap in (8, 32, 128):
+            gym.register(f"drama/Recall{gap}-v0", f"{__name__}:Recall", kwargs={"gap": gap})
+        gym.register("drama/Sparse-v0", f"{__name__}:Sparse", max_episode_steps=Sparse.time_limit)

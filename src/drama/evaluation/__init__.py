@@ -1,25 +1,25 @@
-"""What came out: evaluation episodes, published scores to hold them against, aggregates of both."""
+"""Evaluation episodes, published scores, and aggregates of both."""
 
 from drama.evaluation.aggregate import (
     Aggregate,
-    Estimate,
     Improvement,
     Profile,
     aggregate,
-    has_single_runs,
     performance_profile,
     probability_of_improvement,
-    published_runs,
 )
+from drama.evaluation.bootstrap import Estimate
 from drama.evaluation.evaluate import EpisodeResult, EvaluationResult, evaluate
 from drama.evaluation.protocol import ATARI100K, completed, departures
 from drama.evaluation.scores import (
     PublishedScore,
     game_of,
     games,
+    has_single_runs,
     human_score,
     normalised_score,
     published,
+    published_runs,
     random_score,
 )
 

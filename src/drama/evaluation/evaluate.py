@@ -1,12 +1,12 @@
-"""Playing finished episodes and writing down what they scored, under which protocol."""
+"""Evaluation: whole episodes, their scores and the protocol of the measurement."""
 
 from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,9 +14,9 @@ import torch
 
 from drama.behaviour import Player
 from drama.behaviour.acting import Actions
-from drama.config import Latents
-from drama.envs import describe
-from drama.envs.episodes import Count, EpisodeCounter, Unit, foreign_wrappers
+from drama.config import EvaluationConfig
+from drama.envs.description import describe, foreign_wrappers
+from drama.envs.episodes import Count, EpisodeCounter, Unit
 from drama.errors import ConfigError
 from drama.evaluation.protocol import departures, step_limit
 from drama.evaluation.scores import game_of, normalised_score
@@ -26,26 +26,26 @@ logger = logging.getLogger("drama")
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """One whole episode, or what the protocol's ``scored`` says."""
+    """One whole episode, or the unit named by ``scored`` in the protocol."""
 
     env: int
-    """Index of the environment that played it."""
+    """Index of its environment."""
     ret: float
     """Undiscounted return."""
     length: int
-    """Agent steps, or what a monitor inside the environment counts as steps."""
+    """Agent steps, or steps counted by a monitor in the environment."""
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Episodes of one policy mode, and the protocol they were played under."""
+    """Episodes of one policy mode, and the protocol of the measurement."""
 
     mode: str
     """``greedy`` or ``sampled``."""
     episodes: tuple[EpisodeResult, ...]
     protocol: dict[str, Any]
     optimum: float | None = None
-    """Best possible mean return, where the environment knows it."""
+    """Best possible mean return, if the environment defines it."""
 
     @property
     def mean(self) -> float:
@@ -54,13 +54,13 @@ class EvaluationResult:
 
     @property
     def std(self) -> float:
-        """Standard deviation of the returns (of the sample; 0 for one episode)."""
+        """Sample standard deviation of the returns; 0 for one episode."""
         returns = [e.ret for e in self.episodes]
         return statistics.stdev(returns) if len(returns) > 1 else 0.0
 
     @property
     def normalised(self) -> float | None:
-        """Human-normalised score of an Atari100k game measured under its protocol, else None."""
+        """Human-normalised score of an Atari100k game under its protocol, else None."""
         game = game_of(str(self.protocol["env"]["id"]))
         if game is None or self.normalised_reason is not None:
             return None
@@ -68,13 +68,13 @@ class EvaluationResult:
 
     @property
     def normalised_reason(self) -> str | None:
-        """Why a game of Atari100k has no normalised score; None if it has, and of other games."""
+        """Why an Atari100k game has no normalised score; None if it has, and for other games."""
         if game_of(str(self.protocol["env"]["id"])) is None:
             return None
         return "; ".join(departures(self.mode, self.protocol)) or None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, JSON-able."""
+        """Return the result for JSON."""
         return {
             "mode": self.mode,
             "mean": self.mean,
@@ -94,116 +94,58 @@ class EvaluationResult:
 def evaluate(
     player: Player,
     make_env: Callable[[int], gym.Env[Any, Any]],
+    config: EvaluationConfig,
     *,
-    episodes: int,
-    num_envs: int,
-    seed: int,
     greedy: bool,
-    protocol: dict[str, Any],
-    device: torch.device,
-    latents: Latents = "sampled",
-    max_episode_steps: int | None = None,
+    protocol: Mapping[str, Any],
     progress: Callable[[EpisodeResult], None] | None = None,
 ) -> EvaluationResult:
-    """Play ``episodes`` whole episodes on environments side by side.
+    """Play whole episodes on parallel environments.
 
-    The episodes are shared out evenly beforehand and each environment plays its share to the
-    end: taking whichever finish first would favour short ones. Nothing that the agent owns
-    changes: no buffer, no normaliser, no random state. Latents and actions are sampled from a
-    generator of this call: the same seed and number of environments give the same episodes.
+    Episodes are distributed evenly beforehand, and each environment plays its share to the end:
+    taking the first to finish would favour short episodes. The agent does not change: no buffer,
+    no normaliser, no random state. Latents and actions are sampled from a separate generator: the
+    same seed and number of environments give the same episodes.
 
-    Where a monitor inside the environment reports whole games, those are scored, although the
-    agent's episodes may end at lost lives. The protocol of the result says what was ``scored``
-    (``episodes``, ``games`` or ``lives``), the ``env``, its ``wrappers`` that may change the task,
-    which ``latents`` and ``actions`` were taken, the episodes, environments and seed, the policy's
-    latent, the ``step_limit`` and how many episodes were ``truncated_by_limit``, and this
-    package's version. Results are comparable where these agree.
+    If a monitor in the environment reports whole games, these are scored even where the agent's
+    episodes end at lost lives. The result's protocol records what was ``scored`` (``episodes``,
+    ``games`` or ``lives``), the ``env`` and its task-changing ``wrappers``, ``latents``,
+    ``actions``, the numbers of episodes and environments, the seed, the policy's latent, the
+    ``step_limit``, the number of episodes ``truncated_by_limit`` and the version of drama. Results
+    are comparable if these agree.
 
     Args:
         player: The acting agent.
-        make_env: Builds the environment of an index, without life-loss ends.
-        episodes: Number of episodes in all.
-        num_envs: Environments, at most one per episode.
-        seed: Seed of the first environment; the others count up from it.
-        greedy: The policy's most probable actions rather than sampled ones.
-        protocol: What to stamp the result with.
-        device: Device of the agent.
-        latents: ``sampled``, as the authors evaluate, or the ``mode``.
-        max_episode_steps: Agent steps after which an episode is truncated. None: 27,000, or the
-            environment's own limit where that is above it.
+        make_env: Makes the environment of an index, without life-loss ends.
+        config: Episodes, environments, seed, latents and step limit. Without a limit an episode
+            is truncated after 27,000 steps, or after the environment's own limit if larger.
+        greedy: Take the policy's most probable actions instead of sampled ones.
+        protocol: Further fields of the result's protocol.
         progress: Called with each finished episode.
 
     Raises:
-        ConfigError: A number is below 1, the seed is out of range, or ``latents`` is neither.
+        ConfigError: ``config.episodes`` is 0.
     """
-    if not 0 <= seed < 2**62:
-        raise ConfigError(f"the seed of an evaluation must lie in [0, 2**62), got {seed}")
-    if episodes < 1 or num_envs < 1:
-        raise ConfigError(f"episodes and environments must be at least 1: {episodes}, {num_envs}")
-    if max_episode_steps is not None and max_episode_steps < 1:
-        raise ConfigError(f"max_episode_steps must be at least 1, got {max_episode_steps}")
-    if latents not in get_args(Latents):
-        raise ConfigError(f"latents must be 'sampled' or 'mode', got {latents!r}")
+    if config.episodes < 1:
+        raise ConfigError(f"evaluation.episodes must be at least 1, got {config.episodes}")
     from drama import __version__  # set after everything else has been imported
 
-    actions: Actions = "argmax" if greedy else "sampled"
-    num_envs = min(num_envs, episodes)
-    shares = [episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)]
+    num_envs = min(config.num_envs, config.episodes)
     envs: list[gym.Env[Any, Any]] = []
     was_training = player.world_model.training
-    generator = torch.Generator(device).manual_seed(seed)
-    results: list[list[EpisodeResult]] = [[] for _ in range(num_envs)]
-    optimum: float | None = None
-    truncations = 0
     try:
         for i in range(num_envs):
             envs.append(make_env(i))
         stamp = describe(envs[0])
-        limit = step_limit(stamp) if max_episode_steps is None else max_episode_steps
+        limit = config.max_episode_steps or step_limit(stamp)
         optimum = getattr(envs[0].unwrapped, "optimum", None)
-        counters = [EpisodeCounter(env) for env in envs]
-        obs = [env.reset(seed=seed + i)[0] for i, env in enumerate(envs)]
-        for counter in counters:
-            counter.clear()
-        state = player.init_state(num_envs)
-        is_first = torch.ones(num_envs, dtype=torch.bool, device=device)
-        playing = set(range(num_envs))
-
-        def keep(i: int, count: Count) -> None:
-            result = EpisodeResult(i, *count)
-            results[i].append(result)
-            if progress is not None:
-                progress(result)
-
-        while playing:
-            batch = torch.from_numpy(np.stack(obs)).to(device)
-            action, state = player.act(
-                batch, state, is_first, generator, latents=latents, actions=actions
-            )
-            chosen = action.tolist()
-            ended = [False] * num_envs
-            for i in sorted(playing):
-                counter = counters[i]
-                obs[i], reward, terminated, truncated, info = envs[i].step(chosen[i])
-                count = counter.step(float(reward), bool(terminated), bool(truncated), info)
-                ended[i] = bool(terminated or truncated)
-                if count is None and counter.length >= limit:
-                    count, ended[i] = counter.cut(), True
-                    truncations += 1
-                if count is not None:
-                    keep(i, count)
-                if ended[i] and len(results[i]) < shares[i]:
-                    obs[i], _ = envs[i].reset()
-                    if (unseen := counter.reset()) is not None:
-                        keep(i, unseen)
-                if len(results[i]) == shares[i]:
-                    playing.remove(i)
-            is_first = torch.tensor(ended, device=device)
+        episodes = _Episodes(player, envs, config, limit, progress)
+        episodes.play("argmax" if greedy else "sampled")
     finally:
         for env in envs:
             try:
                 env.close()
-            except Exception as error:  # the episodes are played; nothing may be lost by this
+            except Exception as error:  # must not lose the played episodes
                 logger.warning("%s could not be closed: %s", type(env.unwrapped).__name__, error)
         player.world_model.train(was_training)
     mode = "greedy" if greedy else "sampled"
@@ -213,29 +155,108 @@ def evaluate(
         "wrappers": list(foreign_wrappers(envs[0])),
         "drama": __version__,
         "mode": mode,
-        "episodes": episodes,
+        "episodes": config.episodes,
         "num_envs": num_envs,
-        "seed": seed,
-        "scored": _unit(counters),
-        "latents": latents,
-        "actions": actions,
+        "seed": config.seed,
+        "scored": _unit(episodes.counters),
+        "latents": config.latents,
+        "actions": "argmax" if greedy else "sampled",
         "policy_latent": player.policy_latent,
-        "policy_context": player.policy_context,
+        "policy_memory": player.policy_context,
         "lookahead": player.lookahead,
         "step_limit": limit,
-        "truncated_by_limit": truncations,
+        "truncated_by_limit": episodes.truncated,
     }
     comparable = optimum is not None and not departures(mode, stamped)
     return EvaluationResult(
         mode=mode,
-        episodes=tuple(result for share in results for result in share),
+        episodes=tuple(result for share in episodes.results for result in share),
         protocol=stamped,
         optimum=float(optimum) if optimum is not None and comparable else None,
     )
 
 
+class _Episodes:
+    """Episodes of one evaluation, distributed evenly over its environments.
+
+    Args:
+        player: The acting agent.
+        envs: Environments.
+        config: Number of episodes, seed and latents.
+        limit: Agent steps after which an episode is truncated.
+        progress: Called with each finished episode.
+    """
+
+    def __init__(
+        self,
+        player: Player,
+        envs: Sequence[gym.Env[Any, Any]],
+        config: EvaluationConfig,
+        limit: int,
+        progress: Callable[[EpisodeResult], None] | None,
+    ) -> None:
+        self.player = player
+        self.envs = envs
+        self.config = config
+        self.limit = limit
+        self.progress = progress
+        share, rest = divmod(config.episodes, len(envs))
+        self.shares = [share + (i < rest) for i in range(len(envs))]
+        self.counters = [EpisodeCounter(env) for env in envs]
+        self.results: list[list[EpisodeResult]] = [[] for _ in envs]
+        self.truncated = 0
+
+    def play(self, actions: Actions) -> None:
+        """Play all episodes; ``actions`` are ``argmax`` or ``sampled``."""
+        weights = self.player.world_model.parameters()
+        device = next((p.device for p in weights), torch.device("cpu"))
+        generator = torch.Generator(device).manual_seed(self.config.seed)
+        obs = [env.reset(seed=self.config.seed + i)[0] for i, env in enumerate(self.envs)]
+        for counter in self.counters:
+            counter.clear()
+        state = self.player.init_state(len(self.envs))
+        is_first = torch.ones(len(self.envs), dtype=torch.bool, device=device)
+        playing = set(range(len(self.envs)))
+        while playing:
+            batch = torch.from_numpy(np.stack(obs)).to(device)
+            action, state = self.player.act(
+                batch, state, is_first, generator, latents=self.config.latents, actions=actions
+            )
+            chosen = action.tolist()
+            ended = [False] * len(self.envs)
+            for i in sorted(playing):
+                obs[i], ended[i] = self._step(i, chosen[i])
+                if len(self.results[i]) == self.shares[i]:
+                    playing.remove(i)
+            is_first = torch.tensor(ended, device=device)
+
+    def _step(self, i: int, action: int) -> tuple[Any, bool]:
+        """Step one environment; returns its next observation and whether its episode ended."""
+        env, counter = self.envs[i], self.counters[i]
+        obs, reward, terminated, truncated, info = env.step(action)
+        count = counter.step(float(reward), bool(terminated), bool(truncated), info)
+        ended = bool(terminated or truncated)
+        if count is None and counter.length >= self.limit:
+            count, ended = counter.cut(), True
+            self.truncated += 1
+        self._record(i, count)
+        if ended and len(self.results[i]) < self.shares[i]:
+            obs, _ = env.reset()
+            self._record(i, counter.reset())
+        return obs, ended
+
+    def _record(self, i: int, count: Count | None) -> None:
+        """Record a finished episode of an environment, if there is one."""
+        if count is None:
+            return
+        result = EpisodeResult(i, *count)
+        self.results[i].append(result)
+        if self.progress is not None:
+            self.progress(result)
+
+
 def _unit(counters: Sequence[EpisodeCounter]) -> Unit:
-    """Return what several environments of one kind counted: what any of them has met counts."""
+    """Return the unit counted by the environments; lives take precedence over games."""
     units: tuple[Unit, ...] = ("lives", "games")
     found = {counter.unit for counter in counters}
     return next((unit for unit in units if unit in found), "episodes")

@@ -1,4 +1,4 @@
-"""The protocol of an evaluation: what it says, and whether it is that of the reference scores."""
+"""The protocol of an evaluation, and its comparison with that of the reference scores."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ ATARI100K = {
     "max_episode_steps": 27_000,
     "env_kwargs": {},
 }
-"""Settings of the environment that the published scores were measured under, as the stamp has
-them; the authors' own take no no-ops, see :data:`drama.report.protocol.STARTS`."""
+"""Environment settings of the published scores, in the form of a result's protocol. The authors'
+environment takes no no-ops, see :data:`drama.report.protocol.STARTS`."""
 NOT_SCORE = ("life_loss", "image_size")
-"""Those of them that leave the meaning of a score alone: the size of the picture is the agent's
-affair, and ``scored`` says whether lost lives were counted as episodes."""
+"""Settings that do not change the meaning of a score: ``scored`` records whether lost lives ended
+episodes, and the image size only affects the agent."""
 STEP_LIMIT = 27_000
-"""Agent steps after which an episode is truncated, if its environment has no limit above it."""
+"""Agent steps after which an episode is truncated, unless the environment's limit is larger."""
 
 
 def completed(mode: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the protocol of a result, with what held before a field was recorded.
+    """Return the protocol of a result, with defaults for fields that old results lack.
 
     Args:
         mode: ``greedy`` or ``sampled``.
-        protocol: ``protocol`` of a result in ``eval.json``, of any version.
+        protocol: ``protocol`` of a result in an ``eval.json`` of any version.
     """
     greedy = mode == "greedy"
     env = protocol["env"]
@@ -53,45 +53,45 @@ def completed(mode: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def step_limit(env: Mapping[str, Any]) -> int:
-    """Return the limit of an evaluation's episodes where the user set none.
+    """Return the default step limit of an evaluation's episodes.
 
     Args:
-        env: What :func:`drama.envs.describe` says of the environment.
+        env: Description by :func:`drama.envs.describe`.
     """
     return max(STEP_LIMIT, env.get("max_episode_steps") or 0)
 
 
 def departures(mode: str, protocol: Mapping[str, Any]) -> tuple[str, ...]:
-    """Say why a score must not be normalised by the reference scores of its game.
+    """Return why a score must not be normalised by the reference scores of its game.
 
-    A human-normalised score is defined for whole games under the settings of :data:`ATARI100K`,
-    those of :data:`NOT_SCORE` excepted; that of a built-in game for the registered game.
+    Human-normalised scores are defined for whole games under the settings of :data:`ATARI100K`
+    except :data:`NOT_SCORE`; normalised scores of built-in games for the registered game.
 
     Args:
         mode: ``greedy`` or ``sampled``.
-        protocol: ``protocol`` of the result.
+        protocol: ``protocol`` of a result.
 
     Returns:
-        One text for each reason; nothing if the score may be normalised.
+        One text per reason; empty if the score may be normalised.
     """
     p = completed(mode, protocol)
     env = p["env"]
     found = []
     wanted: dict[str, Any]
     if p["scored"] == "lives":
-        found.append("lost lives were scored, for no monitor inside reports whole games")
+        found.append("lost lives were scored: no monitor in the environment reports whole games")
     if p["wrappers"]:
         found.append(f"the environment is wrapped in {', '.join(p['wrappers'])}")
     if game_of(str(env["id"])) is not None:
         if env.get("frame_skip") is None:
-            return (*found, "its protocol is not known, for it was not made by id")
+            return (*found, "its protocol is unknown: the environment was not made by id")
         wanted = {key: value for key, value in ATARI100K.items() if key not in NOT_SCORE}
     else:
         spec = gym.registry.get(str(env["id"]))
         wanted = {"max_episode_steps": None, "env_kwargs": {}}
         if spec is not None:
             wanted["max_episode_steps"] = spec.max_episode_steps
-            # make_env stamps the arguments given in addition to the registered ones.
+            # make_env records arguments given in addition to the registered ones.
             wanted["env_kwargs"] = dict(spec.kwargs) if env.get("env_kwargs") else {}
         wanted = {key: value for key, value in wanted.items() if key in env}
     for key, usual in wanted.items():

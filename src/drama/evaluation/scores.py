@@ -60,7 +60,7 @@ def _table() -> tuple[PublishedScore, ...]:
 
 
 def _key(name: str) -> str:
-    """Letters and digits only: ``Q*bert``, ``bank_heist`` and ``Kung Fu Master`` all match."""
+    """Return letters and digits only, so that ``Q*bert`` and ``Kung Fu Master`` match."""
     return "".join(character for character in name.casefold() if character.isalnum())
 
 
@@ -83,9 +83,9 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     by_key = {_key(candidate): candidate for candidate in known}
     near = nearest(_key(name), by_key)
     if near is None:
-        hint = f"known are {', '.join(by_key.values())}"
+        hint = f"choose from {', '.join(by_key.values())}"
     else:
-        hint = f"the nearest known one is {by_key[near]!r}"
+        hint = f"did you mean {by_key[near]}?"
     return ConfigError(f"unknown {kind} {name!r}; {hint}")
 
 
@@ -109,12 +109,12 @@ def games() -> tuple[str, ...]:
 
 
 def methods() -> tuple[str, ...]:
-    """Return every method with published scores, in the table's order, references first."""
+    """Return all methods with published scores, references first."""
     return tuple(_methods_by_key().values())
 
 
 def game_of(env_id: str) -> str | None:
-    """Return the Atari100k game that an environment id or a game's name stands for.
+    """Return the Atari100k game of an environment id or title.
 
     Args:
         env_id: A Gymnasium id (``"ALE/BankHeist-v5"``, ``"PongNoFrameskip-v4"``), a ROM name
@@ -122,8 +122,8 @@ def game_of(env_id: str) -> str | None:
             punctuation do not matter.
 
     Returns:
-        The game as `games` spells it, or None if it is not one of the 26 or the id belongs to
-        another namespace than ``ALE``.
+        The game as spelled by `games`, or None for other games and for namespaces other than
+        ``ALE``.
     """
     match = _ENV_ID.match(env_id.strip())
     return None if match is None else _games_by_key().get(_key(match["name"]))
@@ -133,10 +133,10 @@ def random_score(game: str) -> float:
     """Return the score of the uniformly random policy, in game points.
 
     Args:
-        game: A game in any spelling that `game_of` understands.
+        game: A game in any spelling accepted by `game_of`.
 
     Raises:
-        ConfigError: If it is not one of the 26 games.
+        ConfigError: It is not one of the 26 games.
     """
     return _reference(_RANDOM)[_game(game)]
 
@@ -145,10 +145,10 @@ def human_score(game: str) -> float:
     """Return the score of the human reference player, in game points.
 
     Args:
-        game: A game in any spelling that `game_of` understands.
+        game: A game in any spelling accepted by `game_of`.
 
     Raises:
-        ConfigError: If it is not one of the 26 games.
+        ConfigError: It is not one of the 26 games.
     """
     return _reference(_HUMAN)[_game(game)]
 
@@ -157,14 +157,14 @@ def normalised_score(game: str, score: float) -> float:
     """Return the human-normalised score ``(score - random) / (human - random)``.
 
     Args:
-        game: A game in any spelling that `game_of` understands.
+        game: A game in any spelling accepted by `game_of`.
         score: Mean return per episode, in game points.
 
     Returns:
-        0 for the random policy, 1 for the human reference; neither end is a limit.
+        0 for the random policy, 1 for the human reference; unbounded.
 
     Raises:
-        ConfigError: If it is not one of the 26 games.
+        ConfigError: It is not one of the 26 games.
     """
     name = _game(game)
     floor = _reference(_RANDOM)[name]
@@ -175,14 +175,14 @@ def published(method: str | None = None, game: str | None = None) -> list[Publis
     """Return the published scores, all of them or those of one method, one game, or both.
 
     Args:
-        method: A name out of `methods`, spelled in any case; None for every method.
-        game: A game in any spelling that `game_of` understands; None for every game.
+        method: A name in `methods`, in any case; None for all methods.
+        game: A game in any spelling accepted by `game_of`; None for all games.
 
     Returns:
         One row per method, game and seed, in the order of the table.
 
     Raises:
-        ConfigError: If the method or the game is unknown; the message names the nearest one.
+        ConfigError: Method or game is unknown; the message suggests the nearest name.
     """
     only_method = None if method is None else _method(method)
     only_game = None if game is None else _game(game)
@@ -192,3 +192,37 @@ def published(method: str | None = None, game: str | None = None) -> list[Publis
         if (only_method is None or row.method == only_method)
         and (only_game is None or row.game == only_game)
     ]
+
+
+def published_runs(method: str) -> dict[str, list[float]]:
+    """Return the normalised published scores of a method, by game.
+
+    Args:
+        method: A name in `methods`.
+
+    Returns:
+        One score per released run, or one mean per game if the authors released only means
+        (see :func:`has_single_runs`).
+
+    Raises:
+        ConfigError: The method is unknown.
+    """
+    found: dict[str, list[float]] = {}
+    for row in published(method):
+        found.setdefault(row.game, []).append(normalised_score(row.game, row.score))
+    return found
+
+
+def has_single_runs(method: str) -> bool:
+    """Whether a published method has scores of single runs.
+
+    With means only, the IQM is computed from means, which vary less than runs, and there are no
+    intervals.
+
+    Args:
+        method: A name in `methods`.
+
+    Raises:
+        ConfigError: The method is unknown.
+    """
+    return any(len(values) > 1 for values in published_runs(method).values())

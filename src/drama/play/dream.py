@@ -8,7 +8,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
-from drama.envs.picture import as_rgb
+from drama.envs import as_rgb
 from drama.errors import ConfigError, EnvError
 from drama.types import ObsArray
 

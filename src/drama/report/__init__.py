@@ -1,9 +1,9 @@
-"""What a suite has come to: tables, figures and one page, from whatever has finished.
+"""Reports of suites: tables, figures and one page of the finished runs.
 
-``write_report`` is what ``drama report`` calls. The rooms: ``runs`` reads directories without
-trusting them; ``summary`` decides what may be averaged; ``protocol`` says how it was measured;
-``tables``, ``curves`` and ``figures`` show it, in the style of ``drawing``; ``page`` puts it on one
-page.
+``write_report`` implements ``drama report``. Modules: ``runs`` reads and validates run directories;
+``summarise`` selects comparable runs and aggregates them into a ``summary``; ``protocol`` describes
+the measurement; ``tables``, ``curves`` and ``figures`` present it, styled by ``drawing``; ``page``
+renders HTML and Markdown.
 """
 
 from drama.report.build import Report, build_summary, write_report, write_summary

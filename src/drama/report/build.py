@@ -1,4 +1,4 @@
-"""From a suite's directory to the files of its report."""
+"""Write the files of a report from the directory of a suite."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from drama.errors import CheckpointError, ConfigError, RunDirError
-from drama.evaluation.aggregate import CONFIDENCE, RESAMPLES
-from drama.files import read_json, write_json, write_text
+from drama.evaluation.bootstrap import CONFIDENCE, RESAMPLES
+from drama.files import named, open_regular, read_json, write_json, write_text
 from drama.report import tables as tab
 from drama.report.page import GENERATOR, html_page, markdown_page
 from drama.report.protocol import protocol_notes
 from drama.report.runs import read_run
-from drama.report.summary import Mode, Summary, summarise
+from drama.report.summarise import summarise
+from drama.report.summary import Mode, Summary
 from drama.suite import read_suite
 
 PAGE = "index.html"
 RECORD = "report.json"
-"""Names the files of the report: those that the next one may replace."""
+"""Lists the files of a report, which the next report may replace."""
 FILE = re.compile(r"(figures/)?[A-Za-z0-9_-]+\.[a-z]+")
-"""Any file of a report."""
+"""Path of a file within a report."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written."""
+    """A written report."""
 
     out: Path
     page: Path
-    """The HTML page."""
+    """HTML page."""
     summary: Summary
     figures: tuple[str, ...]
     """Names of the figures."""
@@ -46,21 +47,21 @@ def build_summary(
     seed: int = 0,
     progress: Callable[[str], object] = lambda text: None,
 ) -> Summary:
-    """Read a suite and average what may be averaged; draws and writes nothing.
+    """Read a suite and aggregate its comparable runs; draws and writes nothing.
 
     Args:
         suite_dir: Directory of the suite.
-        mode: Which evaluation counts.
-        seed: Of the bootstrap.
-        progress: Called with what is done next.
+        mode: Evaluation to report: ``greedy`` or ``sampled``.
+        seed: Seed of the bootstrap.
+        progress: Called with a description of the next step.
 
     Raises:
-        DramaError: It is no suite's directory.
+        DramaError: ``suite_dir`` is not the directory of a suite.
     """
     state = read_suite(suite_dir)
     progress(f"reading {len(state.cells)} runs")
     labels = {variant.name: variant.label or variant.name for variant in state.spec.variants}
-    if len(set(labels.values())) < len(labels):  # labels are for readers, names are distinct
+    if len(set(labels.values())) < len(labels):  # labels may repeat, names may not
         labels = {name: name for name in labels}
     runs = [read_run(cell, labels[cell.variant.name]) for cell in state.cells]
     title = state.spec.title or state.spec.name
@@ -76,23 +77,23 @@ def write_report(
     seed: int = 0,
     progress: Callable[[str], object] = lambda text: None,
 ) -> Report:
-    """Write the report of a suite: what has finished, and what has not by name.
+    """Write the report of a suite: results of finished runs, names of the others.
 
-    ``index.html`` needs no other file. Beside it: ``report.md`` and ``report.json``, the tables as
-    CSV, Markdown and LaTeX, ``runs.csv`` with every run, and ``figures/`` as SVG and PNG. The same
-    runs give the same bytes.
+    ``index.html`` is self-contained. Further files: ``report.md`` and ``report.json``, the tables
+    as CSV, Markdown and LaTeX, ``runs.csv`` with every run, and ``figures/`` as SVG and PNG. The
+    same runs give the same bytes.
 
     Args:
         suite_dir: Directory of the suite.
-        out: Where to write; ``report`` in the suite's directory if None. An empty directory, a new
-            one, or one with an earlier report, whose files are replaced; no other file is touched.
-        mode: Which evaluation counts: ``greedy`` or ``sampled``.
-        seed: Of the bootstrap.
-        progress: Called with what is done next: reading, averaging, each figure, writing.
+        out: Target directory; ``report`` in the suite's directory if None. It must be new, empty
+            or hold an earlier report, whose files are replaced; other files are left alone.
+        mode: Evaluation to report: ``greedy`` or ``sampled``.
+        seed: Seed of the bootstrap.
+        progress: Called with a description of the next step.
 
     Raises:
-        DramaError: It is no suite's directory; Matplotlib is missing; ``out`` holds something
-            else, lies in the directory of a run, or cannot be written to.
+        DramaError: ``suite_dir`` is not the directory of a suite; Matplotlib is missing; ``out``
+            holds something else, lies in a run directory, or cannot be written to.
     """
     summary = build_summary(suite_dir, mode=mode, seed=seed, progress=progress)
     return write_summary(summary, out, progress=progress)
@@ -104,27 +105,27 @@ def write_summary(
     *,
     progress: Callable[[str], object] = lambda text: None,
 ) -> Report:
-    """Write the report of what has been read and averaged already.
+    """Write the report of a summary.
 
     Args:
-        summary: From :func:`build_summary`.
+        summary: Result of :func:`build_summary`.
         out: As in :func:`write_report`.
         progress: As in :func:`write_report`.
 
     Raises:
-        DramaError: Matplotlib is missing; ``out`` holds something else, lies in the directory of
-            a run, or cannot be written to.
+        DramaError: Matplotlib is missing; ``out`` holds something else, lies in a run directory,
+            or cannot be written to.
     """
     try:
         from drama.report.figures import draw_all
     except ImportError as error:
         raise ConfigError(
-            f"drama report draws with {_missing(error)}: pip install matplotlib scipy"
+            f"drama report needs {_missing(error)}: pip install matplotlib scipy"
         ) from error
     if out is not None and not str(out).strip():
         raise RunDirError("--out is empty; name a directory")
     target = summary.directory / "report" if out is None else Path(out)
-    with _told(target):
+    with _as_run_dir_error(target):
         earlier = _earlier(target, summary)
     tables = [tab.score_table(summary)]
     tables += [tab.aggregate_table(block, i) for i, block in enumerate(summary.blocks, 1)]
@@ -143,7 +144,7 @@ def write_summary(
     files["runs.csv"] = tab.runs_csv(summary)
     files["report.md"] = markdown_page(summary, tables, figures)
     files[PAGE] = html_page(summary, tables, figures)
-    with _told(target):
+    with _as_run_dir_error(target):
         _write(target, files, earlier, _tree(summary))
     page = target / PAGE
     return Report(target, page, summary, tuple(figure.name for figure in figures))
@@ -155,15 +156,15 @@ def _missing(error: ImportError) -> str:
 
 
 @contextmanager
-def _told(out: Path) -> Iterator[None]:
-    """Turn what the file system refuses into one line.
+def _as_run_dir_error(out: Path) -> Iterator[None]:
+    """Turn an OSError into a one-line RunDirError.
 
     Raises:
-        RunDirError: Of an OSError.
+        RunDirError: The file system refused an operation.
     """
     try:
         yield
-    except RunDirError:  # which is an OSError, too
+    except RunDirError:  # a subclass of OSError
         raise
     except OSError as error:
         reason = error.strerror or str(error)
@@ -171,24 +172,23 @@ def _told(out: Path) -> Iterator[None]:
 
 
 def _earlier(out: Path, summary: Summary) -> frozenset[str]:
-    """Return the files of the report that lies in ``out``; writes nothing.
+    """Return the files of the earlier report in ``out``; writes nothing.
 
     Raises:
-        RunDirError: ``out`` lies in the directory of a run, or holds something else than a report.
-        OSError: It is not a directory, or cannot be read.
+        RunDirError: ``out`` lies in a run directory, holds something else than a report, or a
+            file of the report is a symbolic link.
+        OSError: ``out`` is not a directory, or cannot be read.
     """
     real = Path(os.path.realpath(out))
     runs = {Path(os.path.realpath(run.path)) for run in summary.runs}
-    for place in (real, *real.parents):
-        is_run = (place / "config.json").is_file() and (place / "checkpoints").is_dir()
-        if is_run or place in runs:
-            raise RunDirError(f"{out} lies in the directory of a run; choose another --out")
-    # A call that was killed may have left no more than this.
+    for folder in (real, *real.parents):
+        is_run = (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
+        if is_run or folder in runs:
+            raise RunDirError(f"{out} lies in a run directory; choose another --out")
+    # A killed call may leave only its temporary file.
     if not out.exists() or not {path.name for path in out.iterdir()} - {f".{RECORD}.tmp"}:
         return frozenset()
-    other = RunDirError(
-        f"{out} is not empty and is not a report of this program; choose another --out"
-    )
+    other = RunDirError(f"{out} is not empty and is not a report of drama; choose another --out")
     try:
         tree = read_json(out / RECORD)
     except CheckpointError as error:
@@ -196,24 +196,27 @@ def _earlier(out: Path, summary: Summary) -> frozenset[str]:
     names = tree.get("files") if isinstance(tree, Mapping) else None
     if not isinstance(names, list) or tree.get("generator") != GENERATOR:
         raise other
-    # Nobody else's list makes this program delete files elsewhere.
+    # A foreign list must not delete files outside the report.
     if not all(isinstance(name, str) and FILE.fullmatch(name) for name in names):
         raise other
     page = out / PAGE
     if page.exists() and f'content="{GENERATOR}"' not in page.read_bytes()[:4096].decode(
         errors="replace"
     ):
-        raise RunDirError(f"{page} is not a report of this program; choose another --out")
+        raise RunDirError(f"{page} is not a report of drama; choose another --out")
+    for name in ("figures", RECORD, *names):
+        if (out / name).is_symlink():
+            raise RunDirError(f"{out / name} is a symbolic link; remove it or choose another --out")
     return frozenset(names)
 
 
 def _write(
     out: Path, files: Mapping[str, str | bytes], earlier: frozenset[str], tree: Mapping[str, Any]
 ) -> None:
-    """Write the files in place of those of the earlier report.
+    """Replace the files of the earlier report.
 
     Raises:
-        RunDirError: A file of that name is there that the earlier report did not write.
+        RunDirError: A file exists that the earlier report did not write.
         OSError: A file cannot be written.
     """
     names = sorted({*files, RECORD})
@@ -221,24 +224,26 @@ def _write(
         if name not in earlier and os.path.lexists(out / name):
             raise RunDirError(f"{out / name} is not of the earlier report; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    # First, so that a call that is killed leaves a report that the next one may replace.
+    # Written first, so that the next call may replace the files of a killed one.
     record = {"generator": GENERATOR, **tree}
     write_json(out / RECORD, {**record, "files": sorted(earlier.union(names))})
-    for stale in earlier.difference(names):  # of games or variants that are no longer there
+    for stale in earlier.difference(names):  # of games or variants no longer in the suite
         (out / stale).unlink(missing_ok=True)
     for name, content in files.items():
         path = out / name
         path.parent.mkdir(exist_ok=True)
         if isinstance(content, bytes):
-            path.write_bytes(content)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            with named(path), open(open_regular(path, flags), "wb") as file:
+                file.write(content)
         else:
-            # What a run says of itself may have half a character in it.
+            # Text from a run may contain lone surrogates.
             write_text(path, content.encode(errors="replace").decode())
     write_json(out / RECORD, {**record, "files": names})
 
 
 def _tree(summary: Summary) -> dict[str, Any]:
-    """The numbers of the report for a program to read."""
+    """Return the content of ``report.json``."""
     return {
         "suite": summary.name,
         "mode": summary.mode,
@@ -282,6 +287,7 @@ def _tree(summary: Summary) -> dict[str, Any]:
         ],
         "bootstrap": {"resamples": RESAMPLES, "confidence": CONFIDENCE},
         "protocol": protocol_notes(summary),
+        "untrained": {run.name: run.untrained for run in summary.untrained},
         "unfinished": {
             run.name: {"status": run.status, "steps": run.steps, "reason": run.reason}
             for run in summary.runs

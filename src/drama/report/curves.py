@@ -1,4 +1,4 @@
-"""Learning curves: of the first variant, and of those that depart from it in one part."""
+"""Learning curves: the first variant, and ablations that change one component of it."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from drama.text import plural
 Array = npt.NDArray[np.float64]
 
 WIDTH = 5
-"""Episodes in a running mean, as in the paper's curves."""
+"""Window of the running mean in episodes, as in the paper's curves."""
 POINTS = 200
-"""Points of a drawn curve."""
+"""Maximum number of points of a curve."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Returns of one variant in one game against environment steps."""
+    """Return against environment steps of one variant on one game."""
 
     steps: Array
-    """``(P,)``"""
+    """``(P,)``, environment steps."""
     mean: Array
-    """``(P,)``, over seeds."""
+    """``(P,)``, mean over seeds."""
     low: Array
-    """``(P,)``, the lowest seed."""
+    """``(P,)``, lowest seed."""
     high: Array
-    """``(P,)``, the highest seed."""
+    """``(P,)``, highest seed."""
     seeds: int
 
 
 def curve_figures(
     summary: Summary, progress: Callable[[str], object] = lambda text: None
 ) -> list[Figure | None]:
-    """Draw the first variant alone, and each group of :func:`ablations` beside it.
+    """Draw the first variant alone, and each group of :func:`ablations` compared with it.
 
     Args:
-        summary: What has been read and averaged.
+        summary: Summary of the suite.
         progress: Called with the name of the next figure.
     """
     groups = ablations(summary)
@@ -66,7 +66,7 @@ def _curve_figure(
     summary: Summary, name: str, title: str, variants: Sequence[str]
 ) -> Figure | None:
     style = looks([variant.name for variant in summary.variants])
-    # The first variant may have played many games more than those compared here.
+    # The first variant may have run on more games than the ablations.
     compared = variants[1:] or variants
     env_ids = [
         env_id
@@ -77,7 +77,7 @@ def _curve_figure(
         return None
     columns = min(len(env_ids), 3 if len(env_ids) in (5, 6) else 4)
     rows = math.ceil(len(env_ids) / columns)
-    said: list[str] = []
+    finals: list[str] = []
     drawn: set[tuple[str, str]] = set()
     unfinished = 0
     with new_canvas((max(5.2, 3.1 * columns), 2.5 * rows + 0.7)) as canvas:
@@ -100,7 +100,7 @@ def _curve_figure(
                         axes.fill_between(
                             done.steps, done.low, done.high, color=look.colour, alpha=0.18, lw=0
                         )
-                    said.append(
+                    finals.append(
                         f"{game_name(env_id)}, {variant}: {done.mean[-1]:.4g} after "
                         f"{done.steps[-1]:,.0f} steps "
                         f"({plural(done.seeds, 'seed')})"
@@ -123,7 +123,7 @@ def _curve_figure(
         canvas.supylabel(f"return, mean of {WIDTH} episodes", fontsize=10)
         legend(canvas, handles)
         ends = (
-            f" A thin line that ends in a cross is an unfinished run ({unfinished} of them)."
+            f" Thin line with a cross at its end: unfinished run ({unfinished} of them)."
             if unfinished
             else ""
         )
@@ -135,8 +135,8 @@ def _curve_figure(
             if run.variant in variants
         )
         if short:
-            ends += f" Finished seeds of fewer than {WIDTH} episodes are not in it ({short})."
-        for run in summary.runs:  # of games that none of the compared variants has played
+            ends += f" Excluded: finished seeds with fewer than {WIDTH} episodes ({short})."
+        for run in summary.runs:  # games that no compared variant has run on
             if run.env_id not in env_ids and _drawable(run, run.env_id, variants):
                 drawn.add((run.env_id, run.variant))
         absent = _not_drawn(summary.env_ids, variants, drawn)
@@ -146,9 +146,9 @@ def _curve_figure(
             title,
             f"{title}: return of training episodes, running mean of {WIDTH}, against environment "
             "steps. Line: mean over the finished seeds; band: lowest to highest seed. Dotted: "
-            f"random policy and {_top(env_ids)}, where they lie within the picture.{ends}{absent}",
+            f"random policy and {_top(env_ids)}, if within the axes.{ends}{absent}",
             f"{title}. Last running means: "
-            + ("; ".join(said) if said else "no run has finished")
+            + ("; ".join(finals) if finals else "no run has finished")
             + (f". Unfinished runs drawn: {unfinished}" if unfinished else "")
             + f".{absent}",
         )
@@ -157,7 +157,7 @@ def _curve_figure(
 def _not_drawn(
     env_ids: Sequence[str], variants: Sequence[str], drawn: Collection[tuple[str, str]]
 ) -> str:
-    """Say of which games and variants there is no curve."""
+    """Return a sentence on games and variants without a curve."""
     absent = []
     for env_id in env_ids:
         lacking = [variant for variant in variants if (env_id, variant) not in drawn]
@@ -166,7 +166,7 @@ def _not_drawn(
             absent.append(game_name(env_id) + part)
     if not absent:
         return ""
-    return f" No curve yet, for want of episodes: {', '.join(absent)}."
+    return f" No curve yet, too few episodes: {', '.join(absent)}."
 
 
 def _drawable(run: Run, env_id: str, variants: Sequence[str]) -> bool:
@@ -179,14 +179,14 @@ def _drawable(run: Run, env_id: str, variants: Sequence[str]) -> bool:
 
 
 def _references(axes: Axes, env_id: str) -> None:
-    """Dot the scores of reference where they are inside the picture already."""
+    """Draw dotted lines at the reference scores that lie within the axes."""
     reference = reference_of(env_id)
     if reference is None:
         return
     low, high = axes.get_ylim()
-    room = 0.12 * (high - low)
+    margin = 0.12 * (high - low)
     for level in (reference.floor, reference.top):
-        if low - room <= level <= high + room:
+        if low - margin <= level <= high + margin:
             axes.axhline(level, color=GREY, lw=0.9, ls=":", zorder=1)
 
 
@@ -197,27 +197,26 @@ def _top(env_ids: Sequence[str]) -> str:
 
 
 def _steps(value: float, _: int | None = None) -> str:
-    """Steps in thousands where that is shorter."""
+    """Return a step count, in thousands if that is shorter."""
     if value >= 1000 and value % 100 == 0:
         return f"{value / 1000:g}k"
     return f"{value:g}"
 
 
 def curve(runs: Sequence[Run], *, width: int = WIDTH, points: int = POINTS) -> Curve | None:
-    """Mean, lowest and highest running mean of episodes over the seeds, on one grid of steps.
+    """Compute mean, lowest and highest running mean over seeds on one grid of steps.
 
-    At each step a seed counts with the running mean after its latest finished episode. The curve
-    covers the steps at which every seed has one, from the latest first one to the earliest last
-    one: nowhere does the set of seeds change.
+    Each seed contributes the running mean after its latest finished episode. The curve covers the
+    steps at which every seed has one, so the set of seeds is the same everywhere.
 
     Args:
-        runs: Seeds of one variant in one game; those with fewer than ``width`` episodes are left
-            out.
-        width: Episodes in a running mean.
-        points: Points of the grid at most.
+        runs: Seeds of one variant on one game; seeds with fewer than ``width`` episodes are
+            excluded.
+        width: Window of the running mean in episodes.
+        points: Maximum number of grid points.
 
     Returns:
-        The curve, or None if no seed has enough episodes or they share no step.
+        The curve, or None if no seed has enough episodes or the seeds share no step.
     """
     found = []
     for run in runs:
@@ -237,11 +236,10 @@ def curve(runs: Sequence[Run], *, width: int = WIDTH, points: int = POINTS) -> C
 
 
 def ablations(summary: Summary) -> dict[str, list[str]]:
-    """Group the variants by the part in which they depart from the first one.
+    """Group the variants by the component in which they differ from the first one.
 
     Returns:
-        Names of the variants of each group, the first variant leading each; nothing if there is
-        only one.
+        Variant names by group, the first variant leading each; empty with a single variant.
     """
     groups: dict[str, list[str]] = {}
     if len(summary.variants) < 2:
@@ -254,7 +252,7 @@ def ablations(summary: Summary) -> dict[str, list[str]]:
 
 
 def _part(settings: Sequence[str]) -> str:
-    """Name the part of the agent that some changed settings belong to."""
+    """Return the component of the agent that the changed settings belong to."""
     parts = (
         ("world_model.dynamics.name", "Sequence model"),
         ("behaviour.algorithm", "Behaviour"),

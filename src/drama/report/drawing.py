@@ -1,4 +1,4 @@
-"""How every figure is drawn: one style, one look for each variant, the same bytes each time."""
+"""Drawing style: one look per variant, reproducible bytes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from matplotlib.figure import Figure as Canvas
 from drama.text import one_line
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A6240")
-"""Okabe and Ito's colours, told apart by people with any kind of colour vision; brown in place of
-their yellow, which is hard to see on white."""
+"""Okabe-Ito palette, safe for colour-blind readers; brown replaces the faint yellow."""
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1.5, 1.2)))
-"""Lines, so that variants can also be told apart in grey."""
+"""Line styles, which distinguish variants in greyscale."""
 GREY = "#6b6b6b"
 STYLE = {
     "svg.hashsalt": "drama",
     "svg.fonttype": "path",
     "font.family": ["DejaVu Sans"],
     "font.size": 10,
-    "text.parse_math": False,  # a label may have a dollar in it
+    "text.parse_math": False,  # labels may contain dollar signs
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -40,34 +39,34 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One drawn figure."""
+    """A drawn figure."""
 
     name: str
-    """Stem of its files."""
+    """Stem of the file names."""
     title: str
     caption: str
-    """What one sees, for the reader."""
+    """Description of lines, bars and bands."""
     alt: str
-    """What it shows, for those who do not see it: the numbers in words."""
+    """Alternative text: the numbers in words."""
     svg: str
     png: bytes
     width: int
-    """Natural width in CSS pixels."""
+    """Width in CSS pixels."""
     height: int
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a variant is drawn in every figure."""
+    """Colour and line style of a variant in every figure."""
 
     colour: str
     dashes: Any
 
 
 def looks(names: Sequence[str]) -> dict[str, Look]:
-    """Return one look for each name, the same for the same names in the same order."""
+    """Return one look per name; the same names in the same order give the same looks."""
     return {
-        # Once round the colours, the lines are shifted: a colour comes back with another line.
+        # After one cycle of colours the line styles shift, so no pair repeats early.
         name: Look(PALETTE[i % len(PALETTE)], DASHES[(i + i // len(PALETTE)) % len(DASHES)])
         for i, name in enumerate(names)
     }
@@ -75,7 +74,7 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
 
 @contextmanager
 def new_canvas(size: tuple[float, float]) -> Iterator[Canvas]:
-    """A figure in our style, whatever the user's own settings are; no global state is kept."""
+    """Yield a figure in this style, independent of the user's settings; restores global state."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)  # type: ignore[arg-type]
@@ -83,22 +82,22 @@ def new_canvas(size: tuple[float, float]) -> Iterator[Canvas]:
 
 
 def legend(canvas: Canvas, handles: Mapping[str, Any]) -> None:
-    """Name the lines over the picture, if there is more than one."""
+    """Add a legend if there is more than one line."""
     if len(handles) > 1:
         canvas.legend(
             list(handles.values()),
             list(handles),
-            loc="outside upper left",  # where a reader on a phone begins
+            loc="outside upper left",  # visible first on a phone
             ncols=min(4, len(handles)),
         )
 
 
 def finished(canvas: Canvas, name: str, title: str, caption: str, alt: str) -> Figure:
-    """Lay a canvas out and write it down, see :class:`Figure`."""
+    """Lay out a canvas and render it as SVG and PNG, see :class:`Figure`."""
     svg, png = io.StringIO(), io.BytesIO()
-    canvas.draw_without_rendering()  # lays out once for both files
+    canvas.draw_without_rendering()  # one layout for both files
     canvas.set_layout_engine("none")
-    # No date and no version: the same runs give the same bytes.
+    # No date or version, so that the same runs give the same bytes.
     canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     canvas.savefig(png, format="png", dpi=160, metadata={"Software": None})
     width, height = canvas.get_size_inches()

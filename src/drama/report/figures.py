@@ -1,4 +1,4 @@
-"""The figures of a report, each as SVG and PNG, the same bytes from the same runs."""
+"""Figures of a report as SVG and PNG; the same runs give the same bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from drama.evaluation.aggregate import Estimate, performance_profile
+from drama.evaluation.aggregate import performance_profile
+from drama.evaluation.bootstrap import Estimate
 from drama.report.curves import curve_figures
 from drama.report.drawing import GREY, Figure, finished, legend, looks, new_canvas
 from drama.report.runs import game_name
@@ -19,10 +20,10 @@ from drama.text import plural
 def draw_all(
     summary: Summary, progress: Callable[[str], object] = lambda text: None
 ) -> list[Figure]:
-    """Draw every figure for which there is something to draw, in the order of the page.
+    """Draw every figure that has data, in the order of the page.
 
     Args:
-        summary: What has been read and averaged.
+        summary: Summary of the suite.
         progress: Called with the name of the next figure.
     """
     found = curve_figures(summary, progress)
@@ -39,10 +40,10 @@ def draw_all(
 
 def _aggregates(summary: Summary, block: Block, number: int) -> Figure | None:
     style = looks([variant.name for variant in summary.variants])
-    # Means over runs have no interval to show; the paper's own are there to compare with.
+    # Methods with published means only have no interval; the paper's own is kept as a reference.
     ours = summary.published.get(OURS)
     rows = [row for row in block.rows if row.kind != "means" or row.method == ours]
-    rows.reverse()  # the first on top
+    rows.reverse()  # the first row on top
     names = [name for name in LABELS if name != "games_above"]
     with new_canvas((10.4, 1.25 + 0.3 * len(rows))) as canvas:
         grid = canvas.subplots(1, len(names), sharey=True)
@@ -65,10 +66,10 @@ def _aggregates(summary: Summary, block: Block, number: int) -> Figure | None:
                 )
             better = "lower" if name == "optimality_gap" else "higher"
             axes.set_title(f"{LABELS[name]}\n({better} is better)", fontsize=9)
-            # Bars end at the frame unless it is moved: they count as sticky.
+            # Matplotlib adds no margin at the ends of bars.
             ends = [end for e in estimates for end in (e.value, e.low, e.high) if end is not None]
-            room = 0.06 * (max(ends) - min(ends)) or 0.1 * max(1.0, abs(max(ends)))
-            axes.set_xlim(min(ends) - room, max(ends) + room)
+            margin = 0.06 * (max(ends) - min(ends)) or 0.1 * max(1.0, abs(max(ends)))
+            axes.set_xlim(min(ends) - margin, max(ends) + margin)
             axes.set_ylim(-0.6, len(rows) - 0.4)
             axes.xaxis.set_major_locator(MaxNLocator(3))
             axes.grid(axis="y", visible=False)
@@ -81,7 +82,7 @@ def _aggregates(summary: Summary, block: Block, number: int) -> Figure | None:
             f"aggregates-{number}",
             f"Aggregate scores over {games}",
             f"Aggregates over {games}: {', '.join(game_name(e) for e in block.env_ids)}. Line: the "
-            "statistic; bar: its 95 % stratified-bootstrap interval, which needs several runs of a "
+            "statistic; bar: 95 % stratified-bootstrap interval, which needs several runs per "
             "game. "
             + ("Grey: published scores." if any(r.kind != "variant" for r in rows) else ""),
             f"Aggregates over {games}. "
@@ -128,8 +129,8 @@ def _improvement(summary: Summary) -> Figure | None:
             canvas,
             "improvement",
             "Probability of improvement",
-            "Probability that a run of the first scores above a run of the second on a game drawn "
-            "at random, over the games that both have. Bar: 95 % stratified-bootstrap interval.",
+            "Probability that a run of the first method scores above a run of the second on a "
+            "random game, over their common games. Bar: 95 % stratified-bootstrap interval.",
             "Probability of improvement. "
             + "; ".join(
                 f"{p.method} over {p.other}: {interval(p.improvement.probability, 2)}, "
@@ -152,7 +153,7 @@ def _profile(summary: Summary, block: Block, number: int) -> Figure | None:
     with new_canvas((6.4, 3.4)) as canvas:
         axes = canvas.subplots()
         handles = {}
-        said = []
+        shares = []
         for name, runs in scores.items():
             look = style[name]
             found = performance_profile(runs, taus, resamples=1000)
@@ -162,7 +163,7 @@ def _profile(summary: Summary, block: Block, number: int) -> Figure | None:
             if found.low is not None and found.high is not None:
                 axes.fill_between(taus, found.low, found.high, color=look.colour, alpha=0.15, lw=0)
             half = performance_profile(runs, [0.5], resamples=1).share[0]
-            said.append(f"{name}: {100 * half:.0f} % of runs above 0.5")
+            shares.append(f"{name}: {100 * half:.0f} % of runs above 0.5")
         axes.set(xlabel=f"{_unit(block)}-normalised score", ylabel="share of runs above it")
         axes.set_ylim(-0.03, 1.03)
         legend(canvas, handles)
@@ -171,9 +172,9 @@ def _profile(summary: Summary, block: Block, number: int) -> Figure | None:
             canvas,
             f"profile-{number}",
             f"Performance profile over {plural(count, 'game')}",
-            "Share of runs that score above each normalised score, every game counting the same. "
+            "Share of runs above each normalised score; every game has the same weight. "
             "Band: pointwise 95 % bootstrap interval.",
-            "Performance profile. " + "; ".join(said) + ".",
+            "Performance profile. " + "; ".join(shares) + ".",
         )
 
 

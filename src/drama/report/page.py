@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file that needs nothing else, and the same in Markdown."""
+"""The page of a report: one self-contained HTML file, and the same in Markdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from drama.report.drawing import Figure
 
 GENERATOR = "drama report"
-"""What marks a page as one that may be written anew."""
+"""Marks a page as replaceable by the next report."""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5b6168; --paper: #ffffff;
@@ -37,7 +37,7 @@ nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1rem; padding: 0; list-style
 .lead { color: var(--soft); }
 .warn { border-left: 4px solid var(--warn); background: var(--card); padding: .5rem .8rem; }
 .scroll { overflow-x: auto; margin: .8rem 0; border: 1px solid var(--line); border-radius: 6px;
-  /* A shade at each edge behind which there is more; what moves with the content hides it. */
+  /* A shadow at each edge with hidden content; gradients that scroll along cover it elsewhere. */
   background: linear-gradient(to right, var(--paper) 40%, transparent) left / 3rem 100% local,
     linear-gradient(to left, var(--paper) 40%, transparent) right / 3rem 100% local,
     linear-gradient(to right, var(--shade), transparent) left / 1.1rem 100% scroll,
@@ -63,16 +63,16 @@ figure img { display: block; margin: 0 auto; max-width: 100%; height: auto; }
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .4rem; }
 code { font-size: .85em; }
 @media (max-width: 40rem) { figure img { max-width: none; }
-  figcaption::before { content: "Wider than the screen: swipe. "; font-weight: 600; } }
+  figcaption::before { content: "Swipe to see all of it. "; font-weight: 600; } }
 @media print { nav { display: none; } .scroll { overflow: visible; } }
 """
 
 
 def html_page(summary: Summary, tables: Sequence[Table], figures: Sequence[Figure]) -> str:
-    """Return the page: tables, figures inlined as SVG, and what stands behind them.
+    """Return the HTML page: tables, inline SVG figures, protocol, missing runs and machines.
 
     Args:
-        summary: What there is.
+        summary: Summary of the suite.
         tables: In the order of the page.
         figures: In the order of the page.
     """
@@ -85,7 +85,7 @@ def html_page(summary: Summary, tables: Sequence[Table], figures: Sequence[Figur
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<meta name="color-scheme" content="light dark">',
         f'<meta name="generator" content="{GENERATOR}">',
-        # An icon of its own, or a browser asks the server for one.
+        # Without an icon, browsers request one from the server.
         '<link rel="icon" href="data:,">',
         f"<title>{html.escape(title)}</title>",
         f"<style>{STYLE}</style>",
@@ -104,7 +104,7 @@ def html_page(summary: Summary, tables: Sequence[Table], figures: Sequence[Figur
                 ("figures", "Figures"),
                 ("protocol", "Protocol"),
                 ("missing", "What is missing"),
-                ("made-with", "Made with"),
+                ("made-with", "Machines"),
             )
         ),
         "</ul></nav>",
@@ -117,15 +117,15 @@ def html_page(summary: Summary, tables: Sequence[Table], figures: Sequence[Figur
         *([] if figures else ["<p>No run has enough episodes to draw.</p>"]),
         "</section>",
         '<section id="protocol"><h2>Protocol</h2>',
-        _list(protocol_notes(summary)) or "<p>Nothing has been evaluated yet.</p>",
+        _list(protocol_notes(summary)) or "<p>No run has been evaluated yet.</p>",
         _words(_settings(summary)),
         "</section>",
         '<section id="missing"><h2>What is missing</h2>',
         progress_table(summary).html(),
-        _words(_absent(summary)) or "<p>Nothing: every run has finished and is used.</p>",
+        _words(_absent(summary)) or "<p>Nothing: every run finished and is included.</p>",
         "</section>",
-        '<section id="made-with"><h2>Made with</h2>',
-        _words(_machines(summary)) or "<p>No run says what it was made with.</p>",
+        '<section id="made-with"><h2>Machines</h2>',
+        _words(_machines(summary)) or "<p>No run has a record of its machine.</p>",
         _list(_odd(summary)),
         "</section>",
         "</main>",
@@ -136,7 +136,7 @@ def html_page(summary: Summary, tables: Sequence[Table], figures: Sequence[Figur
 
 
 def markdown_page(summary: Summary, tables: Sequence[Table], figures: Sequence[Figure]) -> str:
-    """Return the same in Markdown, with the figures as links to their PNG files."""
+    """Return the Markdown page, with links to the PNG figures."""
     parts = [f"# {markdown_text(summary.name)}: report", *map(markdown_text, _lead(summary))]
     parts += [f"**{markdown_text(line)}**" for line in _warnings(summary)]
     for table in tables:
@@ -148,7 +148,7 @@ def markdown_page(summary: Summary, tables: Sequence[Table], figures: Sequence[F
             markdown_text(figure.caption),
         ]
     notes = [f"- {markdown_text(note)}" for note in protocol_notes(summary)]
-    parts += ["## Protocol", "\n".join(notes) or "Nothing has been evaluated yet."]
+    parts += ["## Protocol", "\n".join(notes) or "No run has been evaluated yet."]
     for words in (_settings(summary), _absent(summary), _machines(summary)):
         if words.rows:
             parts += [f"## {words.title}", words.markdown().rstrip()]
@@ -170,32 +170,37 @@ def _warnings(summary: Summary) -> list[str]:
     left_out = sum(len(variant.left_out) for variant in summary.variants)
     lines = []
     if counts:
-        said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-        lines.append(f"This is not the whole suite: {said}. Numbers are of finished runs only.")
+        states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+        lines.append(f"Incomplete suite: {states}. All numbers are from finished runs only.")
     if left_out:
         lines.append(
             f"{plural(left_out, 'finished run')} excluded from every average, for the reasons "
             "listed below."
         )
+    untrained: dict[str, list[str]] = {}
+    for run in summary.untrained:
+        untrained.setdefault(run.untrained, []).append(run.name)
+    for reason, names in untrained.items():
+        lines.append(f"{plural(len(names), 'finished run')} made {reason} ({', '.join(names)}).")
     return lines
 
 
 def _settings(summary: Summary) -> Table:
-    """Where each variant departs from the first."""
+    """Table of the settings in which each variant differs from the first."""
     rows = []
     for i, variant in enumerate(summary.variants):
         if i == 0:
-            said = "what the others are compared with"
+            text = "baseline of the comparison"
         elif variant.name in summary.differences:
-            said = "; ".join(summary.differences[variant.name]) or "no setting that matters"
+            text = "; ".join(summary.differences[variant.name]) or "no relevant difference"
         else:
-            said = "unknown: it has no run yet, or the first variant has none"
-        rows.append((Cell(variant.name), Cell(said)))
+            text = "unknown: no run yet of this variant or of the first"
+        rows.append((Cell(variant.name), Cell(text)))
     return Table("settings", "Variants", ("Variant", "Settings"), tuple(rows), words=True)
 
 
 def _absent(summary: Summary) -> Table:
-    """Every run that is in no average, and why."""
+    """Table of the runs excluded from every average, with reasons."""
     rows = []
     for run in summary.runs:
         if run.status != "finished":
@@ -206,27 +211,27 @@ def _absent(summary: Summary) -> Table:
     for variant in summary.variants:
         for left in variant.left_out:
             steps = f"{left.run.steps:,}"
-            rows.append(_absence(summary, left.run, "left out", steps, left.reason))
-    header = ("Run", "Status", "Steps", "Why", "Directory")
-    return Table("absent", "Runs that are in no average", header, tuple(rows), words=True)
+            rows.append(_absence(summary, left.run, "excluded", steps, left.reason))
+    header = ("Run", "Status", "Steps", "Reason", "Directory")
+    return Table("absent", "Runs excluded from every average", header, tuple(rows), words=True)
 
 
 def _absence(summary: Summary, run: Run, status: str, steps: str, reason: str) -> tuple[Cell, ...]:
-    place = str(run.path)
+    folder = str(run.path)
     if run.path.is_relative_to(summary.directory):
-        place = run.path.relative_to(summary.directory).as_posix()
-    # The directory has a column of its own.
+        folder = run.path.relative_to(summary.directory).as_posix()
+    # The directory has its own column.
     reason = reason.replace(f"{run.path}/", "").replace(str(run.path), "the directory")
-    return tuple(Cell(text) for text in (run.name, status, steps, reason or "not begun", place))
+    return tuple(Cell(text) for text in (run.name, status, steps, reason or "not started", folder))
 
 
 def _state(run: Run) -> str:
-    """What a reader calls it: a run that is under way looks like one that was interrupted."""
+    """Return the status for readers: a running run cannot be told from an interrupted one."""
     return "unfinished" if run.status == "interrupted" else run.status
 
 
 def _machines(summary: Summary) -> Table:
-    """Runs, wall time and versions, by what they were made with."""
+    """Table of runs and wall time by machine and versions."""
     keys = ("device_name", "device", "precision", "backend", "threads")
     versions = ("drama", "torch", "python", "system")
     count: Counter[tuple[str, ...]] = Counter()
@@ -249,7 +254,7 @@ def _machines(summary: Summary) -> Table:
 
 
 def _odd(summary: Summary) -> list[str]:
-    """What should be known of single runs that count."""
+    """Notes on single included runs."""
     lines = []
     for run in summary.runs:
         lines += [f"{run.name}: {note}." for note in run.notes]
@@ -274,7 +279,7 @@ def _figure(figure: Figure) -> str:
 
 
 def _words(table: Table) -> str:
-    """A table, or nothing if it has no row."""
+    """Return the table as HTML, or nothing if it has no row."""
     return table.html() if table.rows else ""
 
 
@@ -284,7 +289,7 @@ def _list(lines: Iterable[str]) -> str:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Shorten ``0, 1, 2, 4`` to ``0 to 2, 4``."""
+    """Return ``0, 1, 2, 4`` as ``0 to 2, 4``."""
     groups: list[list[int]] = []
     for value in numbers:
         if groups and value == groups[-1][-1] + 1:

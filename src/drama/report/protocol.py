@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from drama import presets
 from drama.errors import ConfigError
 from drama.evaluation import ATARI100K, completed, game_of
+from drama.report.summary import Summary, Variant
 from drama.settings import setting_differences as setting_differences
 from drama.settings import shown as shown
-
-if TYPE_CHECKING:
-    from drama.report.summary import Summary, Variant
 
 ATARI100K_STEPS = 100_000
 STARTS = (

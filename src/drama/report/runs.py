@@ -1,4 +1,4 @@
-"""What a suite has on disk, read without trusting any of it."""
+"""Runs of a suite, read from disk and validated."""
 
 from __future__ import annotations
 
@@ -8,51 +8,51 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.envs.registration import load_env_creator
 
-from drama.envs.toy import PixelGame, register_games
+from drama.config import Config
+from drama.envs import score_range
 from drama.errors import CheckpointError
 from drama.evaluation import game_of, human_score, random_score
 from drama.files import as_number, read_json
 from drama.suite import Cell
-from drama.suite.verdict import Status
+from drama.suite.status import Status
 from drama.text import one_line
+from drama.training.schedule import NAMES, updates_due, why_no_update
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """Whole training episodes of one run, in the order in which they ended."""
+    """Finished training episodes of one run, in order."""
 
     steps: Array
-    """``(E,)``, environment steps made when each ended; they never fall."""
+    """``(E,)``, environment steps at the end of each episode; non-decreasing."""
     returns: Array
-    """``(E,)``"""
+    """``(E,)``, undiscounted returns."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What normalises the scores of an environment."""
+    """Reference scores that normalise an environment's scores."""
 
     name: str
-    """What a normalised score of 1 is: ``human`` or ``optimum``."""
+    """Meaning of a normalised score of 1: ``human`` or ``optimum``."""
     floor: float
     """Score of the random policy."""
     top: float
-    """Score that is normalised to 1."""
+    """Score of the human reference, or the best possible return."""
 
     def normalise(self, score: float) -> float:
-        """Return 0 for the random policy, 1 for the reference."""
+        """Return the normalised score: 0 for the random policy, 1 for the reference."""
         return (score - self.floor) / (self.top - self.floor)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One cell of a suite and what its directory holds."""
+    """One run of a suite with the content of its directory."""
 
     variant: str
     env_id: str
@@ -60,20 +60,22 @@ class Run:
     path: Path
     status: Status
     reason: str = ""
-    """Why it is not finished, in words; empty if it is."""
+    """Why it is not finished; empty if it is."""
     config: Mapping[str, Any] = field(default_factory=dict)
-    """What it is, or would be, made with, as in ``config.json``."""
+    """Its configuration, as in ``config.json``."""
     evaluation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """``eval.json``: result by mode."""
+    """Evaluation results by mode, as in ``eval.json``."""
     episodes: Episodes = field(default_factory=lambda: Episodes(np.zeros(0), np.zeros(0)))
     starts: tuple[Mapping[str, Any], ...] = ()
-    """Entries of ``run.json``."""
+    """Entries of ``run.json``, one per start or resume."""
     steps: int = 0
-    """Environment steps known to be made, from the logs."""
+    """Environment steps made, from checkpoint and logs."""
     seconds: float = 0.0
-    """Wall seconds of training, from ``metrics.jsonl``."""
+    """Wall time of training in seconds, from ``metrics.jsonl``."""
     notes: tuple[str, ...] = ()
-    """What of it could not be read although the rest could."""
+    """Parts of its logs that could not be read."""
+    untrained: str = ""
+    """Updates that a finished run never made, and why; empty if it was trained."""
 
     @property
     def name(self) -> str:
@@ -82,17 +84,17 @@ class Run:
 
     @property
     def steps_asked(self) -> int | None:
-        """Environment steps that it is to make; None if its configuration does not say."""
+        """Environment steps requested; None if its configuration has no number."""
         steps = self.config.get("steps")
         return steps if isinstance(steps, int) else None
 
 
 def read_run(cell: Cell, variant: str | None = None) -> Run:
-    """Read the directory of one cell; what is spoilt is told of, never raised.
+    """Read the directory of one run; damage is reported in the result, never raised.
 
     Args:
-        cell: Where it is and what the suite knows of it.
-        variant: How to call its variant; its name if None.
+        cell: The run as the suite found it.
+        variant: Label of its variant; its name if None.
     """
     run = Run(
         variant=cell.variant.name if variant is None else variant,
@@ -124,40 +126,44 @@ def read_run(cell: Cell, variant: str | None = None) -> Run:
         steps=max(run.steps, *steps, 0, *(int(step) for step in episodes.steps[-1:])),
         seconds=sum(seconds),
         notes=tuple(notes),
+        untrained=_untrained(cell.config, cell.step) if run.status == "finished" else "",
     )
 
 
+def _untrained(config: Config, steps: int) -> str:
+    """Return which updates a run of ``steps`` steps never made, and why; empty if none."""
+    due = updates_due(config.training, steps)
+    without = [kind for kind, count in due.items() if not count]
+    if not without:
+        return ""
+    which = "" if len(without) == len(due) else f" of the {NAMES[without[0]]}"
+    return f"no update{which}: {why_no_update(config, steps, without[0])}"
+
+
 def reference_of(env_id: str) -> Reference | None:
-    """Return what normalises the scores of an environment.
+    """Return the reference scores of an environment.
 
     Args:
         env_id: A Gymnasium id.
 
     Returns:
         Random and human scores of an Atari100k game; random and best returns of a built-in game;
-        None for anything else.
+        None for other environments.
     """
     name = game_of(env_id)
     if name is not None:
         return Reference("human", random_score(name), human_score(name))
-    if not env_id.startswith("drama/"):
-        return None
-    register_games()
-    spec = gym.registry.get(env_id)
-    entry = None if spec is None else spec.entry_point
-    game = load_env_creator(entry) if isinstance(entry, str) else entry
-    if not (isinstance(game, type) and issubclass(game, PixelGame)):
-        return None
-    return Reference("optimum", game.random_return, game.optimum)
+    known = score_range(env_id)
+    return None if known is None else Reference("optimum", known.random, known.best)
 
 
 def game_name(env_id: str) -> str:
-    """Return how the report calls an environment: Atari100k games by name, others by id."""
+    """Return the display name: the title of an Atari100k game, else the id."""
     return game_of(env_id) or env_id
 
 
 def running_mean(values: Array, width: int) -> Array:
-    """Mean of the latest ``width`` values: ``(E,)`` to ``(E - width + 1,)``, empty if too few."""
+    """Return the running mean: ``(E,)`` to ``(E - width + 1,)``, empty if ``E < width``."""
     if len(values) < width:
         return np.zeros(0)
     means: Array = np.lib.stride_tricks.sliding_window_view(values, width).mean(axis=1)
@@ -168,28 +174,28 @@ def _starts(path: Path, notes: list[str]) -> tuple[Mapping[str, Any], ...]:
     try:
         return tuple(dict(entry) for entry in read_json(path)["starts"])
     except (CheckpointError, KeyError, TypeError, ValueError):
-        notes.append(f"{path.name} cannot be read: machine and versions are not known")
+        notes.append(f"{path.name} cannot be read: machine and versions are unknown")
         return ()
 
 
 def _evaluation(path: Path) -> dict[str, Any]:
-    """Read the evaluations of a finished run, which the suite has looked at already."""
+    """Read the evaluations of a finished run."""
     tree = read_json(path)
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path} is damaged: it is not a JSON object")
     for mode, result in tree.items():
         try:
-            sound = as_number(result["mean"]) is not None
-            sound = sound and isinstance(result["protocol"]["env"], dict)
+            valid = as_number(result["mean"]) is not None
+            valid = valid and isinstance(result["protocol"]["env"], dict)
         except (KeyError, TypeError):
-            sound = False
-        if not sound:
-            raise CheckpointError(f"{path} is damaged: {mode} lacks a mean or its protocol")
+            valid = False
+        if not valid:
+            raise CheckpointError(f"{path} is damaged: {mode} has no mean or no protocol")
     return tree
 
 
 def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """Rows of a log up to the first that is not whole: a killed run may end in half a row."""
+    """Read the lines of a log up to the first damaged one; a killed run may leave half a line."""
     rows: list[dict[str, Any]] = []
     if not path.exists():
         return rows
@@ -199,7 +205,7 @@ def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            notes.append(f"{path.name}: line {number} and all after it could not be read")
+            notes.append(f"{path.name}: line {number} and later lines could not be read")
             break
         rows.append(row)
     return rows
@@ -211,7 +217,7 @@ def _episodes(path: Path, notes: list[str]) -> Episodes:
     for number, row in enumerate(_rows(path, notes), 1):
         step, ret = as_number(row.get("step")), as_number(row.get("return"))
         if step is None or ret is None or (steps and step < steps[-1]):
-            notes.append(f"{path.name}: line {number} and all after it make no sense")
+            notes.append(f"{path.name}: line {number} and later lines are invalid")
             break
         steps.append(step)
         returns.append(ret)
@@ -219,7 +225,7 @@ def _episodes(path: Path, notes: list[str]) -> Episodes:
 
 
 def by_variant(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Runs of each variant, in the order in which the variants first appear."""
+    """Return the runs of each variant, in order of first appearance."""
     found: dict[str, list[Run]] = {}
     for run in runs:
         found.setdefault(run.variant, []).append(run)

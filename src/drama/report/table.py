@@ -1,4 +1,4 @@
-"""A table as data, and the forms it is written in: Markdown, CSV, LaTeX, HTML."""
+"""A table as data, and its Markdown, CSV, LaTeX and HTML forms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from drama.text import one_line
 
 MISSING = "—"
-"""What stands where nothing was measured."""
+"""Text of an empty cell."""
 
 
 @dataclass(frozen=True)
@@ -22,29 +22,29 @@ class Cell:
     text: str = MISSING
     bold: bool = False
     value: float | None = None
-    """The number that the text shows, unrounded; None where the text is not of one number."""
+    """Unrounded number of the text; None if the text is not one number."""
     more: Mapping[str, float] = field(default_factory=dict)
-    """Other numbers in the text by name, such as the ends of an interval."""
+    """Further numbers of the text by name, such as the ends of an interval."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: the first column names the row, the others hold numbers."""
+    """A table whose first column names the row."""
 
     name: str
-    """Stem of its files."""
+    """Stem of the file names."""
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
-    """Lines below it."""
+    """Notes below the table."""
     split: int = 0
-    """Rows from here on are aggregates, set apart by a line; 0 for none."""
+    """Index of the first aggregate row, below a separating line; 0 = none."""
     words: bool = False
-    """Whether the cells are words rather than numbers."""
+    """Whether cells hold text rather than numbers."""
 
     def markdown(self) -> str:
-        """The table for Markdown, its notes below it."""
+        """Return the table as Markdown, with notes."""
         rule = [":---", *[":---" if self.words else "---:"] * (len(self.header) - 1)]
         lines = [_pipe([markdown_text(h) for h in self.header]), _pipe(rule)]
         for row in self.rows:
@@ -56,10 +56,10 @@ class Table:
         return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
 
     def csv(self) -> str:
-        """The table as comma-separated values, for a program.
+        """Return the table as CSV.
 
-        Numbers are not rounded, and nothing stands where one is missing. What a cell says beside
-        its number has columns of its own: ``A``, ``A low``, ``A high``, ``A seeds``.
+        Numbers are unrounded, missing ones empty. Further numbers of a cell have their own
+        columns: ``A``, ``A low``, ``A high``, ``A seeds``.
         """
         columns = range(len(self.header))
         more = [list(dict.fromkeys(n for row in self.rows for n in row[i].more)) for i in columns]
@@ -79,7 +79,7 @@ class Table:
         return csv_text([head, *body])
 
     def latex(self) -> str:
-        """The table for LaTeX; needs the package ``booktabs``."""
+        """Return the table as LaTeX; needs the package ``booktabs``."""
         columns = "l" + ("l" if self.words else "r") * (len(self.header) - 1)
         lines = [
             "% needs \\usepackage{booktabs}",
@@ -92,7 +92,7 @@ class Table:
             if self.split and number == self.split:
                 lines.append("\\midrule")
             cells = [_latex_cell(cell) for cell in row]
-            # What follows the end of a row is taken for its argument if it begins like one.
+            # LaTeX reads "[" or "*" after a row end as its argument.
             shield = "{}" if cells[0].startswith(("[", "*")) else ""
             lines.append(shield + " & ".join(cells) + r" \\")
         lines += ["\\bottomrule", "\\end{tabular}"]
@@ -100,7 +100,7 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def html(self) -> str:
-        """The table for HTML, in a container that scrolls sideways, its notes below it."""
+        """Return the table as HTML in a horizontally scrolling container, with notes."""
         head = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in self.header)
         body = []
         for number, row in enumerate(self.rows):
@@ -120,7 +120,7 @@ class Table:
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    """Return rows as CSV, with no cell that a spreadsheet would run as a formula."""
+    """Return rows as CSV; no cell is a spreadsheet formula."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerows([_no_formula(cell) for cell in row] for row in rows)
@@ -128,7 +128,7 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
 
 
 def _no_formula(cell: object) -> object:
-    """Put an apostrophe before text that begins as formulas do; numbers are no text."""
+    """Prefix text that begins like a formula with an apostrophe."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(tuple("=+-@\t\r")) else cell
 
 
@@ -137,7 +137,7 @@ def _pipe(cells: Sequence[str]) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Return text that Markdown shows as it is, on one line."""
+    """Return text on one line, escaped for Markdown."""
     return re.sub(r"([\\|*_`<>\[\]#$~&])", r"\\\1", one_line(text))
 
 

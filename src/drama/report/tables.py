@@ -1,4 +1,4 @@
-"""The tables of a report: scores, aggregates, comparisons, progress, and each run for a program."""
+"""Tables of a report: scores, aggregates, comparisons, progress, and ``runs.csv``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from drama.evaluation import departures, game_of, human_score, published, random_score
-from drama.evaluation.aggregate import RESAMPLES, Aggregate, Estimate, mean
+from drama.evaluation.aggregate import Aggregate, mean
+from drama.evaluation.bootstrap import RESAMPLES, Estimate
 from drama.report.protocol import (
     ATARI100K_STEPS,
     STARTS,
@@ -28,13 +29,13 @@ LABELS = {
     "optimality_gap": "Optimality gap",
     "games_above": "Games above human",
 }
-"""Aggregates in the order in which they are shown, and what they are called."""
+"""Aggregates in display order, and their headings."""
 DIGITS = {"mean": 3, "median": 3, "iqm": 3, "optimality_gap": 3, "games_above": 0}
-"""Digits behind the point."""
+"""Decimal places."""
 
 
 def score_table(summary: Summary) -> Table:
-    """Scores per game: of the variants and, on Atari, of published methods, with aggregates."""
+    """Return scores per game of the variants and, on Atari, of published methods."""
     shown = summary.variants
     header = ["Game"]
     references = {env_id: reference_of(env_id) for env_id in summary.env_ids}
@@ -79,17 +80,17 @@ def score_table(summary: Summary) -> Table:
 
 
 def aggregate_table(block: Block, number_: int) -> Table:
-    """Aggregates of every method over one set of games, with their intervals.
+    """Return the aggregates of every method over one set of games, with intervals.
 
     Args:
-        block: The methods and the games.
-        number_: Counted from 1, for the name of the files.
+        block: Methods and games.
+        number_: Index from 1, part of the file names.
     """
     names = statistics(block)
     rows = []
     for row in block.rows:
         cells = [_interval_cell(getattr(row.numbers, n), DIGITS[n]) for n in names]
-        # A mean over runs is one number, and not one run.
+        # A published mean is one number, but not one run.
         counts = "means only" if row.kind == "means" else _counts(row.numbers)
         rows.append((Cell(row.method), *cells, Cell(counts)))
     one = "the human reference" if block.reference == "human" else "the best possible return"
@@ -100,19 +101,18 @@ def aggregate_table(block: Block, number_: int) -> Table:
     ]
     if single := [r.method for r in block.rows if r.kind != "means" and r.numbers.single]:
         notes.append(
-            "Games with a single run add no width to an interval, which is too narrow then: "
-            f"{', '.join(single)}."
+            "Intervals are too narrow for methods with a single run on some games, which cannot be "
+            f"resampled: {', '.join(single)}."
         )
     if any(row.kind == "means" for row in block.rows):
         notes.append(
-            "Methods without intervals published only means over runs; their IQM is that of these "
-            "means, which are less spread than runs."
+            "Methods without intervals published only means over runs; their IQM is computed from "
+            "these means, which vary less than runs."
         )
     if any(row.kind != "variant" for row in block.rows):
         notes.append(
-            "Normalised with the random and human scores that the Drama paper prints, which are "
-            "rounded to whole points: aggregates may differ by about a per cent from those printed "
-            "elsewhere."
+            "Normalised with the random and human scores of the Drama paper, rounded to whole "
+            "points: aggregates may differ by about 1 % from those published elsewhere."
         )
         notes.append(STARTS)
     return Table(
@@ -125,7 +125,7 @@ def aggregate_table(block: Block, number_: int) -> Table:
 
 
 def improvement_table(summary: Summary) -> Table:
-    """Probability of improvement of the first variant over the others."""
+    """Return the probability of improvement of the first variant over the others."""
     rows = [
         (
             Cell(f"{pair.method} > {pair.other}"),
@@ -140,8 +140,8 @@ def improvement_table(summary: Summary) -> Table:
         header=("Comparison", "Probability", "Games"),
         rows=tuple(rows),
         notes=(
-            "Probability that a run of the first scores above a run of the second on a game drawn "
-            "at random; ties count half. Over the games that both have.",
+            "Probability that a run of the first method scores above a run of the second on a "
+            "random game; ties count half. Over their common games.",
             *differences_between(summary),
             *((STARTS,) if summary.published else ()),
         ),
@@ -149,7 +149,7 @@ def improvement_table(summary: Summary) -> Table:
 
 
 def progress_table(summary: Summary) -> Table:
-    """Finished runs out of those there should be, for each game and variant."""
+    """Return finished and requested runs per game and variant."""
     names = [variant.name for variant in summary.variants]
     rows = []
     for env_id in summary.env_ids:
@@ -163,7 +163,7 @@ def progress_table(summary: Summary) -> Table:
 
 
 def runs_csv(summary: Summary) -> str:
-    """Every run with its score and the protocol of that, for statistics of one's own."""
+    """Return every run with score and protocol as CSV."""
     rows: list[list[object]] = [
         [
             *("variant", "env_id", "seed", "status", "used", "steps", "wall_seconds"),
@@ -171,7 +171,7 @@ def runs_csv(summary: Summary) -> str:
         ]
     ]
     used = {id(r) for v in summary.variants for runs in v.runs.values() for r in runs}
-    why = {id(left.run): left.reason for v in summary.variants for left in v.left_out}
+    reasons = {id(left.run): left.reason for v in summary.variants for left in v.left_out}
     for run in summary.runs:
         result = run.evaluation.get(summary.mode)
         score = None if result is None else float(result["mean"])
@@ -188,7 +188,7 @@ def runs_csv(summary: Summary) -> str:
                 *(run.variant, run.env_id, run.seed, run.status, int(id(run) in used), run.steps),
                 *(round(run.seconds, 1), "" if result is None else summary.mode),
                 *("" if score is None else score, "" if normalised is None else normalised),
-                *(str(run.path), why.get(id(run), run.reason)),
+                *(str(run.path), reasons.get(id(run), run.reason)),
                 "" if result is None else json.dumps(result["protocol"], sort_keys=True),
             ]
         )
@@ -196,17 +196,17 @@ def runs_csv(summary: Summary) -> str:
 
 
 def statistics(block: Block) -> tuple[str, ...]:
-    """Return the aggregates that mean something in a block: nothing is above an optimum."""
+    """Return the aggregates that apply to a block: no score exceeds an optimum."""
     return tuple(n for n in LABELS if n != "games_above" or block.reference == "human")
 
 
 def column_name(variant: Variant) -> str:
-    """Name of a variant, with its steps where it stopped before the benchmark's."""
+    """Return the name of a variant, with its steps if fewer than the benchmark's."""
     return f"{variant.name} ({variant.steps:,} steps)" if cut_short(variant) else variant.name
 
 
 def number(value: float) -> str:
-    """Four significant digits at most, and none behind the point from 1000 on."""
+    """Return a number with at most four significant digits, as an integer from 1000 on."""
     if abs(value) >= 1000:
         return f"{value:.0f}"
     text = f"{value:.4g}"
@@ -214,7 +214,7 @@ def number(value: float) -> str:
 
 
 def interval(estimate: Estimate, digits: int) -> str:
-    """``value [low, high]``, or the value alone where there is no interval."""
+    """Return ``value [low, high]``, or the value alone without an interval."""
     text = f"{estimate.value:.{digits}f}"
     if estimate.low is None or estimate.high is None:
         return text
@@ -249,7 +249,7 @@ def _score(variant: Variant, env_id: str, *, intervals: bool) -> Cell:
 
 
 def _best(cells: Sequence[Cell], better: Callable[[list[float]], float] = max) -> list[Cell]:
-    """Put the best values in bold, unless there is nothing to be better than."""
+    """Set the best values in bold if there are at least two values."""
     values = [cell.value for cell in cells if cell.value is not None]
     best = better(values) if len(values) > 1 else None
     return [replace(cell, bold=cell.value is not None and cell.value == best) for cell in cells]
@@ -279,15 +279,15 @@ def _score_notes(summary: Summary, shown: Sequence[Variant]) -> list[str]:
         what = "mean over seeds of the mean return"
         brackets = "" if summary.atari else "; in brackets, the 95 % bootstrap interval"
         notes.append(
-            f"Variants of this suite: {what} of the evaluation, with the number of seeds in "
-            f"parentheses{brackets}. Bold: the highest of the row (of optimality gaps, the lowest)."
+            f"Variants of this suite: {what} of the evaluation, number of seeds in "
+            f"parentheses{brackets}. Bold: best of the row."
         )
     if absent := [variant.name for variant in summary.variants if not variant.runs]:
-        notes.append(f"Nothing to show yet of: {', '.join(absent)}.")
+        notes.append(f"No results yet: {', '.join(absent)}.")
     if any(summary.published):
         notes.append(
-            "Published columns: Drama paper, Table 1; the random and human scores too, rounded to "
-            "whole points."
+            "Published columns, random and human scores: Drama paper, Table 1, rounded to whole "
+            "points."
         )
     for variant in shown:
         if cut_short(variant):
@@ -308,8 +308,8 @@ def _score_notes(summary: Summary, shown: Sequence[Variant]) -> list[str]:
             )
         if lacking:
             notes.append(
-                f"No aggregate in this table for {', '.join(lacking)}: not all of the games "
-                "aggregated here are finished and normalised."
+                f"No aggregate in this table for {', '.join(lacking)}: some of these games are not "
+                "finished or not normalised."
             )
     return notes
 

@@ -1,4 +1,4 @@
-"""Many runs as one: what they are, where they lie, and how they are carried out."""
+"""Suites: many runs defined by one spec, in one directory, on this machine or on Ray."""
 
 from drama.suite.built_in import BUILT_IN, load_spec
 from drama.suite.layout import Cell, SuiteState, read_suite

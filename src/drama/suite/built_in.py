@@ -1,4 +1,4 @@
-"""Suites that have a name, and the reading of those that lie in a file."""
+"""Built-in suites, and loading of suites from files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def atari100k() -> SuiteSpec:
 
 
 def atari100k_ablations() -> SuiteSpec:
-    """One change at a time, on four games: sampler, sequence model, size, behaviour."""
+    """Single-component ablations on four games: sampler, sequence model, size, behaviour."""
     dynamics = "world_model.dynamics.name"
     return SuiteSpec(
         name="atari100k-ablations",
@@ -45,8 +45,8 @@ def atari100k_ablations() -> SuiteSpec:
 
 
 def toy() -> SuiteSpec:
-    """Three built-in games, three seeds, two samplers: minutes on two cores."""
-    # Half the batches and less than half the steps of preset quick, updates a little more often.
+    """Three built-in games, three seeds, two samplers; takes minutes on two cores."""
+    # Half the batch sizes and less than half the steps of preset quick, slightly higher ratios.
     sizes = {
         "world_model.batch_size": 8,
         "behaviour.batch_size": 64,
@@ -72,17 +72,17 @@ BUILT_IN: dict[str, Callable[[], SuiteSpec]] = {
     "atari100k-ablations": atari100k_ablations,
     "toy": toy,
 }
-"""Every built-in suite by the name that the command line knows."""
+"""Built-in suites by name."""
 
 
 def load_spec(source: str) -> SuiteSpec:
     """Return a built-in suite, or read one from a file.
 
     Args:
-        source: A name out of `BUILT_IN`, or the path of a ``.toml`` or ``.json`` file.
+        source: A name in `BUILT_IN`, or the path of a ``.toml`` or ``.json`` file.
 
     Raises:
-        ConfigError: There is no such suite or file, or it is not a suite.
+        ConfigError: The suite or file does not exist, or the file is not a suite.
     """
     if source in BUILT_IN:
         return BUILT_IN[source]()
@@ -91,7 +91,7 @@ def load_spec(source: str) -> SuiteSpec:
         raise ConfigError(no_suite(path))
     if path.suffix not in (".toml", ".json") and not path.is_file():
         raise ConfigError(
-            f"unknown suite {source!r}{did_you_mean(source, BUILT_IN)} (there are "
+            f"unknown suite {source!r}{did_you_mean(source, BUILT_IN)} (built-in: "
             f"{', '.join(BUILT_IN)}; or name a .toml file)"
         )
     try:

@@ -1,4 +1,4 @@
-"""What a suite would cost on this machine: hours, memory, disk; measured, not guessed."""
+"""Cost of a suite on this machine, measured: time, memory and disk."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drama.calibration import SECONDS, calibrate
-from drama.costs import PresetCost, Unmeasured
-from drama.envs.source import build_env
+from drama.envs.source import env_source
+from drama.machine.calibration import SECONDS, calibrate
+from drama.machine.costs import PresetCost, Unmeasured
 from drama.suite.layout import Cell
 from drama.suite.local import Plan
 from drama.text import duration, size
@@ -18,52 +18,52 @@ from drama.text import duration, size
 
 @dataclass(frozen=True)
 class Share:
-    """The cost of one variant's runs on games whose frames are alike."""
+    """Cost of one variant's runs on games with the same observation shape."""
 
     variant: str
     games: tuple[str, ...]
     runs: int
-    """Runs that are not finished."""
+    """Unfinished runs."""
     steps_left: int
-    """Environment steps of all these runs that are still to be made."""
+    """Remaining environment steps of all these runs."""
     hours: float | None
-    """Of all these runs, one after the other; None if that could not be measured."""
+    """Total hours of these runs in sequence; None if the measurement failed."""
     memory: int | None
-    """Bytes of one run, on host and device together."""
+    """Memory of one run in bytes, host and device together."""
     disk: int | None
-    """Bytes that one run's directory comes to."""
+    """Size of one run directory in bytes."""
     estimated: bool
-    """Whether batches were too slow to be measured at full size."""
+    """Whether updates were extrapolated from smaller batches."""
     fits: bool
-    """Whether one run fits into memory, as far as that is known."""
+    """Whether one run fits into memory, as far as known."""
     error: str | None
-    """Why it could not be measured."""
+    """Why the measurement failed."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The cost of a suite."""
+    """Cost of a suite."""
 
     shares: tuple[Share, ...]
     runs: int
     finished: int
     plan: Plan | None
-    """How they would be shared out; None if nothing is to do."""
+    """Distribution over this machine; None if nothing is left to run."""
 
     @property
     def hours(self) -> float | None:
-        """Of all runs, one after the other; None if some could not be measured."""
+        """Total hours of all runs in sequence; None if a measurement failed."""
         known = [share.hours for share in self.shares if share.hours is not None]
         return sum(known) if len(known) == len(self.shares) else None
 
     @property
     def disk(self) -> int | None:
-        """Bytes of all runs to do."""
+        """Size of all unfinished runs in bytes; None if a measurement failed."""
         known = [share.disk * share.runs for share in self.shares if share.disk is not None]
         return sum(known) if len(known) == len(self.shares) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers as a tree for JSON."""
+        """Return the costs for JSON."""
         return {
             "runs": self.runs,
             "finished": self.finished,
@@ -75,14 +75,14 @@ class Forecast:
         }
 
     def render(self) -> str:
-        """Return a table and what it adds up to."""
+        """Return a table and the totals as text."""
         todo = sum(share.runs for share in self.shares)
         total = f"{self.runs} runs: {self.finished} finished, {todo} to do"
         if (left := self.runs - self.finished - todo) > 0:
-            total += f", {left} left alone"
+            total += f", {left} skipped"
         if self.plan is None or not todo:
             return total
-        rows = [("variant", "games", "runs", "steps", "time a run", "memory a run", "disk a run")]
+        rows = [("variant", "games", "runs", "steps", "time/run", "memory/run", "disk/run")]
         notes = []
         for share in self.shares:
             per_run = None if share.hours is None else share.hours / share.runs
@@ -99,9 +99,9 @@ class Forecast:
                 )
             )
             if share.error is not None:
-                notes.append(f"{share.variant} was not measured: {share.error}")
+                notes.append(f"{share.variant}: not measured: {share.error}")
             elif not share.fits:
-                notes.append(f"{share.variant}: one run alone needs more memory than there is free")
+                notes.append(f"{share.variant}: a single run needs more memory than is free")
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = [
             "  ".join(
@@ -111,16 +111,16 @@ class Forecast:
             for row in rows
         ]
         if any(share.estimated for share in self.shares):
-            notes.append("~ measured on smaller batches and scaled by frames")
+            notes.append("~ = extrapolated from smaller batches")
         if self.hours is not None:
-            total += f"; {duration(3600 * self.hours)} of work, evaluation and checkpoints left out"
+            total += f"; {duration(3600 * self.hours)} in total, without evaluation and checkpoints"
             jobs = min(self.plan.jobs, todo) or 1
             if jobs > 1:
                 wall = duration(3600 * self.hours / jobs)
                 total += f"; {wall} of wall time if {jobs} parallel runs do not slow each other"
         if self.disk is not None:
             total += f"; {size(self.disk)} of disk"
-        return "\n".join([*lines, "", *notes, total, f"here: {self.plan.describe()}"])
+        return "\n".join([*lines, "", *notes, total, f"plan: {self.plan.describe()}"])
 
 
 def forecast(
@@ -130,16 +130,16 @@ def forecast(
     seconds: float = SECONDS,
     progress: Callable[[str], object] = lambda text: None,
 ) -> Forecast:
-    """Measure what the runs of a suite that are not finished would cost here.
+    """Measure the cost of a suite's unfinished runs on this machine.
 
-    Every variant is measured once for each shape of observation among its games, with the
-    training code (see `drama.calibration`) and the threads that the plan gives it.
+    Each variant is measured once per observation shape of its games, with the training code (see
+    `drama.machine.calibration`) and the plan's number of threads.
 
     Args:
         cells: All runs of the suite.
-        plan: How they would be shared out; None if nothing is to do.
-        seconds: About how long all measurements together may take.
-        progress: Told what is measured next.
+        plan: Distribution over this machine; None if nothing is left to run.
+        seconds: Approximate duration of all measurements.
+        progress: Called with a description of the next measurement.
 
     Raises:
         EnvError: A game cannot be made.
@@ -149,10 +149,10 @@ def forecast(
     finished = 0
     for cell in cells:
         finished += cell.status == "finished"
-        if cell.status == "finished" or not cell.sound:
+        if cell.status == "finished" or not cell.resumable:
             continue
         if cell.game not in shapes:
-            env = build_env(cell.game, cell.config.env, 0, life_loss=True)
+            env = env_source(cell.game, cell.config.env).make(0)
             shapes[cell.game] = tuple(env.observation_space.shape or ())
             env.close()
         groups[cell.variant.name, shapes[cell.game]].append(cell)
@@ -201,20 +201,18 @@ def _share(cells: Sequence[Cell], plan: Plan | None, seconds: float) -> Share:
 
 
 def _hours(cost: PresetCost, cell: Cell) -> float:
-    """Hours of what a run has left, those of its warm-up told apart."""
+    """Return the remaining hours of a run; warm-up steps are cheaper."""
     return cost.hours(cell.config.steps) - (cost.hours(cell.step) if cell.step else 0.0)
 
 
 def _disk(cost: PresetCost, cell: Cell) -> int:
-    """Bytes of a run's directory: checkpoints without gradients, and the rows of the replay."""
+    """Return the size of a run directory in bytes: checkpoints and the stored replay."""
     config = cell.config
-    # Weights and two moments; `model` counts the gradients as well, a fourth part of about equal
-    # size. Every checkpoint has its own; the rows are shared.
+    # `model` also counts gradients, one of four equal parts. Checkpoints share the replay.
     checkpoints = config.training.keep_checkpoints * cost.memory.model * 3 // 4
-    # Short episodes add a row each; a ring that is full still has segments it no longer needs all
-    # of. Neither changes the order of magnitude.
-    rows = min(config.steps, config.replay.capacity) / config.replay.capacity
-    return round(checkpoints + rows * cost.memory.replay)
+    # Ignores final observations and partly obsolete segments.
+    filled = min(config.steps, config.replay.capacity) / config.replay.capacity
+    return round(checkpoints + filled * cost.memory.replay)
 
 
 def _size(count: float | None) -> str:

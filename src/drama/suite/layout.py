@@ -1,14 +1,14 @@
-"""The directory of a suite, and what state each of its runs is in.
+"""The directory of a suite, and the status of each of its runs.
 
 ```
 SUITE/
-  suite.json                              the spec, its presets as they were, this package's version
-  <variant>/<game>/seed-<n>/              an ordinary run directory
-  <variant>/<game>/seed-<n>.log           what its processes printed, one attempt after the other
-  <variant>/<game>/seed-<n>.failure.json  why the last attempt failed; gone once it succeeds
+  suite.json                              spec, presets when it was created, version of drama
+  <variant>/<game>/seed-<n>/              run directory
+  <variant>/<game>/seed-<n>.log           output of its processes, all attempts
+  <variant>/<game>/seed-<n>.failure.json  reason of the last failure; removed on success
 ```
 
-`read_suite` is the only place that decides which runs count as finished.
+`read_suite` alone decides which runs count as finished.
 """
 
 from __future__ import annotations
@@ -26,53 +26,54 @@ from drama import presets
 from drama.config import Config
 from drama.errors import CheckpointError, ConfigError, RunDirError
 from drama.files import read_json, write_json
-from drama.suite.spec import SuiteSpec, Variant, differences, slug
-from drama.suite.verdict import MODE, Status, judge
+from drama.suite.differences import differences
+from drama.suite.spec import SuiteSpec, Variant, slug
+from drama.suite.status import MODE, Status, inspect
 
 MOST = 5
-"""Differences that a refusal tells."""
+"""Maximum number of differences in an error message."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a suite, as it is found on disk."""
+    """One run of a suite, as found on disk."""
 
     variant: Variant
     game: str
     """Gymnasium id."""
     seed: int
     path: Path
-    """Its run directory, whether there is one or not."""
+    """Run directory, existing or not."""
     status: Status
-    """``missing``: not begun. ``interrupted``: sound, to be continued. ``finished``: trained and
-    evaluated. ``failed``: its last attempt ended with an error, or a file of it is damaged.
-    ``foreign``: something else lies there; it is never touched."""
+    """``missing``: not started. ``interrupted``: resumable. ``finished``: trained and evaluated.
+    ``failed``: the last attempt ended with an error, or a file is damaged. ``foreign``: the
+    directory holds something else and is never modified."""
     reason: str
-    """Why, in a few words; empty for a finished run and one not begun."""
+    """Reason of the status; empty for ``finished`` and ``missing``."""
     config: Config
-    """What it is, or would be, made with."""
+    """Configuration of the run."""
     step: int
-    """Environment steps that its last checkpoint has made; 0 without one."""
-    sound: bool
-    """Whether a call of the suite may begin or continue it."""
+    """Environment steps of the last checkpoint; 0 without one."""
+    resumable: bool
+    """Whether the suite may start or continue it."""
 
     @property
     def name(self) -> str:
-        """How messages call it: ``variant/game/seed-0``."""
+        """Name in messages: ``variant/game/seed-0``."""
         return f"{self.variant.name}/{slug(self.game)}/seed-{self.seed}"
 
     @property
     def log(self) -> Path:
-        """What its processes printed."""
+        """Output of its processes."""
         return self.path.with_name(f"{self.path.name}.log")
 
     @property
     def failure(self) -> Path:
-        """Why its last attempt failed."""
+        """File with the reason of the last failure."""
         return self.path.with_name(f"{self.path.name}.failure.json")
 
     def evaluation(self) -> dict[str, Any]:
-        """Return the greedy evaluation of a finished run, as ``eval.json`` has it.
+        """Return the greedy evaluation of a finished run from ``eval.json``.
 
         Raises:
             CheckpointError: The run is not finished.
@@ -85,28 +86,28 @@ class Cell:
 
 @dataclass(frozen=True)
 class SuiteState:
-    """A suite and every run of it."""
+    """A suite and all of its runs."""
 
     directory: Path
     spec: SuiteSpec
     version: str
-    """Version of this package that began it."""
+    """Version of drama that created it."""
     cells: tuple[Cell, ...]
-    """Variant by variant, game by game, seed by seed."""
+    """Runs, ordered by variant, game and seed."""
 
     def of(self, *statuses: Status) -> tuple[Cell, ...]:
-        """Return the runs in these states."""
+        """Return the runs with one of these statuses."""
         return tuple(cell for cell in self.cells if cell.status in statuses)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of runs in each state that occurs."""
+        """Return the number of runs by status."""
         return dict(collections.Counter(cell.status for cell in self.cells))
 
     def cell(self, variant: str, game: str, seed: int) -> Cell:
         """Return one run.
 
         Raises:
-            KeyError: The suite has none like it.
+            KeyError: The suite has no such run.
         """
         for cell in self.cells:
             if (cell.variant.name, cell.game, cell.seed) == (variant, game, seed):
@@ -120,22 +121,22 @@ def run_path(directory: Path, variant: str, game: str, seed: int) -> Path:
 
 
 def is_suite(directory: Path) -> bool:
-    """Whether a suite was begun in ``directory``.
+    """Whether ``directory`` holds a suite.
 
     Raises:
-        RunDirError: It cannot be looked at.
+        RunDirError: The directory cannot be read.
     """
     try:
         return (directory / "suite.json").is_file()
     except OSError as error:  # no permission, too long a name
-        raise RunDirError(f"cannot look into {directory}: {error.strerror}") from error
+        raise RunDirError(f"cannot read {directory}: {error.strerror}") from error
 
 
 def check_vacant(directory: Path) -> None:
-    """Check that a suite may be begun in ``directory``, which need not exist.
+    """Check that a suite can be created in ``directory``, which need not exist.
 
     Raises:
-        RunDirError: Something lies there already, or it cannot be looked at.
+        RunDirError: The directory is not empty or cannot be read.
     """
     try:
         if directory.exists() and {p.name for p in directory.iterdir()} - {".lock"}:
@@ -147,18 +148,18 @@ def check_vacant(directory: Path) -> None:
 
 
 def begin_suite(directory: Path, spec: SuiteSpec) -> str | None:
-    """Write ``suite.json``, or check the one that is there.
+    """Write ``suite.json``, or check the existing one.
 
     Args:
-        directory: Made if it does not exist.
-        spec: What is to be run there: if a suite was begun, all of it or some of its runs.
+        directory: Directory of the suite; created if missing.
+        spec: Runs requested: of an existing suite, all runs or a subset.
 
     Returns:
-        The version that began the suite, if it is another one than this.
+        The version of drama that created the suite, if it differs from this one.
 
     Raises:
         RunDirError: The directory holds another suite, or something else.
-        ConfigError: Its ``suite.json`` cannot be read.
+        ConfigError: ``suite.json`` cannot be read.
     """
     from drama import __version__
 
@@ -167,7 +168,7 @@ def begin_suite(directory: Path, spec: SuiteSpec) -> str | None:
         if changed := _beyond(found, spec):
             more = f" and {len(changed) - MOST} more" if len(changed) > MOST else ""
             raise RunDirError(
-                f"{directory} holds another suite; asked for now: {'; '.join(changed[:MOST])}{more}"
+                f"{directory} holds another suite; requested now: {'; '.join(changed[:MOST])}{more}"
             )
         return None if version == __version__ else version
     check_vacant(directory)
@@ -177,7 +178,7 @@ def begin_suite(directory: Path, spec: SuiteSpec) -> str | None:
         tree = {
             "drama": __version__,
             "spec": spec.to_dict(),
-            # As they are now: a later version may change one, but not what this suite compares.
+            # Recorded, so that a later version with other presets continues the same runs.
             "presets": {name: dataclasses.asdict(presets.preset(name)) for name in used},
         }
         write_json(directory / "suite.json", tree)
@@ -187,8 +188,8 @@ def begin_suite(directory: Path, spec: SuiteSpec) -> str | None:
 
 
 def _beyond(found: SuiteSpec, spec: SuiteSpec) -> list[str]:
-    """How a spec differs from the runs of a suite, other than by leaving some of them out."""
-    with contextlib.suppress(ConfigError):  # it asks for what the suite has not
+    """Return how a spec differs from a subset of the suite's runs."""
+    with contextlib.suppress(ConfigError):  # not a subset
         part = found.narrowed(
             games=spec.games, seeds=spec.seeds, variants=[v.name for v in spec.variants]
         )
@@ -197,11 +198,11 @@ def _beyond(found: SuiteSpec, spec: SuiteSpec) -> list[str]:
 
 
 def read_spec(directory: Path) -> tuple[SuiteSpec, str]:
-    """Return the spec of the suite in ``directory``, and the version that began it.
+    """Return the spec of the suite in ``directory``, and the version that created it.
 
     Raises:
-        RunDirError: It is not the directory of a suite.
-        ConfigError: Its ``suite.json`` cannot be read.
+        RunDirError: ``directory`` holds no suite.
+        ConfigError: ``suite.json`` cannot be read.
     """
     path = directory / "suite.json"
     if not is_suite(directory):
@@ -211,7 +212,7 @@ def read_spec(directory: Path) -> tuple[SuiteSpec, str]:
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
     if not isinstance(tree, Mapping) or not {"drama", "spec"} <= tree.keys():
-        raise ConfigError(f"{path} is damaged: it lacks its fields")
+        raise ConfigError(f"{path} is damaged: it lacks required fields")
     try:
         return SuiteSpec.from_dict(tree["spec"]), str(tree["drama"])
     except ConfigError as error:
@@ -219,17 +220,17 @@ def read_spec(directory: Path) -> tuple[SuiteSpec, str]:
 
 
 def no_suite(directory: Path) -> str:
-    """Say what is wrong with a directory that is not a suite's, and what may have been meant."""
+    """Return why ``directory`` is not a suite, with the nearest suite as a suggestion."""
     if not os.path.lexists(directory):
-        what = f"there is no {directory}"
+        what = f"{directory} does not exist"
     elif not directory.is_dir():
-        what = f"{directory} is a file, not the directory of a suite"
+        what = f"{directory} is a file, not a suite directory"
     else:
-        what = f"{directory} is not the directory of a suite: it has no suite.json"
-    # `drama suite run toy` works in suites/toy, so somebody may ask for the report of "toy".
+        what = f"{directory} is not a suite directory: it has no suite.json"
+    # `drama suite run toy` uses suites/toy, so a user may request the report of "toy".
     guesses = [Path("suites") / directory.name, directory / "suites", directory.parent]
     near = None
-    with contextlib.suppress(OSError):  # it may not be looked at
+    with contextlib.suppress(OSError):  # no permission
         if directory.is_dir():
             guesses += sorted(path for path in directory.iterdir() if path.is_dir())
         near = next((path for path in guesses if (path / "suite.json").is_file()), None)
@@ -237,35 +238,35 @@ def no_suite(directory: Path) -> str:
 
 
 def read_suite(directory: str | Path) -> SuiteState:
-    """Look at every run of a suite. Nothing is written, nothing is locked.
+    """Inspect every run of a suite, without writing or locking.
 
     Args:
-        directory: Of the suite.
+        directory: Directory of the suite.
 
     Raises:
-        RunDirError: It is not the directory of a suite.
-        ConfigError: Its ``suite.json`` cannot be read.
+        RunDirError: ``directory`` holds no suite.
+        ConfigError: ``suite.json`` cannot be read.
     """
     directory = Path(directory)
     spec, version = read_spec(directory)
-    return SuiteState(directory, spec, version, tuple(look(directory, spec)))
+    return SuiteState(directory, spec, version, tuple(scan(directory, spec)))
 
 
 def recorded_presets(directory: Path) -> dict[str, Config]:
-    """Return the presets as they were when a suite was begun, as far as this version knows them."""
+    """Return the presets recorded in ``suite.json``, if this version can read them."""
     found: dict[str, Config] = {}
     try:
         tree = read_json(directory / "suite.json").get("presets", {})
         for name, preset in tree.items():
-            with contextlib.suppress(ConfigError):  # a setting that is no more
+            with contextlib.suppress(ConfigError):  # a removed setting
                 found[name] = Config.from_saved(preset)
     except (CheckpointError, AttributeError):
         pass
     return found
 
 
-def look(directory: Path, spec: SuiteSpec) -> list[Cell]:
-    """Return every run that ``spec`` has in ``directory``, which need not exist."""
+def scan(directory: Path, spec: SuiteSpec) -> list[Cell]:
+    """Inspect every run of ``spec`` in ``directory``, which need not exist."""
     recorded = recorded_presets(directory)
     return [
         read_cell(directory, spec, variant, game, seed, recorded)
@@ -283,24 +284,28 @@ def read_cell(
     seed: int,
     recorded: Mapping[str, Config] | None = None,
 ) -> Cell:
-    """Look at one run; ``recorded`` is what :func:`recorded_presets` gave, if that was asked."""
+    """Inspect one run; ``recorded`` avoids reading :func:`recorded_presets` again."""
     path = run_path(directory, variant.name, game, seed)
     recorded = recorded_presets(directory) if recorded is None else recorded
     config = spec.config(variant, game, seed, recorded.get(variant.preset))
-    status, reason, step, sound = judge(path, config)
-    cell = Cell(variant, game, seed, path, status, reason, config, step, sound)
-    if sound and status != "finished" and (why := _failure(cell.failure)) is not None:
-        return Cell(variant, game, seed, path, "failed", why, config, step, sound)
+    found = inspect(path, config)
+    cell = Cell(
+        variant, game, seed, path, found.status, found.reason, config, found.step, found.resumable
+    )
+    if cell.resumable and cell.status != "finished":
+        reason = _failure(cell.failure)
+        if reason is not None:
+            return dataclasses.replace(cell, status="failed", reason=reason)
     return cell
 
 
 def record_failure(cell: Cell, reason: str, code: int | None) -> None:
-    """Write down why an attempt failed.
+    """Write the failure file of an attempt.
 
     Args:
         cell: The run.
-        reason: In one line.
-        code: Exit code of its process; negative for a signal, None if there was none.
+        reason: One line.
+        code: Exit code of its process; negative for a signal, None without a process.
     """
     cell.failure.parent.mkdir(parents=True, exist_ok=True)
     write_json(cell.failure, {"reason": reason, "exit_code": code})

@@ -1,4 +1,4 @@
-"""Carrying out a suite on this machine: how many runs at a time, where, with what threads."""
+"""Runs of a suite as processes on this machine: parallel runs, GPUs and threads."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from drama.training.memory import available_bytes
 from drama.training.rundir import InUseError, RunLock
 
 PROCESS = 600 * 10**6
-"""Bytes that a run on a CPU is taken to need beside its replay and its frames in work."""
+"""Assumed memory of a CPU run in bytes, besides replay and activations."""
 PER_ACTIVATION = 36
-"""Bytes for each number that the first convolution yields in an update of the world model: what
-``drama doctor`` sees with `xs` and `s`, to about a tenth. ``--dry-run`` measures it."""
+"""Assumed bytes per output of the first convolution in a world-model update, within 10 % of
+``drama doctor`` for presets `xs` and `s`; ``--dry-run`` measures the memory."""
 
 
 def cores() -> int:
-    """Number of CPU cores that this process may use."""
+    """Return the number of CPU cores available to this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -34,46 +34,46 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a suite is shared out over this machine."""
+    """Distribution of a suite over this machine."""
 
     gpus: tuple[str, ...]
-    """What ``CUDA_VISIBLE_DEVICES`` says for each run at a time; empty where it is left alone."""
+    """``CUDA_VISIBLE_DEVICES`` of each parallel run; empty to leave it unchanged."""
     jobs: int
-    """Runs at a time."""
+    """Parallel runs."""
     threads: int
-    """CPU threads of each, unless its configuration says how many."""
+    """CPU threads per run, unless its configuration sets them."""
 
     def describe(self) -> str:
-        """Say it in words."""
-        runs = f"{plural(self.jobs, 'run')} at a time"
+        """Return the plan in words."""
+        runs = f"{plural(self.jobs, 'run')} in parallel"
         threads = f"{plural(self.threads, 'thread')} each"
         on = f", on GPU {', '.join(sorted(set(self.gpus)))}" if self.gpus else ""
         return f"{runs}, {threads}{on}"
 
 
 def plan(cells: Sequence[Cell], jobs: int | None = None, per_gpu: int | None = None) -> Plan:
-    """Share runs out over this machine.
+    """Distribute runs over this machine.
 
-    On GPUs there are ``per_gpu`` runs on each. On a CPU there are as many runs as cores, with one
-    thread each, as far as memory goes: runs are independent, so that shares them out better than
-    threads within a run would. The cores are divided evenly among the runs at a time.
+    Each GPU takes ``per_gpu`` runs. A CPU takes one single-threaded run per core, as far as memory
+    allows: independent runs scale better than threads within a run. Parallel runs share the cores
+    evenly.
 
     Args:
-        cells: What is to be run.
-        jobs: Runs at a time, whatever the machine.
-        per_gpu: Runs at a time on each GPU; 1 if None.
+        cells: Runs to start.
+        jobs: Parallel runs; None chooses by the machine.
+        per_gpu: Parallel runs per GPU; 1 if None.
 
     Raises:
-        ConfigError: A device is not there, a number is below 1, or there is no GPU to share.
+        ConfigError: A device is missing, a number is below 1, or no run uses a GPU to share.
     """
     check_counts({"jobs": jobs, "per-gpu": per_gpu})
     devices = {cell.config.device for cell in cells}
     kinds = {pick_device(device).type for device in devices}
     gpus: tuple[str, ...] = ()
     if per_gpu is not None and "cuda" not in kinds:
-        raise ConfigError("--per-gpu needs runs on a CUDA device, and there are none here")
+        raise ConfigError("--per-gpu needs runs on a CUDA device, and no run here uses one")
     if "cuda" in kinds:
-        # A device with a number is somebody's own choice, and counts those visible now.
+        # A numbered device is the user's choice and refers to the GPUs visible now.
         own = any(":" in device for device in devices)
         visible = _visible_gpus()
         most = len(visible) * (per_gpu or 1)
@@ -90,10 +90,10 @@ def plan(cells: Sequence[Cell], jobs: int | None = None, per_gpu: int | None = N
 
 
 def check_counts(counts: Mapping[str, int | None]) -> None:
-    """Check options that count something.
+    """Check options that are counts.
 
     Raises:
-        ConfigError: One of them is below 1.
+        ConfigError: An option is below 1.
     """
     for name, value in counts.items():
         if value is not None and value < 1:
@@ -104,21 +104,21 @@ def _visible_gpus() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         names = [name.strip() for name in named.split(",") if name.strip()]
-        # As CUDA does: what stands behind a first -1 is not visible.
+        # As in CUDA: devices after the first -1 are invisible.
         return names[: names.index("-1")] if "-1" in names else names
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
 def _fitting(cells: Sequence[Cell]) -> int:
-    """Runs that fit into memory side by side, by a rough estimate."""
+    """Return a rough estimate of how many runs fit into memory in parallel."""
     free = available_bytes(torch.device("cpu"))
     if free is None or not cells:
         return cores()
-    return int(free // max(_room(cell.config) for cell in cells))
+    return int(free // max(_run_bytes(cell.config) for cell in cells))
 
 
-def _room(config: Config) -> int:
-    """Bytes that a run on a CPU needs, roughly."""
+def _run_bytes(config: Config) -> int:
+    """Return a rough estimate of the memory of a CPU run in bytes."""
     model = config.world_model
     pixels = (config.env.image_size or 64) ** 2
     first = pixels // model.stem_stride**2 * model.filters[0]
@@ -127,10 +127,10 @@ def _room(config: Config) -> int:
 
 
 class LocalPool:
-    """Runs as processes on this machine.
+    """Runs processes on this machine.
 
     Args:
-        plan: How many, and where.
+        plan: Number of parallel runs, threads and GPUs.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -143,37 +143,37 @@ class LocalPool:
                 return index
         return None
 
-    def room(self) -> bool:
-        """Whether another run can be started now."""
+    def has_capacity(self) -> bool:
+        """Whether another run can start now."""
         return self._free() is not None
 
     def start(self, cell: Cell) -> RunProcess:
         """Start or continue a run.
 
         Raises:
-            InUseError: Another process still trains there.
-            RunDirError: Its directory cannot be used.
+            InUseError: Another process still uses the run directory.
+            RunDirError: The run directory cannot be used.
         """
         prepare(cell)
         slot = self._free()
-        assert slot is not None  # the caller has asked for room
+        assert slot is not None  # the caller checks has_capacity
         gpu = {"CUDA_VISIBLE_DEVICES": self.plan.gpus[slot]} if self.plan.gpus else {}
         process = RunProcess(cell, self.plan.threads, gpu)
         self._slots[slot] = process
         return process
 
     def close(self) -> None:
-        """Wait for processes that were told to end."""
+        """Wait for processes that were told to stop."""
         for process in self._slots:
             if process is not None:
                 process.process.wait()
 
 
 class SuiteLock:
-    """An exclusive lock on the directory of a suite, released by the system if we die.
+    """Exclusive lock on a suite directory, released by the system if this process dies.
 
     Args:
-        directory: Of the suite; made if it does not exist.
+        directory: Directory of the suite; created if missing.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -181,18 +181,17 @@ class SuiteLock:
         self._lock = RunLock(directory)
 
     def __enter__(self) -> SuiteLock:
-        """Take it.
+        """Acquire the lock.
 
         Raises:
-            RunDirError: Another process runs this suite, or the directory cannot be made or
-                written to.
+            RunDirError: Another process runs this suite, or the directory is not writable.
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except InUseError as error:
             raise RunDirError(
-                f"suite {self.directory} is being run by process {error.owner} already"
+                f"process {error.owner} already runs suite {self.directory}"
             ) from error
         except RunDirError:
             raise
@@ -201,5 +200,5 @@ class SuiteLock:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Give it back."""
+        """Release the lock."""
         self._lock.release()

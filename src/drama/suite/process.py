@@ -1,4 +1,4 @@
-"""One run of a suite as a process: what it is called with, how it is stopped, why it failed."""
+"""One run of a suite as a process: arguments, stopping, reasons of failure."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from drama import presets
 from drama.errors import RunDirError
 from drama.suite.layout import Cell
 from drama.suite.override import OWN
-from drama.suite.verdict import worth_keeping
+from drama.suite.status import worth_keeping
 from drama.training.resume import flat
 from drama.training.rundir import RunLock
 from drama.trust import code_named
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|^MemoryError|bad_alloc", re.I)
-"""How a last line says that memory ran out."""
+"""Matches a last output line that reports lack of memory."""
 
 
 def options(settings: Mapping[str, Any]) -> list[str]:
@@ -50,16 +50,16 @@ def options(settings: Mapping[str, Any]) -> list[str]:
 
 
 def arguments(cell: Cell, threads: int | None = None) -> list[str]:
-    """Return what ``drama`` is called with to bring a run to its end.
+    """Return the arguments of ``drama`` that complete a run.
 
     Args:
-        cell: A run that is sound and not finished.
-        threads: CPU threads; None leaves it to the configuration.
+        cell: A resumable, unfinished run.
+        threads: CPU threads; None uses the configuration.
     """
     config = cell.config
     path = str(cell.path)
     evaluation = config.evaluation
-    # What the suite names, whoever carries it out may import: an account that has made no run.
+    # The spec of the suite is trusted to name importable code.
     trust = ["--trust-env"] * bool(code_named(config.env.id, config.env.wrappers))
     if cell.step >= config.steps:
         args = ["eval", "--mode", "greedy", "--episodes", str(evaluation.episodes)]
@@ -67,15 +67,15 @@ def arguments(cell: Cell, threads: int | None = None) -> list[str]:
         args += ["--latents", evaluation.latents]
         if evaluation.max_episode_steps is not None:
             args += ["--max-episode-steps", str(evaluation.max_episode_steps)]
-        return [*args, *trust, "--", path]  # which may begin with a dash
-    # Against the preset as it is: it may have been another one when the suite was begun.
+        return [*args, *trust, "--", path]  # the path may begin with a dash
+    # Relative to the current preset, which may differ from the recorded one.
     preset = flat(dataclasses.asdict(presets.preset(cell.variant.preset)))
     settings: dict[str, Any] = {
         key: value
         for key, value in flat(dataclasses.asdict(config)).items()
         if key not in OWN and value != preset[key]
     }
-    # A number of threads that somebody chose stays.
+    # A configured number of threads has priority.
     if threads is not None and not config.training.threads:
         settings["training.threads"] = threads
     if cell.step:
@@ -94,21 +94,21 @@ def arguments(cell: Cell, threads: int | None = None) -> list[str]:
 
 
 def prepare(cell: Cell) -> None:
-    """Make way for a run: forget its last failure, and what it left before a first checkpoint.
+    """Clear the way for a run: delete its failure file and files without a checkpoint.
 
     Args:
-        cell: A run that is sound and not finished.
+        cell: A resumable, unfinished run.
 
     Raises:
-        InUseError: Another process trains there.
-        RunDirError: There is more than it may delete, or no lock can be made.
+        InUseError: Another process uses the run directory.
+        RunDirError: The directory holds files that must not be deleted, or cannot be locked.
     """
     if cell.path.is_dir():
         lock = RunLock(cell.path)
         lock.acquire()
         try:
             if not cell.step:
-                # Looked at again with the lock in hand: there must be nothing to lose.
+                # Checked again under the lock: nothing of value may be deleted.
                 if (why := worth_keeping(cell.path)) is not None:
                     raise RunDirError(why)
                 shutil.rmtree(cell.path)
@@ -119,26 +119,26 @@ def prepare(cell: Cell) -> None:
 
 
 class RunProcess:
-    """A process that brings one run forward, with what it prints appended to the run's log.
+    """Process that trains and evaluates one run; its output is appended to the run's log.
 
     Args:
-        cell: A run that was prepared.
-        threads: CPU threads; None leaves it to the configuration.
-        env: Environment variables beside this process's own.
+        cell: A prepared run.
+        threads: CPU threads; None uses the configuration.
+        env: Additional environment variables.
     """
 
     def __init__(
         self, cell: Cell, threads: int | None = None, env: Mapping[str, str] | None = None
     ) -> None:
         args = arguments(cell, threads)
-        threads = cell.config.training.threads or threads  # for the evaluation as well
+        threads = cell.config.training.threads or threads  # also for the evaluation
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         with cell.log.open("ab") as log:
             log.write(f"--- {now} drama {' '.join(args)}\n".encode(errors="surrogateescape"))
             log.flush()
             self.began_at = log.tell()
             self.log = cell.log
-            # A session of its own: Ctrl-C in the terminal must reach it once, from us.
+            # In a separate session, so that Ctrl-C reaches it once, through this process.
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "drama.suite.child", str(os.getpid()), *args],
                 stdin=subprocess.DEVNULL,
@@ -150,7 +150,7 @@ class RunProcess:
 
     @property
     def where(self) -> str:
-        """How messages call it."""
+        """Name in messages."""
         return f"process {self.process.pid}"
 
     def poll(self) -> int | None:
@@ -158,11 +158,11 @@ class RunProcess:
         return self.process.poll()
 
     def stop(self) -> None:
-        """Ask it to save and end after the step in hand. To be called once."""
+        """Ask it to save and stop after the current step. Call once."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it at once; its last checkpoint stands."""
+        """Kill it; its last checkpoint remains valid."""
         self._signal(signal.SIGKILL if os.name != "nt" else signal.SIGTERM)
 
     def _signal(self, number: int) -> None:
@@ -171,7 +171,7 @@ class RunProcess:
                 self.process.send_signal(number)
 
     def reason(self) -> str:
-        """Return why it failed, in one line."""
+        """Return why it failed, on one line."""
         return failure_reason(self.poll(), last_line(self.log, self.began_at))
 
 
@@ -180,7 +180,7 @@ def _threads(threads: int | None) -> dict[str, str]:
 
 
 def last_line(log: Path, offset: int = 0) -> str:
-    """Return the last line with something on it, of what came after ``offset`` bytes."""
+    """Return the last non-empty line after ``offset`` bytes."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -192,27 +192,27 @@ def last_line(log: Path, offset: int = 0) -> str:
     return lines[-1].removeprefix("drama: error: ") if lines else ""
 
 
-def failure_reason(code: int | None, said: str) -> str:
-    """Say why a process ended.
+def failure_reason(code: int | None, last: str) -> str:
+    """Return why a process ended.
 
     Args:
-        code: Its exit code; negative for a signal, None if it is not known.
-        said: Its last line.
+        code: Exit code; negative for a signal, None if unknown.
+        last: Last line of its output.
     """
     if code is None:
-        return said or "the process was lost"
+        return last or "the process was lost"
     if code == 130:
-        return "stopped from outside; what it learnt is saved"
+        return "stopped by a signal; progress is saved"
     if code >= 0:
-        return said or f"ended with exit code {code} and said nothing"
+        return last or f"exit code {code} without output"
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    hint = " (perhaps for want of memory)" if name == "SIGKILL" else ""
+    hint = " (possibly out of memory)" if name == "SIGKILL" else ""
     return f"killed by {name}{hint}"
 
 
-def worth_a_retry(code: int | None, said: str) -> bool:
-    """Whether a process ended for a reason that may not be there next time."""
-    return code in (None, -9, 137) or (code != 0 and OUT_OF_MEMORY.search(said) is not None)
+def is_transient(code: int | None, last: str) -> bool:
+    """Whether a retry may succeed: the process was killed or ran out of memory."""
+    return code in (None, -9, 137) or (code != 0 and OUT_OF_MEMORY.search(last) is not None)

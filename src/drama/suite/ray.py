@@ -1,7 +1,7 @@
-"""Carrying out a suite on a Ray cluster whose nodes share the storage of the suite.
+"""Runs of a suite on a Ray cluster whose nodes share the suite's storage.
 
-Every run is an actor that keeps one process of ``drama train`` going. What it does depends on the
-files alone, so Ray may start it again elsewhere at any time: it goes on from the last checkpoint.
+Each run is an actor with one ``drama train`` process. Its state lies in files only, so Ray may
+restart it on another node at any time: it resumes from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from drama.text import first_line
 from drama.training.rundir import InUseError
 
 RETRIES = 3
-"""Times that Ray starts a run again whose worker or node was lost."""
+"""Restarts of a run after losing its worker or node."""
 PENDING = 2
-"""Runs that may wait for resources at a time: enough for an autoscaler to see the demand."""
+"""Maximum number of runs waiting for resources: enough demand for an autoscaler."""
 CONNECT_SECONDS = 10.0
-"""How long the address of a cluster may take to answer."""
+"""Timeout of the connection to a cluster."""
 LOST = -9
-"""What stands for the exit code of a run whose worker was lost for good."""
+"""Exit code of a run whose worker was lost permanently."""
 
 
 def import_ray() -> Any:
-    """Return the module ``ray``.
+    """Import the module ``ray``.
 
     Raises:
-        ConfigError: It is not installed.
+        ConfigError: Ray is not installed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a Ray that we start
-    # Else it warns of a change to come, at a run without a GPU.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a local Ray
+    # Silences a deprecation warning for runs without a GPU.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         return importlib.import_module("ray")
@@ -49,11 +49,11 @@ def import_ray() -> Any:
         raise ConfigError("--ray needs Ray: pip install ray") from error
 
 
-def _reach(address: str) -> None:
-    """Check that somebody listens there: Ray itself would try for minutes before it says so."""
+def _check_reachable(address: str) -> None:
+    """Check that the address accepts connections: Ray itself retries for minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if not colon:
-        return  # a word: auto, local
+        return  # auto or local
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
@@ -61,47 +61,47 @@ def _reach(address: str) -> None:
 
 
 def _hint() -> str:
-    """Say what a cluster that refuses may want.
+    """Return a hint for a cluster that refuses the connection.
 
-    ``ray start`` asks for a token wherever there is one, and the first Ray of a machine's own makes
-    one; but Ray sends it to an address only where it is told to.
+    ``ray start`` requires a token if the machine has one, and a local Ray creates one; clients send
+    it only with RAY_AUTH_MODE=token.
     """
     if "RAY_AUTH_MODE" in os.environ or not (Path.home() / ".ray" / "auth_token").is_file():
         return ""
-    return "; if it asks for a token, set RAY_AUTH_MODE=token"
+    return "; if it requires a token, set RAY_AUTH_MODE=token"
 
 
 class Worker:
-    """What runs on a node: brings one run forward until it ends or is told to stop."""
+    """Actor on a node: executes one run until it ends or is stopped."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
 
     def ready(self) -> str:
-        """Return the node's name, once there is a place."""
+        """Return the node's name, once the actor is scheduled."""
         return socket.gethostname()
 
     def stop(self) -> None:
-        """Let the run save and end after the step in hand."""
+        """Make the run save and stop after the current step."""
         self._stop.set()
 
     def run(
         self, directory: str, tree: Mapping[str, Any], key: tuple[str, str, int], threads: int
     ) -> tuple[int, str]:
-        """Begin or continue a run, and wait until it ends.
+        """Start or continue a run, and wait until it ends.
 
         Args:
-            directory: Of the suite.
-            tree: Its spec.
+            directory: Directory of the suite.
+            tree: Spec of the suite.
             key: Variant, game and seed.
             threads: CPU threads.
 
         Returns:
-            Exit code, and why it failed.
+            Exit code and reason of failure.
         """
         if not is_suite(Path(directory)):
             node = socket.gethostname()
-            return 1, f"{directory} is not there on {node}: all nodes must share its storage"
+            return 1, f"{directory} does not exist on {node}: all nodes must share its storage"
         spec = SuiteSpec.from_dict(tree)
         variant, game, seed = key
         since = time.monotonic()
@@ -109,37 +109,37 @@ class Worker:
             cell = read_cell(Path(directory), spec, spec.variant(variant), game, seed)
             if cell.status == "finished":
                 return 0, ""
-            if not cell.sound:
+            if not cell.resumable:
                 return 1, cell.reason
             try:
                 prepare(cell)
                 break
             except InUseError as error:
-                # The process of a lost worker may still be saving.
+                # The process of a lost worker may still save.
                 if self._stop.is_set() or time.monotonic() - since > LOCK_SECONDS:
                     return (130 if self._stop.is_set() else 1), str(error)
                 time.sleep(0.5)
             except RunDirError as error:
                 return 1, str(error)
         process = RunProcess(cell, threads)
-        asked = False
+        stopping = False
         while (code := process.poll()) is None:
-            if self._stop.wait(0.0 if asked else 0.2) and not asked:
-                asked = True
+            if self._stop.wait(0.0 if stopping else 0.2) and not stopping:
+                stopping = True
                 process.stop()
-            elif asked:
+            elif stopping:
                 time.sleep(0.2)
         return code, process.reason()
 
 
 class RayRun:
-    """The handle of a run on the cluster.
+    """Handle of a run on the cluster.
 
     Args:
-        ray: The module.
+        ray: The module ``ray``.
         actor: A `Worker`.
-        run: What its ``run`` will return.
-        ready: What its ``ready`` will return.
+        run: Reference to the result of its ``run``.
+        ready: Reference to the result of its ``ready``.
     """
 
     where = "Ray"
@@ -149,63 +149,65 @@ class RayRun:
         self._actor = actor
         self._run = run
         self._ready = ready
-        self._begun = False
-        self._over: tuple[int, str] | None = None
+        self._scheduled = False
+        self._result: tuple[int, str] | None = None
 
     @property
-    def begun(self) -> bool:
-        """Whether it has a place on the cluster, or had one."""
-        if not self._begun:
-            self._begun = self._over is not None or self._is_there(self._ready)
-        return self._begun
+    def scheduled(self) -> bool:
+        """Whether it is or was scheduled on the cluster."""
+        if not self._scheduled:
+            self._scheduled = self._result is not None or self._is_ready(self._ready)
+        return self._scheduled
 
-    def _is_there(self, reference: Any) -> bool:
+    def _is_ready(self, reference: Any) -> bool:
         return bool(self._ray.wait([reference], timeout=0)[0])
 
     def poll(self) -> int | None:
         """Return the exit code (negative for a signal), or None while it runs."""
-        if self._over is None and self._is_there(self._run):
+        if self._result is None and self._is_ready(self._run):
             try:
-                self._over = self._ray.get(self._run)
+                self._result = self._ray.get(self._run)
             except self._ray.exceptions.RayTaskError as error:
-                self._over = 1, str(error.cause)  # our own code, or `drama` is not there
+                self._result = (
+                    1,
+                    str(error.cause),
+                )  # such as a missing drama
             except self._ray.exceptions.RayError as error:
-                self._over = LOST, f"its worker was lost ({first_line(error)})"
-            self._ray.kill(self._actor)  # gives its resources back at once
-        return None if self._over is None else self._over[0]
+                self._result = LOST, f"its worker was lost ({first_line(error)})"
+            self._ray.kill(self._actor)  # releases its resources
+        return None if self._result is None else self._result[0]
 
     def stop(self) -> None:
-        """Ask it to save and end after the step in hand."""
-        if self.begun:
+        """Ask it to save and stop after the current step."""
+        if self.scheduled:
             self._actor.stop.remote()
         else:
             self.kill()
 
     def kill(self) -> None:
-        """End it at once; Ray ends its process with it, and its last checkpoint stands."""
-        if self._over is None:
+        """Kill it and its process; its last checkpoint remains valid."""
+        if self._result is None:
             self._ray.kill(self._actor)
-            self._over = 130, "stopped"
+            self._result = 130, "stopped"
 
     def reason(self) -> str:
-        """Return why it failed, in one line."""
-        return "" if self._over is None else self._over[1]
+        """Return why it failed, on one line."""
+        return "" if self._result is None else self._result[1]
 
 
 class RayPool:
-    """Runs as actors on a Ray cluster.
+    """Runs actors on a Ray cluster.
 
     Args:
-        directory: Of the suite, on storage that all nodes share under the same path.
-        spec: What it holds.
-        address: Of a cluster, as ``ray.init`` takes it; ``local`` starts Ray on this machine.
-        cpus: CPU cores of each run, and its threads.
-        per_gpu: Runs on each GPU; 1 if None and the cluster has GPUs.
-        jobs: Runs at a time; None leaves it to the cluster's resources.
+        directory: Directory of the suite, at the same path on all nodes.
+        spec: Spec of the suite.
+        address: Address of the cluster for ``ray.init``; ``local`` starts Ray on this machine.
+        cpus: CPU cores and threads per run.
+        per_gpu: Runs per GPU; 1 if None and the cluster has GPUs.
+        jobs: Parallel runs; None: as many as the cluster's resources allow.
 
     Raises:
-        ConfigError: Ray is not installed, there is no such cluster, or what is asked for is not
-            on it.
+        ConfigError: Ray is not installed, or the cluster is unreachable or lacks the resources.
     """
 
     def __init__(
@@ -220,7 +222,7 @@ class RayPool:
     ) -> None:
         check_counts({"cpus": cpus, "per-gpu": per_gpu, "jobs": jobs})
         self._ray = ray = import_ray()
-        _reach(address)
+        _check_reachable(address)
         here = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **here)
@@ -246,28 +248,28 @@ class RayPool:
             num_gpus=self.gpus,
             max_restarts=RETRIES,
             max_task_retries=RETRIES,
-            max_concurrency=2,  # it has to listen while it runs
+            max_concurrency=2,  # stop() must run beside run()
         )(Worker)
 
     def _gpus(self, spec: SuiteSpec, per_gpu: int | None) -> float:
-        """Share of a GPU that each run is given."""
-        there = self._ray.cluster_resources().get("GPU", 0)
+        """Return the share of a GPU per run."""
+        available = self._ray.cluster_resources().get("GPU", 0)
         wanted = any(v.config.device not in ("cpu", "mps") for v in spec.variants)
-        if per_gpu is not None and not (there and wanted):
-            raise ConfigError("--per-gpu needs runs on a CUDA device, and there are none there")
-        return 1 / (per_gpu or 1) if there and wanted else 0
+        if per_gpu is not None and not (available and wanted):
+            raise ConfigError("--per-gpu needs runs on a CUDA device, and the cluster has none")
+        return 1 / (per_gpu or 1) if available and wanted else 0
 
     def describe(self) -> str:
-        """Say in words what each run is given."""
+        """Return the resources of each run in words."""
         gpu = f" and {self.gpus:.3g} GPU" if self.gpus else ""
         return f"on Ray ({self.address}), {self.cpus} CPU{gpu} each"
 
-    def room(self) -> bool:
+    def has_capacity(self) -> bool:
         """Whether another run can be submitted now."""
         self._runs = [run for run in self._runs if run.poll() is None]
         if self.jobs is not None and len(self._runs) >= self.jobs:
             return False
-        return sum(not run.begun for run in self._runs) < PENDING
+        return sum(not run.scheduled for run in self._runs) < PENDING
 
     def start(self, cell: Cell) -> RayRun:
         """Submit a run."""
@@ -280,5 +282,5 @@ class RayPool:
         return run
 
     def close(self) -> None:
-        """Leave the cluster; a Ray of our own ends."""
+        """Disconnect from the cluster; stops a local Ray."""
         self._ray.shutdown()

@@ -1,4 +1,4 @@
-"""Bringing every run of a suite to its end, wherever the runs are carried out."""
+"""Executes all runs of a suite on a pool: starting, retrying, stopping."""
 
 from __future__ import annotations
 
@@ -10,84 +10,84 @@ from pathlib import Path
 from typing import Protocol
 
 from drama.errors import RunDirError
-from drama.suite.layout import Cell, look, read_cell, record_failure
-from drama.suite.process import worth_a_retry
+from drama.suite.layout import Cell, read_cell, record_failure, scan
+from drama.suite.process import is_transient
 from drama.suite.spec import SuiteSpec
 from drama.suite.view import View
 from drama.training.rundir import InUseError
 
-LOOK_SECONDS = 0.2
-"""Time between looks at the runs."""
+POLL_SECONDS = 0.2
+"""Interval of polling the runs."""
 LOCK_SECONDS = 300.0
-"""How long to wait for the former process of a run, which may still be saving."""
+"""Timeout for a run's previous process, which may still save."""
 ATTEMPTS = 2
-"""Of a run that is killed, or that runs out of memory, in one call."""
+"""Attempts per call at a run that is killed or runs out of memory."""
 
 
 class Handle(Protocol):
-    """A run that was started."""
+    """A started run."""
 
     @property
     def where(self) -> str:
-        """How messages call it."""
+        """Name in messages."""
 
     def poll(self) -> int | None:
         """Return the exit code (negative for a signal), or None while it runs."""
 
     def stop(self) -> None:
-        """Ask it to save and end after the step in hand. Called once."""
+        """Ask it to save and stop after the current step. Called once."""
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
 
     def reason(self) -> str:
-        """Return why it failed, in one line, once it has ended."""
+        """Return why it failed, on one line, once it has ended."""
 
 
 class Pool(Protocol):
-    """Where runs are carried out."""
+    """Executes runs: this machine or a cluster."""
 
-    def room(self) -> bool:
-        """Whether another run can be started now."""
+    def has_capacity(self) -> bool:
+        """Whether another run can start now."""
 
     def start(self, cell: Cell) -> Handle:
         """Start or continue a run.
 
         Raises:
-            InUseError: Another process still trains there.
-            RunDirError: Its directory cannot be used.
+            InUseError: Another process still uses the run directory.
+            RunDirError: The run directory cannot be used.
         """
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all resources."""
 
 
 @dataclass
 class Outcome:
-    """What a call of a suite came to."""
+    """Result of one call of a suite."""
 
     finished: list[Cell] = field(default_factory=list)
-    """Runs that are finished now, those of earlier calls included."""
+    """Finished runs, including those of earlier calls."""
     failed: list[tuple[Cell, str]] = field(default_factory=list)
-    """Runs that failed, or that could not be touched, each with its reason."""
+    """Failed and skipped runs with reasons."""
     open: list[Cell] = field(default_factory=list)
-    """Runs left to be begun or continued, after an interruption."""
+    """Runs left to start or continue after an interruption."""
     interrupted: bool = False
 
     @property
     def exit_code(self) -> int:
-        """0 if all is done, 1 if a run failed, 130 after an interruption."""
+        """0 if all runs finished, 1 if a run failed, 130 after an interruption."""
         return 130 if self.interrupted else 1 if self.failed else 0
 
 
 class Runner:
-    """Starts what is to do, watches it, and tells what came of it.
+    """Starts runs, monitors them and records their outcomes.
 
     Args:
-        directory: Of the suite, which was begun and is locked.
-        spec: What it holds.
-        pool: Where runs are carried out.
-        view: Who is told.
+        directory: Directory of the suite, created and locked.
+        spec: Runs requested.
+        pool: Executes the runs.
+        view: Displays progress.
     """
 
     def __init__(self, directory: Path, spec: SuiteSpec, pool: Pool, view: View) -> None:
@@ -100,57 +100,57 @@ class Runner:
         self.outcome = Outcome()
         self._attempts: collections.Counter[str] = collections.Counter()
         self._locked_since: dict[str, float] = {}
-        self._asked = 0  # times that somebody wanted it to stop
+        self._interrupts = 0
 
     def interrupt(self) -> None:
-        """Ask all runs to save and end; the second time, end them at once."""
-        self._asked += 1
+        """Ask all runs to save and stop; the second call kills them."""
+        self._interrupts += 1
 
     def run(self) -> Outcome:
-        """Carry everything out; returns when nothing runs any more."""
-        cells = look(self.directory, self.spec)
+        """Execute all runs; returns when none is running."""
+        cells = scan(self.directory, self.spec)
         for cell in cells:
             if cell.status == "finished":
                 self.outcome.finished.append(cell)
-            elif cell.sound:
+            elif cell.resumable:
                 self.queue.append(cell)
             else:
                 self.outcome.failed.append((cell, cell.reason))
-                self.view.note(f"left alone: {cell.reason}")
-        # Seed by seed: what is there after half of the time is a whole comparison with fewer seeds.
+                self.view.note(f"skipped: {cell.reason}")
+        # Seed by seed, so that an incomplete suite is a full comparison with fewer seeds.
         order = {seed: index for index, seed in enumerate(self.spec.seeds)}
         self.queue = collections.deque(sorted(self.queue, key=lambda cell: order[cell.seed]))
         self.view.begin(cells)
-        told = 0
+        handled = 0
         try:
-            while self.running or (self.queue and not self._asked):
-                if not self._asked:
+            while self.running or (self.queue and not self._interrupts):
+                if not self._interrupts:
                     self._start()
-                elif told < self._asked:
-                    told = min(self._asked, 2)
-                    self._stop(at_once=told == 2)
-                time.sleep(LOOK_SECONDS)
+                elif handled < self._interrupts:
+                    handled = min(self._interrupts, 2)
+                    self._stop(at_once=handled == 2)
+                time.sleep(POLL_SECONDS)
                 for name, (cell, handle) in list(self.running.items()):
                     code = handle.poll()
                     if code is not None:
                         del self.running[name]
-                        self._settle(cell, handle, code)
+                        self._on_exit(cell, handle, code)
                 self.view.refresh(len(self.queue))
         finally:
-            for _, handle in self.running.values():  # an error of our own: they save and end
+            for _, handle in self.running.values():  # after an internal error, runs save and stop
                 handle.stop()
             self.view.end()
         self.outcome.open += self.queue
-        self.outcome.interrupted = bool(self._asked and self.outcome.open)
+        self.outcome.interrupted = bool(self._interrupts and self.outcome.open)
         return self.outcome
 
     def _start(self) -> None:
         for _ in range(len(self.queue)):
-            if not self.pool.room():
+            if not self.pool.has_capacity():
                 return
-            cell = self._now(self.queue.popleft())
-            if cell.status == "finished" or not cell.sound:
-                self._take(cell, cell.reason)
+            cell = self._reread(self.queue.popleft())
+            if cell.status == "finished" or not cell.resumable:
+                self._record(cell, cell.reason)
                 continue
             try:
                 handle = self.pool.start(cell)
@@ -158,10 +158,10 @@ class Runner:
                 self._wait_for(cell, str(error))
                 continue
             except RunDirError as error:
-                self._take(cell, str(error))
+                self._record(cell, str(error))
                 continue
-            except OSError as error:  # no room for its log, no further process
-                self._take(cell, f"cannot be started: {error}")
+            except OSError as error:  # disk full, or too many processes
+                self._record(cell, f"cannot start: {error}")
                 continue
             self._locked_since.pop(cell.name, None)
             self._attempts[cell.name] += 1
@@ -169,14 +169,14 @@ class Runner:
             self.view.started(cell, handle.where)
 
     def _wait_for(self, cell: Cell, why: str) -> None:
-        """Put a run off whose former process is still there."""
+        """Postpone a run whose previous process still holds its lock."""
         now = time.monotonic()
         if cell.name not in self._locked_since:
             self.view.note(f"waiting: {why}")
         if now - self._locked_since.setdefault(cell.name, now) < LOCK_SECONDS:
             self.queue.append(cell)
         else:
-            self._take(cell, why)
+            self._record(cell, why)
 
     def _stop(self, *, at_once: bool) -> None:
         self.view.stopping(len(self.running), at_once=at_once)
@@ -186,30 +186,31 @@ class Runner:
             else:
                 handle.stop()
 
-    def _now(self, cell: Cell) -> Cell:
+    def _reread(self, cell: Cell) -> Cell:
         return read_cell(self.directory, self.spec, cell.variant, cell.game, cell.seed)
 
-    def _settle(self, cell: Cell, handle: Handle, code: int) -> None:
-        now, why = self._now(cell), handle.reason()
+    def _on_exit(self, cell: Cell, handle: Handle, code: int) -> None:
+        """Record the outcome of an ended run, or queue it for a retry."""
+        now, why = self._reread(cell), handle.reason()
         if now.status == "finished":
-            self._take(now, "")
-        elif self._asked and now.sound:
+            self._record(now, "")
+        elif self._interrupts and now.resumable:
             self.outcome.open.append(now)
             self.view.stopped(now)
-        elif not now.sound:
-            self._take(now, now.reason)
-        elif worth_a_retry(code, why) and self._attempts[cell.name] < ATTEMPTS:
-            self.view.note(f"{cell.name}: {why}; once more from step {now.step:,}")
+        elif not now.resumable:
+            self._record(now, now.reason)
+        elif is_transient(code, why) and self._attempts[cell.name] < ATTEMPTS:
+            self.view.note(f"{cell.name}: {why}; retrying from step {now.step:,}")
             self.view.stopped(now)
             self.queue.append(now)
         else:
-            why = why if code else now.reason or "it ended without being finished"
-            with contextlib.suppress(OSError):  # the disk is full, perhaps; it is listed anyway
+            why = why if code else now.reason or "its process ended early"
+            with contextlib.suppress(OSError):  # a full disk; the failure is printed anyway
                 record_failure(now, why, code)
-            self._take(now, why)
+            self._record(now, why)
 
-    def _take(self, cell: Cell, reason: str) -> None:
-        """Put a run where it belongs for good."""
+    def _record(self, cell: Cell, reason: str) -> None:
+        """Record the final outcome of a run."""
         if cell.status == "finished":
             self.outcome.finished.append(cell)
             self.view.finished(cell)

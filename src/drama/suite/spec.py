@@ -1,8 +1,8 @@
-"""What a suite consists of: games, seeds, and variants of a configuration.
+"""Spec of a suite: games, seeds and variants of a configuration.
 
-A [SuiteSpec][drama.suite.spec.SuiteSpec] is plain data. It comes from a built-in name, from a TOML
-or JSON file, or from the ``suite.json`` of a suite that was begun; every cell of it, a variant on
-a game with a seed, has exactly one [Config][drama.config.Config].
+A [SuiteSpec][drama.suite.spec.SuiteSpec] is plain data: a built-in suite, a TOML or JSON file, or
+the ``suite.json`` of an existing suite. Each run, a variant on a game with a seed, has exactly one
+[Config][drama.config.Config].
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from drama.config import Config
 from drama.errors import ConfigError
 from drama.evaluation import game_of
 from drama.renamed import update_names
-from drama.suite.checking import (
+from drama.suite.override import dotted, override
+from drama.suite.validation import (
     as_toml,
     distinct,
     fields_of,
@@ -31,7 +32,6 @@ from drama.suite.checking import (
     table_at,
     typed,
 )
-from drama.suite.override import dotted, override
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -39,55 +39,55 @@ else:
     import tomli as tomllib
 
 RESERVED = ("report", "logs", "suite.json")
-"""What lies in the directory of a suite and is not a variant's."""
+"""Names in a suite directory that no variant may have."""
 LONGEST_NAME = 100
-"""Characters of a variant's name: file systems take 255 bytes, and it is joined to others."""
+"""Maximum length of a variant's name: file systems limit path components to 255 bytes."""
 
 
 def slug(game: str) -> str:
-    """Return a game's id as the name of a directory: ``ALE/Pong-v5`` is ``ALE-Pong-v5``."""
+    """Return a game's id as a directory name: ``ALE/Pong-v5`` becomes ``ALE-Pong-v5``."""
     return re.sub(r"[^A-Za-z0-9]+", "-", game.split(":")[-1]).strip("-")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of configuring the agent."""
+    """One configuration of the agent."""
 
     name: str
-    """Name of its directory: letters, digits, ``.``, ``_`` and ``-``."""
+    """Directory name: letters, digits, ``.``, ``_`` and ``-``."""
     label: str
-    """What tables and plots call it."""
+    """Name in tables and figures."""
     preset: str
-    """Name of the preset it starts from."""
+    """Base preset."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    """Dotted ``section.field`` to value, as ``--section.field VALUE`` of ``drama train``."""
+    """Settings by dotted ``section.field``, as in ``drama train --section.field VALUE``."""
 
     def __post_init__(self) -> None:
-        """Check the name, and make the overrides exact.
+        """Validate the name and normalise the overrides.
 
         Raises:
-            ConfigError: One line about the first thing that is wrong.
+            ConfigError: One line about the first invalid value.
         """
         if len(self.name) > LONGEST_NAME:
             raise ConfigError(
-                f"variant name {self.name[:20]!r}... has {len(self.name)} characters; at most "
-                f"{LONGEST_NAME} are possible"
+                f"variant name {self.name[:20]!r}... has {len(self.name)} characters; the "
+                f"maximum is {LONGEST_NAME}"
             )
         fine = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name)
         if not fine or self.name.casefold() in RESERVED:
             raise ConfigError(
-                f"variant name {self.name!r} is no directory name: letters, digits, '.', '_' and "
-                f"'-', a letter or digit first, and not {' or '.join(RESERVED)}"
+                f"variant name {self.name!r} is not a valid directory name: use letters, digits, "
+                f"'.', '_' and '-', a letter or digit first, and not {' or '.join(RESERVED)}"
             )
         object.__setattr__(self, "overrides", dotted(self.overrides))
-        self.config  # noqa: B018 - raises where preset or overrides are wrong
+        self.config  # noqa: B018 - raises if preset or overrides are invalid
 
     @functools.cached_property
     def config(self) -> Config:
-        """The configuration with everything but game, seed and steps.
+        """Configuration without game, seed and steps.
 
         Raises:
-            ConfigError: No such preset or field, or a value that does not fit.
+            ConfigError: Preset or field is unknown, or a value is invalid.
         """
         try:
             return override(presets.preset(self.preset), self.overrides)
@@ -95,35 +95,35 @@ class Variant:
             raise ConfigError(f"variant {self.name}: {error}") from error
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Variant:
-        """Return the same with further overrides, which prevail."""
+        """Return a copy with further overrides, which take precedence."""
         return dataclasses.replace(self, overrides={**self.overrides, **dotted(overrides)})
 
 
 @dataclass(frozen=True)
 class SuiteSpec:
-    """Every variant on every game with every seed."""
+    """All combinations of variants, games and seeds."""
 
     name: str
-    """One word; the default name of the suite's directory."""
+    """One word, the default directory name."""
     title: str
-    """What a report is headed with."""
+    """Title of the report."""
     games: tuple[str, ...]
     """Gymnasium ids."""
     seeds: tuple[int, ...]
     """Training seeds."""
     variants: tuple[Variant, ...]
-    """What is compared; the first is what the others are held against."""
+    """Compared configurations; the first is the baseline."""
     steps: int | None = None
-    """Environment steps of each run. None: what the variant's preset says."""
+    """Environment steps of each run. None: those of the variant's preset."""
 
     def __post_init__(self) -> None:
-        """Check that there is something to do, and nothing twice.
+        """Validate names, seeds and configurations.
 
         Raises:
-            ConfigError: One line about the first thing that is wrong.
+            ConfigError: One line about the first invalid value.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise ConfigError(f"suite name {self.name!r} is no directory name")
+            raise ConfigError(f"suite name {self.name!r} is not a valid directory name")
         distinct("game", self.games, lambda game: slug(game).casefold())
         distinct("seed", self.seeds, lambda seed: seed)
         distinct("variant", self.variants, lambda variant: variant.name.casefold())
@@ -144,7 +144,7 @@ class SuiteSpec:
         """Return the variant called ``name``.
 
         Raises:
-            ConfigError: There is none.
+            ConfigError: The suite has no such variant.
         """
         by_name = {variant.name: variant for variant in self.variants}
         return by_name[nearest("variant", name, by_name)]
@@ -155,10 +155,10 @@ class SuiteSpec:
         """Return the configuration of one run.
 
         Args:
-            variant: One of the suite's.
+            variant: Variant of the suite.
             game: Gymnasium id.
-            seed: Of the run.
-            preset: What the variant's preset was when the suite was begun; None: what it is.
+            seed: Training seed.
+            preset: The variant's preset as recorded in the suite; None: the current one.
 
         Raises:
             ConfigError: A value is out of range.
@@ -182,17 +182,17 @@ class SuiteSpec:
         variants: Sequence[str] | None = None,
         overrides: Mapping[str, Any] | None = None,
     ) -> SuiteSpec:
-        """Return a part of this suite.
+        """Return a subset of this suite, with changed settings.
 
         Args:
-            games: Those to keep, by id, directory name or title: ``ALE/Pong-v5``, ``Pong``.
-            seeds: Those to keep.
-            steps: Replaces the steps of every run.
-            variants: Those to keep, by name.
+            games: Games to keep, by id, directory name or title: ``ALE/Pong-v5``, ``Pong``.
+            seeds: Seeds to keep.
+            steps: New number of steps of every run.
+            variants: Variants to keep, by name.
             overrides: Further overrides for every variant.
 
         Raises:
-            ConfigError: Something named is not in this suite, or is out of range.
+            ConfigError: A name is not in this suite, or a value is out of range.
         """
         spec = self
         if games is not None:
@@ -234,7 +234,7 @@ class SuiteSpec:
     # -- as text ------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as a tree for JSON."""
+        """Return the spec for JSON."""
         tree: dict[str, Any] = {"name": self.name, "title": self.title}
         tree |= {"games": list(self.games), "seeds": list(self.seeds), "steps": self.steps}
         tree["variants"] = [
@@ -256,10 +256,10 @@ class SuiteSpec:
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     def to_toml(self) -> str:
-        """Return the spec as TOML, to be edited by hand.
+        """Return the spec as editable TOML.
 
         Raises:
-            ConfigError: An override is None, for which TOML has no word.
+            ConfigError: An override is None, which TOML cannot express.
         """
         tree = self.to_dict()
         variants = tree.pop("variants")
@@ -275,15 +275,15 @@ class SuiteSpec:
 
     @classmethod
     def from_dict(cls, tree: object) -> SuiteSpec:
-        """Build a spec from nested dictionaries, checking names and types.
+        """Build a spec from nested dictionaries, validating names and types.
 
         Raises:
-            ConfigError: Naming the field, with the nearest known name where there is one.
+            ConfigError: A field is unknown or invalid; the message suggests the nearest name.
         """
         try:
             json.dumps(tree, ensure_ascii=False, skipkeys=True, default=str).encode()
-        except UnicodeEncodeError as error:  # JSON can spell half of a character: "\\ud800"
-            raise ConfigError("the suite has text that is not Unicode: a lone surrogate") from error
+        except UnicodeEncodeError as error:  # JSON allows lone surrogates: "\\ud800"
+            raise ConfigError("the suite contains a lone surrogate: not Unicode") from error
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"the suite cannot be written as JSON: {error}") from error
         values = fields_of(cls, tree, "suite")
@@ -318,10 +318,10 @@ class SuiteSpec:
 
     @classmethod
     def from_json(cls, text: str) -> SuiteSpec:
-        """Read what [to_json][drama.suite.spec.SuiteSpec.to_json] wrote.
+        """Read the output of [to_json][drama.suite.spec.SuiteSpec.to_json].
 
         Raises:
-            ConfigError: It is not JSON, or a field is unknown or has the wrong type.
+            ConfigError: The text is not JSON, or a field is unknown or has the wrong type.
         """
         try:
             tree = json.loads(text)
@@ -334,44 +334,10 @@ class SuiteSpec:
         """Read a spec in TOML.
 
         Raises:
-            ConfigError: It is not TOML, or a field is unknown or has the wrong type.
+            ConfigError: The text is not TOML, or a field is unknown or has the wrong type.
         """
         try:
             tree = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ConfigError(f"not a suite in TOML: {error}") from error
         return cls.from_dict(tree)
-
-
-def differences(before: SuiteSpec, after: SuiteSpec) -> list[str]:
-    """Say in words how ``after`` differs from ``before``; empty if they ask for the same runs."""
-    found = []
-    for name in ("name", "title", "steps"):
-        old, new = getattr(before, name), getattr(after, name)
-        if old != new:
-            found.append(f"{name} {new} (there: {old})")
-    for name in ("games", "seeds"):
-        found += _sets(name, getattr(before, name), getattr(after, name))
-    old_variants = {variant.name: variant for variant in before.variants}
-    new_variants = {variant.name: variant for variant in after.variants}
-    found += _sets("variants", tuple(old_variants), tuple(new_variants))
-    for name in old_variants.keys() & new_variants.keys():
-        one, other = old_variants[name], new_variants[name]
-        for key in ("label", "preset"):
-            if getattr(one, key) != getattr(other, key):
-                found.append(f"{name}: {key} {getattr(other, key)} (there: {getattr(one, key)})")
-        for key in sorted(one.overrides.keys() | other.overrides.keys()):
-            old, new = (side.overrides.get(key, "unset") for side in (one, other))
-            if old != new:
-                found.append(f"{name}: {key}={new} (there: {old})")
-    return found
-
-
-def _sets(name: str, before: tuple[Any, ...], after: tuple[Any, ...]) -> list[str]:
-    if before == after:
-        return []
-    added = [item for item in after if item not in before]
-    missing = [item for item in before if item not in after]
-    parts = [f"more: {listed(added)}"] if added else []
-    parts += [f"without: {listed(missing)}"] if missing else []
-    return [f"{name} {', '.join(parts) or 'in another order'}"]

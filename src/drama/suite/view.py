@@ -1,4 +1,4 @@
-"""What a suite shows while it runs: a live table in a terminal, plain lines elsewhere."""
+"""Progress of a running suite: a live table in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from drama.suite.layout import Cell
 from drama.text import clock, plural
 
 PLAIN_SECONDS = 60.0
-"""Seconds between summaries where the output is not a terminal."""
+"""Interval of summaries without a terminal."""
 LIVE_SECONDS = 1.0
-"""Seconds between looks at the logs of the runs."""
+"""Interval of reading the logs of the runs."""
 RATE_SECONDS = 300.0
-"""Seconds over which a run's speed is averaged."""
+"""Averaging window of a run's speed."""
 MOST_ROWS = 30
-"""Runs in the live table; more are counted."""
+"""Maximum number of rows in the live table; further runs are counted."""
 
 
 def logged_step(run_dir: Path) -> int:
-    """Return the newest environment step that the logs of a run know of; 0 without logs."""
+    """Return the latest environment step in a run's logs; 0 without logs."""
     return max(_last_step(run_dir / name) for name in ("metrics.jsonl", "episodes.jsonl"))
 
 
@@ -39,14 +39,14 @@ def _last_step(path: Path) -> int:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 65536))
             lines = file.read().split(b"\n")
-        # Behind the last line break there is nothing, or a row that is being written.
+        # The text after the last line break is an incomplete line.
         return int(json.loads(lines[-2])["step"]) if len(lines) > 1 else 0
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 
 
 class Gauge:
-    """How far a running run is, and how fast."""
+    """Progress and speed of a running run."""
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
@@ -55,7 +55,7 @@ class Gauge:
         self._marks: collections.deque[tuple[float, int]] = collections.deque()
 
     def read(self) -> None:
-        """Look into the logs."""
+        """Read the logs."""
         now, step = time.monotonic(), logged_step(self.cell.path)
         if step > self.step or not self._marks:
             self.step = max(step, self.step)
@@ -65,7 +65,7 @@ class Gauge:
 
     @property
     def rate(self) -> float | None:
-        """Environment steps per second; None before there is anything to tell."""
+        """Environment steps per second; None before the second reading."""
         if len(self._marks) < 2:
             return None
         (t0, s0), (t1, s1) = self._marks[0], self._marks[-1]
@@ -73,15 +73,15 @@ class Gauge:
 
     @property
     def left(self) -> float | None:
-        """Seconds until its last step, evaluation left out."""
+        """Seconds until its last step, without evaluation."""
         return (self.cell.config.steps - self.step) / self.rate if self.rate else None
 
 
 class View:
-    """Tells of a suite on a console.
+    """Displays the progress of a suite on a console.
 
     Args:
-        console: Where to.
+        console: Output console.
     """
 
     def __init__(self, console: Console) -> None:
@@ -94,89 +94,89 @@ class View:
         self._open: dict[str, Cell] = {}
         self._shown = self._read = time.monotonic()
 
-    # -- what the runner tells ----------------------------------------------------------------
+    # -- events of the runner -----------------------------------------------------------------
 
     def begin(self, cells: Sequence[Cell]) -> None:
-        """Take in all runs of the suite."""
+        """Start the display with all runs of the suite."""
         self.total = len(cells)
         self.done = sum(cell.status == "finished" for cell in cells)
-        self._open = {c.name: c for c in cells if c.sound and c.status != "finished"}
+        self._open = {c.name: c for c in cells if c.resumable and c.status != "finished"}
         self.broken = self.total - self.done - len(self._open)
         self.queued = len(self._open)
-        self._say(
+        self._print(
             f"{plural(self.total, 'run')}: {self.done} finished, {self.queued} to do"
-            + (f", {self.broken} left alone" if self.broken else "")
+            + (f", {self.broken} skipped" if self.broken else "")
         )
         if self.console.is_terminal:
             self.live = Live(console=self.console, auto_refresh=False, get_renderable=self._table)
             self.live.__enter__()
 
     def started(self, cell: Cell, where: str) -> None:
-        """Tell that a run is on its way."""
+        """Report a started run."""
         self.gauges[cell.name] = Gauge(cell)
-        how = f"goes on from step {cell.step:,}" if cell.step else "begins"
-        how = "is evaluated" if cell.step >= cell.config.steps else how
+        how = f"continues from step {cell.step:,}" if cell.step else "starts"
+        how = "is being evaluated" if cell.step >= cell.config.steps else how
         self._event(f"{cell.name} {how} ({where})")
 
     def finished(self, cell: Cell) -> None:
-        """Tell that a run is finished."""
+        """Report a finished run."""
         took = self._ended(cell)
         self.done += 1
         score = f"mean return {cell.evaluation()['mean']:.3g}"
-        self._say(f"{self._count()} {cell.name} finished{took}: {score}")
+        self._print(f"{self._count()} {cell.name} finished{took}: {score}")
 
     def failed(self, cell: Cell, reason: str) -> None:
-        """Tell that a run failed."""
+        """Report a failed run."""
         took = self._ended(cell)
         self.broken += 1
-        self._say(f"{self._count()} {cell.name} failed{took}: {reason}")
+        self._print(f"{self._count()} {cell.name} failed{took}: {reason}")
 
     def stopped(self, cell: Cell) -> None:
-        """Tell that a run ended, to be continued."""
+        """Report a run that stopped and can be continued."""
         self._ended(cell, remains=True)
         self._event(f"{cell.name} stopped at step {cell.step:,}")
 
     def stopping(self, running: int, *, at_once: bool) -> None:
-        """Tell that somebody wants all of it to end."""
+        """Report an interruption of the suite."""
         if at_once:
-            self._say("given up; the last checkpoints stand")
+            self._print("runs killed; their last checkpoints remain valid")
         else:
-            self._say(
-                f"stopping {running} runs after their step and saving; press Ctrl-C again to give "
-                "up at once"
+            self._print(
+                f"stopping {plural(running, 'run')} after the current step and saving; press "
+                "Ctrl-C again to kill them"
             )
 
     def note(self, text: str) -> None:
-        """Tell something else."""
-        self._say(text)
+        """Print a line."""
+        self._print(text)
 
     def refresh(self, queued: int) -> None:
-        """Show where everything is, if it is time."""
+        """Update the display if an interval has passed."""
         self.queued = queued
         now = time.monotonic()
         if now - self._read < LIVE_SECONDS:
             return
         self._read = now
-        # More often than it is told without a terminal: a speed takes two looks.
+        # Read in every interval: a speed needs two readings.
         for gauge in self.gauges.values():
             gauge.read()
         if self.live is not None:
             self.live.refresh()
         elif now - self._shown >= PLAIN_SECONDS:
             self._shown = now
-            self._say(self.summary())
+            self._print(self.summary())
 
     def end(self) -> None:
-        """Stop showing."""
+        """Close the display."""
         if self.live is not None:
             self.live.refresh()
             self.live.__exit__(None, None, None)
             self.live = None
 
-    # -- how it looks -------------------------------------------------------------------------
+    # -- content ------------------------------------------------------------------------------
 
     def summary(self) -> str:
-        """Return one line on all of it."""
+        """Return a one-line summary."""
         parts = [f"{self.done} of {self.total} finished", f"{len(self.gauges)} running"]
         parts += [f"{self.queued} waiting"] if self.queued else []
         parts += [f"{self.broken} failed"] if self.broken else []
@@ -185,9 +185,9 @@ class View:
         return ", ".join(parts)
 
     def left(self) -> float | None:
-        """Expected seconds until everything is done; None before any speed is known.
+        """Return the expected remaining seconds; None before any speed is known.
 
-        Runs that wait are taken to be as fast as those of their variant, or else as all others.
+        Waiting runs are assumed as fast as the runs of their variant, or as the average run.
         """
         rates = dict(self._rates)
         for gauge in self.gauges.values():
@@ -240,16 +240,16 @@ class View:
         return f" in {clock(time.monotonic() - gauge.began)}"
 
     def _event(self, text: str) -> None:
-        """Say what the live table shows anyway."""
+        """Print an event that the live table already shows."""
         if self.live is None:
-            self._say(text)
+            self._print(text)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def report_failures(console: Console, failed: Iterable[tuple[Cell, str]]) -> None:
-    """List the runs that failed, each with its reason and its log."""
+    """Print the failed runs with reasons and logs."""
     for cell, reason in failed:
         log = f" (log: {cell.log})" if cell.log.is_file() else ""
         console.print(f"failed: {cell.name}: {reason}{log}", markup=False, soft_wrap=True)

@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from tests.test_calibration import memory, preset_cost
+from tests.machine.test_calibration import memory, preset_cost
 from tests.training.faulty_envs import Walk, env_id
 from tests.training.runs import tiny
 
 import drama
-from drama import calibration, doctor, presets
+from drama import presets
 from drama.cli import main
-from drama.costs import Calibration, Unmeasured, UpdateCost
-from drama.doctor import CalibrationTable, Machine, inspect_machine
 from drama.errors import ConfigError
+from drama.machine import calibration, inspection, measurement
+from drama.machine.costs import Calibration, Unmeasured, UpdateCost
+from drama.machine.inspection import Machine, inspect_machine
+from drama.machine.table import CalibrationTable
 from drama.training.learner import Learner
 
 WALK = env_id(Walk)
@@ -33,8 +35,8 @@ def _tiny_presets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(
         presets, "PRESETS", {"small": lambda: tiny(small), "other": lambda: tiny(small)}
     )
-    monkeypatch.setattr(calibration, "ENV_SECONDS", 0.0)
-    monkeypatch.setattr(calibration, "MOST_REPEATS", 1)
+    monkeypatch.setattr(measurement, "ENV_SECONDS", 0.0)
+    monkeypatch.setattr(measurement, "MOST_REPEATS", 1)
     monkeypatch.chdir(tmp_path)
 
 
@@ -74,7 +76,7 @@ def test_everything_is_told_with_its_reason() -> None:
 
 def test_a_busy_machine_is_mentioned() -> None:
     busy = dataclasses.replace(MACHINE, load=3.0, device_memory_available=None)
-    assert "4 of 8 cores; a load of 3.0 already: times are longer than on an" in busy.render()
+    assert "4 of 8 cores; load average 3.0: an idle machine would be faster" in busy.render()
     assert "12.3 GB free\n" in busy.render()
     assert "load" not in dataclasses.replace(MACHINE, load=None).render()
 
@@ -94,8 +96,8 @@ def test_this_machine() -> None:
 
 
 def test_a_package_that_is_not_there() -> None:
-    assert doctor._version("no-such-package") is None
-    assert doctor._version("numpy")
+    assert inspection._version("no-such-package") is None
+    assert inspection._version("numpy")
 
 
 # -- the calibration as text -----------------------------------------------------------------------
@@ -140,7 +142,7 @@ def test_the_table_by_hand() -> None:
         "    ~8.3 days    5.5 GB",
         "s              -         -            -            -          -            -  "
         "            -         -",
-        "big: ~ is estimated, world model from batches of 4 instead of 16, extrapolated",
+        "big: ~ = estimated, world model from batches of 4 instead of 16, extrapolated",
         "s: does not fit: its replay needs 9.0 GB",
     ]
     assert took == "calibrated in 30 s"
@@ -170,9 +172,9 @@ def test_what_does_not_fit_says_how_much_is_missing() -> None:
 
 def test_what_could_not_be_seen_is_said() -> None:
     text = lines(memory=memory(updates=None, host=None))
-    assert "big: the memory of an update cannot be seen on this system" in text
+    assert "big: this system does not report the memory of an update" in text
     assert text.splitlines()[2].endswith("?")
-    assert "stepping a game is not counted: ale-py is missing" in text
+    assert "ale-py is missing, so game stepping is not measured" in text
 
 
 # -- the command ---------------------------------------------------------------------------------

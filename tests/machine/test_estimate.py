@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.test_calibration import preset_cost
+from tests.machine.test_calibration import preset_cost
 from tests.training.faulty_envs import Walk, env_id
 from tests.training.runs import differences, everything, global_random_state, tiny
 
-from drama import Agent, agent, calibration, estimate, presets
-from drama.costs import PresetCost
-from drama.estimate import long_run_warning, may_be_long, measure_updates
+from drama import Agent, agent, presets
+from drama.machine import estimate, measurement
+from drama.machine.costs import PresetCost
+from drama.machine.estimate import long_run_warning, may_be_long, measure_updates
 from drama.training.events import Event
 from drama.training.progress import Progress
 
@@ -22,8 +23,8 @@ WALK = env_id(Walk)
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "ENV_SECONDS", 0.0)
-    monkeypatch.setattr(calibration, "MOST_REPEATS", 1)
+    monkeypatch.setattr(measurement, "ENV_SECONDS", 0.0)
+    monkeypatch.setattr(measurement, "MOST_REPEATS", 1)
     monkeypatch.setattr(estimate, "DEADLINE", 120.0)
 
 
@@ -130,11 +131,11 @@ def test_what_cannot_be_measured_in_time_is_left(monkeypatch: pytest.MonkeyPatch
 
 def test_a_large_replay_is_not_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
-    original = calibration.fill
+    original = measurement.fill
     monkeypatch.setattr(
-        calibration, "fill", lambda ring, n: (rows.append(ring.capacity), original(ring, n))
+        measurement, "fill", lambda ring, n: (rows.append(ring.capacity), original(ring, n))
     )
     made = Agent(WALK, tiny({"replay.capacity": 50_000}))
     assert measure_updates(made) is not None
-    assert rows == [calibration.ROWS]
+    assert rows == [measurement.ROWS]
     assert dataclasses.asdict(made.config.replay)["capacity"] == 50_000

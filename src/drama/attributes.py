@@ -1,9 +1,11 @@
-"""A class method that an instance does not silently answer."""
+"""Attribute lookup: lazy imports of a package, and constructors that instances refuse."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import importlib
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from drama.errors import ConfigError
@@ -12,10 +14,35 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class constructor(Generic[P]):
-    """Class method that makes an instance; called on an instance it raises.
+def lazy(
+    package: str, homes: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return ``__getattr__`` and ``__dir__`` that import a package's names on first use.
 
-    ``agent.load(path)`` as a class method would return another agent and leave ``agent`` as it is.
+    Args:
+        package: ``__name__`` of the package.
+        homes: Name to the module that defines it; a submodule maps to itself.
+    """
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module = importlib.import_module(homes[name])
+        value = module if homes[name] == f"{package}.{name}" else getattr(module, name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *homes})
+
+    return get, names
+
+
+class constructor(Generic[P]):
+    """Class method that makes an instance and raises when called on an instance.
+
+    As a plain class method, ``agent.load(path)`` would return another agent and leave ``agent``
+    unchanged.
 
     Args:
         function: Takes the class, then the arguments; returns an instance of the class.
@@ -33,7 +60,7 @@ class constructor(Generic[P]):
         """Return the bound class method, or for an instance a function that raises."""
         function = self.__wrapped__
         if instance is None:
-            return function.__get__(owner)  # a bound method, with the function's documentation
+            return function.__get__(owner)  # a bound method that keeps the docstring
 
         @functools.wraps(function)
         def refuse(*args: Any, **kwargs: Any) -> NoReturn:

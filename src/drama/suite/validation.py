@@ -1,4 +1,4 @@
-"""What a suite read from a file must look like: each function raises ConfigError with the place."""
+"""Validation of suite files: each function raises a ConfigError that names the path."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ T = TypeVar("T")
 def fields_of(
     cls: type, tree: object, path: str, optional: tuple[str, ...] = ("title", "steps")
 ) -> Mapping[str, Any]:
-    """Check that ``tree`` has the fields of ``cls`` and no others."""
+    """Return ``tree`` if it has exactly the fields of ``cls``, except optional ones."""
     tree = table_at(tree, path)
     known = [f.name for f in dataclasses.fields(cls)]
     for name in tree:
         if name not in known:
-            hint = did_you_mean(str(name), known) or f"; it may have {listed(known)}"
+            hint = did_you_mean(str(name), known) or f"; fields are {listed(known)}"
             raise ConfigError(f"{path} has no field {name!r}{hint}")
     for name in known:
         if name not in tree and name not in optional:
-            raise ConfigError(f"{path} lacks {name!r}")
+            raise ConfigError(f"{path} lacks the field {name!r}")
     return tree
 
 
 def table_at(value: object, path: str) -> Mapping[str, Any]:
-    """Return a mapping, which is what must stand at ``path``."""
+    """Return ``value`` if it is a mapping."""
     if not isinstance(value, Mapping):
         raise ConfigError(f"{path} must be a table, got {value!r}")
     return value
 
 
 def items_at(value: object, path: str) -> Sequence[Any]:
-    """Return a list, which is what must stand at ``path``."""
+    """Return ``value`` if it is a list."""
     if not isinstance(value, (list, tuple)):
         raise ConfigError(f"{path} must be a list, got {value!r}")
     return value
 
 
 def typed(kind: type[T], value: object, path: str) -> T:
-    """Return a string or an integer, which is what must stand at ``path``."""
+    """Return ``value`` if it is of type ``kind``, a string or an integer."""
     if not isinstance(value, kind) or isinstance(value, bool):
         word = "a string" if kind is str else "an integer"
         raise ConfigError(f"{path} must be {word}, got {value!r}")
@@ -52,7 +52,7 @@ def typed(kind: type[T], value: object, path: str) -> T:
 
 
 def distinct(word: str, items: Sequence[T], key: Callable[[T], object]) -> None:
-    """Check that there are items, and that no two have the same key."""
+    """Check that there is at least one item and that keys are distinct."""
     if not items:
         raise ConfigError(f"a suite needs at least one {word}")
     seen: dict[object, T] = {}
@@ -64,7 +64,7 @@ def distinct(word: str, items: Sequence[T], key: Callable[[T], object]) -> None:
 
 
 def nearest(word: str, name: str, known: Iterable[str]) -> str:
-    """Return ``name`` if it is known; the error says which known one is near, or all of them."""
+    """Return ``name`` if it is known; the error suggests the nearest name or lists all."""
     if name in (known := list(known)):
         return name
     hint = did_you_mean(name, known) or f"; it has {listed(known)}"
@@ -72,19 +72,19 @@ def nearest(word: str, name: str, known: Iterable[str]) -> str:
 
 
 def listed(items: Iterable[Any]) -> str:
-    """Return items as words, comma between."""
+    """Return items separated by commas."""
     return ", ".join(map(str, items))
 
 
 def as_toml(value: Any) -> str:
-    """Return a JSON value in TOML, whose strings and numbers are JSON's; objects in one line."""
+    """Return a JSON value as TOML, objects as inline tables."""
     if value is None:
-        raise ConfigError("TOML has no null; keep this suite as JSON")
+        raise ConfigError("TOML has no null value; keep this suite as JSON")
     if isinstance(value, list):
         return f"[{', '.join(map(as_toml, value))}]"
     if isinstance(value, Mapping):
         pairs = (f"{as_toml(key)} = {as_toml(item)}" for key, item in value.items())
         return f"{{{', '.join(pairs)}}}"
     text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    # JSON writes 1e-05, which TOML reads; it writes no integer for a float, nor the reverse.
+    # TOML reads JSON strings and numbers, and both keep floats and integers apart.
     return text

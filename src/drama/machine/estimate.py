@@ -11,28 +11,29 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from drama.costs import PresetCost
+from drama.machine.costs import PresetCost
+from drama.machine.measurement import ROWS, OutOfTime, measure
 from drama.text import duration
 
 if TYPE_CHECKING:
     from drama.agent import Agent
 
 LONG_FLOPS = {"cpu": 1e14}
-"""Work from which on a run may take hours, by type of device."""
+"""Operations above which a run may take hours, by device type."""
 LONG_FLOPS_ELSEWHERE = 3e15
-"""The same on an accelerator."""
+"""Operations above which a run may take hours on an accelerator."""
 LEAST_FLOPS = 1e8
-"""Work that takes as long as the fixed cost of an update."""
+"""Operations equivalent to the fixed cost of one update."""
 SECONDS = 3.0
-"""Time in which updates are measured, if possible."""
+"""Target duration of the measurement."""
 DEADLINE = 8.0
-"""Time after which the measurement is given up."""
+"""Time after which the measurement is abandoned."""
 WARN_HOURS = 24.0
-"""Expected hours from which on a run is warned about."""
+"""Expected hours from which a warning is printed."""
 
 
 class Blank(gym.Env[Any, Any]):
-    """Environment of the same spaces in place of the agent's own, which is not to be stepped."""
+    """Environment with the agent's spaces: measuring must not step the agent's own."""
 
     def __init__(self, agent: Agent) -> None:
         self.observation_space, self.action_space = agent.observation_space, agent.action_space
@@ -41,16 +42,16 @@ class Blank(gym.Env[Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Return an empty observation."""
+        """Return a zero observation."""
         return self._obs, {}
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Return another; episodes do not end."""
+        """Return a zero observation and reward 0; episodes do not end."""
         return self._obs, 0.0, False, False, {}
 
 
 def may_be_long(agent: Agent, steps: int) -> bool:
-    """Whether ``steps`` environment steps of training may take hours, by a count of operations."""
+    """Whether ``steps`` steps of training may take hours, by their number of operations."""
     c = agent.config
     models = (agent.world_model, agent.behaviour)
     weights = sum(p.numel() for model in models for p in model.parameters())
@@ -61,7 +62,7 @@ def may_be_long(agent: Agent, steps: int) -> bool:
             c.behaviour.batch_size * (c.behaviour.context + c.behaviour.horizon),
         ),
     )
-    # A forward and a backward pass are six operations for each weight and frame.
+    # A forward and a backward pass take six operations per weight and frame.
     each = sum(ratio * max(6.0 * weights * count, LEAST_FLOPS) for ratio, count in frames)
     return steps * each > LONG_FLOPS.get(agent.device.type, LONG_FLOPS_ELSEWHERE)
 
@@ -69,25 +70,24 @@ def may_be_long(agent: Agent, steps: int) -> bool:
 def measure_updates(agent: Agent) -> PresetCost | None:
     """Measure acting and updates on a copy of the agent's models, in a few seconds.
 
-    Weights, statistics, random states and the environment of the agent stay as they are.
+    The agent's weights, statistics, random states and environment do not change.
 
     Returns:
-        The cost, without that of the environment; None if it could not be measured.
+        Cost without environment steps; None if the measurement failed.
     """
-    from drama.calibration import ROWS, OutOfTime, measure
-
     c = agent.config
-    # Compiling takes longer than a measurement may, and the ring of the run takes its own memory.
+    # Compiling takes longer than the measurement, and the run allocates its own replay.
     training = dataclasses.replace(c.training, compile=False)
-    rows = max(ROWS, 2 * c.world_model.batch_length, 2 * c.behaviour.context)
-    ring = dataclasses.replace(c.replay, capacity=min(c.replay.capacity, rows))
+    longest = max(c.world_model.batch_length, c.behaviour.context)
+    capacity = min(c.replay.capacity, max(ROWS, 2 * longest))
+    replay = dataclasses.replace(c.replay, capacity=capacity)
     twin = copy.copy(agent)
-    twin.config = dataclasses.replace(c, training=training, replay=ring)
+    twin.config = dataclasses.replace(c, training=training, replay=replay)
     twin.env = Blank(agent)
     try:
         twin.world_model = copy.deepcopy(agent.world_model)
         twin.behaviour = copy.deepcopy(agent.behaviour)
-    except (RuntimeError, TypeError):  # a sequence model from elsewhere may not allow it
+    except (RuntimeError, TypeError):  # a registered sequence model may not support copies
         return None
     now = time.perf_counter()
     try:
@@ -96,24 +96,24 @@ def measure_updates(agent: Agent) -> PresetCost | None:
         return None
     finally:
         del twin
-        gc.collect()  # a trainer refers to itself
+        gc.collect()  # a trainer contains reference cycles
     return cost if isinstance(cost, PresetCost) else None
 
 
 def long_run_warning(cost: PresetCost, step: int, target: int) -> str | None:
-    """Return one line about a run that takes days, None for any other.
+    """Return a one-line warning if the run takes days, else None.
 
     Args:
-        cost: From :func:`measure_updates`.
+        cost: Result of :func:`measure_updates`.
         step: Environment steps made so far.
-        target: Step at which the run ends.
+        target: Last environment step of the run.
     """
     steps = target - max(step, cost.warmup_steps)
     seconds = steps * cost.step_seconds
     if seconds < 3600 * WARN_HOURS:
         return None
     return (
-        f"this run takes about {duration(seconds)} on this machine: a smaller preset, lower "
-        "training.world_model_ratio and training.behaviour_ratio or fewer steps shorten it; "
-        "`drama doctor` measures each preset here"
+        f"this run takes about {duration(seconds)} on this machine; to shorten it, use a "
+        "smaller preset, fewer steps, or a lower training.world_model_ratio and "
+        "training.behaviour_ratio (`drama doctor` measures each preset)"
     )

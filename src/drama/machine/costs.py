@@ -1,4 +1,4 @@
-"""What training costs, in seconds and bytes: the numbers that a calibration yields."""
+"""Costs of training in seconds and bytes: the results of a calibration."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from dataclasses import dataclass
 from typing import Any
 
 STEPS = 100_000
-"""Environment steps that the expected time is told for: Atari100k's."""
+"""Environment steps of the reported training time: those of Atari100k."""
 
 
 @dataclass(frozen=True)
 class UpdateCost:
-    """What one update costs."""
+    """Cost of one update."""
 
     seconds: Mapping[str, float]
-    """Seconds in each phase of the trainer's clock, at the full size of the batch."""
+    """Seconds in each phase of the trainer's clock, at full batch size."""
     peak_bytes: int | None
-    """Memory taken and freed again, beyond weights, moments and gradients; None if not seen."""
+    """Peak of temporary memory, beyond weights, moments and gradients; None if unknown."""
     measured: int
-    """Windows or trajectories in the batches that were measured."""
+    """Windows or trajectories in the measured batches."""
     full: int
-    """Those in the preset's own."""
+    """Windows or trajectories in the preset's batches."""
 
     @property
     def estimate(self) -> str | None:
-        """How the numbers were scaled; None if they were measured at full size."""
+        """How the numbers were extrapolated; None if measured at full batch size."""
         if self.measured == self.full:
             return None
         return f"batches of {self.measured:,} instead of {self.full:,}, extrapolated"
@@ -41,15 +41,15 @@ class UpdateCost:
         full: int,
         smaller: tuple[int, float] | None = None,
     ) -> UpdateCost:
-        """Take the sample with the median total and scale it up to the full size.
+        """Extrapolate the sample with the median total to the full batch size.
 
         Args:
             samples: Seconds per phase of each update.
-            peak: Bytes taken at most, if seen.
+            peak: Peak memory in bytes, if known.
             measured: Batch size of the samples.
-            full: Batch size that is asked for.
-            smaller: Size and seconds of a smaller batch, which tell the part of an update that
-                does not grow with the batch; None scales all of it by frames.
+            full: Batch size of the preset.
+            smaller: Size and seconds of a smaller batch, from which the constant part of an
+                update follows. None: the whole update scales with the batch size.
         """
         times = full / measured
         total = statistics.median_low(sum(sample.values()) for sample in samples)
@@ -57,7 +57,7 @@ class UpdateCost:
         factor = times
         if smaller is not None and total > 0:
             slope = (total - smaller[1]) / (measured - smaller[0])
-            # Noise may hide the slope, so at least an eighth of the time is taken to grow.
+            # Noise may hide the slope: assume that at least 1/8 of the time scales.
             slope = min(max(slope, total / measured / 8), total / measured)
             factor = 1 + slope * (full - measured) / total
         return cls(
@@ -70,52 +70,52 @@ class UpdateCost:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that training takes; None is what could not be seen."""
+    """Memory that training needs, in bytes; None where it is unknown."""
 
     replay: int
-    """The full ring."""
+    """Full replay buffer."""
     model: int
-    """Weights, gradients and moments, computed."""
+    """Weights, gradients and optimiser moments, computed from their shapes."""
     updates: int | None
-    """Peak of an update beyond those."""
+    """Peak of an update beyond ``model``."""
     host: int | None
-    """Process, and of the above what is in host memory."""
+    """Process memory, and the parts above that lie in host memory."""
     host_available: int | None
     device: int | None
-    """What is in the memory of a GPU; None without one."""
+    """GPU memory; None without a GPU."""
     device_available: int | None
 
     @property
     def fits(self) -> bool:
-        """Whether there is room for it, as far as that is known."""
+        """Whether it fits into the available memory, as far as known."""
         pairs = ((self.host, self.host_available), (self.device, self.device_available))
-        return all(need is None or room is None or need <= room for need, room in pairs)
+        return all(need is None or free is None or need <= free for need, free in pairs)
 
 
 @dataclass(frozen=True)
 class PresetCost:
-    """What a preset would cost on this machine."""
+    """Cost of a preset on this machine."""
 
     preset: str
     precision: str
     backend: str
     threads: int
     env_seconds: float
-    """Of one environment step, resets and the write into the replay included."""
+    """Seconds per environment step, including resets and the write to the replay."""
     acting_seconds: float
-    """Of choosing one action."""
+    """Seconds per chosen action."""
     world_model: UpdateCost
     behaviour: UpdateCost
-    """Of an update of actor and critic, with the imagination before it."""
+    """Update of actor and critic, including imagination."""
     ratios: tuple[float, float]
-    """Updates of the world model, and of the behaviour, per environment step."""
+    """World-model and behaviour updates per environment step."""
     warmup_steps: int
-    """Steps without acting and updates."""
+    """Environment steps with random actions and no updates."""
     memory: Memory
 
     @property
     def step_seconds(self) -> float:
-        """Seconds per environment step with all that training adds to it."""
+        """Seconds per environment step, including acting and updates."""
         world_model, behaviour = (
             ratio * sum(cost.seconds.values())
             for ratio, cost in zip(self.ratios, (self.world_model, self.behaviour), strict=True)
@@ -123,12 +123,12 @@ class PresetCost:
         return self.env_seconds + self.acting_seconds + world_model + behaviour
 
     def hours(self, steps: int = STEPS) -> float:
-        """Expected hours of a run, without evaluation and checkpoints."""
+        """Return the expected hours of a run, without evaluation and checkpoints."""
         warm = min(self.warmup_steps, steps)
         return (warm * self.env_seconds + (steps - warm) * self.step_seconds) / 3600
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers as a tree for JSON."""
+        """Return the costs for JSON."""
         imagination = self.behaviour.seconds["imagination"]
         behaviour = sum(self.behaviour.seconds.values()) - imagination
         model, memory = self.world_model, self.memory
@@ -167,27 +167,27 @@ class Unmeasured:
 
     preset: str
     error: str
-    """Why."""
+    """Reason."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the same as a tree for JSON."""
+        """Return the reason for JSON."""
         return {"preset": self.preset, "error": self.error}
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """All that was measured."""
+    """Results of a calibration."""
 
     env: str | None
-    """Environment that was stepped; None for random frames in its stead."""
+    """Id of the measured environment; None for random frames."""
     obs_shape: tuple[int, ...]
     num_actions: int
     seconds: float
-    """How long the calibration took."""
+    """Duration of the calibration."""
     presets: tuple[PresetCost | Unmeasured, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers as a tree for JSON."""
+        """Return the results for JSON."""
         return {
             "env": self.env,
             "obs_shape": list(self.obs_shape),

@@ -1,11 +1,12 @@
-"""Pure maps between an environment's spaces and those of the agent.
+"""Pure maps between an environment's spaces and the agent's.
 
-What the agent reads is one of two spaces: an image, ``Box(0, 255, (H, W, C), uint8)``, or a
-vector, ``Box(-inf, inf, (N,), float32)``. What it does is ``Discrete(n)``, counted from 0.
+The agent observes an image, ``Box(0, 255, (H, W, C), uint8)``, or a vector,
+``Box(-inf, inf, (N,), float32)``. It acts in ``Discrete(n)``, counted from 0.
 """
 
 from __future__ import annotations
 
+import colorsys
 from typing import Any, NamedTuple
 
 import cv2
@@ -22,9 +23,15 @@ SUPPORTED_OBSERVATIONS = "a Box of any shape, read as a picture or flattened to 
 SUPPORTED_ACTIONS = "Discrete(n) with n >= 2"
 
 _PICTURE_SIDE = 8
-"""Shortest side in pixels where neither the dtype nor the rank says that a Box is a picture."""
+"""Least side in pixels of a picture that neither its dtype nor its rank identifies."""
 _LONGEST_ASPECT = 8
 """A 2-D uint8 Box longer than this many times its width is a stack of vectors (4 x 128 RAM)."""
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raise an :class:`EnvError` unless ``value`` is a positive integer or None."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise EnvError(f"{name} must be a positive integer or None, got {value!r}")
 
 
 def is_channel_first(shape: tuple[int, ...]) -> bool:
@@ -39,18 +46,18 @@ def is_channel_first(shape: tuple[int, ...]) -> bool:
 
 
 class PictureLayout(NamedTuple):
-    """How the axes of a picture are to be read."""
+    """Axes of a picture."""
 
     size: tuple[int, int]
     """Height and width in pixels."""
     channels: int
-    """Channels, those of all stacked frames together."""
+    """Channels of all stacked frames."""
     channel_first: bool
-    """Whether the channel axis comes before the other two."""
+    """Whether the channel axis precedes the other two."""
 
 
 def picture_layout(space: spaces.Box, *, channels_last: bool = False) -> PictureLayout | None:
-    """Return the layout of a Box that is meant as a picture, or None: it is a vector.
+    """Return the layout of a Box that is a picture, or None for a vector.
 
     * uint8 and bool are pictures with three dimensions, the channel axis first or last, and with
       two, unless one side is more than eight times the other. With four dimensions they are a
@@ -80,7 +87,7 @@ def picture_layout(space: spaces.Box, *, channels_last: bool = False) -> Picture
 
 
 class ObservationAdapter:
-    """The pure map from a raw observation space to the one the agent reads.
+    """The pure map from a raw observation space to the agent's.
 
     * Picture (see :func:`picture_layout`): channels are moved last; numbers are rescaled from the
       space's bounds to 0..255 and rounded (a uint8 image bounded by 0 and 255 is left alone); a
@@ -93,8 +100,8 @@ class ObservationAdapter:
         space: The raw observation space.
         image_size: Side of the adapted picture in pixels, or None to keep its size. Ignored for
             vectors.
-        channels_last: The last axis of a 3-D image holds the channels for certain; otherwise
-            that is judged by its shape.
+        channels_last: Whether the last axis of a 3-D image is known to be the channel axis;
+            otherwise the shape decides.
 
     Attributes:
         raw_space: The space given.
@@ -114,16 +121,13 @@ class ObservationAdapter:
         *,
         channels_last: bool = False,
     ) -> None:
-        if image_size is not None and (
-            isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1
-        ):
-            raise EnvError(f"image_size must be a positive integer or None, got {image_size!r}")
+        check_positive("image_size", image_size)
         if not isinstance(space, spaces.Box):
             raise _unsupported_observation(space)
         if 0 in space.shape:
-            said = one_line(space)
+            text = one_line(space)
             raise UnsupportedSpaceError(
-                f"observation space {said} is not supported: it is empty; supported: "
+                f"observation space {text} is not supported: it is empty; supported: "
                 f"{SUPPORTED_OBSERVATIONS}"
             )
         self.raw_space = space
@@ -140,7 +144,7 @@ class ObservationAdapter:
 
     @property
     def reading(self) -> str:
-        """How observations are read, in one line.
+        """Summary of the map in one line.
 
         ``picture (210, 160, 3) uint8 -> 64x64x3`` or
         ``vector of 32 from (4, 8) float32, flattened``.
@@ -157,19 +161,18 @@ class ObservationAdapter:
         return f"picture {shape} {dtype} -> {'x'.join(map(str, self.space.shape))}{rescaled}"
 
     def __call__(self, obs: npt.ArrayLike) -> ObsArray:
-        """Map one observation of the raw space to one of ``space``, in memory of its own.
+        """Map one observation of the raw space to a new array of ``space``.
 
-        An environment may hand out the same array at every step and write into it; what is kept
-        of an observation must not change with it.
+        An environment may return the same array at every step and overwrite it.
         """
         return np.array(self.batch(np.asarray(obs)[None])[0], order="C")
 
     def batch(self, obs: npt.ArrayLike) -> ObsArray:
-        """Map observations with one leading batch axis; the result has the same batch axis.
+        """Map observations ``(B, *raw shape)`` to ``(B, *adapted shape)``.
 
         Raises:
-            EnvError: The shape behind the batch axis is not the raw space's, or the numbers do not
-                convert to its dtype.
+            EnvError: The shape does not fit the raw space, or the values do not convert to its
+                dtype.
         """
         raw = np.asarray(obs)
         if raw.shape[1:] != self.raw_space.shape:
@@ -225,7 +228,7 @@ class ObservationAdapter:
 def _rescaling(
     space: spaces.Box,
 ) -> tuple[npt.NDArray[Any] | None, npt.NDArray[Any] | None]:
-    """Return offset and factor from the bounds to 0..255, or None twice if they are 0..255."""
+    """Return offset and factor from the bounds to 0..255, or two None if they are 0..255."""
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     if space.dtype == np.uint8 and (low == 0).all() and (high == 255).all():
         return None, None
@@ -238,7 +241,7 @@ def _rescaling(
 
 
 def _unsupported_observation(space: spaces.Space[Any]) -> UnsupportedSpaceError:
-    """Return the error that names the wrapper which makes a Box of ``space``."""
+    """Return the error, which names a wrapper that converts ``space`` to a Box."""
     wrapper = "gymnasium.wrappers.TransformObservation can make one of it"
     if not isinstance(space, spaces.Space):
         wrapper = "it is no gymnasium.spaces.Space"
@@ -255,14 +258,14 @@ def _unsupported_observation(space: spaces.Space[Any]) -> UnsupportedSpaceError:
     elif space.is_np_flattenable:
         one_hot = " (one-hot)" if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else ""
         wrapper = f"gymnasium.wrappers.FlattenObservation makes a vector of it{one_hot}"
-    said = one_line(space)
+    text = one_line(space)
     return UnsupportedSpaceError(
-        f"observation space {said} is not supported: {wrapper}; supported: {SUPPORTED_OBSERVATIONS}"
+        f"observation space {text} is not supported: {wrapper}; supported: {SUPPORTED_OBSERVATIONS}"
     )
 
 
 def _unsupported_action(space: spaces.Space[Any]) -> UnsupportedSpaceError:
-    """Return the error that names the wrapper which makes ``space`` discrete."""
+    """Return the error, which names a wrapper that makes ``space`` discrete."""
     if not isinstance(space, spaces.Space):
         wrapper = "it is no gymnasium.spaces.Space"
     elif isinstance(space, spaces.Discrete):
@@ -274,9 +277,9 @@ def _unsupported_action(space: spaces.Space[Any]) -> UnsupportedSpaceError:
             "gymnasium.wrappers.TransformAction(env, function of an index, "
             "gymnasium.spaces.Discrete(n)) makes it discrete"
         )
-    said = one_line(space)
+    text = one_line(space)
     return UnsupportedSpaceError(
-        f"action space {said} is not supported: {wrapper}; supported: {SUPPORTED_ACTIONS}"
+        f"action space {text} is not supported: {wrapper}; supported: {SUPPORTED_ACTIONS}"
     )
 
 
@@ -316,3 +319,22 @@ class ActionAdapter:
         if not 0 <= index < self._count or index != action:
             raise EnvError(f"action {action!r} is not one of 0..{self._count - 1}")
         return index + self._start
+
+
+def as_rgb(frames: ObsArray) -> ObsArray:
+    """Return frames as RGB: one hue per channel, the brightest of each pixel.
+
+    Args:
+        frames: uint8 ``(..., H, W, C)``. Three channels are taken as RGB.
+
+    Returns:
+        uint8 ``(..., H, W, 3)``.
+    """
+    count = frames.shape[-1]
+    if count == 3:
+        return frames
+    hues = [colorsys.hsv_to_rgb(index / count, 0.7, 1.0) for index in range(count)]
+    palette = np.array(hues, np.float32)  # (C, 3)
+    picture = (frames[..., None] * palette).max(axis=-2)  # (..., H, W, C, 3) -> (..., H, W, 3)
+    rgb: ObsArray = np.rint(picture).astype(np.uint8)
+    return rgb
