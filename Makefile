@@ -5,11 +5,16 @@ PYTHON ?= python3
 VENV ?= .venv
 SEED ?= 0
 HOSTILE_FILES ?= 5000
+CORE = tests/ops tests/ssm tests/dynamics tests/replay tests/world_model tests/behaviour
+KILLS ?= 120
+DISK_ERRORS ?= 120
+SOAK_HOURS ?= 8
 
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install dev test test-suites faults lint types check clean distclean
+.PHONY: help quickstart install dev test test-core test-lab test-suites coverage faults lint types check clean \
+	distclean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -24,11 +29,21 @@ dev: $(VENV)/.installed-dev ## Install the package and the development tools int
 test: dev ## Run the quick tests (PYTEST_ARGS="-m slow" for others).
 	$(PY) -m pytest $(PYTEST_ARGS)
 
+test-core: dev ## Run the tests of sequence models, replay, world model and behaviour: a minute.
+	$(PY) -m pytest $(CORE) $(PYTEST_ARGS)
+
+test-lab: dev ## Run the tests of the experiment scripts in lab/.
+	$(PY) -m pytest lab/tests $(PYTEST_ARGS)
+
+coverage: dev ## Run the quick tests and show which lines of src/ they do not reach.
+	$(PY) -m pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
 test-suites: $(VENV)/.installed-suite ## Run suites as processes and on a real Ray, and kill some.
 	$(PY) -m pytest -m slow tests/suite
 
-faults: dev ## Break things on purpose, the long campaign (minutes to hours).
-	DRAMA_HOSTILE_FILES=$(HOSTILE_FILES) $(PY) -m pytest -m faults tests
+faults: dev ## Break things on purpose, the long campaign (hours); ends with "faults survived N of N".
+	DRAMA_HOSTILE_FILES=$(HOSTILE_FILES) DRAMA_KILLS=$(KILLS) DRAMA_DISK_ERRORS=$(DISK_ERRORS) \
+		DRAMA_SOAK_HOURS=$(SOAK_HOURS) $(PY) -m pytest -p tests.faults.count -m faults tests
 
 lint: dev ## Check style and formatting.
 	$(PY) -m ruff check .
@@ -41,7 +56,7 @@ check: lint types test ## All of the above checks.
 
 clean: ## Remove caches and build outputs; runs/ and the environment stay.
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	find src tests benchmarks lab -type d -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## The same, and the virtual environment.
 	rm -rf $(VENV)

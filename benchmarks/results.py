@@ -1,22 +1,20 @@
-"""What was learnt, for ``docs/results.md``: ``python -m benchmarks.results [SUITE ...]``.
+"""The results page: ``python -m benchmarks.results [SUITE ...]``.
 
 Each suite directory given (made by ``drama suite run experiments/NAME.toml``) is condensed to
 ``docs/assets/results/suite-NAME.json``: settings, machine, wall time, evaluation and learning curve
-of every run. From these files, and from those of ``benchmarks.baselines`` on the same games, the
-blocks of the page and their pictures are made, with or without the suites at hand.
+of every run. From these files and from those of ``benchmarks.baselines`` the tables and figures of
+``docs/results.md`` and the table of the README are made, with or without the suites at hand.
 
-Intervals are 95 % bootstrap intervals of the mean over seeds: with three seeds no more than a hint.
+Intervals are 95 % bootstrap intervals of the mean over seeds; three seeds make them too narrow.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -24,367 +22,119 @@ import numpy.typing as npt
 
 import drama
 from benchmarks import measure
-from drama.config import Config
+from benchmarks.suites import POINTS, finished, made, thinned, update, width_of
 from drama.evaluation import game_of, published
 from drama.report.drawing import looks
-from drama.report.runs import read_run, reference_of, running_mean
-from drama.suite import read_suite
-from drama.suite.layout import Cell
-from drama.training.resume import flat
+from drama.report.runs import reference_of
 
 RESULTS = measure.DOCS / "assets" / "results"
-WIDTH = 20
-"""Training episodes in a running mean."""
-WIDTHS = {"MinAtar/Freeway-v1": 5}
-"""The same for games of which a whole run has fewer than that: 19 episodes of 2500 steps."""
-POINTS = 120
-"""Points kept of a run's learning curve."""
-MACHINE = ("device_name", "threads", "precision", "python", "torch")
-"""What ``run.json`` says of where a run was made, as far as the page tells it."""
 NAMES = {
     "ppo": "SB3 PPO",
     "dqn": "SB3 DQN",
-    "dqn-short": "SB3 DQN, short schedule",
+    "dqn-short": "SB3 DQN",
     "ppo-atari": "SB3 PPO",
 }
-
+RANDOM_EPISODES = {"MinAtar/Breakout-v1": 1000, "MinAtar/Freeway-v1": 100}
+"""Episodes of random play for games whose random score is not known otherwise."""
 PUBLISHED = ("Drama-XS", "DreamerV3", "STORM", "PPO")
-"""Methods whose published scores stand beside ours."""
+"""Methods whose published scores are shown."""
 
 Array = npt.NDArray[np.float64]
 
 
-# ------------------------------------------------------------------------------ from directories
+class Row(NamedTuple):
+    """One row of a table: a variant of a suite on one game."""
+
+    suite: str
+    variant: str
+    env: str
+    mode: str = "greedy"
 
 
-def condense(directory: Path) -> dict[str, Any]:
-    """Everything the page needs of one suite."""
-    suite = read_suite(directory)
-    labels = {variant.name: variant.label or variant.name for variant in suite.spec.variants}
-    return {
-        "suite": suite.spec.name,
-        "title": suite.spec.title or suite.spec.name,
-        "command": f"drama suite run experiments/{suite.spec.name}.toml",
-        "variants": labels,
-        "games": list(suite.spec.games),
-        "settings": {c.variant.name: settings(c.config) for c in reversed(suite.cells)},
-        "runs": [one_run(cell) for cell in suite.cells],
-    }
+class Benchmark(NamedTuple):
+    """One table and one figure."""
+
+    title: str
+    rows: tuple[Row, ...]
 
 
-def joined(here: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    """The runs made here and the evaluated ones of an earlier file: of two, the one further on.
-
-    So seeds may be made on several machines. Raises SystemExit where a variant's settings differ.
-    """
-
-    def key(run: dict[str, Any]) -> tuple[Any, ...]:
-        return run["variant"], run["env"], run["seed"]
-
-    def standing(run: dict[str, Any]) -> tuple[bool, int]:
-        return bool(run["evaluation"]), run["steps"]
-
-    kept = {key(run): run for run in before["runs"] if run["evaluation"]}
-    for run in here["runs"]:
-        if key(run) in kept and standing(run) >= standing(kept[key(run)]):
-            del kept[key(run)]
-    for variant in {run["variant"] for run in kept.values()} & here["settings"].keys():
-        if before["settings"][variant] != here["settings"][variant]:
-            sys.exit(f"{here['suite']}: the runs of {variant!r} kept so far had other settings")
-    variants = here["variants"] | {
-        name: label for name, label in before["variants"].items() if name not in here["variants"]
-    }
-    games = list(dict.fromkeys([*here["games"], *before["games"]]))
-    runs = [run for run in here["runs"] if key(run) not in kept] + list(kept.values())
-    order = list(variants)
-    runs.sort(key=lambda r: (order.index(r["variant"]), games.index(r["env"]), r["seed"]))
-    settings = before["settings"] | here["settings"]
-    return {**here, "variants": variants, "games": games, "settings": settings, "runs": runs}
-
-
-def settings(config: Config) -> dict[str, Any]:
-    """The settings that are not the paper's, by their dotted names; not what tells runs apart."""
-    given, default = (flat(json.loads(c.to_json())) for c in (config, Config()))
-    told_apart = ("env.id", "seed")
-    unused = () if config.behaviour.algorithm == "ppo" else ("behaviour.ppo.",)
-    return {
-        k: v
-        for k, v in given.items()
-        if v != default[k] and k not in told_apart and not k.startswith(unused)
-    }
-
-
-def so_far(cell: Cell) -> dict[str, Any]:
-    """What ``drama eval`` found of the last checkpoint of a run that was stopped; else nothing."""
-    path = cell.path / "eval.json"
-    if cell.status != "interrupted" or not path.is_file():
-        return {}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return {k: v for k, v in found.items() if v["protocol"]["train_steps"] == cell.step}
-
-
-def one_run(cell: Cell) -> dict[str, Any]:
-    """One run: where it stands, its evaluation, and its learning curve thinned out."""
-    run = read_run(cell)
-    steps, returns = thinned(run.episodes.steps, run.episodes.returns, width_of(run.env_id))
-    start = run.starts[-1] if run.starts else {}
-    # Logs may go on behind the last checkpoint, and a run at its end is the suite's to judge.
-    early = so_far(cell) if 0 < cell.step < run.steps_asked else {}
-    return {
-        "variant": run.variant,
-        "env": run.env_id,
-        "seed": run.seed,
-        "status": run.status,
-        "steps": cell.step if early else run.steps,
-        "steps_asked": run.steps_asked,
-        "seconds": round(run.seconds, 1),
-        "starts": len(run.starts),
-        "evaluation": {
-            mode: {
-                "mean": found["mean"],
-                "returns": [episode["return"] for episode in found["episodes"]],
-            }
-            for mode, found in (run.evaluation or early).items()
-        },
-        "curve": {"step": steps, "return": returns},
-        "machine": {key: start.get(key) for key in MACHINE},
-    }
-
-
-def width_of(env: str) -> int:
-    """Training episodes in a running mean of a game."""
-    return WIDTHS.get(env, WIDTH)
-
-
-def thinned(steps: Array, returns: Array, width: int) -> tuple[list[int], list[float]]:
-    """Running means of ``width`` episodes at no more than :data:`POINTS` steps."""
-    means = running_mean(returns, width)
-    at = steps[width - 1 :]
-    keep = np.unique(np.linspace(0, len(means) - 1, POINTS).astype(int)) if len(means) else []
-    return [int(at[i]) for i in keep], [round(float(means[i]), 4) for i in keep]
+BENCHMARKS = {
+    "catch": Benchmark(
+        "Catch",
+        tuple(
+            Row("catch-current", v, "drama/Catch-v0") for v in ("current", "dfs-learnt", "uniform")
+        ),
+    ),
+    "recall": Benchmark(
+        "Recall",
+        tuple(
+            Row(suite, dynamics, f"drama/Recall{gap}-v0")
+            for suite, gap in (("memory-backbones", 32), ("memory-backbones-long", 128))
+            for dynamics in ("mamba2", "mamba1", "transformer", "gru")
+        ),
+    ),
+    "sparse": Benchmark(
+        "Sparse",
+        tuple(Row("sparse-samplers", sampler, "drama/Sparse-v0") for sampler in ("dfs", "uniform")),
+    ),
+    "minatar": Benchmark(
+        "MinAtar",
+        (
+            Row("minatar", "drama", "MinAtar/Breakout-v1"),
+            Row("minatar-entropy", "drama", "MinAtar/Freeway-v1", "sampled"),
+            Row("minatar-lookahead", "drama", "MinAtar/Freeway-v1"),
+        ),
+    ),
+    "atari": Benchmark(
+        "Atari",
+        tuple(
+            Row(suite, variant, env, mode)
+            for env in ("ALE/Boxing-v5", "ALE/Pong-v5")
+            for suite, variant in (("atari-motion", "motion10"), ("atari-ratio", "twenty"))
+            for mode in ("greedy", "sampled")
+        ),
+    ),
+}
+README = (
+    BENCHMARKS["catch"].rows[0],
+    BENCHMARKS["recall"].rows[0],
+    BENCHMARKS["sparse"].rows[0],
+    BENCHMARKS["minatar"].rows[0],
+    BENCHMARKS["minatar"].rows[2],
+    Row("atari-ratio", "twenty", "ALE/Boxing-v5"),
+)
+"""Rows of the README."""
 
 
 # ------------------------------------------------------------------------------------ statistics
 
 
 def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean."""
-    drawn = np.random.default_rng(seed).choice(np.asarray(values), (10_000, len(values)))
-    low, high = np.quantile(drawn.mean(axis=1), [0.025, 0.975])
+    """Return the 95 % bootstrap interval of the mean."""
+    sampled = np.random.default_rng(seed).choice(np.asarray(values), (10_000, len(values)))
+    low, high = np.quantile(sampled.mean(axis=1), [0.025, 0.975])
     return float(low), float(high)
 
 
-def steps_to_reach(curve: dict[str, list[float]], level: float) -> int | None:
-    """First step at which a learning curve is at ``level`` or above; None if it never is."""
-    return next(
-        (int(s) for s, r in zip(curve["step"], curve["return"], strict=True) if r >= level), None
-    )
-
-
-def finished(result: dict[str, Any], env: str, variant: str) -> list[dict[str, Any]]:
-    """Runs of a cell that were evaluated: at their end, or by hand where they stand."""
-    return [
-        run
-        for run in result["runs"]
-        if run["env"] == env and run["variant"] == variant and "greedy" in run["evaluation"]
-    ]
-
-
-def baselines_of(env: str, place: Path) -> dict[str, dict[str, Any]]:
-    """What ``benchmarks.baselines`` left of an environment, by agent."""
+def baselines_of(env: str, place: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return agent and result of each file of ``benchmarks.baselines`` on an environment."""
     slug = env.replace("/", "-")
-    found = {}
+    found = []
     for path in sorted(place.glob(f"{slug}-*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         if result.get("env") == env and "agent" in result:
-            found[result["agent"]] = result
+            found.append((result["agent"], result))
     return found
 
 
-# --------------------------------------------------------------------------------------- the page
-
-
-def score_table(result: dict[str, Any], place: Path) -> str:
-    """Evaluation of every variant on every game, with drawn actions too where there is one."""
-    header = ("", "mean", "95 % interval", "each seed", "steps", "minutes a run")
-    parts = []
-    for env in result["games"]:
-        rows = []
-        for variant, label in result["variants"].items():
-            runs = finished(result, env, variant)
-            open_ = sum(r["env"] == env and r["variant"] == variant for r in result["runs"])
-            open_ -= len(runs)
-            if runs:
-                took = float(np.median([run["seconds"] / 60 for run in runs]))
-                for mode, how in (("greedy", ""), ("sampled", ", drawn actions")):
-                    if all(mode in run["evaluation"] for run in runs):
-                        means = [run["evaluation"][mode]["mean"] for run in runs]
-                        rows.append(score_row(label + how, means, made(runs), took))
-            if open_:
-                rows.append((label, "", "", f"{open_} not finished", "", ""))
-        for name, other in baselines_of(env, place).items():
-            how, means = at_its_best(other)
-            minutes = [run["wall_seconds"] / 60 for run in other["runs"]]
-            label, steps = NAMES.get(name, name) + how, f"{other['steps']:,}"
-            rows.append(score_row(label, means, steps, float(np.median(minutes))))
-        reference = reference_of(env)
-        if reference is not None:
-            rows.append(("random policy", f"{reference.floor:.2f}", "", "", "", ""))
-            rows.append((reference.name, f"{reference.top:.2f}", "", "", "", ""))
-        rows += published_rows(env)
-        parts.append(f"**{env}**\n\n{measure.table(header, rows)}")
-    return "\n\n".join(parts)
-
-
-def published_rows(env: str) -> list[tuple[str, ...]]:
-    """Mean scores of others after 100 000 steps of an Atari100k game, by their papers."""
-    if game_of(env) is None:
-        return []
-    return [
-        (f"{method}, published", f"{score.score:.2f}", "", "", "100,000", "")
-        for method in PUBLISHED
-        for score in published(method, env)
-        if score.seed is None
-    ]
-
-
 def at_its_best(other: dict[str, Any]) -> tuple[str, list[float]]:
-    """How a baseline acted where it did better, and each seed's mean return so."""
-    greedy, drawn = ([run[key]["mean"] for run in other["runs"]] for key in ("greedy", "sampled"))
-    return (", drawn actions", drawn) if np.mean(drawn) > np.mean(greedy) else ("", greedy)
-
-
-def made(runs: Sequence[dict[str, Any]]) -> str:
-    """Steps of the evaluated checkpoints, and of what if that was not the end."""
-    steps = " and ".join(f"{step:,}" for step in sorted({run["steps"] for run in runs}))
-    asked = runs[0]["steps_asked"]
-    return steps if all(run["steps"] == asked for run in runs) else f"{steps} of {asked:,}"
-
-
-def score_row(label: str, means: Sequence[float], steps: str, minutes: float) -> tuple[str, ...]:
-    low, high = interval(means)
-    # One seed tells nothing of others.
-    between = f"{low:.2f} to {high:.2f}" if len(means) > 1 else ""
-    each = ", ".join(f"{mean:.2f}" for mean in means)
-    mean = f"**{np.mean(means):.2f}**"
-    return (label, mean, between, each, steps, f"{minutes:.0f}")
-
-
-def reach_table(result: dict[str, Any], place: Path) -> str:
-    """Steps at which the variants stand where a baseline stood at its end; empty without any.
-
-    Against the steps at which the baseline first stood there itself: one that has stopped learning
-    early is not charged with the rest of its run.
-    """
-    rows = []
-    for env in result["games"]:
-        for name, other in baselines_of(env, place).items():
-            level, took = where_it_ended(other, width_of(env))
-            if took is None:
-                continue
-            for variant, label in result["variants"].items():
-                curves = [
-                    run["curve"]
-                    for run in result["runs"]
-                    if run["env"] == env and run["variant"] == variant and run["curve"]["step"]
-                ]
-                if not curves:
-                    continue
-                found = [steps_to_reach(curve, level) for curve in curves]
-                reached = [step for step in found if step is not None]
-                each = ", ".join("not reached" if s is None else f"{s:,}" for s in found)
-                ratio = f"{np.median(reached) / took:.2f}" if reached else "none"
-                if 0 < len(reached) < len(found):
-                    ratio += f" ({len(reached)} of {len(found)} seeds)"
-                their = f"{took:,.0f}"
-                rows.append((env, NAMES.get(name, name), f"{level:.2f}", their, label, each, ratio))
-    if not rows:
-        return ""
-    header = ("", "baseline", "last return", "its steps", "agent", "steps", "ratio")
-    title = "Steps to reach the training return with which a baseline ended"
-    return f"**{title}**\n\n{measure.table(header, rows)}"
-
-
-def where_it_ended(other: dict[str, Any], width: int) -> tuple[float, float | None]:
-    """Mean last return of a baseline's seeds, and the median step at which each first had its own.
-
-    The step is None if no seed has enough episodes.
-    """
-    lasts, took = [], []
-    for run in other["runs"]:
-        means = running_mean(np.array(run["episodes"]["return"], float), width)
-        if len(means):
-            lasts.append(float(means[-1]))
-            took.append(run["episodes"]["step"][width - 1 + int(np.argmax(means >= means[-1]))])
-    return (float(np.mean(lasts)), float(np.median(took))) if took else (0.0, None)
-
-
-def provenance(result: dict[str, Any]) -> str:
-    """Command, machine and versions."""
-    machines = [run["machine"] for run in result["runs"] if run["machine"]["torch"]]
-
-    if not machines:
-        return f"`{result['command']}`: no run has begun."
-
-    def all_of(key: str) -> str:
-        return " and ".join(sorted({str(machine[key]) for machine in machines}))
-
-    return (
-        f"`{result['command']}`: {all_of('device_name')}, threads a run: {all_of('threads')}, "
-        f"{all_of('precision')}, python {all_of('python')}, torch {all_of('torch')}."
-    )
-
-
-def draw(result: dict[str, Any], place: Path, path: Path) -> None:
-    """Learning curves, one panel for each game: mean over seeds and their range."""
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    games = result["games"]
-    figure, panels = plt.subplots(
-        1, len(games), figsize=(4.6 * len(games) + 1.2, 3.2), layout="constrained", squeeze=False
-    )
-    others = [NAMES.get(name, name) for env in games for name in baselines_of(env, place)]
-    style = looks(list(dict.fromkeys([*result["variants"].values(), *NAMES.values(), *others])))
-    for axes, env in zip(panels[0], games, strict=True):
-        curves: dict[str, list[dict[str, list[float]]]] = {}
-        for run in result["runs"]:
-            if run["env"] == env and len(run["curve"]["step"]) > 1:
-                curves.setdefault(result["variants"][run["variant"]], []).append(run["curve"])
-        for name, other in baselines_of(env, place).items():
-            for run in other["runs"]:
-                episodes = run["episodes"]
-                step, ret = thinned(
-                    np.array(episodes["step"]), np.array(episodes["return"]), width_of(env)
-                )
-                if len(step) > 1:
-                    curve: dict[str, list[float]] = {"step": list(step), "return": ret}
-                    curves.setdefault(NAMES.get(name, name), []).append(curve)
-        for name, found in curves.items():
-            grid, mean, low, high = band(found)
-            look = style[name]
-            axes.plot(grid, mean, color=look.colour, linestyle=look.dashes, lw=1.5, label=name)
-            axes.fill_between(grid, low, high, color=look.colour, alpha=0.15, lw=0)
-        reference = reference_of(env)
-        if reference is not None:
-            for level in (reference.floor, reference.top):
-                axes.axhline(level, color="grey", lw=0.8, ls=":")
-        axes.set(xlabel="environment steps", title=env)
-        axes.title.set_fontsize(10)
-        axes.locator_params(axis="x", nbins=5)
-        axes.set_ylabel(f"training return, mean of {width_of(env)} episodes", fontsize=9)
-    handles: dict[str, Any] = {}
-    for axes in panels[0]:
-        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside right center", frameon=False, fontsize=8
-    )
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    """Return the better evaluation mode of a baseline and the mean return of each seed."""
+    greedy, sampled = ([r[key]["mean"] for r in other["runs"]] for key in ("greedy", "sampled"))
+    return (", sampled actions", sampled) if np.mean(sampled) > np.mean(greedy) else ("", greedy)
 
 
 def band(curves: Sequence[dict[str, list[float]]]) -> tuple[Array, Array, Array, Array]:
-    """Mean, lowest and highest of several curves where all of them are."""
+    """Return steps, mean, minimum and maximum of curves over their common range."""
     start = max(curve["step"][0] for curve in curves)
     stop = min(curve["step"][-1] for curve in curves)
     grid = np.linspace(start, max(start, stop), POINTS)
@@ -392,49 +142,202 @@ def band(curves: Sequence[dict[str, list[float]]]) -> tuple[Array, Array, Array,
     return grid, values.mean(axis=0), values.min(axis=0), values.max(axis=0)
 
 
-def markdown(result: dict[str, Any], place: Path, picture: str) -> str:
-    """The block of one suite."""
-    return "\n\n".join(
-        part
-        for part in (
-            provenance(result),
-            f"![Learning curves: {result['title']}]({picture})",
-            score_table(result, place),
-            reach_table(result, place),
-        )
-        if part
+# --------------------------------------------------------------------------------------- the page
+
+
+def load(place: Path, suite: str) -> dict[str, Any]:
+    """Return the condensed suite of that name."""
+    found: dict[str, Any] = json.loads((place / f"suite-{suite}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def label_of(result: dict[str, Any], row: Row) -> str:
+    """Return the variant's label, with the evaluation mode if that is not greedy."""
+    label: str = result["variants"][row.variant]
+    return label + ("" if row.mode == "greedy" else ", sampled actions")
+
+
+def score_cells(place: Path, row: Row) -> tuple[str, ...]:
+    """Return steps, minutes, return, interval, seeds, baseline and random return of a row."""
+    result = load(place, row.suite)
+    runs = [r for r in finished(result, row.env, row.variant) if row.mode in r["evaluation"]]
+    means = [run["evaluation"][row.mode]["mean"] for run in runs]
+    low, high = interval(means)
+    minutes = float(np.median([run["seconds"] / 60 for run in runs]))
+    return (
+        made(runs),
+        f"{minutes:.0f}",
+        f"**{np.mean(means):.2f}**",
+        f"{low:.2f} to {high:.2f}" if len(means) > 1 else "",  # one seed has no interval
+        str(len(means)),
+        baseline_of(row.env, place),
+        random_of(row.env, place),
     )
 
 
-def text(result: dict[str, Any]) -> str:
-    """JSON to be read by people too, each run on a line of its own."""
-    lines = ",\n".join("    " + json.dumps(run) for run in result["runs"])
-    whole = json.dumps({**result, "runs": []}, indent=2)
-    return whole.replace('"runs": []', f'"runs": [\n{lines}\n  ]') + "\n"
+def baseline_of(env: str, place: Path) -> str:
+    """Return the best model-free baseline of a game: name and mean return."""
+    found = [(float(np.mean(at_its_best(o)[1])), NAMES[n]) for n, o in baselines_of(env, place)]
+    return "{1} {0:.2f}".format(*max(found)) if found else ""
 
 
-def blocks(page: Path) -> list[str]:
-    """Names of the blocks of ``page`` that are made here."""
-    return re.findall(r"<!-- begin suite-([\w.-]+) -->", page.read_text(encoding="utf-8"))
+def random_of(env: str, place: Path) -> str:
+    """Return the mean return of the random policy: of the game's authors, or measured here."""
+    reference = reference_of(env)
+    if reference is not None:
+        return f"{reference.floor:.2f}"
+    measured = json.loads((place / "random.json").read_text(encoding="utf-8"))
+    return f"{measured['returns'][env]:.2f}"
 
 
-def render(docs: Path) -> None:
-    """Make every block anew whose file of numbers is there."""
-    place = docs / "assets" / "results"
-    for name in blocks(docs / "results.md"):
-        path = place / f"suite-{name}.json"
-        if not path.is_file():
-            continue
-        result = json.loads(path.read_text(encoding="utf-8"))
-        draw(result, place, path.with_suffix(".png"))
-        picture = f"assets/results/{path.stem}.png"
-        measure.replace_block(
-            docs / "results.md", f"suite-{name}", markdown(result, place, picture)
-        )
+def table(place: Path, rows: Sequence[Row]) -> str:
+    """Return the table of a benchmark, or that of the README."""
+    header = (
+        *("task", "agent", "steps", "minutes", "return", "95 % interval"),
+        *("seeds", "baseline", "random"),
+    )
+    return measure.table(
+        header,
+        [
+            (row.env, label_of(load(place, row.suite), row), *score_cells(place, row))
+            for row in rows
+        ],
+    )
+
+
+def published_of(env: str) -> list[tuple[str, float]]:
+    """Return published mean scores after 100 000 steps of an Atari100k game."""
+    if game_of(env) is None:
+        return []
+    return [
+        (method, score.score)
+        for method in PUBLISHED
+        for score in published(method, env)
+        if score.seed is None
+    ]
+
+
+def provenance(place: Path, suites: Sequence[str]) -> str:
+    """Return the commands of a table, then machine and versions of its runs."""
+    results = [load(place, suite) for suite in suites]
+    machines = [run["machine"] for r in results for run in r["runs"] if run["machine"]["torch"]]
+
+    def all_of(key: str) -> str:
+        return " and ".join(sorted({str(machine[key]) for machine in machines}))
+
+    commands = "\n".join(
+        f"{r['command']}\npython -m benchmarks.results suites/{r['suite']}" for r in results
+    )
+    return (
+        f"```\n{commands}\n```\n\n"
+        f"{all_of('device_name')}, threads per run: {all_of('threads')}, {all_of('precision')}, "
+        f"Python {all_of('python')}, torch {all_of('torch')}."
+    )
+
+
+def markdown(name: str, place: Path) -> str:
+    """Return the block of a benchmark."""
+    benchmark = BENCHMARKS[name]
+    suites = list(dict.fromkeys(row.suite for row in benchmark.rows))
+    envs = list(dict.fromkeys(row.env for row in benchmark.rows))
+    scores = [
+        f"{env}: " + ", ".join(f"{method} {score:g}" for method, score in published_of(env))
+        for env in envs
+        if published_of(env)
+    ]
+    parts = [
+        table(place, benchmark.rows),
+        f"Published after 100,000 steps: {'; '.join(scores)}." if scores else "",
+        f"![Learning curves: {benchmark.title}](assets/results/{name}.png)",
+        provenance(place, suites),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def curves_of(place: Path, rows: Sequence[Row]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Return learning curves by game and by label: ours and those of the baselines."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        result, panel = load(place, row.suite), found.setdefault(row.env, {})
+        panel[result["variants"][row.variant]] = [
+            run["curve"]
+            for run in result["runs"]
+            if (run["env"], run["variant"]) == (row.env, row.variant)
+        ]
+    for env, panel in found.items():
+        panel |= baseline_curves(env, place)
+    return found
+
+
+def baseline_curves(env: str, place: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the learning curves of the baselines of a game."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, other in baselines_of(env, place):
+        for run in other["runs"]:
+            episodes = run["episodes"]
+            columns = (np.array(episodes[key]) for key in ("step", "return"))
+            step, ret = thinned(*columns, width_of(env))
+            found.setdefault(NAMES.get(name, name), []).append({"step": step, "return": ret})
+    return found
+
+
+def draw(panels: dict[str, dict[str, list[dict[str, Any]]]], path: Path) -> None:
+    """Draw learning curves, one panel for each game: mean over seeds and their range."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, grid_of_axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(4.6 * len(panels) + 1.2, 3.2),
+        layout="constrained",
+        squeeze=False,
+    )
+    style = looks(list(dict.fromkeys(label for panel in panels.values() for label in panel)))
+    handles: dict[str, Any] = {}
+    for axes, (env, panel) in zip(grid_of_axes[0], panels.items(), strict=True):
+        for label, curves in panel.items():
+            curves = [curve for curve in curves if len(curve["step"]) > 1]
+            if not curves:
+                continue
+            grid, mean, low, high = band(curves)
+            look = style[label]
+            (handles[label],) = axes.plot(grid, mean, color=look.colour, ls=look.dashes, lw=1.5)
+            axes.fill_between(grid, low, high, color=look.colour, alpha=0.15, lw=0)
+        reference = reference_of(env)
+        for level in () if reference is None else (reference.floor, reference.top):
+            axes.axhline(level, color="grey", lw=0.8, ls=":")
+        axes.set(xlabel="environment steps", title=env)
+        axes.title.set_fontsize(10)
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_ylabel(f"training return, mean of {width_of(env)} episodes", fontsize=9)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside right center", frameon=False, fontsize=8
+    )
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def random_returns(episodes: dict[str, int], seed: int = 10_000) -> dict[str, Any]:
+    """Play the random policy; the seed is that of evaluations."""
+    returns = {}
+    for env_id, count in episodes.items():
+        env, rng, total = drama.make_env(env_id, seed), np.random.default_rng(seed), 0.0
+        for _ in range(count):
+            env.reset()
+            over = False
+            while not over:
+                action = int(rng.integers(env.action_space.n))  # type: ignore[attr-defined]
+                _, reward, terminated, truncated, _ = env.step(action)
+                total, over = total + float(reward), terminated or truncated
+        returns[env_id] = round(total / count, 4)
+        env.close()
+    command = "python -m benchmarks.results --random"
+    return {"command": command, "episodes": episodes, "seed": seed, "returns": returns}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Condense suites, write the page."""
+    """Condense suites, write page and figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -442,18 +345,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--keep", action="store_true", help="keep runs that the file has and the suite has not"
     )
+    parser.add_argument("--random", action="store_true", help="play the random policy anew")
     parser.add_argument("--docs", type=Path, default=measure.DOCS)
+    parser.add_argument("--readme", type=Path, default=measure.ROOT / "README.md")
     args = parser.parse_args(argv)
     place = args.docs / "assets" / "results"
     place.mkdir(parents=True, exist_ok=True)
-    for directory in args.suites:
-        result = condense(directory) | {"drama": drama.__version__}
-        path = place / f"suite-{result['suite']}.json"
-        if args.keep and path.is_file():
-            result = joined(result, json.loads(path.read_text(encoding="utf-8")))
-        path.write_text(text(result), encoding="utf-8")
-        print(f"{directory}: {path}")
-    render(args.docs)
+    update(args.suites, place, keep=args.keep)
+    if args.random:
+        found = json.dumps(random_returns(RANDOM_EPISODES), indent=2) + "\n"
+        (place / "random.json").write_text(found, encoding="utf-8")
+    for name, benchmark in BENCHMARKS.items():
+        draw(curves_of(place, benchmark.rows), place / f"{name}.png")
+        measure.replace_block(args.docs / "results.md", name, markdown(name, place))
+    readme = table(place, README)
+    measure.replace_block(args.readme, "results", readme)
 
 
 if __name__ == "__main__":

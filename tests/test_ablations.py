@@ -105,16 +105,19 @@ def test_help_names_them_all(capfd: Capture) -> None:
     assert main(["train", "--help"]) == 0
     said = capfd.readouterr().out
     words = " ".join(said.split())
-    assert "--sampler NAME uniform, dfs or dfs-trained" in words
-    assert "--behaviour NAME actor-critic or ppo" in words
+    assert "--sampler NAME replay sampler: uniform, dfs, dfs-trained" in words
+    assert "--behaviour NAME policy learning: actor-critic, ppo" in words
 
 
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--sampler", "dsf"], ["sampler must be one of uniform, dfs, dfs-trained", "'dsf'"]),
-        (["--behaviour", "a2c"], ["algorithm must be one of actor-critic, ppo", "'a2c'"]),
-        (["--sampler", ""], ["sampler must be one of"]),
+        (
+            ["--sampler", "dsf"],
+            ["unknown sampler 'dsf'; did you mean dfs? (there are uniform, dfs, dfs-trained)"],
+        ),
+        (["--behaviour", "a2c"], ["unknown behaviour 'a2c'; there are actor-critic, ppo"]),
+        (["--sampler", ""], ["unknown sampler ''"]),
         (["--behaviour"], ["--behaviour"]),
         (
             ["--sampler", "uniform", "--replay.sampler", "dfs-trained"],

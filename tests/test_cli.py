@@ -21,17 +21,17 @@ from tests.training.faulty_envs import Crash, NanReward, Walk, WildObs, env_id
 from tests.training.runs import assert_same_run, contents, json_rows, options, tiny
 
 import drama
-from drama import Agent, presets
+from drama import Agent, presets, registry
 from drama.cli import main
 from drama.cli.common import escape_what_stdout_cannot_say
 from drama.cli.options import SETTINGS, SHORT
 from drama.config import Config
-from drama.dynamics import GRUDynamics, base
+from drama.dynamics import GRUDynamics
 from drama.errors import ConfigError
 from drama.evaluation import EvaluationResult
+from drama.settings import flat
 from drama.training.checkpoint import CheckpointDir
 from drama.training.checkpointer import Checkpointer
-from drama.training.resume import flat
 from drama.training.rundir import RunLock
 from drama.training.stream import EnvStream
 from drama.training.trainer import Trainer
@@ -644,9 +644,9 @@ def test_dynamics_selects_the_backbone(
 ) -> None:
     """Those of installed packages included."""
     entry = importlib.metadata.EntryPoint(
-        "elsewhere", "drama.dynamics.gru:GRUDynamics", base.ENTRY_POINT_GROUP
+        "elsewhere", "drama.dynamics.gru:GRUDynamics", "drama.dynamics"
     )
-    monkeypatch.setattr(base, "entry_points", lambda group: [entry])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] * (group == entry.group))
     changes = {"steps": 28, "evaluation.episodes": 0}
     assert train("--dynamics", name, "--run-dir", "run", changes=changes) == 0
     assert f"parameters ({name})" in capfd.readouterr().err
@@ -661,7 +661,7 @@ def test_dynamics_selects_the_backbone(
     other = "mamba1" if name == "mamba2" else "mamba2"
     line = complaint(capfd, main([*args, other]))
     assert f"world_model.dynamics.name={other} (the run has {name})" in line
-    assert "known: elsewhere, gru" in complaint(capfd, main([*args, "zzz"]))
+    assert "gru, elsewhere" in complaint(capfd, main([*args, "zzz"]))
     assert main([*args, name]) == 0
     assert CheckpointDir(Path("run")).last().step == 30
 
@@ -705,13 +705,16 @@ TYPOS: dict[str, tuple[list[str], list[str]]] = {
     "evaluation seed": (["train", "quick", "--evaluation.seed", "-3"], ["seed", "-3"]),
     "contradiction": (["train", "quick", "--replay.capacity", "3"], ["capacity", "window"]),
     "sizes": (["train", "quick", "--world-model.dynamics.headdim", "48"], ["headdim"]),
-    "backbone": (["train", "quick", "--world-model.dynamics.name", "mamba3"], ["'mamba2'"]),
+    "backbone": (
+        ["train", "quick", "--world-model.dynamics.name", "mamba3"],
+        ["did you mean mamba"],
+    ),
     "dynamics": (
         ["train", "quick", "--dynamics", "mamba3"],
-        ["'mamba3'", "did you mean 'mamba", "gru, ", "mamba1, mamba2, "],
+        ["'mamba3'", "did you mean mamba", "mamba2, mamba1, ", ", gru"],
     ),
     "dynamics without a name": (["train", "quick", "--dynamics"], ["--dynamics"]),
-    "empty dynamics": (["train", "quick", "--dynamics", ""], ["known: gru, "]),
+    "empty dynamics": (["train", "quick", "--dynamics", ""], ["there are mamba2, mamba1, "]),
     "dynamics twice": (
         ["train", "quick", "--dynamics", "mamba1", "--world-model.dynamics.name", "gru"],
         ["--dynamics mamba1", "--world-model.dynamics.name gru"],
@@ -917,7 +920,7 @@ def test_resume_may_take_another_backend(run: Path, capfd: Capture) -> None:
     assert main([*args, "torch"]) == 0
     err = capfd.readouterr().err
     assert "world_model.dynamics.backend=torch (the run has auto)" in err
-    assert "backend torch: asked for" in err
+    assert "backend torch: requested" in err
 
 
 def test_resume_from_one_checkpoint(run: Path, capfd: Capture, tmp_path: Path) -> None:

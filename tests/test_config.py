@@ -268,7 +268,6 @@ def test_values_out_of_range_name_the_field(path: str, value: Any) -> None:
         ("world_model__optim__warmup", 0),
         ("behaviour__gamma", 1.0),
         ("behaviour__lambda_", 0.0),
-        ("behaviour__unimix", 0.0),
         ("behaviour__context", 1),
         ("training__warmup_steps", 129),
         ("training__behaviour_ratio", 0.0),

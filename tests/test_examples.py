@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import drama
-from drama.dynamics import base
+from drama.registry import SEQUENCE_MODELS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -42,8 +42,7 @@ def test_example(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     # What an example registers ends with this test, and what other tests registered is not seen.
-    built_in = {k: v for k, v in base._REGISTRY.items() if v.__module__.startswith("drama.")}
-    monkeypatch.setattr(base, "_REGISTRY", built_in)
+    monkeypatch.setattr(SEQUENCE_MODELS, "registered", {})
     if path.name in QUICK:
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None

@@ -26,7 +26,7 @@ from drama.training.checkpoint import FORMAT
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.golden.make import continuation, evaluation, unpack  # noqa: E402
+from tests.golden.make import CASES, config, continuation, evaluation, unpack  # noqa: E402
 
 RELATIVE = 2e-4
 ABSOLUTE = 5e-5
@@ -72,6 +72,10 @@ def test_there_are_golden_runs_and_they_stay_small() -> None:
     assert len(ARCHIVES) >= 4
     for version in {archive.parent for archive in ARCHIVES}:
         assert sum(path.stat().st_size for path in version.iterdir()) < 700_000
+
+
+def test_the_next_release_can_make_its_own() -> None:
+    assert {config(name).steps for name in CASES} == {60}
 
 
 def test_it_evaluates_to_the_same_numbers(run: Path, expected: dict[str, Any]) -> None:

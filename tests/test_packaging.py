@@ -48,7 +48,7 @@ def test_every_extra_is_imported_somewhere() -> None:
 def test_install_hints_work_for_a_clone() -> None:
     """The package is not on PyPI, so none of them names it."""
     project = PROJECT["project"]["name"]
-    for folder in ("src", "docs", "experiments"):
+    for folder in ("src", "docs", "experiments", "lab"):
         for file in (ROOT / folder).rglob("*"):
             if file.suffix in (".py", ".md", ".toml"):
                 hints = re.findall(r"pip install [^\n`]*", file.read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from drama.cli import main
 from drama.config import Config
 from drama.errors import ConfigError
 from drama.evaluation.protocol import completed
-from drama.renamed import RENAMED, RENAMED_VALUES, update_names
+from drama.renamed import REMOVED, RENAMED, RENAMED_VALUES, update_names
 from drama.settings import flat
 from drama.suite.layout import begin_suite, read_spec, recorded_presets
 from drama.suite.spec import SuiteSpec, differences
@@ -46,6 +46,9 @@ def old_tree(config: Config) -> dict[str, Any]:
         section, name = setting.split(".")
         former = {value: old for old, value in values.items()}
         tree[section][name] = former.get(tree[section][name], tree[section][name])
+    for setting, value in REMOVED.items():
+        section, name = setting.split(".")
+        tree[section][name] = value
     return tree
 
 
@@ -70,6 +73,17 @@ def test_an_old_configuration_loads() -> None:
         "training.random_action_repeat": 4,
         "replay.sampler": "dfs-trained",
     }
+
+
+@pytest.mark.parametrize("setting", REMOVED)
+def test_a_removed_setting_loads_with_its_default_only(setting: str) -> None:
+    assert setting not in flat(dataclasses.asdict(Config()))
+    section, name = setting.split(".")
+    assert Config.from_json(json.dumps({section: {name: REMOVED[setting]}})) == Config()
+    with pytest.raises(ConfigError, match=f"{setting} is no longer a setting; only its default"):
+        Config.from_json(json.dumps({section: {name: 0.7}}))
+    with pytest.raises(ConfigError, match=f"^{setting} is no longer a setting$"):
+        Config().override({setting: REMOVED[setting]})
 
 
 def test_both_names_of_a_setting_contradict_each_other() -> None:

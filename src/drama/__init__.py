@@ -1,4 +1,4 @@
-"""World-model reinforcement learning with Mamba dynamics: train, trust, look into.
+"""World-model reinforcement learning with Mamba dynamics.
 
     agent = drama.Agent("ALE/Pong-v5", drama.presets.xs(), seed=0)
     agent.learn(100_000)
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from drama.attributes import lazy as _lazy
 from drama.envs import make_env  # registers the built-in games in Gymnasium
+from drama.version import __version__
 
 if TYPE_CHECKING:
     from drama import presets, ssm
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from drama.errors import DramaError
     from drama.play import DreamEnv
 
-__version__ = "0.1.0"
-
 __all__ = ["Agent", "Config", "DramaError", "DreamEnv", "__version__", "make_env", "presets", "ssm"]
 
 if not TYPE_CHECKING:
@@ -27,11 +26,10 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = _lazy(
         __name__,
         {
-            "Agent": "drama.agent",
-            "Config": "drama.config",
-            "DramaError": "drama.errors",
-            "DreamEnv": "drama.play",
-            "presets": "drama.presets",
-            "ssm": "drama.ssm",
+            "drama": ("presets", "ssm"),
+            "drama.agent": ("Agent",),
+            "drama.config": ("Config",),
+            "drama.errors": ("DramaError",),
+            "drama.play": ("DreamEnv",),
         },
     )

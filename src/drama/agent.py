@@ -25,8 +25,8 @@ from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.loading import SavedAgent
 from drama.machine.costs import PresetCost
 from drama.machine.estimate import long_run_warning, may_be_long, measure_updates
+from drama.ops.backend import backend_of
 from drama.presets import fitting, label, preset
-from drama.ssm.backend import backend_of
 from drama.training.callbacks import CallbackLike, Callbacks
 from drama.training.checkpointer import write_untrained
 from drama.training.clock import TimeSplit

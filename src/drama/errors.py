@@ -1,8 +1,8 @@
-"""Every error that a user can cause, so that the command line can answer each with one line."""
+"""Errors that a user can cause; the command line prints each on one line."""
 
 
 class DramaError(Exception):
-    """Base of all errors this package raises on purpose.
+    """Base of all errors that this package raises on purpose.
 
     The command line prints the message on one line of stderr and exits with code 2.
     """
@@ -13,11 +13,11 @@ class ConfigError(DramaError, ValueError):
 
 
 class EnvError(DramaError):
-    """An environment is unknown, cannot be adapted, or broke its own contract while running."""
+    """An environment is unknown, cannot be adapted, or violates its contract."""
 
 
 class UnknownEnvError(EnvError, KeyError):
-    """No environment is registered under the id asked for."""
+    """No environment is registered under the requested id."""
 
     def __str__(self) -> str:
         """Return the message itself: ``KeyError`` would show its ``repr``."""
@@ -25,7 +25,7 @@ class UnknownEnvError(EnvError, KeyError):
 
 
 class UnsupportedSpaceError(EnvError, ValueError):
-    """The observation or action space is of a kind that the agent cannot use."""
+    """The observation or action space is not supported."""
 
 
 class EnvFaultError(EnvError, RuntimeError):
@@ -33,11 +33,11 @@ class EnvFaultError(EnvError, RuntimeError):
 
 
 class ReplayError(DramaError, RuntimeError):
-    """Too little has been collected for what was asked, or a row does not fit the buffer."""
+    """The buffer holds too few transitions for a request, or a transition does not fit it."""
 
 
 class CheckpointError(DramaError, RuntimeError):
-    """A checkpoint is missing, damaged, or was made for another agent or environment."""
+    """A checkpoint is missing, damaged, or belongs to another agent or environment."""
 
 
 class RunDirError(DramaError, FileExistsError):

@@ -1,4 +1,4 @@
-"""Starting points: functions that return a Config."""
+"""Presets: functions that return a Config."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from drama.config import (
 )
 from drama.dynamics.config import DynamicsConfig
 from drama.errors import ConfigError
+from drama.registry import unknown
 from drama.settings import setting_differences
-from drama.text import nearest
 
 
 def xs() -> Config:
@@ -40,15 +40,15 @@ def s() -> Config:
 def laptop() -> Config:
     """The paper's algorithm on Atari, sized for a two-core CPU.
 
-    Against `xs`: the first convolution halves the frame, which takes the two largest feature maps
-    away (most of an update's time); a world-model batch holds 512 rows instead of 2048, an
-    imagination batch 128 trajectories of 12 steps instead of 1024 of 16; one update of each kind is
-    made every five environment steps instead of one. Five times fewer updates take larger steps.
-    With those the paper's entropy bonus let the policy settle before the model was right, so it is
-    ten times as large. Pixels that move count ten times in the reconstruction: with so few updates
-    the latent held neither Pong's ball nor its paddles otherwise. The sequence model, the latent,
-    the heads and the policy are those of `xs`.
-    The sizes follow measured cost; what was learnt with them so far is in docs/results.md.
+    Differences from `xs`: the first convolution has stride 2, which removes the two largest feature
+    maps (most of an update's time). World-model batches have 512 steps instead of 2048,
+    imagination batches 128 trajectories of 12 steps instead of 1024 of 16. There is one update of
+    each kind per five environment steps instead of one per step, with a five times larger learning
+    rate. The entropy bonus is ten times larger, because with the paper's the policy converged
+    before the world model. Moving pixels have weight 10 in the reconstruction loss, without which
+    the latent encoded neither Pong's ball nor its paddles after so few updates.
+
+    The sizes follow measured costs; docs/results.md has the returns.
     """
     return Config(
         preset="laptop",
@@ -94,16 +94,15 @@ def quick() -> Config:
         behaviour=BehaviourConfig(
             actor_units=128,
             critic_units=128,
-            # The sequence model's last output need not tell what the state remembers. Given windows
-            # that hold its episodes, Recall over 32 frames is learnt with this on three seeds of
-            # three, without on none.
+            # d_{t-1} need not encode all that the state remembers: with windows as long as an
+            # episode, Recall over 32 frames is learnt by 3 of 3 seeds with it, by 0 of 3 without.
             policy_context="current",
             batch_size=128,
             context=4,
             horizon=10,
             entropy=1e-2,
-            # The policy moves little until the model is about right: with a rise over 50 updates
-            # it can settle on what the model gets wrong, and one seed in three then learnt late.
+            # A slow warm-up keeps the policy from exploiting errors of the early model: with 50
+            # updates, 1 of 3 seeds learnt late.
             optim=OptimConfig(lr=1e-3, eps=1e-8, warmup=250, grad_clip=100.0),
             ppo=PPOConfig(),
         ),
@@ -111,8 +110,8 @@ def quick() -> Config:
             warmup_steps=1000,
             world_model_ratio=0.2,
             behaviour_ratio=0.2,
-            # The operations are too small to share out: a second thread gains a third on an
-            # idle machine and loses several times that on a busy one.
+            # Operations are small: a second thread saves a third of the time on an idle machine
+            # and costs several times that on a busy one.
             threads=1,
             log_every=100,
             checkpoint_every=1000,
@@ -122,28 +121,25 @@ def quick() -> Config:
 
 
 PRESETS: dict[str, Callable[[], Config]] = {"quick": quick, "laptop": laptop, "xs": xs, "s": s}
-"""Every preset by the name that the command line knows."""
+"""Presets by the name on the command line."""
 
 
 def preset(name: str) -> Config:
     """Return the preset called ``name``.
 
     Raises:
-        ConfigError: There is none, naming the nearest.
+        ConfigError: No preset has that name; the nearest is given.
     """
     if name not in PRESETS:
-        near = nearest(name, PRESETS)
-        known = f"there are {', '.join(PRESETS)}"
-        hint = known if near is None else f"did you mean {near}? ({known})"
-        raise ConfigError(f"unknown preset {name!r}; {hint}")
+        raise ConfigError(unknown("preset", name, PRESETS))
     return PRESETS[name]()
 
 
 def fitting(shape: Sequence[int], device: str) -> tuple[Config, str]:
-    """Return the preset for a run that names none, and why it is that one.
+    """Return the preset for a run that names none, and the reason.
 
     Args:
-        shape: Of the adapted observation, ``(N,)`` or ``(H, W, C)``.
+        shape: Shape of the adapted observation, ``(N,)`` or ``(H, W, C)``.
         device: Type of the device: ``cpu``, ``cuda`` or ``mps``.
     """
     if len(shape) != 3:
@@ -153,12 +149,12 @@ def fitting(shape: Sequence[int], device: str) -> tuple[Config, str]:
         return _small(shape[0]), f"small pictures ({shape[0]}x{shape[1]})"
     if device == "cuda":
         return xs(), f"{picture} on CUDA"
-    # Apple's GPU is counted with the CPU: a run of xs there would take days.
+    # On Apple's GPU, too, a run of xs takes days.
     return laptop(), f"{picture} on {device.upper()}"
 
 
 def _small(side: int) -> Config:
-    """Return `quick`, with as many convolutions as a picture can be halved for."""
+    """Return `quick` with one convolution for each time that the picture can be halved."""
     config = quick()
     filters = config.world_model.filters
     halvings = (side & -side).bit_length() - 1  # the power of 2 that divides the side
@@ -170,36 +166,29 @@ def _small(side: int) -> Config:
 
 
 SMALL_PICTURE = 64
-"""Side in pixels below which a picture is small: what other environments are resized to."""
+"""Side in pixels below which a picture is small; larger ones are resized to it."""
 
 
 def changed_settings(config: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """Return the settings in which a configuration differs from a preset.
-
-    Steps, seed, device, environment and whatever changes speed and files only do not count.
+    """Return the settings that alter learning in which a configuration differs from a preset.
 
     Args:
         config: The tree of a ``config.json``.
-        name: The preset.
+        name: Of the preset.
 
     Returns:
         ``section.field VALUE (not THE PRESET'S)`` for each.
 
     Raises:
-        ConfigError: There is no such preset.
+        ConfigError: No preset has that name.
     """
-    changed = setting_differences(config, json.loads(preset(name).to_json()))
-    return tuple(
-        text
-        for text in changed
-        if text.startswith("env.life_loss ") or not text.startswith(("steps ", "env."))
-    )
+    return setting_differences(config, json.loads(preset(name).to_json()), ("learning",))
 
 
 def label(config: Config) -> str:
-    """Return the preset's name, with ``*`` if settings were changed from it: ``quick*``.
+    """Return the preset's name, with ``*`` if settings that alter learning differ: ``quick*``.
 
-    A name that is not one of the package's presets is the user's own and stays as it is.
+    The name of a preset that is not the package's is returned unchanged.
     """
     if config.preset not in PRESETS:
         return config.preset

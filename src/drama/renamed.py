@@ -1,4 +1,4 @@
-"""Former names of settings: files that use them still load, and messages name the new ones."""
+"""Renamed and removed settings: saved files still load, and messages name the present names."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ RENAMED = {
 RENAMED_VALUES = {"replay.sampler": {"dfs-learnt": "dfs-trained"}}
 """Setting to its renamed values: former value to value."""
 
+REMOVED: dict[str, object] = {"behaviour.unimix": 0.0, "replay.replacement": False}
+"""Dotted name of each removed setting to its default, the only value that still loads."""
+
 
 def update_names(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the settings of a saved file under their present names.
+    """Return the settings of a saved file under their present names, without removed ones.
 
     Args:
         tree: Settings by dotted name, or nested by section, as in a ``config.json`` or a TOML file.
         prefix: Dotted name of the section that ``tree`` is, with a dot at its end.
 
     Raises:
-        ConfigError: A setting is given under its former and its present name.
+        ConfigError: A setting is given under its former and its present name, or a removed one
+            has another value than its default.
     """
     found: dict[str, Any] = {}
     for key, value in tree.items():
@@ -33,6 +37,13 @@ def update_names(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             value = update_names(value, f"{path}.")
         elif isinstance(value, str):
             value = RENAMED_VALUES.get(path, {}).get(value, value)
+        if path in REMOVED:
+            if value != REMOVED[path]:
+                raise ConfigError(
+                    f"{path} is no longer a setting; only its default {REMOVED[path]} can be "
+                    f"loaded, got {value!r}"
+                )
+            continue
         if path in RENAMED:
             key = RENAMED[path].removeprefix(prefix)
             if key in tree:
@@ -58,15 +69,17 @@ def present_name(name: str) -> str | None:
 
 
 def refuse_former(name: str, value: object = None) -> None:
-    """Refuse a setting that a user gives under a former name or with a former value.
+    """Refuse a setting that was removed, or is given under a former name or with a former value.
 
     Args:
         name: Of the setting, dotted.
         value: Of the setting.
 
     Raises:
-        ConfigError: It names the present name.
+        ConfigError: It names the present name, if there is one.
     """
+    if name.replace("-", "_") in REMOVED:
+        raise ConfigError(f"{name} is no longer a setting")
     if (new := present_name(name)) is not None:
         raise ConfigError(f"{name} is now called {new}")
     values = RENAMED_VALUES.get(name.replace("-", "_"), {})

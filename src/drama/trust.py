@@ -23,6 +23,11 @@ from drama.text import brief
 WRITERS = ("RecordVideo",)
 """Wrappers of Gymnasium that write files to paths in their arguments."""
 
+REMEDY = (
+    "add --trust-env (trust_env=True in Python) or give the environment (--env module:make_env, "
+    "env=...)"
+)
+
 
 def code_named(env_id: str, wrappers: Iterable[str] = ()) -> list[str]:
     """Return the import paths that making an environment would import.
@@ -57,6 +62,7 @@ def check(
     *,
     trusted: bool,
     where: object,
+    remedy: str = REMEDY,
 ) -> None:
     """Refuse code that a file names, unless the user trusts it.
 
@@ -66,6 +72,7 @@ def check(
         wrappers: As in ``env.wrappers``.
         trusted: Whether the user trusts it in this call.
         where: The file or directory, for the message.
+        remedy: How the user can trust it, for the message.
 
     Raises:
         EnvError: The file names code that the user has not trusted.
@@ -75,8 +82,7 @@ def check(
     if code and not trusted and _entry(env_id, kwargs, wrappers) not in _known():
         raise EnvError(
             f"{where} would import {', '.join(brief(path) for path in code)}, which no run made on "
-            "this account has: if you trust it, add --trust-env (trust_env=True in Python) or give "
-            "the environment (--env module:make_env, env=...)"
+            f"this account has: if you trust it, {remedy}"
         )
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drama.behaviour import ReturnScale, continuation_weights, lambda_return, make_behaviour
-from drama.config import AlgorithmName, BehaviourConfig
+from drama.config import BehaviourConfig
 
 REWARD = torch.tensor([[1.0, 2.0, 3.0]])
 VALUE = torch.tensor([[10.0, 20.0, 30.0, 40.0]])
@@ -164,7 +164,7 @@ def test_percentiles_are_those_of_numpy(count: int) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["actor-critic", "ppo"])
-def test_the_least_scale_is_the_setting(algorithm: AlgorithmName) -> None:
+def test_the_least_scale_is_the_setting(algorithm: str) -> None:
     config = BehaviourConfig(algorithm=algorithm, min_return_scale=0.2)
     behaviour: Any = make_behaviour(config, 4, 2)
     assert behaviour.return_scale.scale().item() == pytest.approx(0.2)

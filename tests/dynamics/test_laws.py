@@ -26,6 +26,7 @@ from drama.dynamics import (
     step_inplace,
     where_state,
 )
+from drama.registry import SEQUENCE_MODELS
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_dynamics.py"
 runpy.run_path(str(EXAMPLE))  # registers "leaky", so that the laws are checked for it as well
@@ -177,7 +178,7 @@ def test_the_laws_can_fail() -> None:
 def test_the_example_runs(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("drama.dynamics.base._REGISTRY", {})
+    monkeypatch.setattr(SEQUENCE_MODELS, "registered", {})
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     assert "equals its steps" in capsys.readouterr().out
 

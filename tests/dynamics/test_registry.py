@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from drama import registry
 from drama.dynamics import (
     DynamicsConfig,
     GRUDynamics,
     Mamba1Dynamics,
     Mamba2Dynamics,
     TransformerDynamics,
-    base,
     check_registered,
     make_dynamics,
     map_state,
@@ -24,6 +24,9 @@ from drama.dynamics import (
     where_state,
 )
 from drama.errors import ConfigError
+from drama.registry import SEQUENCE_MODELS
+
+GROUP = SEQUENCE_MODELS.groups[0]
 
 
 class Memoryless(nn.Module):
@@ -91,8 +94,7 @@ class NoSizes(Memoryless):
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    built_in = {k: v for k, v in base._REGISTRY.items() if v.__module__.startswith("drama.")}
-    monkeypatch.setattr(base, "_REGISTRY", built_in)
+    monkeypatch.setattr(SEQUENCE_MODELS, "registered", {})
 
 
 @pytest.mark.parametrize(
@@ -121,10 +123,10 @@ def test_the_default_is_the_model_of_the_paper() -> None:
 
 
 def test_unknown_name_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="unknown sequence model 'mamba3'; did you mean 'mamba"):
+    with pytest.raises(ConfigError, match="unknown sequence model 'mamba3'; did you mean mamba"):
         make_dynamics(DynamicsConfig(name="mamba3"))
     for name in ("zzz", "mamba3"):
-        with pytest.raises(ConfigError, match="known: gru, mamba1, mamba2, transformer"):
+        with pytest.raises(ConfigError, match="there are mamba2, mamba1, transformer, gru"):
             make_dynamics(DynamicsConfig(name=name))
         with pytest.raises(ConfigError, match=f"unknown sequence model '{name}'"):
             check_registered(name)
@@ -208,10 +210,8 @@ def test_a_state_of_something_else_is_refused() -> None:
 
 
 def test_entry_points_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = importlib.metadata.EntryPoint(
-        "elsewhere", "drama.dynamics.gru:GRUDynamics", base.ENTRY_POINT_GROUP
-    )
-    monkeypatch.setattr(base, "entry_points", lambda group: [entry])
+    entry = importlib.metadata.EntryPoint("elsewhere", "drama.dynamics.gru:GRUDynamics", GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] * (group == GROUP))
     assert "elsewhere" in registered()
     check_registered("elsewhere")
     model = make_dynamics(DynamicsConfig(name="elsewhere", width=4))
@@ -220,8 +220,8 @@ def test_entry_points_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("where", ["not_a_module_of_ours:Thing", "drama.dynamics.gru:Missing"])
 def test_an_entry_point_that_leads_nowhere(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = importlib.metadata.EntryPoint("elsewhere", where, base.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(base, "entry_points", lambda group: [entry])
+    entry = importlib.metadata.EntryPoint("elsewhere", where, GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] * (group == GROUP))
     with pytest.raises(ConfigError, match=f"'elsewhere' is announced .* '{where}'"):
         make_dynamics(DynamicsConfig(name="elsewhere"))
 
@@ -285,9 +285,10 @@ def test_no_state_is_the_state_of_the_start(context: int, length: int, resets: b
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"layers": 0}, r"dynamics\.layers must be an integer in 1 .. 256, got 0"),
-        ({"width": 1.5}, r"dynamics\.width must be an integer"),
-        ({"d_state": True}, r"dynamics\.d_state must be an integer"),
+        ({"layers": 0}, r"dynamics\.layers must be positive, got 0"),
+        ({"layers": 257}, r"DynamicsConfig\.layers must be at most 256, got"),
+        ({"width": 1.5}, r"DynamicsConfig\.width must be of type int, got 1.5"),
+        ({"d_state": True}, r"DynamicsConfig\.d_state must be of type int, got True"),
         ({"headdim": 96}, r"dynamics\.headdim must divide expand \* width = 1024, got 96"),
         ({"name": "transformer", "num_heads": 7}, r"dynamics\.num_heads must divide width = 512"),
     ],

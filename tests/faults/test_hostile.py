@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.faults.count import Faults
 from tests.faults.mutations import copy_run, mutate, rehash, seal
 from tests.training.runs import tiny
 
@@ -44,15 +45,18 @@ def outcome(run: Path) -> str | None:
 
 
 @pytest.mark.parametrize("block", range(6))
-def test_mutated_files_cost_one_line(block: int, sound: Path, tmp_path: Path) -> None:
+def test_mutated_files_cost_one_line(
+    block: int, sound: Path, tmp_path: Path, faults: Faults
+) -> None:
     before = {path for path in tmp_path.parent.iterdir() if path != tmp_path}
     for seed in range(block, FILES, 6):
         run = copy_run(sound, tmp_path / "run")
         what = mutate(run, random.Random(seed))
         answer = outcome(run)
-        assert answer is None or (len(answer) < 1500 and "\n" not in answer), (seed, what, answer)
-        assert {p.name for p in tmp_path.iterdir()} == {"run"}, (seed, what)
-    assert {path for path in tmp_path.parent.iterdir() if path != tmp_path} == before
+        one_line = answer is None or (len(answer) < 1500 and "\n" not in answer)
+        inside = {p.name for p in tmp_path.iterdir()} == {"run"}
+        inside &= {path for path in tmp_path.parent.iterdir() if path != tmp_path} == before
+        faults.check(one_line and inside, f"seed {seed}: {what}: {answer if inside else 'outside'}")
 
 
 def test_a_segment_named_outside_of_the_run_is_refused(sound: Path, tmp_path: Path) -> None:

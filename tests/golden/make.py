@@ -79,14 +79,14 @@ CASES: dict[str, dict[str, Any]] = {
     "catch-mamba1-ppo": {
         "world_model.dynamics.name": "mamba1",
         "behaviour.algorithm": "ppo",
-        "behaviour.policy_memory": "previous",
-        "replay.sampler": "dfs-learnt",
-        "training.warmup_hold": 2.0,
+        "behaviour.policy_context": "previous",
+        "replay.sampler": "dfs-trained",
+        "training.random_action_repeat": 2.0,
     },
     "catch-lookahead-overlap-small-ring": {
         "behaviour.lookahead": 2,
         "behaviour.actor_gradient": "all-actions",
-        "behaviour.policy_memory": "current",
+        "behaviour.policy_context": "current",
         "replay.capacity": 48,
         "training.overlap": True,
     },

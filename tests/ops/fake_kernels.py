@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drama.ssm import backend, reference
+from drama.ops import backend
+from drama.ssm import reference
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 calls: list[str] = []

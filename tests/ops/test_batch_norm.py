@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from drama.ops import dispatch
-from drama.ops.batch_norm import ImageLayers, batch_norm_silu
+from drama.ops.batch_norm import ConvLayers, batch_norm_silu
 
 
 def build(channels: int, dtype: torch.dtype = torch.float32) -> nn.BatchNorm2d:
@@ -63,7 +63,7 @@ def test_gradients_are_the_derivatives() -> None:
     def run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         parts = {"weight": weight, "bias": bias}
         out: Tensor = torch.func.functional_call(
-            ImageLayers(norm, nn.SiLU()), {f"0.{k}": v for k, v in parts.items()}, (x,)
+            ConvLayers(norm, nn.SiLU()), {f"0.{k}": v for k, v in parts.items()}, (x,)
         )
         return out
 
@@ -83,7 +83,7 @@ def test_a_sequence_is_that_of_torch(
     torch.manual_seed(0)
     layers = [nn.SiLU(), build(4), nn.SiLU(), nn.Conv2d(4, 4, 3), build(4), nn.Tanh(), build(4)]
     plain = nn.Sequential(*layers).train(training)
-    ours = ImageLayers(*copy.deepcopy(layers)).train(training)
+    ours = ConvLayers(*copy.deepcopy(layers)).train(training)
     assert ours.state_dict().keys() == plain.state_dict().keys()
     with torch.set_grad_enabled(grad):
         torch.testing.assert_close(ours(images(6, 4, 5, 5)), plain(images(6, 4, 5, 5)))

@@ -15,9 +15,11 @@ from tests.ops import fake_kernels
 from torch import Tensor
 
 from drama.dynamics import where_state
-from drama.ops import kernels
-from drama.ssm import Mamba1, Mamba2, backend
-from drama.ssm.backend import KERNELS, TORCH, choose_backend
+from drama.ops import backend, conv1d, kernels
+from drama.ops.backend import choose_backend
+from drama.ssm import Mamba1, Mamba2, selective_scan, ssd
+from drama.ssm.selective_scan import selective_scan_step
+from drama.ssm.ssd import ssd_step
 
 LENGTHS = [1, 2, 3, 17, 70]
 BATCH = 3
@@ -118,7 +120,7 @@ def test_convolution(
     compare(
         inputs,
         lambda: kernels.causal_conv1d_silu(*arguments),
-        lambda: TORCH.conv(*arguments),
+        lambda: conv1d.causal_conv1d_silu(*arguments),
         tolerance(device, dtype),
     )
 
@@ -130,7 +132,7 @@ def test_convolution_of_a_part_of_a_wider_tensor(device: str) -> None:
     compare(
         inputs,
         lambda: kernels.causal_conv1d_silu(wide[..., 3:19], weight, bias),
-        lambda: TORCH.conv(wide[..., 3:19], weight, bias),
+        lambda: conv1d.causal_conv1d_silu(wide[..., 3:19], weight, bias),
         tolerance(device, torch.float32),
     )
 
@@ -158,7 +160,7 @@ def test_ssd(device: str, length: int, reset: bool, carried: bool, dtype: torch.
     compare(
         inputs,
         lambda: kernels.ssd(*arguments, **options),
-        lambda: TORCH.ssd(*arguments, **options),
+        lambda: ssd(*arguments, **options),
         tolerance(device, dtype, products=True),
     )
 
@@ -179,7 +181,7 @@ def test_selective_scan(device: str, length: int, dtype: torch.dtype) -> None:
     compare(
         inputs,
         lambda: kernels.selective_scan(*arguments, D=D),
-        lambda: TORCH.scan(*arguments, D=D),
+        lambda: selective_scan(*arguments, D=D),
         tolerance(device, dtype),
     )
 
@@ -217,9 +219,9 @@ def test_single_steps(device: str, skip: bool, dtype: torch.dtype) -> None:
     skip_one = {"D": inputs.normal(24) if skip else None}
     three = (one[0], inputs.normal(24, 1, 4), inputs.normal(24), inputs.normal(BATCH, 3, 24))
     cases: list[tuple[Any, Any, tuple[Tensor, ...], dict[str, Any]]] = [
-        (KERNELS.ssd_step, TORCH.ssd_step, two, {"D": D}),
-        (KERNELS.scan_step, TORCH.scan_step, one, skip_one),
-        (KERNELS.conv_step, TORCH.conv_step, three, {}),
+        (kernels.ssd_step, ssd_step, two, {"D": D}),
+        (kernels.selective_scan_step, selective_scan_step, one, skip_one),
+        (kernels.causal_conv1d_silu_step, conv1d.causal_conv1d_silu_step, three, {}),
     ]
     for kernel, plain, arguments, options in cases:
         before = [t.clone() for t in arguments]
@@ -229,7 +231,7 @@ def test_single_steps(device: str, skip: bool, dtype: torch.dtype) -> None:
             assert (a - b).norm() <= tolerance(device, dtype) * b.norm()
         # What was given, the state above all, is as it was.
         assert all(torch.equal(a, b) for a, b in zip(arguments, before, strict=True))
-        if kernel is not KERNELS.conv_step:
+        if kernel is not kernels.causal_conv1d_silu_step:
             y, state = kernel(*arguments, **options, inplace=True)
             assert torch.equal(y, results[0][0])
             assert state is arguments[-1]

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from drama.ops.ssd import factored as separable
+from drama.ops.ssd import chunking, factored
 from drama.ssm import reference, ssd
 
-LIMIT = separable.LARGEST_DROP[torch.float32]
+LIMIT = chunking.LARGEST_DROP[torch.float32]
 
 
 def steady(drop: float, length: int, *, heads: int = 2) -> Tensor:
@@ -21,7 +21,7 @@ def steady(drop: float, length: int, *, heads: int = 2) -> Tensor:
 
 
 def chunks(logs: Tensor, longest: int, dt: float = 0.1) -> int | None:
-    found = separable.fit(logs, torch.full_like(logs, dt), longest, torch.float32)
+    found = chunking.fit(logs, torch.full_like(logs, dt), longest, torch.float32)
     return None if found is None else found.chunks
 
 
@@ -51,7 +51,7 @@ def test_one_step_that_forgets_nearly_all_goes_the_other_way() -> None:
 
 
 def test_small_states_go_the_other_way(used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(separable, "SMALLEST_STATE", {torch.float64: 4, torch.float32: 3})
+    monkeypatch.setattr(chunking, "SMALLEST_STATE", {torch.float64: 4, torch.float32: 3})
     ssd(**inputs(64, 1))  # of size 3
     assert used == []
     ssd(**inputs(64, 1, dtype=torch.float32))
@@ -84,25 +84,25 @@ def inputs(length: int, groups: int, *, dtype: torch.dtype = torch.float64) -> d
 
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of chunks in which windows went the separable way."""
+    """The numbers of chunks in which windows took the factored form."""
     seen: list[int] = []
-    fit = separable.fit
+    fit = chunking.fit
 
-    def spy(*args: Any, **options: Any) -> separable.Fit | None:
+    def spy(*args: Any, **options: Any) -> chunking.Plan | None:
         found = fit(*args, **options)
         if found is not None:
             seen.append(found.chunks)
         return found
 
-    monkeypatch.setattr(separable, "fit", spy)
+    monkeypatch.setattr(chunking, "fit", spy)
     return seen
 
 
 @pytest.fixture(autouse=True)
 def _any_state_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small states are quicker to test, and go through the same lines."""
-    monkeypatch.setattr(separable, "SMALLEST_STATE", dict.fromkeys(separable.LARGEST_DROP, 1))
-    monkeypatch.setattr(separable, "SMALLEST_HALVED", 1)
+    monkeypatch.setattr(chunking, "SMALLEST_STATE", dict.fromkeys(chunking.LARGEST_DROP, 1))
+    monkeypatch.setattr(chunking, "SMALLEST_SPLIT_STATE", 1)
 
 
 @pytest.mark.parametrize("asked", ["y", "state", "both"])
@@ -163,7 +163,7 @@ def test_both_ways_agree_where_either_serves(
     given = inputs(100, 2, dtype=torch.float32)
     y, state = ssd(**given)
     assert used == [2]
-    monkeypatch.setattr(separable, "fit", lambda *_, **__: None)
+    monkeypatch.setattr(chunking, "fit", lambda *_, **__: None)
     other_y, other_state = ssd(**given)
     torch.testing.assert_close(y, other_y, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(state, other_state, rtol=1e-5, atol=1e-5)
@@ -235,16 +235,16 @@ def test_the_state_handed_out_may_be_overwritten(size: int, used: list[int]) -> 
 def test_a_few_heads_may_have_their_chunk_halved() -> None:
     slow, fast, faster = (steady(drop, 128, heads=1) for drop in (0.1, 1.5, 1.8))
 
-    def cut(*heads: Tensor, longest: int = 128, halves: bool = True) -> Any:
+    def cut(*heads: Tensor, longest: int = 128, split: bool = True) -> Any:
         logs = torch.cat(heads, dim=-1)
         dt = torch.full_like(logs, 0.1)
-        found = separable.fit(logs, dt, longest, torch.float32, halves=halves)
+        found = chunking.fit(logs, dt, longest, torch.float32, split=split)
         assert found is not None
-        return found.chunks, None if found.halved is None else found.halved.tolist()
+        return found.chunks, None if found.split_heads is None else found.split_heads.tolist()
 
     assert cut(slow, fast, slow) == (1, [1])
     assert cut(slow, slow) == (1, None)
-    assert cut(slow, fast, slow, halves=False) == (2, None)
+    assert cut(slow, fast, slow, split=False) == (2, None)
     assert cut(slow, fast, slow, longest=64) == (2, None)  # not of a window that is longer
     assert cut(fast, slow, fast) == (2, None)  # not of most of the heads
     assert cut(slow, faster, slow) == (4, None)  # nor where one half is still too long
@@ -256,7 +256,7 @@ def halved_inputs(length: int, groups: int, dtype: torch.dtype) -> dict[str, Ten
     del given["initial_state"]
     steps = torch.rand(given["dt"].shape, dtype=dtype) + 0.5
     given["dt"] = steps / steps.sum(1, keepdim=True)
-    limit = separable.LARGEST_DROP[dtype]
+    limit = chunking.LARGEST_DROP[dtype]
     given["A"] = -math.log(2) * limit * torch.tensor([0.3, 1.6, 0.01, 0.9], dtype=dtype)
     return given
 
@@ -269,16 +269,16 @@ def test_halved_heads_equal_the_steps_with_every_gradient(
     length: int, groups: int, resets: bool, asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A low limit, so that float64 sees nothing underflow: what is left out would show.
-    monkeypatch.setitem(separable.LARGEST_DROP, torch.float64, 12.0)
+    monkeypatch.setitem(chunking.LARGEST_DROP, torch.float64, 12.0)
     given = halved_inputs(length, groups, torch.float64)
     if not resets:
         del given["is_first"]
     names = [k for k in given if k != "is_first"]
     leaves = [given[k].requires_grad_() for k in names]
     done = []
-    first_half = separable.FirstHalf.add_to
+    first_half = factored.FirstSubchunk.add_to
     monkeypatch.setattr(
-        separable.FirstHalf, "add_to", lambda *a: done.append(a[-1].tolist()) or first_half(*a)
+        factored.FirstSubchunk, "add_to", lambda *a: done.append(a[-1].tolist()) or first_half(*a)
     )
     results = []
     for function in (ssd, reference.ssd):

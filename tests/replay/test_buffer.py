@@ -150,7 +150,7 @@ def test_sampling_counts_the_rows_it_drew(make_buffer: Build, fill: Build) -> No
 
 
 def test_repeated_rows_are_counted_each_time(make_buffer: Build, fill: Build) -> None:
-    buffer = fill(make_buffer(replacement=True), 3)
+    buffer = fill(make_buffer(), 3)
     batch = buffer.sample("world_model", 50, 2, g())
     expected = torch.bincount(batch.reward[:, -1].long(), minlength=10)
     assert torch.equal(buffer.trained, expected)

@@ -16,7 +16,8 @@ from drama import Agent
 from drama.config import ReplayConfig
 from drama.files import tensor_like
 from drama.ops import dispatch
-from drama.replay import SAMPLERS, Purpose, ReplayBuffer, Sampler
+from drama.registry import SAMPLERS
+from drama.replay import Purpose, ReplayBuffer, Sampler
 from drama.training.trainer import Trainer
 
 
@@ -52,12 +53,12 @@ class Prioritised(Sampler):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(SAMPLERS, "uniform", Prioritised)
+    monkeypatch.setitem(SAMPLERS.registered, "prioritised", Prioritised)
     return
 
 
 def made(**changes: Any) -> Trainer:
-    config = tiny({"replay.sampler": "uniform", **changes})
+    config = tiny({"replay.sampler": "prioritised", **changes})
     agent = Agent("drama/Catch-v0", config)
     trainer = Trainer(config, agent.env, agent.world_model, agent.behaviour)
     while trainer.step < 24:
@@ -94,7 +95,7 @@ def test_windows_of_large_loss_are_sampled_more_often() -> None:
 
 
 def test_a_run_with_feedback_resumes_bit_for_bit(tmp_path: Path) -> None:
-    config = tiny({"replay.sampler": "uniform"})
+    config = tiny({"replay.sampler": "prioritised"})
     Agent("drama/Catch-v0", config).learn(60, run_dir=tmp_path / "whole")
     Agent("drama/Catch-v0", config).learn(40, run_dir=tmp_path / "parts")
     Agent.load(tmp_path / "parts").learn(20)
@@ -106,10 +107,10 @@ def test_feedback_changes_what_is_trained_on(tmp_path: Path) -> None:
         def update(self, slots: Tensor, losses: Tensor) -> None:
             pass
 
-    config = tiny({"replay.sampler": "uniform"})
+    config = tiny({"replay.sampler": "prioritised"})
     one = everything(Agent("drama/Catch-v0", config).learn(60), tmp_path / "one")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SAMPLERS, "uniform", Forgetful)
+        patch.setitem(SAMPLERS.registered, "prioritised", Forgetful)
         other = everything(Agent("drama/Catch-v0", config).learn(60), tmp_path / "other")
     assert "loop/trained" in differences(one, other)
 

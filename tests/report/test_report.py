@@ -575,8 +575,8 @@ def test_half_a_character_from_a_run_is_written(tmp_path: Path) -> None:
 
 def test_mistakes_cost_one_line(suite: Path, tmp_path: Path, capfd: Capture) -> None:
     assert "does not exist" in complaint(capfd, main(["report", str(tmp_path / "nowhere")]))
-    run = run_path(suite, "dfs", CATCH, 0)
-    assert "has no suite.json" in complaint(capfd, main(["report", str(run)]))
+    neither = run_path(suite, "dfs", CATCH, 0).parent
+    assert "has no suite.json" in complaint(capfd, main(["report", str(neither)]))
     (tmp_path / "file").write_text("")
     said = complaint(capfd, main(["report", str(suite), "--out", str(tmp_path / "file")]))
     assert "cannot write a report to" in said

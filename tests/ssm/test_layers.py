@@ -12,7 +12,7 @@ from torch import Tensor
 
 from drama.errors import ConfigError
 from drama.ops.conv1d import causal_conv1d_silu, causal_conv1d_silu_step
-from drama.ops.gated_rms_norm import GatedRMSNorm
+from drama.ops.rms_norm import GatedRMSNorm
 from drama.ssm import Mamba1, Mamba2
 
 LAYERS: dict[str, Any] = {
@@ -206,8 +206,8 @@ def test_gradients_of_convolution_and_norm_by_blocks(
     def blocks(total: int, *_: object) -> list[slice]:
         return [slice(i, min(i + rows, total)) for i in range(0, total, rows)]
 
-    monkeypatch.setattr("drama.ops.conv1d.row_blocks", blocks)
-    monkeypatch.setattr("drama.ops.gated_rms_norm.row_blocks", blocks)
+    monkeypatch.setattr("drama.ops.blocking.row_blocks", blocks)
+    monkeypatch.setattr("drama.ops.rms_norm.row_blocks", blocks)
     torch.manual_seed(0)
     is_first = torch.tensor([[0, 0, 0, 1, 0], [1, 0, 1, 1, 0], [0, 0, 0, 0, 1]]).bool()
 

@@ -13,8 +13,9 @@ import torch
 from tests.suite.suites import WALK, tiny_spec, tiny_variant
 
 import drama
+from drama.cli import child
 from drama.errors import ConfigError, RunDirError
-from drama.suite import child, local, process
+from drama.suite import local, process
 from drama.suite.layout import Cell, scan
 from drama.suite.local import LocalPool, Plan, SuiteLock, plan
 from drama.suite.process import arguments
@@ -127,7 +128,7 @@ def test_each_process_gets_its_gpu_and_its_threads(
     assert [env["CUDA_VISIBLE_DEVICES"] for _, env in made] == ["4", "6", "6"]
     assert {env["OMP_NUM_THREADS"] for _, env in made} == {"3"}
     args = made[0][0]
-    assert args[:3] == [sys.executable, "-m", "drama.suite.child"]
+    assert args[:3] == [sys.executable, "-m", "drama.cli.child"]
     assert args[4:9] == ["train", "quick", "--env", WALK, f"--run-dir={first.path}"]
     assert "--training.threads=3" in args
     assert first.log.read_text().startswith("--- 2")

@@ -12,12 +12,12 @@ from tests.suite.suites import tiny_spec, tiny_variant
 from drama import evaluation, presets
 from drama.cli.common import parse_fields
 from drama.errors import ConfigError
+from drama.settings import flat
 from drama.suite import BUILT_IN, SuiteSpec, Variant, load_spec
 from drama.suite.differences import differences
 from drama.suite.override import override, parse_override
 from drama.suite.process import options
 from drama.suite.spec import slug
-from drama.training.resume import flat
 
 TEXT = """
 name = "mine"
@@ -270,7 +270,6 @@ def test_overrides_reach_the_processes_as_they_are() -> None:
         "env.sticky_actions": 0.25,
         "replay.sampler": "uniform",
         "replay.alpha": -1.5,
-        "replay.replacement": True,
         "world_model.filters": (8, 16),
         "world_model.dynamics.d_state": 8,
         "world_model.optim.eps": 1e-20,

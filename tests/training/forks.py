@@ -6,11 +6,13 @@ child the seconds that its imports would take.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +21,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from tests.faults.disk import fault
 from tests.training.runs import tiny
 
 from drama import Agent, files
@@ -161,9 +164,16 @@ def in_child(action: Callable[[], None]) -> bool:
 
 
 def handle(request: dict[str, Any]) -> None:
+    with fault(*request["fault"]) if "fault" in request else contextlib.nullcontext():
+        _handle(request)
+
+
+def _handle(request: dict[str, Any]) -> None:
     run_dir = Path(request["run_dir"])
     if "kill" in request:
         kill_at(*request["kill"])
+    if "kill_disk" in request:
+        kill_at_disk_operation(*request["kill_disk"])
     if "sweep_save" in request:
         sweep_save(request["sweep_save"], Path(request["cases"]))
     if request["do"] == "train":
@@ -194,6 +204,9 @@ def main() -> None:
                 os._exit(1)
             os._exit(0)
         os.close(write)
+        if "kill_after" in request:
+            time.sleep(request["kill_after"])
+            os.kill(pid, signal.SIGKILL)  # one that has ended is there until it is waited for
         with os.fdopen(read, "rb") as pipe:
             error = pipe.read().decode()
         _, status = os.waitpid(pid, 0)

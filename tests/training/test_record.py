@@ -18,7 +18,7 @@ import drama
 from drama import Agent
 from drama.config import Config
 from drama.errors import ConfigError
-from drama.ssm.backend import Backend
+from drama.ops.backend import Backend
 from drama.training.record import facts, record_start
 
 WALK = env_id(Walk)
@@ -109,7 +109,7 @@ def test_a_spoilt_record_stops_nothing(text: str | None, tmp_path: Path) -> None
 
 def test_entries_of_other_versions_are_kept(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"starts": [{"step": 0, "colour": "green"}]}))
-    entry = facts(torch.device("cpu"), torch.bfloat16, Backend("torch", "asked for"))
+    entry = facts(torch.device("cpu"), torch.bfloat16, Backend("torch", "requested"))
     changed = record_start(tmp_path, 7, entry)
     assert changed is not None
     assert "precision bfloat16 (was None)" in changed

@@ -18,7 +18,7 @@ from drama.agent import Agent
 from drama.behaviour import imagine
 from drama.ops import dispatch
 from drama.replay import Purpose
-from drama.ssm import backend, reference
+from drama.ssm import reference
 from drama.training.trainer import Trainer
 from drama.types import Transition
 
@@ -259,12 +259,10 @@ def test_the_fast_model_is_the_plain_one(
     fast = numbers(made)
 
     def plainly(scan: Any) -> Any:
-        return lambda x, dt, *args, **kwargs: scan(x, scale * dt, *args, **kwargs)
+        return lambda x, dt, *args, backend, **kwargs: scan(x, scale * dt, *args, **kwargs)
 
-    plain_scans = backend.TORCH._replace(
-        ssd=plainly(reference.ssd), scan=plainly(reference.selective_scan)
-    )
-    monkeypatch.setattr(backend, "TORCH", plain_scans)
+    monkeypatch.setattr("drama.ssm.mamba2.ssd", plainly(reference.ssd))
+    monkeypatch.setattr("drama.ssm.mamba1.selective_scan", plainly(reference.selective_scan))
     monkeypatch.setattr(dispatch, "_HOSTS", ())
     for part in (made.learner.world_model.encoder, made.learner.world_model.decoder):
         part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

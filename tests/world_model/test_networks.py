@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from drama import presets
 from drama.config import WorldModelConfig
 from drama.errors import ConfigError
+from drama.ops.pixel_loss import pixel_loss
 from drama.types import Batch
 from drama.world_model import WorldModel, symlog
 from drama.world_model import encoder as encoder_module
-from drama.world_model.decoder import ImageDecoder, VectorDecoder, frame_error
+from drama.world_model.decoder import ImageDecoder, VectorDecoder
 from drama.world_model.encoder import ImageEncoder, VectorEncoder
 from drama.world_model.heads import MLP
 from drama.world_model.motion import moving_pixels
@@ -243,7 +244,7 @@ def test_reconstruction_error_is_summed_over_pixels_and_channels() -> None:
     obs[1] = 255
     logits = torch.zeros(2, 4, 4, 3)
     logits[1] = 40.0
-    torch.testing.assert_close(frame_error(logits, obs), torch.tensor([12.0, 0.0]))
+    torch.testing.assert_close(pixel_loss(logits, obs), torch.tensor([12.0, 0.0]))
 
 
 @pytest.mark.parametrize("weight", [None, 10.0])
@@ -258,7 +259,7 @@ def test_reconstruction_error_and_gradient_equal_the_plain_ones(
     moving = torch.rand(*lead, 64, 64, generator=g) < 0.1
     more = () if weight is None else (moving, weight)
     results = []
-    for function in (frame_error, plain_error):
+    for function in (pixel_loss, plain_error):
         error = function(logits, obs, *more)
         (gradient,) = torch.autograd.grad(error, logits, upstream)
         results.append((error, gradient))
@@ -306,7 +307,7 @@ def test_vectors_have_no_moving_pixels(tiny_config: Callable[..., WorldModelConf
 def test_reconstruction_error_without_a_gradient_keeps_none() -> None:
     logits, obs = torch.randn(2, 8, 8, 3, requires_grad=True), frames(2)
     with torch.no_grad():
-        error = frame_error(logits, obs)
+        error = pixel_loss(logits, obs)
     assert not error.requires_grad
     torch.testing.assert_close(error, plain_error(logits, obs).detach())
 
@@ -314,7 +315,7 @@ def test_reconstruction_error_without_a_gradient_keeps_none() -> None:
 def test_reconstruction_error_of_half_precision_is_summed_in_float32() -> None:
     obs = torch.full((64, 64, 3), 255, dtype=torch.uint8)
     logits = torch.zeros(64, 64, 3, dtype=torch.bfloat16, requires_grad=True)
-    loss = frame_error(logits, obs)
+    loss = pixel_loss(logits, obs)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(64 * 64 * 3 / 4, rel=1e-6)
     (gradient,) = torch.autograd.grad(loss, logits)

@@ -57,7 +57,7 @@ class Behaviour(nn.Module):
 
     def action_log_probs(self, inputs: Tensor) -> Tensor:
         """Log-probabilities ``(..., A)`` of the actions from the networks' input ``(..., F)``."""
-        return mix_uniform(self.actor(inputs), self.config.unimix)
+        return mix_uniform(self.actor(inputs), 0.0)  # in float32, also under autocast
 
     def policy(self, features: Tensor) -> Tensor:
         """Log-probabilities of the actions, ``(..., F)`` to ``(..., A)``."""

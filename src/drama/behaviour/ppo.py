@@ -10,6 +10,7 @@ from torch import Tensor
 
 from drama.behaviour.actor_critic import ActorCritic
 from drama.behaviour.base import Behaviour
+from drama.behaviour.config import BehaviourConfig
 from drama.behaviour.returns import continuation_weights, lambda_return, weighted_mean
 from drama.ops.dtypes import matmul_dtype
 from drama.types import Rollout
@@ -164,6 +165,12 @@ class MinibatchPPO(Behaviour):
 
 
 _TINY = 1e-12
+
+
+def make_ppo(config: BehaviourConfig, features: int, num_actions: int) -> Behaviour:
+    """Build the form of PPO that the settings ask for: on whole rollouts or in minibatches."""
+    kind = PPO if config.ppo.recompute_advantages else MinibatchPPO
+    return kind(config, features, num_actions)
 
 
 def weighted_moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

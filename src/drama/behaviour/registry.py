@@ -1,25 +1,23 @@
-"""The behaviours by the names that the configuration knows."""
+"""Construction of behaviours from their settings."""
 
 from __future__ import annotations
 
-from drama.behaviour.actor_critic import ActorCritic
-from drama.behaviour.base import Behaviour
-from drama.behaviour.ppo import PPO, MinibatchPPO
-from drama.config import AlgorithmName, BehaviourConfig
+from typing import cast
 
-BEHAVIOURS: dict[AlgorithmName, type[Behaviour]] = {"actor-critic": ActorCritic, "ppo": PPO}
-"""Every behaviour by its name."""
+from drama.behaviour.base import Behaviour
+from drama.behaviour.config import BehaviourConfig
+from drama.registry import BEHAVIOURS
 
 
 def make_behaviour(config: BehaviourConfig, features: int, num_actions: int) -> Behaviour:
     """Build the behaviour that ``config.algorithm`` names.
 
     Args:
-        config: Which one, sizes and coefficients.
-        features: Size of the policy's input ``concat(latent_t, d_{t-1})``.
+        config: Its name, sizes and coefficients.
+        features: Size of the policy features.
         num_actions: Number of discrete actions.
+
+    Raises:
+        ConfigError: No behaviour has that name; the nearest is given.
     """
-    kind = BEHAVIOURS[config.algorithm]
-    if kind is PPO and not config.ppo.recompute_advantages:
-        kind = MinibatchPPO
-    return kind(config, features, num_actions)
+    return cast("Behaviour", BEHAVIOURS.get(config.algorithm)(config, features, num_actions))

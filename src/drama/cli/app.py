@@ -11,11 +11,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from drama import __version__, presets
+from drama import presets
 from drama.cli.common import complain, escape_what_stdout_cannot_say, mute, out
 from drama.errors import ConfigError, DramaError, NonFiniteError
 from drama.importing import search_here
 from drama.text import nearest
+from drama.version import __version__
 
 
 class Command(NamedTuple):

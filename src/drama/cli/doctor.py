@@ -7,10 +7,11 @@ import dataclasses
 import json
 from typing import Any
 
-from drama import __version__, presets
+from drama import presets
 from drama.cli.common import Parser, out, status
 from drama.errors import ConfigError
 from drama.machine.costs import Calibration
+from drama.version import __version__
 
 
 def doctor(args: list[str]) -> int:

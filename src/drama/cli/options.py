@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from drama import presets
 from drama.cli.common import Parser, err, out, parse_fields, parse_known_fields
 from drama.config import Config, EnvConfig
 from drama.errors import ConfigError
+from drama.registry import BEHAVIOURS, SAMPLERS, SEQUENCE_MODELS
 from drama.renamed import refuse_former, update_names
 from drama.text import nearest
 from drama.trust import check
@@ -175,12 +175,7 @@ def parse(default: Config, short: argparse.Namespace, args: list[str]) -> Config
         ConfigError: One line about the first thing that is wrong.
     """
     asked = {name: value for name in SHORT if (value := getattr(short, name)) is not None}
-    if "dynamics" in asked:
-        from drama.dynamics import check_registered
-
-        check_registered(asked["dynamics"])
     for name, value in asked.items():
-        refuse_former(".".join(SHORT[name]), value)
         default = _replace(default, SHORT[name], value)
     _check_words(args)
     config = parse_fields(default, args, "drama train [PRESET]")
@@ -200,11 +195,10 @@ def _check_words(args: list[str]) -> None:
         *("help", "help-all"),
     )
     known = [*SHORT, *fields, *own]
-    for arg, following in itertools.zip_longest(args, args[1:]):
-        word, sign, value = arg.removeprefix("--").partition("=")
-        word = word.replace("_", "-")
+    for arg in args:
+        word = arg.removeprefix("--").partition("=")[0].replace("_", "-")
         if arg.startswith("--"):
-            refuse_former(word, value if sign else following)
+            refuse_former(word)
         if arg.startswith("--") and "." not in word and word not in known:
             near = nearest(word, known)
             if near is not None:
@@ -294,9 +288,9 @@ def _help_parser(config: Config) -> argparse.ArgumentParser:
     settings = parser.add_argument_group("settings")
     words = {
         "env": "Gymnasium id, such as ALE/Pong-v5, or your module:make_env",
-        "dynamics": "sequence model: mamba2, mamba1, transformer, gru, or an installed one",
-        "sampler": "uniform, dfs or dfs-trained",
-        "behaviour": "actor-critic or ppo",
+        "dynamics": f"sequence model: {', '.join(SEQUENCE_MODELS.names())}",
+        "sampler": f"replay sampler: {', '.join(SAMPLERS.names())}",
+        "behaviour": f"policy learning: {', '.join(BEHAVIOURS.names())}",
     }
     paths = {name: SHORT[name] for name in words}
     paths |= {name: tuple(name.replace("-", "_").split(".")) for name in SETTINGS}

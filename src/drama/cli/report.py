@@ -1,4 +1,4 @@
-"""``drama report``: tables, figures and a page of a suite's results."""
+"""``drama report``: tables, figures and a page of the results of a suite or a run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ def report(args: list[str]) -> int:
         prog="drama report",
         allow_abbrev=False,
         description="Write tables (Markdown, CSV, LaTeX), figures (SVG, PNG) and a self-contained "
-        "HTML page of the finished runs of a suite. Unfinished runs are listed.",
+        "HTML page of the finished runs of a suite. Unfinished runs are listed. Of a single run, "
+        "imagined frames and rollout error of its world model too.",
     )
-    parser.add_argument("suite", metavar="DIR", help="directory of the suite")
+    parser.add_argument("suite", metavar="DIR", help="directory of the suite, or of a run")
     parser.add_argument("--out", metavar="DIR", help="output directory (default: DIR/report)")
     parser.add_argument(
         "--mode",

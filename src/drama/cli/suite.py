@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drama.cli.common import Parser, err, mute, out, signals, status
+from drama.config import EnvConfig
 from drama.errors import ConfigError
 from drama.machine.calibration import SECONDS
 from drama.suite.built_in import BUILT_IN, load_spec
@@ -31,7 +32,10 @@ from drama.suite.spec import SuiteSpec
 from drama.suite.view import View, report_failures
 from drama.text import nearest, plural
 from drama.training.schedule import shortfall
+from drama.trust import check, remember
 
+TRUST = "add --trust-env"
+"""How the code that a suite names is trusted."""
 MOST_SEEDS = 10_000
 """Maximum number of seeds on a command line."""
 
@@ -69,9 +73,11 @@ def _run(args: list[str]) -> int:
     if options.json and not options.dry_run:
         raise ConfigError("--json needs --dry-run")
     spec, directory = _spec_and_directory(options)
+    cells = scan(directory, spec)
+    _check_trust(directory, cells, trusted=options.trust_env)
     if options.dry_run:
         return _dry_run(options, spec, directory)
-    shared = None if options.ray is not None else _plan(options, scan(directory, spec))
+    shared = None if options.ray is not None else _plan(options, cells)
     pool: Pool
     if options.ray is None:
         # Planned before writing anything: a device may be missing.
@@ -93,6 +99,8 @@ def _run(args: list[str]) -> int:
             _check_games(spec)
         with SuiteLock(directory):
             version = begin_suite(directory, spec)
+            for c in _environments(cells):  # continued on this account without --trust-env
+                remember(c.id, c.kwargs, c.wrappers)
             if version is not None:
                 err.print(f"note: drama {version} created this suite")
             err.print(f"suite {spec.name} in {directory}: {how}")
@@ -105,6 +113,22 @@ def _run(args: list[str]) -> int:
     except BrokenPipeError:  # the runs are done; only the reader of the output is gone
         mute()
     return outcome.exit_code
+
+
+def _check_trust(directory: Path, cells: Sequence[Cell], *, trusted: bool) -> None:
+    """Refuse code that the directory of a suite names, unless the user trusts it.
+
+    A suite that begins here consists of the user's own words: a file and options.
+    """
+    if is_suite(directory):
+        where = directory / "suite.json"
+        for c in _environments(cells):
+            check(c.id, c.kwargs, c.wrappers, trusted=trusted, where=where, remedy=TRUST)
+
+
+def _environments(cells: Sequence[Cell]) -> list[EnvConfig]:
+    """Return the environments of the runs that are to be made."""
+    return [cell.config.env for cell in cells if cell.status != "finished"]
 
 
 def _plan(options: argparse.Namespace, cells: Sequence[Cell]) -> Plan | None:
@@ -208,6 +232,11 @@ def _parser() -> Parser:
         default=[],
         metavar="FIELD=VALUE",
         help="setting for all variants, such as replay.capacity=50000; repeatable",
+    )
+    parser.add_argument(
+        "--trust-env",
+        action="store_true",
+        help="import the code that a suite's directory names to make its environments",
     )
     parser.add_argument(
         "--jobs", type=int, help="parallel runs (default: by cores, memory or GPUs)"

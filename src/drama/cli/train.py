@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from drama import __version__, presets
+from drama import presets
 from drama.agent import Agent
 from drama.cli.common import err, out, signals
 from drama.cli.evaluate import evaluate_and_report
@@ -23,6 +23,7 @@ from drama.training.device import pick_dtype
 from drama.training.events import Event
 from drama.training.resume import compare
 from drama.training.rundir import fresh_run_dir, suite_of
+from drama.version import __version__
 
 
 def train(args: list[str]) -> int:

@@ -37,23 +37,22 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    _BASE = (
-        "SequenceModel",
-        "check_registered",
-        "make_dynamics",
-        "map_state",
-        "register",
-        "registered",
-        "step_inplace",
-        "where_state",
-    )
+    # On first use: the settings of this package need no torch.
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            **dict.fromkeys(_BASE, "drama.dynamics.base"),
-            "GRUDynamics": "drama.dynamics.gru",
-            "Mamba1Dynamics": "drama.dynamics.mamba",
-            "Mamba2Dynamics": "drama.dynamics.mamba",
-            "TransformerDynamics": "drama.dynamics.transformer",
+            "drama.dynamics.base": (
+                "SequenceModel",
+                "check_registered",
+                "make_dynamics",
+                "map_state",
+                "register",
+                "registered",
+                "step_inplace",
+                "where_state",
+            ),
+            "drama.dynamics.gru": ("GRUDynamics",),
+            "drama.dynamics.mamba": ("Mamba1Dynamics", "Mamba2Dynamics"),
+            "drama.dynamics.transformer": ("TransformerDynamics",),
         },
     )

@@ -11,7 +11,6 @@ Four laws hold for every registered backbone, in the forward pass and in the gra
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
@@ -19,13 +18,9 @@ from torch import Tensor
 
 from drama.dynamics.config import DynamicsConfig
 from drama.dynamics.probe import build_foreign
-from drama.errors import ConfigError
-from drama.text import nearest
+from drama.registry import SEQUENCE_MODELS
 
 State = TypeVar("State")
-
-ENTRY_POINT_GROUP = "drama.dynamics"
-"""Entry-point group in which a package names its backbones: ``name = "module:builder"``."""
 
 
 class SequenceModel(Protocol[State]):
@@ -65,45 +60,37 @@ class SequenceModel(Protocol[State]):
         ...
 
 
-Builder = Callable[[DynamicsConfig], SequenceModel[Any]]
-BuilderT = TypeVar("BuilderT", bound=Builder)
-
-_REGISTRY: dict[str, Builder] = {}
+BuilderT = TypeVar("BuilderT", bound=Callable[[DynamicsConfig], SequenceModel[Any]])
 
 
 def register(name: str) -> Callable[[BuilderT], BuilderT]:
-    """Register a backbone: a class or function that builds one from a :class:`DynamicsConfig`.
+    """Register a sequence model: a class or function that takes a :class:`DynamicsConfig`.
 
     Args:
-        name: What ``DynamicsConfig.name`` selects it by.
+        name: Value of ``DynamicsConfig.name`` that selects it.
 
     Returns:
         A decorator that returns its argument unchanged.
 
     Raises:
-        ConfigError: If another backbone has that name, or none is given.
+        ConfigError: The name is none, or belongs to another sequence model.
     """
-    if not isinstance(name, str):
-        raise ConfigError("register takes the name of the sequence model: @register('my-model')")
-
-    def decorate(builder: BuilderT) -> BuilderT:
-        known = _REGISTRY.get(name)
-        if known is not None and known is not builder:
-            raise ConfigError(f"a sequence model is registered as {name!r} already: {known!r}")
-        _REGISTRY[name] = builder
-        return builder
-
-    return decorate
+    return SEQUENCE_MODELS.register(name)
 
 
 def registered() -> tuple[str, ...]:
     """Return the names that :func:`make_dynamics` knows, those of installed packages included."""
-    return tuple(sorted({*_REGISTRY, *(entry.name for entry in _entry_points())}))
+    return SEQUENCE_MODELS.names()
+
+
+def check_registered(name: str) -> None:
+    """Raise a :class:`ConfigError` with the nearest name if no sequence model has this one."""
+    SEQUENCE_MODELS.check(name)
 
 
 def is_built_in(name: str) -> bool:
-    """Whether the sequence model of that name is one of this package."""
-    return str(getattr(_REGISTRY.get(name), "__module__", "")).startswith("drama.")
+    """Whether this package defines the sequence model of this name."""
+    return name in SEQUENCE_MODELS.built_in
 
 
 def make_dynamics(config: DynamicsConfig) -> SequenceModel[Any]:
@@ -118,11 +105,9 @@ def make_dynamics(config: DynamicsConfig) -> SequenceModel[Any]:
     Raises:
         ConfigError: If no backbone has that name, or what it builds does not keep to the protocol.
     """
-    builder = _REGISTRY.get(config.name)
-    if builder is None:
-        builder = _load_entry_point(config.name)
+    builder = SEQUENCE_MODELS.get(config.name)
     if is_built_in(config.name):
-        return builder(config)
+        return cast("SequenceModel[Any]", builder(config))
     return cast("SequenceModel[Any]", build_foreign(config.name, builder, config))
 
 
@@ -172,38 +157,3 @@ def _check_tuple(state: Any) -> None:
 def _rebuild(like: State, items: list[Any]) -> State:
     kind: Any = type(like)
     return cast("State", kind(*items) if hasattr(kind, "_fields") else kind(items))
-
-
-def _entry_points() -> list[Any]:
-    return list(entry_points(group=ENTRY_POINT_GROUP))
-
-
-def _load_entry_point(name: str) -> Builder:
-    for entry in _entry_points():
-        if entry.name == name:
-            try:
-                return cast("Builder", entry.load())
-            except (ImportError, AttributeError) as error:
-                raise ConfigError(
-                    f"sequence model {name!r} is announced by an installed package as "
-                    f"{entry.value!r}, which cannot be loaded: {error}"
-                ) from error
-    raise ConfigError(_unknown(name))
-
-
-def check_registered(name: str) -> None:
-    """Raise a :class:`ConfigError` that names what is registered if ``name`` is not."""
-    if name not in registered():
-        raise ConfigError(_unknown(name))
-
-
-def _unknown(name: str) -> str:
-    known = registered()
-    near = nearest(name, known)
-    names = f"known: {', '.join(known)}"
-    hint = names if near is None else f"did you mean {near!r}? ({names})"
-    return f"unknown sequence model {name!r}; {hint}"
-
-
-# Whoever can look a name up finds the built-in backbones registered.
-from drama.dynamics import gru, mamba, transformer  # noqa: E402, F401

@@ -4,72 +4,64 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drama.errors import ConfigError
-from drama.ops.backend_name import BackendName, check_backend_name
-from drama.text import brief
-
-MOST = {
-    "width": 2**16,
-    "layers": 256,
-    "d_state": 2**14,
-    "expand": 64,
-    "d_conv": 1024,
-    "headdim": 2**16,
-    "chunk_size": 2**16,
-    "num_heads": 2**12,
-    "context": 2**20,
-}
-"""Largest value of each size: far beyond what is of use, below what aborts the process."""
+from drama.ops.backend_name import BackendName
+from drama.registry import SEQUENCE_MODELS
+from drama.validation import Section, learning, positive, require, speed
 
 
 @dataclass(frozen=True)
-class DynamicsConfig:
-    """Which sequence model computes ``d_t = f(z_{1:t}, a_{1:t})``, and its sizes.
+class DynamicsConfig(Section):
+    """The sequence model ``d_t = f(z_{1:t}, a_{1:t})`` and its sizes.
 
     Raises:
-        ConfigError: If a size is below 1, sizes that the named backbone relates do not fit, or
-            there is no such backend.
+        ConfigError: If a size is out of range, or sizes that the model relates do not fit.
     """
 
-    name: str = "mamba2"
-    """Registered backbone: mamba2, mamba1, transformer, gru, or one of an installed package."""
-    width: int = 512
-    """Width D of the features that go in and come out."""
-    layers: int = 2
+    name: str = learning("mamba2")
+    """Registered model: mamba2, mamba1, transformer, gru, or one of an installed package."""
+    width: int = learning(512, most=2**16)
+    """Width D of the input and output features."""
+    layers: int = learning(2, most=256)
     """Number of blocks."""
-    d_state: int = 16
+    d_state: int = learning(16, most=2**14)
     """mamba1, mamba2: state size N per channel."""
-    expand: int = 2
+    expand: int = learning(2, most=64)
     """mamba1, mamba2: inner width as a multiple of width."""
-    d_conv: int = 4
+    d_conv: int = learning(4, most=1024)
     """mamba1, mamba2: taps of the causal convolution."""
-    headdim: int = 128
+    headdim: int = learning(128, most=2**16)
     """mamba2: size P of a head; divides expand * width."""
-    chunk_size: int = 64
-    """mamba2: steps handled as one quadratic product; changes speed only."""
-    backend: BackendName = "auto"
-    """mamba1, mamba2: ``torch``; ``kernels``, those of mamba_ssm and causal_conv1d on CUDA, or an
-    error; ``auto``, the kernels wherever they can be used."""
-    num_heads: int = 8
+    chunk_size: int = speed(64, resume=False, most=2**16)
+    """mamba2: steps per chunk of the scan; affects speed only."""
+    backend: BackendName = speed("auto")
+    """mamba1, mamba2: ``torch``, ``kernels`` (of mamba_ssm, CUDA only) or ``auto``."""
+    num_heads: int = learning(8, most=2**12)
     """transformer: attention heads; divides width."""
-    context: int = 64
-    """transformer: steps a layer attends to, the current one included."""
+    context: int = learning(64, most=2**20)
+    """transformer: steps that a layer attends to, the current one included."""
 
-    def __post_init__(self) -> None:
-        """Check every size."""
-        for field, most in MOST.items():
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-                raise ConfigError(
-                    f"dynamics.{field} must be an integer in 1 .. {most:,}, got {brief(value)}"
-                )
-        check_backend_name(self.backend)
-        if self.name == "mamba2" and (self.expand * self.width) % self.headdim:
-            raise ConfigError(
-                f"dynamics.headdim must divide expand * width = {self.expand * self.width}, "
-                f"got {self.headdim}"
+    def _check(self) -> None:
+        SEQUENCE_MODELS.check(self.name)
+        positive(
+            "dynamics",
+            width=self.width,
+            layers=self.layers,
+            d_state=self.d_state,
+            expand=self.expand,
+            d_conv=self.d_conv,
+            headdim=self.headdim,
+            chunk_size=self.chunk_size,
+            num_heads=self.num_heads,
+            context=self.context,
+        )
+        if self.name == "mamba2":
+            inner = self.expand * self.width
+            require(
+                inner % self.headdim == 0,
+                f"dynamics.headdim must divide expand * width = {inner}, got {self.headdim}",
             )
-        if self.name == "transformer" and self.width % self.num_heads:
-            raise ConfigError(
-                f"dynamics.num_heads must divide width = {self.width}, got {self.num_heads}"
+        if self.name == "transformer":
+            require(
+                self.width % self.num_heads == 0,
+                f"dynamics.num_heads must divide width = {self.width}, got {self.num_heads}",
             )

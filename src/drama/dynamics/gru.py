@@ -7,7 +7,6 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from drama.dynamics.base import register
 from drama.dynamics.checks import check_step, check_window
 from drama.dynamics.config import DynamicsConfig
 from drama.ops.checks import check_is_first, check_optional
@@ -42,7 +41,6 @@ class GRUCell(nn.Module):
         return torch.lerp(hidden, candidate.to(hidden.dtype), update)
 
 
-@register("gru")
 class GRUDynamics(nn.Module):
     """``config.layers`` GRU layers, each reading the hidden states of the one below."""
 

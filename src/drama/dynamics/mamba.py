@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from drama.dynamics.base import register
 from drama.dynamics.checks import check_layers, check_step, check_window
 from drama.dynamics.config import DynamicsConfig
 from drama.ops.rms_norm import RMSNorm
@@ -90,7 +89,6 @@ class MambaStack(nn.Module):
         return self.norm(x), MambaState(tuple(states))
 
 
-@register("mamba2")
 class Mamba2Dynamics(MambaStack):
     """``config.layers`` Mamba-2 blocks."""
 
@@ -110,7 +108,6 @@ class Mamba2Dynamics(MambaStack):
         )
 
 
-@register("mamba1")
 class Mamba1Dynamics(MambaStack):
     """``config.layers`` Mamba-1 blocks."""
 

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drama.dynamics.base import register
 from drama.dynamics.checks import check_layers, check_step, check_window
 from drama.dynamics.config import DynamicsConfig
 from drama.ops.checks import check_is_first, check_optional
@@ -125,7 +124,6 @@ class TransformerBlock(nn.Module):
         return x.view(batch, length, self.num_heads, width // self.num_heads).transpose(1, 2)
 
 
-@register("transformer")
 class TransformerDynamics(nn.Module):
     """``config.layers`` blocks and a final RMSNorm, ``(B, T, D) -> (B, T, D)``."""
 

@@ -1,5 +1,8 @@
 """Evaluation episodes, published scores, and aggregates of both."""
 
+from typing import TYPE_CHECKING
+
+from drama.attributes import lazy
 from drama.evaluation.aggregate import (
     Aggregate,
     Improvement,
@@ -9,7 +12,6 @@ from drama.evaluation.aggregate import (
     probability_of_improvement,
 )
 from drama.evaluation.bootstrap import Estimate
-from drama.evaluation.evaluate import EpisodeResult, EvaluationResult, evaluate
 from drama.evaluation.protocol import ATARI100K, completed, departures
 from drama.evaluation.scores import (
     PublishedScore,
@@ -22,6 +24,9 @@ from drama.evaluation.scores import (
     published_runs,
     random_score,
 )
+
+if TYPE_CHECKING:
+    from drama.evaluation.evaluator import EpisodeResult, EvaluationResult, evaluate
 
 __all__ = [
     "ATARI100K",
@@ -47,3 +52,10 @@ __all__ = [
     "published_runs",
     "random_score",
 ]
+
+if not TYPE_CHECKING:
+    # On first use: suites and reports need no torch.
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {"drama.evaluation.evaluator": ("EpisodeResult", "EvaluationResult", "evaluate")},
+    )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from drama.dynamics import DynamicsConfig, Mamba2Dynamics
-from drama.ssm.backend import Backend, backend_of
+from drama.ops.backend import Backend, backend_of
 from drama.text import size
 from drama.training.device import choose_device, choose_dtype, device_name
 from drama.training.memory import available_bytes

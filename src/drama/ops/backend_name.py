@@ -1,4 +1,4 @@
-"""Names of the backends that can be requested, importable without torch."""
+"""Names of backends, importable without torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Literal, get_args
 from drama.errors import ConfigError
 
 BackendName = Literal["auto", "torch", "kernels"]
-"""What may be asked for: ``auto`` takes the kernels wherever they can be used."""
+"""What can be requested: ``auto`` uses the kernels wherever they can run."""
+ChosenBackend = Literal["torch", "kernels"]
+"""What runs a call."""
 
 
 def check_backend_name(name: str) -> None:

@@ -1,4 +1,8 @@
-"""BatchNorm and the SiLU behind it, which keep one tensor less for the backward pass on a CPU."""
+"""BatchNorm and the SiLU after it, alone and after a convolution.
+
+In training on a CPU they are one Function that saves only the input of the norm: a third less
+memory, and not slower. In evaluation a convolution absorbs the norm after it.
+"""
 
 from __future__ import annotations
 
@@ -12,72 +16,92 @@ from drama.ops.autograd import differentiable_once
 from drama.ops.dispatch import on_cpu
 
 
-class ImageLayers(nn.Sequential):
-    """A sequence of layers in which a ``BatchNorm2d`` and the ``SiLU`` behind it are one.
+class ConvLayers(nn.Sequential):
+    """``nn.Sequential`` of convolutions, BatchNorm and SiLU that runs the operations below.
 
-    The result and the names of the weights are those of ``nn.Sequential``.
+    Results and weights' names are those of ``nn.Sequential``. Weights are stored channels-last, the
+    faster layout on CPUs and tensor cores.
     """
 
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def forward(self, x: Tensor) -> Tensor:
-        """Pass ``x`` through all layers."""
-        layers = list(self)
-        while layers:
-            layer = layers.pop(0)
-            if isinstance(layer, nn.BatchNorm2d) and layers and isinstance(layers[0], nn.SiLU):
-                layers.pop(0)
-                x = batch_norm_silu(layer, x)
-            else:
-                x = layer(x)
+        """Apply all layers."""
+        fold = not (self.training or torch.is_grad_enabled())
+        rest = list(self)
+        while rest:
+            match rest:
+                case [nn.Conv2d() as conv, nn.BatchNorm2d() as norm, nn.SiLU(), *after] if fold:
+                    x, rest = conv_batch_norm_silu(conv, norm, x), after
+                case [nn.BatchNorm2d() as norm, nn.SiLU(), *after]:
+                    x, rest = batch_norm_silu(norm, x), after
+                case [layer, *after]:
+                    x, rest = layer(x), after
         return x
 
 
-def batch_norm_silu(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Return ``silu(norm(x))``, with the running statistics moved as ``norm`` would.
+def reference(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Plain form of :func:`batch_norm_silu`."""
+    return F.silu(norm(x))
 
-    Written out, the images before and after the norm are both kept for the backward pass. In
-    training on a CPU only the former are here, and what follows from them is computed again: no
-    slower, because a third less memory is written and held.
+
+def batch_norm_silu(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Return ``silu(norm(x))`` and update the running statistics in training.
+
+    On a CPU in training it can be differentiated once.
+
+    Args:
+        norm: The layer.
+        x: ``(N, C, H, W)``.
     """
     if not (norm.training and torch.is_grad_enabled() and on_cpu(x)):
-        y: Tensor = norm(x)
-        return F.silu(y)
+        return reference(norm, x)
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
-    y = _BatchNormSiLU.apply(  # type: ignore[no-untyped-call]
-        x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps
-    )
+    y: Tensor = _BatchNormSiLU.apply(x, norm.weight, norm.bias, norm)  # type: ignore[no-untyped-call]
     return y
 
 
+def conv_batch_norm_silu(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Return ``silu(norm(conv(x)))`` in evaluation, as one convolution and SiLU.
+
+    Args:
+        conv: The convolution, with or without bias.
+        norm: The norm after it, whose running statistics are used.
+        x: ``(N, C, H, W)``.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    weight = conv.weight * scale[:, None, None, None]
+    shift = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
+    y = F.conv2d(x, weight, norm.bias - shift * scale, conv.stride, conv.padding)
+    return F.silu(y, inplace=True)
+
+
 class _BatchNormSiLU(torch.autograd.Function):
-    """With batch statistics. Differentiable once."""
+    """With batch statistics; saves the input and recomputes the rest."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        momentum: float,
-        eps: float,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        assert norm.momentum is not None
         y, mean, scale = torch.native_batch_norm(
-            x, weight, bias, running_mean, running_var, True, momentum, eps
+            x, weight, bias, norm.running_mean, norm.running_var, True, norm.momentum, norm.eps
         )
         ctx.save_for_backward(x, weight, bias, mean, scale)  # scale = (var + eps)^(-1/2)
-        ctx.eps = eps
+        ctx.eps = norm.eps
         return F.silu(y, inplace=True)
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, scale = ctx.saved_tensors
-        variance = scale.square().reciprocal_()  # eps is in it
+        variance = scale.square().reciprocal_()  # includes eps
         inner = torch.batch_norm(x, weight, bias, mean, variance, False, 0.0, 0.0, False)
         torch.ops.aten.silu_backward.grad_input(dy, inner, grad_input=inner)
         dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             inner, x, weight, None, None, mean, scale, True, ctx.eps, [True, True, True]
         )
-        return dx, dweight, dbias, None, None, None, None
+        return dx, dweight, dbias, None

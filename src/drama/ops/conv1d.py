@@ -1,4 +1,4 @@
-"""The short causal depthwise convolution in front of a selective SSM, with resets, and its SiLU."""
+"""Causal depthwise convolution and SiLU in front of a selective SSM, with resets."""
 
 from __future__ import annotations
 
@@ -9,10 +9,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from drama.ops import kernels
 from drama.ops.autograd import differentiable_once
-from drama.ops.blocking import row_blocks
+from drama.ops.backend_name import ChosenBackend
+from drama.ops.blocking import tiles
 from drama.ops.checks import check_is_first
 from drama.ops.dtypes import matmul_dtype
+
+
+def reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    history: Tensor | None = None,
+    is_first: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Plain form of :func:`causal_conv1d_silu`, in the type of ``x``."""
+    batch, _, channels = x.shape
+    taps = weight.shape[-1]
+    past = x.new_zeros(batch, taps - 1, channels) if history is None else history
+    windows = torch.cat([past, x], dim=1).unfold(1, taps, 1)  # (B, T, C, K)
+    if is_first is not None:
+        sequence = F.pad(is_first.long().cumsum(1), (taps - 1, 0))  # of each input
+        same = sequence.unfold(1, taps, 1) == sequence[:, taps - 1 :, None]  # (B, T, K)
+        windows = windows * same[:, :, None]
+    y = (windows * weight[:, 0]).sum(-1)
+    y = F.silu(y if bias is None else y + bias)
+    return y, windows[:, -1, :, 1:].transpose(1, 2)
 
 
 def causal_conv1d_silu(
@@ -21,19 +44,21 @@ def causal_conv1d_silu(
     bias: Tensor | None,
     history: Tensor | None = None,
     is_first: Tensor | None = None,
+    *,
+    backend: ChosenBackend = "torch",
 ) -> tuple[Tensor, Tensor]:
     """Convolve each channel with its own causal filter, then apply SiLU.
 
     ``y_t = silu(bias + Σ_o weight[K-1-o] x_{t-o})``, over the offsets ``o = 0 .. K-1`` for which
-    no reset lies in ``(t-o, t]``. Sums are taken in the type of ``weight``; nothing but the inputs
-    is kept for the backward pass. Differentiable once.
+    no reset lies in ``(t-o, t]``. Sums have the type of ``weight``. Differentiable once.
 
     Args:
         x: Inputs ``(B, T, C)``.
-        weight: Filters ``(C, 1, K)``, as ``nn.Conv1d`` keeps them.
+        weight: Filters ``(C, 1, K)``, as in ``nn.Conv1d``.
         bias: ``(C,)`` or None.
         history: The ``K - 1`` inputs before ``x``, ``(B, K - 1, C)``; zeros if None.
         is_first: Steps that begin a new sequence, bool ``(B, T)``.
+        backend: ``torch``, or the ``kernels`` of causal_conv1d.
 
     Returns:
         ``y`` ``(B, T, C)`` in the type of matrix products, and the history for the next call
@@ -44,16 +69,19 @@ def causal_conv1d_silu(
     """
     batch, length, channels = x.shape
     check_is_first("convolution", is_first, batch, length)
+    if backend == "kernels":
+        return kernels.causal_conv1d_silu(x, weight, bias, history, is_first)
     past = weight.shape[-1] - 1
     if bias is None:
         bias = weight.new_zeros(channels)
     same = None if is_first is None else _same_sequence(is_first, past, weight.dtype)
     dtype = matmul_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
-        y: Tensor = _ConvSilu.apply(  # type: ignore[no-untyped-call]
-            x, weight.flatten(1).t().contiguous(), bias, history, same, dtype
+        filters = weight.flatten(1).t().contiguous()  # (K, C)
+        y: Tensor = _ConvSiLU.apply(  # type: ignore[no-untyped-call]
+            x, filters, bias, history, same, dtype
         )
-        # A copy, or the state would keep the whole window alive, and share its memory.
+        # A copy: a view would keep the whole window alive, and share its memory.
         recent = x[:, max(length - past, 0) :].clone()
         if length < past:
             before = x.new_zeros(batch, past, channels) if history is None else history
@@ -67,10 +95,17 @@ def causal_conv1d_silu(
 
 
 def causal_conv1d_silu_step(
-    x: Tensor, weight: Tensor, bias: Tensor | None, history: Tensor
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    history: Tensor,
+    *,
+    backend: ChosenBackend = "torch",
 ) -> tuple[Tensor, Tensor]:
-    """Take one step of :func:`causal_conv1d_silu`: ``x`` ``(B, C)`` to ``y`` and new history."""
-    # Copied, because with strides a product takes several times as long on a CPU.
+    """Run one step of :func:`causal_conv1d_silu`: ``x`` ``(B, C)`` to ``y`` and the new history."""
+    if backend == "kernels":
+        return kernels.causal_conv1d_silu_step(x, weight, bias, history)
+    # Copied: strided products take several times as long on a CPU.
     filters = weight.flatten(1).t().contiguous()  # (K, C)
     past = history.shape[1]
     if bias is None:
@@ -82,11 +117,8 @@ def causal_conv1d_silu_step(
     return F.silu(total).to(x.dtype), recent
 
 
-class _ConvSilu(torch.autograd.Function):
-    """Tile by tile, so that what lies between input and output stays in a processor's cache.
-
-    Nothing but the inputs is kept; the backward pass computes the sums again.
-    """
+class _ConvSiLU(torch.autograd.Function):
+    """In tiles whose intermediates stay in cache; saves its inputs and recomputes the sums."""
 
     @staticmethod
     def forward(
@@ -98,7 +130,7 @@ class _ConvSilu(torch.autograd.Function):
         same: Tensor | None,
         dtype: torch.dtype,
     ) -> Tensor:
-        """Take ``x`` ``(B, T, C)``, ``filters`` ``(K, C)`` and a mask ``(B, T, K - 1)``."""
+        """Take ``x`` ``(B, T, C)``, ``filters`` ``(K, C)`` and ``same`` ``(B, T, K - 1)``."""
         ctx.save_for_backward(x, filters, bias, history, same)
         y = torch.empty(x.shape, dtype=dtype, device=x.device)
         for rows, steps in _tiles(x):
@@ -120,38 +152,38 @@ class _ConvSilu(torch.autograd.Function):
             total = tile.total(filters, bias)
             dtotal = torch.ops.aten.silu_backward(dy[rows, steps].to(total.dtype), total)
             dbias += dtotal.sum((0, 1))
-            # In place where sums have the type of x, and nothing is added to an earlier tile.
-            straight = tile.lead == 0 and x.dtype == filters.dtype
-            dinputs = dx[rows, steps] if straight else torch.empty_like(tile.inputs)
+            # In place where sums have the type of x and no earlier tile receives a part.
+            direct = tile.lead == 0 and x.dtype == filters.dtype
+            dinputs = dx[rows, steps] if direct else torch.empty_like(tile.inputs)
             dinputs[:, : tile.lead].zero_()
             torch.mul(dtotal, filters[past], out=dinputs[:, tile.lead :])
             dfilters[past] += (dtotal * tile.inputs[:, tile.lead :]).sum((0, 1))
-            for reach in tile.reaches(past):
-                tap = past - reach.offset
-                kept = reach.masked(dtotal[:, reach.steps])
-                dfilters[tap] += (kept * reach.source).sum((0, 1))
-                if not reach.behind:
-                    dinputs[:, reach.at].addcmul_(kept, filters[tap])
+            for part in tile.shifted(past):
+                tap = past - part.offset
+                kept = part.masked(dtotal[:, part.steps])
+                dfilters[tap] += (kept * part.source).sum((0, 1))
+                if not part.in_history:
+                    dinputs[:, part.at].addcmul_(kept, filters[tap])
                 elif dhistory is not None:
-                    dhistory[rows, reach.at] += kept * filters[tap]
-            if not straight:
+                    dhistory[rows, part.at] += kept * filters[tap]
+            if not direct:
                 dx[rows, steps] = dinputs[:, tile.lead :]
                 dx[rows, steps.start - tile.lead : steps.start] += dinputs[:, : tile.lead]
         return dx, dfilters, dbias, dhistory, None, None
 
 
-class _Reach(NamedTuple):
-    """The steps of a tile whose inputs an offset earlier lie in one piece."""
+class _Shifted(NamedTuple):
+    """Steps of a tile, and their inputs ``offset`` steps earlier, which are contiguous."""
 
     offset: int
     steps: slice
     """Steps of the tile."""
     at: slice
-    """Where their inputs are, in the tile's inputs or in the history."""
-    behind: bool
-    """Whether that is the history."""
+    """Position of the inputs, in those of the tile or in the history."""
+    in_history: bool
+    """Whether they are in the history."""
     source: Tensor
-    """These inputs, ``(rows, steps, C)``."""
+    """The inputs, ``(rows, steps, C)``."""
     mask: Tensor | None
     """1 where no reset lies between, ``(rows, steps, 1)``."""
 
@@ -160,16 +192,16 @@ class _Reach(NamedTuple):
 
 
 class _Tile(NamedTuple):
-    """What some steps of some sequences are computed from."""
+    """Inputs of some steps of some sequences."""
 
     inputs: Tensor
     """``(rows, lead + steps, C)``, in the type of the sums."""
     lead: int
-    """Inputs of ``x`` before the tile's first step that it reads too."""
+    """Number of inputs of ``x`` before the tile's first step."""
     history: Tensor | None
-    """``(rows, K - 1, C)``, for a tile that reaches behind the window."""
+    """``(rows, K - 1, C)``, for a tile at the start of the window."""
     same: Tensor | None
-    """``(rows, steps, K - 1)``"""
+    """``(rows, steps, K - 1)``, see :func:`_same_sequence`."""
 
     @classmethod
     def of(
@@ -190,38 +222,34 @@ class _Tile(NamedTuple):
             None if same is None else same[rows, steps],
         )
 
-    def reaches(self, past: int) -> Iterator[_Reach]:
-        """Every earlier offset, in the inputs and in the history."""
+    def shifted(self, past: int) -> Iterator[_Shifted]:
+        """Yield every earlier offset, in the inputs and in the history."""
         length = self.inputs.shape[1] - self.lead
         for offset in range(1, past + 1):
             mask = None if self.same is None else self.same[:, :, offset - 1, None]
-            short = min(max(offset - self.lead, 0), length)  # steps that reach behind the inputs
-            for behind, steps in ((True, slice(0, short)), (False, slice(short, length))):
-                source = self.history if behind else self.inputs
+            short = min(max(offset - self.lead, 0), length)  # steps that read the history
+            for in_history, steps in ((True, slice(0, short)), (False, slice(short, length))):
+                source = self.history if in_history else self.inputs
                 if source is None or steps.start == steps.stop:
                     continue
-                moved = self.lead - offset + (past if behind else 0)
+                moved = self.lead - offset + (past if in_history else 0)
                 at = slice(steps.start + moved, steps.stop + moved)
-                part = None if mask is None else mask[:, steps]
-                yield _Reach(offset, steps, at, behind, source[:, at], part)
+                masked = None if mask is None else mask[:, steps]
+                yield _Shifted(offset, steps, at, in_history, source[:, at], masked)
 
     def total(self, filters: Tensor, bias: Tensor) -> Tensor:
-        """Return what SiLU is applied to, ``(rows, steps, C)``."""
+        """Return the argument of SiLU, ``(rows, steps, C)``."""
         past = filters.shape[0] - 1
         total = torch.addcmul(bias, self.inputs[:, self.lead :], filters[past])
-        for reach in self.reaches(past):
-            total[:, reach.steps].addcmul_(reach.masked(reach.source), filters[past - reach.offset])
+        for part in self.shifted(past):
+            total[:, part.steps].addcmul_(part.masked(part.source), filters[past - part.offset])
         return total
 
 
 def _tiles(x: Tensor) -> list[tuple[slice, slice]]:
-    """Cut ``(B, T, C)`` into rows and steps: whole sequences, or parts of one."""
+    """Split ``(B, T, C)`` into whole sequences, or parts of one."""
     batch, length, channels = x.shape
-    return [
-        (rows, steps)
-        for rows in row_blocks(batch, length * channels, x.device)
-        for steps in row_blocks(length, (rows.stop - rows.start) * channels, x.device)
-    ]
+    return tiles(batch, length, channels, x.device)
 
 
 def _same_sequence(is_first: Tensor, past: int, dtype: torch.dtype) -> Tensor:
@@ -229,7 +257,7 @@ def _same_sequence(is_first: Tensor, past: int, dtype: torch.dtype) -> Tensor:
     keep = (~is_first).to(dtype)
     columns: list[Tensor] = []
     for offset in range(past):
-        # No reset at t - offset, and none later up to t. Steps before the window hold no reset.
+        # No reset at t - offset or later, up to t. Steps before the window have none.
         shifted = F.pad(keep, (offset, 0), value=1.0)[:, : keep.shape[1]]
         columns.append(shifted if not columns else columns[-1] * shifted)
     return torch.stack(columns, dim=-1) if columns else keep.new_ones(*keep.shape, 0)

@@ -1,13 +1,13 @@
-"""The layers' operations on the CUDA and Triton kernels of ``mamba_ssm`` and ``causal_conv1d``.
+"""Adapters to the CUDA and Triton kernels of ``mamba_ssm`` and ``causal_conv1d``.
 
-Each function has the signature and the meaning of the PyTorch version whose name it bears, in
-:mod:`drama.ops.conv1d`, :mod:`drama.ssm.ssd` and :mod:`drama.ssm.scan`, and translates to what the
-kernels expect: other layouts, a sequence number per step in place of resets, states that are
-overwritten. What a kernel cannot do is told by :func:`layer_obstacle`, :func:`window_obstacle` and
-:func:`step_obstacle`, which :mod:`drama.ssm.backend` asks first.
+Each function has the signature and meaning of the PyTorch version of the same name in
+:mod:`drama.ops.conv1d`, :mod:`drama.ssm.ssd` and :mod:`drama.ssm.selective_scan`, and translates
+to what the kernels expect: other layouts, a sequence number per step instead of resets, states that
+are overwritten. :func:`layer_obstacle`, :func:`window_obstacle` and :func:`step_obstacle` return
+why a kernel cannot run a call; :mod:`drama.ops.backend` calls them first.
 
 Facts about the kernels are those of mamba_ssm 2.2.4 to 2.3.2 and causal_conv1d 1.5.0 to 1.7.0. The
-packages are imported when they are first used: nothing here needs them to be installed.
+packages are imported on first use and need not be installed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from torch import Tensor
 
 from drama.ops.autograd import differentiable_once
 from drama.ops.dtypes import matmul_dtype
-from drama.ssm import scan
+from drama.ops.scan import ScanInputs, chunked_scan
 
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """What decides whether the kernels can run a layer at all."""
+    """Sizes of a layer that decide whether the kernels can run it."""
 
     mixer: Literal["mamba1", "mamba2"]
-    """Which layer."""
+    """Kind of layer."""
     d_conv: int
     """Taps of its convolution."""
     channels: int
@@ -39,7 +39,7 @@ class LayerSizes:
 
 
 def layer_obstacle(layer: LayerSizes) -> str | None:
-    """Return why the kernels cannot run ``layer`` whatever it is given; None if they can."""
+    """Return why the kernels cannot run ``layer`` on any input; None if they can."""
     if not 2 <= layer.d_conv <= 4:
         return f"causal_conv1d takes 2 to 4 taps, and d_conv is {layer.d_conv}"
     if layer.channels % 8:
@@ -55,16 +55,16 @@ def window_obstacle(
     """Return why the kernels cannot run a window; None if they can.
 
     Args:
-        layer: The layer that reads it.
+        layer: Sizes of the layer.
         dtype: Type of its matrix products.
-        resets: Whether the window may hold resets.
-        carried: Whether a state is carried into it.
+        resets: Whether the window may contain resets.
+        carried: Whether it starts from a given state.
     """
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return _type_obstacle(dtype)
     if layer.mixer == "mamba1":
         if resets:
-            return "mamba_ssm's selective scan knows no resets inside a window"
+            return "mamba_ssm's selective scan has no resets inside a window"
         if carried:
             return "mamba_ssm's selective scan cannot start from a carried state"
     elif dtype == torch.float32:
@@ -73,7 +73,7 @@ def window_obstacle(
 
 
 def step_obstacle(dtype: torch.dtype, *, grad: bool) -> str | None:
-    """Return why the kernels cannot take a step in ``dtype``, with or without a gradient."""
+    """Return why the kernels cannot run a step in ``dtype``; None if they can."""
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return _type_obstacle(dtype)
     return "the kernels for single steps have no gradient" if grad else None
@@ -105,7 +105,7 @@ def causal_conv1d_silu(
     read = x if history is None else torch.cat([history.to(x.dtype), x], dim=1)
     if read.stride(2) != 1 or read.stride(0) % 8 or read.stride(1) % 8:
         read = read.contiguous()
-    # (B, past + T): what comes before the window belongs to its first sequence, number 0.
+    # (B, past + T): inputs before the window belong to sequence 0.
     sequence = None if is_first is None else F.pad(_sequence(is_first), (past, 0))
     with torch.autocast(x.device.type, enabled=False):
         y = causal_conv1d_fn(
@@ -128,7 +128,7 @@ def causal_conv1d_silu_step(
     """Run :func:`drama.ops.conv1d.causal_conv1d_silu_step` on ``causal_conv1d``'s kernel."""
     from causal_conv1d import causal_conv1d_update
 
-    history = history.to(x.dtype, copy=True)  # the kernel moves on the one that it is given
+    history = history.to(x.dtype, copy=True)  # the kernel updates it in place
     y = causal_conv1d_update(x, history.transpose(1, 2), weight[:, 0], bias, activation="silu")
     return y, history
 
@@ -150,8 +150,8 @@ def ssd(
 ) -> tuple[Tensor, Tensor]:
     """Run :func:`drama.ssm.ssd` on the Triton kernels of ``mamba_ssm``.
 
-    They take chunks of a power of two, and count a carried state to sequence number 0. Between
-    chunks they keep states in the type of ``C``; the final one is float32.
+    Their chunks are powers of two, and an initial state belongs to sequence 0. Between chunks they
+    keep states in the type of ``C``; the final one is float32.
     """
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
@@ -183,9 +183,9 @@ def ssd_step(
     D: Tensor | None = None,
     inplace: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Run :func:`drama.ssm.ssd.ssd_step` on the Triton kernel of ``mamba_ssm``."""
+    """Run :func:`drama.ssm.ssd.ssd_step` on the Triton kernel."""
     heads, headdim, d_state = state.shape[1:]
-    # Repeated by strides of 0, by which the kernel knows that there is one value per head.
+    # Expanded with stride 0: the kernel detects by it that there is one value per head.
     return _state_update(
         x,
         dt[..., None].expand_as(x),
@@ -215,7 +215,7 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """Run :func:`drama.ssm.selective_scan` on the CUDA kernel of ``mamba_ssm``.
 
-    In float32, as there: the kernel wants one type for all inputs, and step sizes need that one.
+    In float32: the kernel needs one type for all inputs, and step sizes need that one.
 
     Raises:
         NotImplementedError: For an initial state or resets; see :func:`window_obstacle`.
@@ -251,15 +251,15 @@ def selective_scan_step(
     D: Tensor | None = None,
     inplace: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Run :func:`drama.ssm.scan.selective_scan_step` on the Triton kernel of ``mamba_ssm``."""
+    """Run :func:`drama.ssm.selective_scan.selective_scan_step` on the Triton kernel."""
     dt_bias = A.new_zeros(A.shape[0])
     return _state_update(x, dt, A, B, C, state, D=D, dt_bias=dt_bias, inplace=inplace)
 
 
 class _FinalState(torch.autograd.Function):
-    """Gives the kernel's final state the gradient that the kernel leaves out.
+    """Adds the gradient of the final state, which the kernel omits.
 
-    Runs backward only where the state is differentiated, and then reads the window once more, in
+    The backward pass runs only if the state is differentiated, and then scans the window again in
     PyTorch.
     """
 
@@ -274,7 +274,8 @@ class _FinalState(torch.autograd.Function):
         with torch.enable_grad():
             leaves = [v.detach().requires_grad_() for v in ctx.saved_tensors]
             x, dt, A, B = leaves
-            _, state = scan.selective_scan(x, dt, A, B, B)  # what is read out has no part in it
+            inputs = ScanInputs(x, dt, A, B, B, None)  # the state does not depend on C
+            _, state = chunked_scan(inputs, torch.zeros_like(dstate))
             return None, *torch.autograd.grad(state, leaves, dstate)
 
 
@@ -301,7 +302,7 @@ def _state_update(
     from mamba_ssm.ops.triton.selective_state_update import selective_state_update
 
     state = state if inplace else state.clone()  # the kernel overwrites it
-    # The kernel's launcher fails without D or dt_bias, so where there is none it gets zeros.
+    # The launcher of the kernel fails without D or dt_bias: zeros where there is none.
     D = torch.zeros_like(dt_bias) if D is None else D
     y = selective_state_update(state, x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_softplus=False)
     return y, state

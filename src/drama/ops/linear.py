@@ -1,4 +1,4 @@
-"""A linear layer whose outputs are wanted in parts."""
+"""A linear layer with its output in several tensors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from drama.ops.autograd import differentiable_once
 from drama.ops.dtypes import matmul_dtype
 
 
-def linear_in_parts(x: Tensor, weight: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
-    """Return ``F.linear(x, weight)`` cut along its last dimension, each part in one piece.
+def split_linear(x: Tensor, weight: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+    """Return ``torch.split(F.linear(x, weight), sizes, dim=-1)``, each part contiguous.
 
-    One product each writes them, so that nothing has to be cut apart; and the backward pass adds
-    up and joins gradients while it computes them. Differentiable once.
+    One matrix product per part, so nothing is copied apart, and the backward pass accumulates the
+    gradients inside its products. Differentiable once.
 
     Args:
         x: ``(..., D)``.
@@ -28,13 +28,13 @@ def linear_in_parts(x: Tensor, weight: Tensor, sizes: list[int]) -> tuple[Tensor
     dtype = matmul_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
         flat = x.reshape(-1, x.shape[-1])
-        parts: tuple[Tensor, ...] = _LinearInParts.apply(  # type: ignore[no-untyped-call]
+        parts: tuple[Tensor, ...] = _SplitLinear.apply(  # type: ignore[no-untyped-call]
             flat, weight, sizes, dtype
         )
     return tuple(part.view(*x.shape[:-1], part.shape[-1]) for part in parts)
 
 
-class _LinearInParts(torch.autograd.Function):
+class _SplitLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, sizes: list[int], dtype: torch.dtype

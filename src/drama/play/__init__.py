@@ -1,4 +1,4 @@
-"""Seen by people: the world model as an environment of its own."""
+"""The world model as an environment that people can play."""
 
 from drama.play.dream import DreamEnv
 

@@ -14,8 +14,9 @@ from drama.config import ReplayConfig
 from drama.errors import CheckpointError, ReplayError
 from drama.files import MOST_COUNT, tensor_like
 from drama.ops.dispatch import on_cpu, widest_float
+from drama.registry import SAMPLERS
 from drama.replay.augment import check_shift, shift_frames
-from drama.replay.sampling import NOTHING_TO_SAMPLE, SAMPLERS, Purpose
+from drama.replay.sampling import NOTHING_TO_SAMPLE, Purpose, Sampler
 from drama.text import size
 from drama.types import Batch, Transition
 
@@ -68,7 +69,7 @@ class ReplayBuffer:
         self.behaviour_scale = behaviour_scale
         self.starts_at_first = starts_at_first
         self.static_shapes = not on_cpu(self.device)
-        self.sampler = SAMPLERS[config.sampler](config, self.device)
+        self.sampler: Sampler = SAMPLERS.get(config.sampler)(config, self.device)
         self._total = 0
         # The same number on the device, where scores are computed.
         self._device_total = torch.zeros((), dtype=torch.int64, device=self.device)

@@ -31,8 +31,9 @@ NOTHING_TO_SAMPLE = (
 class Sampler:
     """Base of all samplers: scores each transition and samples with ``softmax(scores)``.
 
-    A subclass defines `scores`. One that sets `wants_losses` receives the loss of every window
-    that the world model was trained on through `update`; what it keeps goes into `state`.
+    A subclass defines `scores`; ``@SAMPLERS.register("name")`` makes it a value of
+    ``replay.sampler``. One that sets `wants_losses` receives the loss of every window that the
+    world model was trained on through `update`; what it keeps goes into `state`.
 
     Args:
         config: Settings of the replay.
@@ -66,7 +67,7 @@ class Sampler:
         Returns:
             ``(count,)`` int64.
         """
-        return sample_indices(scores, count, generator, replacement=self.config.replacement)
+        return sample_indices(scores, count, generator)
 
     def update(self, slots: Tensor, losses: Tensor) -> None:
         """Receive the losses of world-model windows, if ``wants_losses``.
@@ -116,14 +117,6 @@ class DFSTrained(DFS):
         if purpose == "world_model":
             return super().scores(purpose, v, b)
         return dfs_trained_scores(v, b, c.imagination_tau, c.alpha, c.beta)
-
-
-SAMPLERS: dict[str, type[Sampler]] = {
-    "uniform": Uniform,
-    "dfs": DFS,
-    "dfs-trained": DFSTrained,
-}
-"""Samplers by the value of ``replay.sampler``."""
 
 
 def uniform_scores(v: Tensor) -> Tensor:

@@ -6,20 +6,25 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from drama.errors import CheckpointError, ConfigError, RunDirError
+from drama.errors import CheckpointError, ConfigError, DramaError, RunDirError
 from drama.evaluation.bootstrap import CONFIDENCE, RESAMPLES
 from drama.files import named, open_regular, read_json, write_json, write_text
 from drama.report import tables as tab
 from drama.report.page import GENERATOR, html_page, markdown_page
 from drama.report.protocol import protocol_notes
 from drama.report.runs import read_run
+from drama.report.single import is_run, read_single
 from drama.report.summarise import summarise
 from drama.report.summary import Mode, Summary
 from drama.suite import read_suite
+from drama.text import one_line
+
+if TYPE_CHECKING:
+    from drama.report.dreams import Rollouts
 
 PAGE = "index.html"
 RECORD = "report.json"
@@ -50,14 +55,17 @@ def build_summary(
     """Read a suite and aggregate its comparable runs; draws and writes nothing.
 
     Args:
-        suite_dir: Directory of the suite.
+        suite_dir: Directory of the suite, or of a single run.
         mode: Evaluation to report: ``greedy`` or ``sampled``.
         seed: Seed of the bootstrap.
         progress: Called with a description of the next step.
 
     Raises:
-        DramaError: ``suite_dir`` is not the directory of a suite.
+        DramaError: ``suite_dir`` is not the directory of a suite or a run.
     """
+    if is_run(Path(suite_dir)):
+        run = read_single(Path(suite_dir))
+        return summarise(run.path, run.path.resolve().name, [run], mode=mode, seed=seed)
     state = read_suite(suite_dir)
     progress(f"reading {len(state.cells)} runs")
     labels = {variant.name: variant.label or variant.name for variant in state.spec.variants}
@@ -77,26 +85,47 @@ def write_report(
     seed: int = 0,
     progress: Callable[[str], object] = lambda text: None,
 ) -> Report:
-    """Write the report of a suite: results of finished runs, names of the others.
+    """Write the report of a suite or a run: results of finished runs, names of the others.
 
     ``index.html`` is self-contained. Further files: ``report.md`` and ``report.json``, the tables
     as CSV, Markdown and LaTeX, ``runs.csv`` with every run, and ``figures/`` as SVG and PNG. The
-    same runs give the same bytes.
+    same runs give the same bytes. The report of a single run adds rollouts of its world model.
 
     Args:
-        suite_dir: Directory of the suite.
-        out: Target directory; ``report`` in the suite's directory if None. It must be new, empty
+        suite_dir: Directory of the suite, or of a single run.
+        out: Target directory; ``report`` in that directory if None. It must be new, empty
             or hold an earlier report, whose files are replaced; other files are left alone.
         mode: Evaluation to report: ``greedy`` or ``sampled``.
         seed: Seed of the bootstrap.
         progress: Called with a description of the next step.
 
     Raises:
-        DramaError: ``suite_dir`` is not the directory of a suite; Matplotlib is missing; ``out``
+        DramaError: ``suite_dir`` is neither a suite nor a run; Matplotlib is missing; ``out``
             holds something else, lies in a run directory, or cannot be written to.
     """
     summary = build_summary(suite_dir, mode=mode, seed=seed, progress=progress)
     return write_summary(summary, out, progress=progress)
+
+
+def _rollouts(
+    summary: Summary, progress: Callable[[str], object]
+) -> tuple[Summary, Rollouts | None]:
+    """Measure the rollouts of a single run; None for a suite, or with a note on the run.
+
+    A run whose environment cannot be made here still has its other figures.
+    """
+    run = summary.runs[0] if summary.runs else None
+    if run is None or run.path != summary.directory:
+        return summary, None
+    from drama.report.dreams import measure_rollouts
+
+    progress("measuring rollouts")
+    try:
+        return summary, measure_rollouts(run.path)
+    except DramaError as error:
+        note = f"no rollouts of the world model: {one_line(error)}"
+        run = replace(run, notes=(*run.notes, note))
+        return replace(summary, runs=(run,)), None
 
 
 def write_summary(
@@ -117,6 +146,7 @@ def write_summary(
             or cannot be written to.
     """
     try:
+        from drama.report.dreams import draw_rollouts
         from drama.report.figures import draw_all
     except ImportError as error:
         raise ConfigError(
@@ -132,6 +162,9 @@ def write_summary(
     if summary.pairs:
         tables.append(tab.improvement_table(summary))
     figures = draw_all(summary, progress)
+    summary, rollouts = _rollouts(summary, progress)
+    if rollouts is not None:
+        figures += draw_rollouts(rollouts)
     progress("writing tables and page")
     files: dict[str, str | bytes] = {}
     for table in tables:
@@ -145,7 +178,7 @@ def write_summary(
     files["report.md"] = markdown_page(summary, tables, figures)
     files[PAGE] = html_page(summary, tables, figures)
     with _as_run_dir_error(target):
-        _write(target, files, earlier, _tree(summary))
+        _write(target, files, earlier, _tree(summary, rollouts))
     page = target / PAGE
     return Report(target, page, summary, tuple(figure.name for figure in figures))
 
@@ -180,10 +213,13 @@ def _earlier(out: Path, summary: Summary) -> frozenset[str]:
         OSError: ``out`` is not a directory, or cannot be read.
     """
     real = Path(os.path.realpath(out))
+    directory = Path(os.path.realpath(summary.directory))
     runs = {Path(os.path.realpath(run.path)) for run in summary.runs}
     for folder in (real, *real.parents):
-        is_run = (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
-        if is_run or folder in runs:
+        if folder == directory and real == directory / "report":
+            continue  # the default of a single run
+        inside = (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
+        if inside or folder in runs:
             raise RunDirError(f"{out} lies in a run directory; choose another --out")
     # A killed call may leave only its temporary file.
     if not out.exists() or not {path.name for path in out.iterdir()} - {f".{RECORD}.tmp"}:
@@ -242,7 +278,7 @@ def _write(
     write_json(out / RECORD, {**record, "files": names})
 
 
-def _tree(summary: Summary) -> dict[str, Any]:
+def _tree(summary: Summary, rollouts: Rollouts | None) -> dict[str, Any]:
     """Return the content of ``report.json``."""
     return {
         "suite": summary.name,
@@ -287,6 +323,7 @@ def _tree(summary: Summary) -> dict[str, Any]:
         ],
         "bootstrap": {"resamples": RESAMPLES, "confidence": CONFIDENCE},
         "protocol": protocol_notes(summary),
+        **({} if rollouts is None else {"rollouts": rollouts.to_dict()}),
         "untrained": {run.name: run.untrained for run in summary.untrained},
         "unfinished": {
             run.name: {"status": run.status, "steps": run.steps, "reason": run.reason}

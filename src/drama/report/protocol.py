@@ -1,8 +1,7 @@
-"""How runs were measured and set, in words, and where that differs from published scores."""
+"""Evaluation protocol and settings of a suite's runs in words, and departures from the paper's."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,19 +9,18 @@ from drama import presets
 from drama.errors import ConfigError
 from drama.evaluation import ATARI100K, completed, game_of
 from drama.report.summary import Summary, Variant
-from drama.settings import setting_differences as setting_differences
-from drama.settings import shown as shown
+from drama.settings import canonical, shown
 
 ATARI100K_STEPS = 100_000
 STARTS = (
-    "The authors' environment is seeded alike at every reset and takes no no-ops, so that their "
-    "games all start the same; here the games of an evaluation start differently."
+    "The authors' environment has the same seed at every reset and takes no no-ops, so all their "
+    "games start alike; here the games of an evaluation start differently."
 )
-"""What belongs to every comparison with published scores."""
+"""Note of every comparison with published scores."""
 
 
 def protocol_notes(summary: Summary) -> list[str]:
-    """Say plainly how the runs were measured, and where that differs from published scores."""
+    """Return sentences on the protocol of every variant and its departures from published ones."""
     notes = []
     for variant in summary.variants:
         if not variant.runs:
@@ -34,9 +32,9 @@ def protocol_notes(summary: Summary) -> list[str]:
             f"actions {p['actions']}, policy latent {p.get('policy_latent')}"
         )
         if p.get("policy_context") == "current":
-            said += ", which sees what the latent calls to mind"
+            said += ", policy context current (null-action output)"
         if p.get("lookahead"):
-            said += f", improved by {p['lookahead']} futures of each action"
+            said += f", one-step lookahead with {p['lookahead']} samples per action"
         if p.get("frame_skip") is not None:
             said += (
                 f", frame skip {p['frame_skip']}, up to {p.get('noop_max')} no-ops, sticky "
@@ -53,7 +51,7 @@ def protocol_notes(summary: Summary) -> list[str]:
 
 
 def not_normalised(variant: Variant) -> list[str]:
-    """Say which games of a variant have no normalised score, and why."""
+    """Return a sentence for each game of a variant without a normalised score, with the reason."""
     reasons = {env_id: variant.not_normalised(env_id) for env_id in variant.runs}
     return [
         f"{variant.name} has no normalised score of {game_of(env_id) or env_id}: {'; '.join(why)}."
@@ -63,7 +61,7 @@ def not_normalised(variant: Variant) -> list[str]:
 
 
 def differences_between(summary: Summary) -> list[str]:
-    """Say where a variant was measured otherwise than the first one, in a game of both."""
+    """Return the differences in protocol of each variant from the first, in games of both."""
     ready = [variant for variant in summary.variants if variant.runs]
     notes = []
     for variant in ready[1:]:
@@ -75,13 +73,13 @@ def differences_between(summary: Summary) -> list[str]:
                     name = key.replace("_", " ")
                     found[f"{name} {shown(value)} instead of {shown(usual[key])}"] = None
         if found:
-            what = f"{variant.name} was measured otherwise than {ready[0].name}: "
+            what = f"{variant.name} was evaluated under another protocol than {ready[0].name}: "
             notes.append(what + "; ".join(sorted(found)) + ".")
     return notes
 
 
 def _measure(variant: Variant, env_id: str) -> dict[str, Any]:
-    """Return what decides the meaning of a variant's scores in a game, seeds and versions apart."""
+    """Return the part of a variant's protocol in a game that its scores depend on."""
     p = completed(variant.mode, variant.runs[env_id][0].evaluation[variant.mode]["protocol"])
     return {key: p.get(key) for key in _MEASURE} | {key: p["env"].get(key) for key in ATARI100K}
 
@@ -97,14 +95,14 @@ _MEASURE = (
     "lookahead",
     "step_limit",
 )
-"""Fields of a result's protocol that decide what its score means."""
+"""Fields of a result's protocol that its score depends on."""
 
 
 def differences_from_published(summary: Summary) -> list[str]:
-    """Say where each variant's protocol or settings are not those of the published scores.
+    """Return the departures of each variant's protocol and settings from the published ones.
 
     Args:
-        summary: Of any suite; unless every game is of Atari100k, there is nothing to say.
+        summary: Of any suite; unless every game is of Atari100k, the result is empty.
     """
     if not summary.atari:
         return []
@@ -114,12 +112,12 @@ def differences_from_published(summary: Summary) -> list[str]:
             continue
         found = _departures(variant)
         notes.append(
-            f"{variant.name} differs from what the paper's scores were measured with: "
+            f"{variant.name} differs from the protocol of the paper's scores: "
             + "; ".join(found)
             + "."
             if found
             else f"{variant.name} was measured under the protocol of the published scores as far "
-            "as it is stamped; how many evaluation episodes those took differs between them."
+            "as it is recorded; their number of evaluation episodes varies."
         )
     return [*notes, *([STARTS] if notes else [])]
 
@@ -147,7 +145,7 @@ def _departures(variant: Variant) -> list[str]:
         found.append(f"latents {p['latents']} instead of sampled")
     if p["actions"] != "argmax":
         found.append(f"actions {p['actions']} instead of argmax")
-    # Its runs differ in game and seed alone.
+    # The runs of a variant differ in game and seed only.
     config = next(iter(variant.runs.values()))[0].config
     name = str(config.get("preset"))
     changed = _changed_settings(config, name)
@@ -155,23 +153,18 @@ def _departures(variant: Variant) -> list[str]:
         label = f"{name}*" if changed else name
         found.append(f"preset {label} instead of the paper's configuration (xs)")
     found += changed
-    asked, own = p["lookahead"], config.get("behaviour", {}).get("lookahead", 0)
-    if asked != own:
-        found.append(f"evaluated with lookahead {asked} instead of the run's {own}")
+    used, own = p["lookahead"], config.get("behaviour", {}).get("lookahead", 0)
+    if used != own:
+        found.append(f"evaluated with lookahead {used} instead of the run's {own}")
     return found
 
 
 def _changed_settings(config: Mapping[str, Any], name: str) -> list[str]:
-    """Settings that were changed from the preset, most of which are the point of a variant."""
+    """Return the settings that a variant changed from its preset."""
     try:
         return list(presets.changed_settings(config, name))
     except ConfigError:
         return ["its preset is not one of this package"]
-
-
-def canonical(value: object) -> str:
-    """The same text for values that are equal."""
-    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _thousands(value: object) -> str:

@@ -22,9 +22,9 @@ from drama.evaluation import (
     published_runs,
     scores,
 )
-from drama.report.protocol import canonical, setting_differences, shown
 from drama.report.runs import Run, by_variant, game_name, reference_of
 from drama.report.summary import Block, LeftOut, Mode, Pair, Row, Summary, Variant
+from drama.settings import canonical, setting_differences, shown
 
 PAPER = "Drama paper, Table 1"
 """Source of the published columns of the score table."""

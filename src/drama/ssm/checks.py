@@ -1,4 +1,4 @@
-"""Check of the arguments of a layer."""
+"""Checks of the sizes and arguments of a layer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from torch import Tensor
 
 from drama.errors import ConfigError
 from drama.ops.checks import check_optional
+
+
+def check_sizes(name: str, **sizes: int) -> None:
+    """Raise a :class:`ConfigError` unless every size of layer ``name`` is at least 1."""
+    for size, value in sizes.items():
+        if value < 1:
+            raise ConfigError(f"{name}: {size} must be at least 1, got {value}")
 
 
 def check_mixer(
@@ -16,20 +23,20 @@ def check_mixer(
     kind: type,
     **parts: tuple[int, ...],
 ) -> None:
-    """Raise a :class:`ConfigError` unless a layer's input and its state fit it and each other.
+    """Raise a :class:`ConfigError` unless input and state fit the layer and each other.
 
     Args:
-        name: The layer, for the message.
+        name: Name of the layer.
         x: The input.
-        shape: What ``x`` must be; a letter stands for any size.
+        shape: Required shape of ``x``; a letter stands for any size.
         state: State before the input, or None.
         kind: Type of the state, a NamedTuple of tensors.
-        **parts: Shape of each tensor of the state behind its batch axis, in order.
+        **parts: Shape of each tensor of the state without its batch axis, in order.
     """
     fits = x.dim() == len(shape) and 0 not in x.shape[1:]
     if not fits or any(w != n for w, n in zip(shape, x.shape, strict=True) if isinstance(w, int)):
-        wanted = ", ".join(map(str, shape))
-        raise ConfigError(f"{name}: the input must be ({wanted}), got {tuple(x.shape)}")
+        expected = ", ".join(map(str, shape))
+        raise ConfigError(f"{name}: the input must be ({expected}), got {tuple(x.shape)}")
     if state is None:
         return
     if not isinstance(state, kind):

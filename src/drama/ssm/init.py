@@ -1,4 +1,4 @@
-"""Initial values of the step-size bias, shared by both layers."""
+"""Initial values of the step-size bias, for both layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def log_uniform_dt(count: int, low: float = 1e-3, high: float = 1e-1) -> Tensor:
-    """Draw ``count`` step sizes log-uniformly from ``[low, high]``, as mamba_ssm initialises Δ."""
+    """Sample ``count`` step sizes log-uniformly from ``[low, high]``, as mamba_ssm does for Δ."""
     return torch.exp(torch.rand(count) * (math.log(high) - math.log(low)) + math.log(low))
 
 

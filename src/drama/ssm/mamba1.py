@@ -10,20 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drama.errors import ConfigError
+from drama.ops.backend import BackendName, check_backend_name, step_backend, window_backend
+from drama.ops.conv1d import causal_conv1d_silu, causal_conv1d_silu_step
 from drama.ops.dtypes import accumulation_dtype
 from drama.ops.kernels import LayerSizes
-from drama.ssm.backend import (
-    BackendName,
-    check_backend_name,
-    step_operations,
-    window_operations,
-)
-from drama.ssm.checks import check_mixer
+from drama.ssm.checks import check_mixer, check_sizes
 from drama.ssm.init import inverse_softplus, log_uniform_dt
+from drama.ssm.selective_scan import selective_scan, selective_scan_step
 
 
 class Mamba1State(NamedTuple):
-    """What a :class:`Mamba1` layer carries from step to step, batch first."""
+    """State of a :class:`Mamba1` layer, batch first."""
 
     conv: Tensor
     """The last ``d_conv - 1`` inputs of the convolution ``(B, d_conv - 1, d_inner)``."""
@@ -34,12 +31,14 @@ class Mamba1State(NamedTuple):
 class Mamba1(nn.Module):
     """Mamba-1 mixer: ``(B, T, d_model) -> (B, T, d_model)``.
 
-    ``in_proj`` yields ``[x, z]``; a causal depthwise convolution and SiLU follow on ``x``;
-    ``x_proj`` reads ``[Δ, B, C]`` off it and ``dt_proj`` widens Δ; :func:`drama.ssm.selective_scan`
-    mixes time; the result, gated by ``silu(z)``, goes through ``out_proj``. Source: Gu and Dao,
-    2023, arXiv 2312.00752, section 3.4.
+    ::
 
-    ``A_log``, ``D`` and the bias of Δ are used in float32 under autocast as well.
+        [x, z] = in_proj(u)     x ← silu(conv1d(x))     [Δ', B, C] = x_proj(x)
+        Δ = softplus(dt_proj(Δ'))     A = -exp(A_log)
+        y = selective_scan(x, Δ, A, B, C, D)            out_proj(y silu(z))
+
+    Source: Gu and Dao, 2023, arXiv 2312.00752, section 3.4. ``A_log``, ``D`` and the bias of Δ are
+    float32, under autocast too.
 
     Args:
         d_model: Width D.
@@ -47,10 +46,10 @@ class Mamba1(nn.Module):
         d_conv: Taps of the convolution.
         expand: Inner width as a multiple of ``d_model``.
         dt_rank: Rank of Δ's projection; ``"auto"`` is ``ceil(d_model / 16)``.
-        backend: What runs the layer, see :mod:`drama.ssm.backend`.
+        backend: ``torch``, ``kernels`` or ``auto``, see :mod:`drama.ops.backend`.
 
     Raises:
-        ConfigError: If a size is below 1, or there is no such backend.
+        ConfigError: If a size is below 1, or the backend is unknown.
     """
 
     def __init__(
@@ -64,22 +63,15 @@ class Mamba1(nn.Module):
     ) -> None:
         super().__init__()
         rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
-        sizes = {
-            "d_model": d_model,
-            "d_state": d_state,
-            "d_conv": d_conv,
-            "expand": expand,
-            "dt_rank": rank,
-        }
-        for name, value in sizes.items():
-            if value < 1:
-                raise ConfigError(f"Mamba1: {name} must be at least 1, got {value}")
+        check_sizes(
+            "Mamba1", d_model=d_model, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=rank
+        )
+        check_backend_name(backend)
         self.d_model = d_model
         self.d_state = d_state
         self.d_conv = d_conv
         self.d_inner = expand * d_model
         self.dt_rank = rank
-        check_backend_name(backend)
         self.backend = backend
         self.kernel_sizes = LayerSizes("mamba1", d_conv, self.d_inner, d_state)
 
@@ -112,8 +104,8 @@ class Mamba1(nn.Module):
 
         Args:
             x: ``(B, T, d_model)``.
-            is_first: Steps that begin a new sequence, bool ``(B, T)``: neither the recurrence nor
-                the convolution looks behind them.
+            is_first: Steps that begin a new sequence, bool ``(B, T)``; recurrence and convolution
+                restart there.
             state: State before the first step; that of :meth:`init_state` if None.
 
         Returns:
@@ -123,32 +115,35 @@ class Mamba1(nn.Module):
             ConfigError: The input or the state has another shape, or another batch size.
         """
         self._check(x, ("B", "T", self.d_model), state)
-        inner, z = self.in_proj(x).chunk(2, dim=-1)
-        history, initial = (None, None) if state is None else state
-        run = window_operations(self.backend, self.kernel_sizes, inner, is_first, state)
-        inner, conv = run.conv(inner, self.conv1d.weight, self.conv1d.bias, history, is_first)
-        dt, B, C = self._selection(inner)
-        y, ssm = run.scan(
-            inner,
+        conv, ssm = (None, None) if state is None else state
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        backend = window_backend(self.backend, self.kernel_sizes, x, is_first, state)
+        x, conv = causal_conv1d_silu(
+            x, self.conv1d.weight, self.conv1d.bias, conv, is_first, backend=backend
+        )
+        dt, B, C = self._selection(x)
+        y, ssm = selective_scan(
+            x,
             dt,
             -torch.exp(self.A_log),
             B,
             C,
             D=self.D,
-            initial_state=initial,
+            initial_state=ssm,
             is_first=is_first,
+            backend=backend,
         )
         return self.out_proj(y * F.silu(z)), Mamba1State(conv, ssm)
 
     def step(
         self, x: Tensor, state: Mamba1State, *, inplace: bool = False
     ) -> tuple[Tensor, Mamba1State]:
-        """Mix one step, at a cost that does not depend on the history.
+        """Mix one step, at constant cost.
 
         Args:
             x: ``(B, d_model)``.
             state: State before the step.
-            inplace: Overwrite ``state``, which is otherwise left as it was; not with gradients.
+            inplace: Overwrite ``state``, which is otherwise unchanged; not with gradients.
 
         Returns:
             ``y`` ``(B, d_model)`` and the state after the step.
@@ -159,13 +154,30 @@ class Mamba1(nn.Module):
         if state is None:
             raise ConfigError("Mamba1: step needs a state, see init_state")
         self._check(x, ("B", self.d_model), state)
-        inner, z = self.in_proj(x).chunk(2, dim=-1)
-        run = step_operations(self.backend, self.kernel_sizes, inner)
-        inner, conv = run.conv_step(inner, self.conv1d.weight, self.conv1d.bias, state.conv)
-        dt, B, C = self._selection(inner)
-        A = -torch.exp(self.A_log)
-        y, ssm = run.scan_step(inner, dt, A, B, C, state.ssm, D=self.D, inplace=inplace)
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        backend = step_backend(self.backend, self.kernel_sizes, x)
+        x, conv = causal_conv1d_silu_step(
+            x, self.conv1d.weight, self.conv1d.bias, state.conv, backend=backend
+        )
+        dt, B, C = self._selection(x)
+        y, ssm = selective_scan_step(
+            x,
+            dt,
+            -torch.exp(self.A_log),
+            B,
+            C,
+            state.ssm,
+            D=self.D,
+            inplace=inplace,
+            backend=backend,
+        )
         return self.out_proj(y * F.silu(z)), Mamba1State(conv, ssm)
+
+    def _selection(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute Δ ``(..., d_inner)``, B and C ``(..., N)`` from the convolved input."""
+        low, B, C = torch.split(self.x_proj(x), [self.dt_rank, self.d_state, self.d_state], dim=-1)
+        bias = self.dt_proj.bias
+        return F.softplus(F.linear(low, self.dt_proj.weight).to(bias.dtype) + bias), B, C
 
     def _check(self, x: Tensor, shape: tuple[int | str, ...], state: Mamba1State | None) -> None:
         check_mixer(
@@ -177,10 +189,3 @@ class Mamba1(nn.Module):
             conv=(self.d_conv - 1, self.d_inner),
             ssm=(self.d_inner, self.d_state),
         )
-
-    def _selection(self, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Read Δ, B and C off the convolved input."""
-        sizes = [self.dt_rank, self.d_state, self.d_state]
-        low, B, C = torch.split(self.x_proj(inner), sizes, dim=-1)
-        bias = self.dt_proj.bias
-        return F.softplus(F.linear(low, self.dt_proj.weight).to(bias.dtype) + bias), B, C

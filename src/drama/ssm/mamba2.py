@@ -9,22 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drama.errors import ConfigError
+from drama.ops.backend import BackendName, check_backend_name, step_backend, window_backend
+from drama.ops.conv1d import causal_conv1d_silu, causal_conv1d_silu_step
 from drama.ops.dtypes import accumulation_dtype
-from drama.ops.gated_rms_norm import GatedRMSNorm
 from drama.ops.kernels import LayerSizes
-from drama.ops.linear import linear_in_parts
-from drama.ssm.backend import (
-    BackendName,
-    check_backend_name,
-    step_operations,
-    window_operations,
-)
-from drama.ssm.checks import check_mixer
+from drama.ops.linear import split_linear
+from drama.ops.rms_norm import GatedRMSNorm
+from drama.ssm.checks import check_mixer, check_sizes
 from drama.ssm.init import inverse_softplus, log_uniform_dt
+from drama.ssm.ssd import ssd, ssd_step
 
 
 class Mamba2State(NamedTuple):
-    """What a :class:`Mamba2` layer carries from step to step, batch first."""
+    """State of a :class:`Mamba2` layer, batch first."""
 
     conv: Tensor
     """The last ``d_conv - 1`` inputs of the convolution ``(B, d_conv - 1, conv_dim)``."""
@@ -35,11 +32,13 @@ class Mamba2State(NamedTuple):
 class Mamba2(nn.Module):
     """Mamba-2 mixer: ``(B, T, d_model) -> (B, T, d_model)``.
 
-    ``in_proj`` yields ``[z, x, B, C, Δ]``; a causal depthwise convolution and SiLU follow on
-    ``xBC``; :func:`drama.ssm.ssd` mixes time; the result, gated by ``silu(z)`` and RMS-normalised,
-    goes through ``out_proj``. Source: Dao and Gu, 2024, arXiv 2405.21060, section 7.
+    ::
 
-    ``A_log``, ``dt_bias`` and ``D`` are float32 and used in float32 under autocast as well.
+        [z, xBC, Δ'] = in_proj(u)     [x, B, C] = silu(conv1d(xBC))     Δ = softplus(Δ' + dt_bias)
+        A = -exp(A_log)               y = ssd(x, Δ, A, B, C, D)         out_proj(RMSNorm(y silu(z)))
+
+    Source: Dao and Gu, 2024, arXiv 2405.21060, section 7. ``A_log``, ``dt_bias`` and ``D`` are
+    float32, under autocast too.
 
     Args:
         d_model: Width D.
@@ -48,12 +47,12 @@ class Mamba2(nn.Module):
         expand: Inner width as a multiple of ``d_model``.
         headdim: Head size P; divides ``expand * d_model``.
         ngroups: Groups G of heads that share B and C.
-        chunk_size: Chunk of :func:`drama.ssm.ssd`; changes speed only.
-        backend: What runs the layer, see :mod:`drama.ssm.backend`.
+        chunk_size: Of :func:`drama.ssm.ssd`; affects speed only.
+        backend: ``torch``, ``kernels`` or ``auto``, see :mod:`drama.ops.backend`.
 
     Raises:
-        ConfigError: If a size is below 1 or does not divide what it has to, or there is no such
-            backend.
+        ConfigError: If a size is below 1, ``headdim`` or ``ngroups`` divides unevenly, or the
+            backend is unknown.
     """
 
     def __init__(
@@ -68,18 +67,17 @@ class Mamba2(nn.Module):
         backend: BackendName = "auto",
     ) -> None:
         super().__init__()
-        sizes = {
-            "d_model": d_model,
-            "d_state": d_state,
-            "d_conv": d_conv,
-            "expand": expand,
-            "headdim": headdim,
-            "ngroups": ngroups,
-            "chunk_size": chunk_size,
-        }
-        for name, value in sizes.items():
-            if value < 1:
-                raise ConfigError(f"Mamba2: {name} must be at least 1, got {value}")
+        check_sizes(
+            "Mamba2",
+            d_model=d_model,
+            d_state=d_state,
+            d_conv=d_conv,
+            expand=expand,
+            headdim=headdim,
+            ngroups=ngroups,
+            chunk_size=chunk_size,
+        )
+        check_backend_name(backend)
         self.d_model = d_model
         self.d_state = d_state
         self.d_conv = d_conv
@@ -95,7 +93,6 @@ class Mamba2(nn.Module):
         if self.nheads % ngroups:
             raise ConfigError(f"Mamba2: ngroups {ngroups} must divide the {self.nheads} heads")
         self.conv_dim = self.d_inner + 2 * ngroups * d_state
-        check_backend_name(backend)
         self.backend = backend
         self.kernel_sizes = LayerSizes("mamba2", d_conv, self.conv_dim, d_state)
 
@@ -125,8 +122,8 @@ class Mamba2(nn.Module):
 
         Args:
             x: ``(B, T, d_model)``.
-            is_first: Steps that begin a new sequence, bool ``(B, T)``: neither the recurrence nor
-                the convolution looks behind them.
+            is_first: Steps that begin a new sequence, bool ``(B, T)``; recurrence and convolution
+                restart there.
             state: State before the first step; that of :meth:`init_state` if None.
 
         Returns:
@@ -136,33 +133,37 @@ class Mamba2(nn.Module):
             ConfigError: The input or the state has another shape, or another batch size.
         """
         self._check(x, ("B", "T", self.d_model), state)
-        z, xBC, dt = linear_in_parts(x, self.in_proj.weight, self._parts)
-        history, initial = (None, None) if state is None else state
-        run = window_operations(self.backend, self.kernel_sizes, xBC, is_first, state)
-        xBC, conv = run.conv(xBC, self.conv1d.weight, self.conv1d.bias, history, is_first)
-        inner, B, C = self._heads(xBC)
-        y, ssm = run.ssd(
-            inner,
+        conv, ssm = (None, None) if state is None else state
+        z, xBC, dt = split_linear(x, self.in_proj.weight, self._parts)
+        backend = window_backend(self.backend, self.kernel_sizes, xBC, is_first, state)
+        xBC, conv = causal_conv1d_silu(
+            xBC, self.conv1d.weight, self.conv1d.bias, conv, is_first, backend=backend
+        )
+        x, B, C = self._heads(xBC)
+        y, ssm = ssd(
+            x,
             self._dt(dt),
             -torch.exp(self.A_log),
             B,
             C,
             D=self.D,
             chunk_size=self.chunk_size,
-            initial_state=initial,
+            initial_state=ssm,
             is_first=is_first,
+            backend=backend,
         )
-        return self.out_proj(self.norm(y.flatten(-2), z)), Mamba2State(conv, ssm)
+        y = self.norm(y.flatten(-2), z)  # RMSNorm(y silu(z))
+        return self.out_proj(y), Mamba2State(conv, ssm)
 
     def step(
         self, x: Tensor, state: Mamba2State, *, inplace: bool = False
     ) -> tuple[Tensor, Mamba2State]:
-        """Mix one step, at a cost that does not depend on the history.
+        """Mix one step, at constant cost.
 
         Args:
             x: ``(B, d_model)``.
             state: State before the step.
-            inplace: Overwrite ``state``, which is otherwise left as it was; not with gradients.
+            inplace: Overwrite ``state``, which is otherwise unchanged; not with gradients.
 
         Returns:
             ``y`` ``(B, d_model)`` and the state after the step.
@@ -174,12 +175,44 @@ class Mamba2(nn.Module):
             raise ConfigError("Mamba2: step needs a state, see init_state")
         self._check(x, ("B", self.d_model), state)
         z, xBC, dt = torch.split(self.in_proj(x), self._parts, dim=-1)
-        run = step_operations(self.backend, self.kernel_sizes, xBC)
-        xBC, conv = run.conv_step(xBC, self.conv1d.weight, self.conv1d.bias, state.conv)
-        inner, B, C = self._heads(xBC)
-        A = -torch.exp(self.A_log)
-        y, ssm = run.ssd_step(inner, self._dt(dt), A, B, C, state.ssm, D=self.D, inplace=inplace)
-        return self.out_proj(self.norm(y.flatten(-2), z)), Mamba2State(conv, ssm)
+        backend = step_backend(self.backend, self.kernel_sizes, xBC)
+        xBC, conv = causal_conv1d_silu_step(
+            xBC, self.conv1d.weight, self.conv1d.bias, state.conv, backend=backend
+        )
+        x, B, C = self._heads(xBC)
+        y, ssm = ssd_step(
+            x,
+            self._dt(dt),
+            -torch.exp(self.A_log),
+            B,
+            C,
+            state.ssm,
+            D=self.D,
+            inplace=inplace,
+            backend=backend,
+        )
+        y = self.norm(y.flatten(-2), z)
+        return self.out_proj(y), Mamba2State(conv, ssm)
+
+    @property
+    def _parts(self) -> list[int]:
+        """Widths of z, xBC and Δ in the output of ``in_proj``."""
+        return [self.d_inner, self.conv_dim, self.nheads]
+
+    def _heads(self, xBC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Split into x ``(..., H, P)``, B and C ``(..., G, N)``."""
+        shared = self.ngroups * self.d_state
+        x, B, C = torch.split(xBC, [self.d_inner, shared, shared], dim=-1)
+        lead = xBC.shape[:-1]
+        return (
+            x.reshape(*lead, self.nheads, self.headdim),
+            B.reshape(*lead, self.ngroups, self.d_state),
+            C.reshape(*lead, self.ngroups, self.d_state),
+        )
+
+    def _dt(self, dt: Tensor) -> Tensor:
+        """Return the step sizes Δ > 0, ``(..., H)``."""
+        return F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
 
     def _check(self, x: Tensor, shape: tuple[int | str, ...], state: Mamba2State | None) -> None:
         check_mixer(
@@ -191,21 +224,3 @@ class Mamba2(nn.Module):
             conv=(self.d_conv - 1, self.conv_dim),
             ssm=(self.nheads, self.headdim, self.d_state),
         )
-
-    @property
-    def _parts(self) -> list[int]:
-        """Widths of z, xBC and Δ in the output of ``in_proj``."""
-        return [self.d_inner, self.conv_dim, self.nheads]
-
-    def _heads(self, xBC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        shared = self.ngroups * self.d_state
-        x, B, C = torch.split(xBC, [self.d_inner, shared, shared], dim=-1)
-        lead = xBC.shape[:-1]
-        return (
-            x.reshape(*lead, self.nheads, self.headdim),
-            B.reshape(*lead, self.ngroups, self.d_state),
-            C.reshape(*lead, self.ngroups, self.d_state),
-        )
-
-    def _dt(self, dt: Tensor) -> Tensor:
-        return F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)

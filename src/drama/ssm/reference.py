@@ -1,7 +1,7 @@
 """The two recurrences one step at a time, plain enough to be checked by eye.
 
-The fast versions in :mod:`drama.ssm.ssd` and :mod:`drama.ssm.scan` are tested against these.
-They run in the type of their inputs, so float64 inputs give a float64 reference.
+:func:`drama.ssm.ssd` and :func:`drama.ssm.selective_scan` are tested against these. They run in the
+type of their inputs, so float64 inputs give a float64 reference.
 """
 
 from __future__ import annotations

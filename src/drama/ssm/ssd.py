@@ -11,19 +11,18 @@ chunk, one matrix-valued state passed from each chunk to the next, so the cost i
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from drama.errors import ConfigError
-from drama.ops.blocking import state_blocks
+from drama.ops import kernels
+from drama.ops.backend_name import ChosenBackend
 from drama.ops.checks import check_is_first, check_optional
-from drama.ops.dispatch import on_cpu
 from drama.ops.dtypes import accumulation_dtype, matmul_dtype
+from drama.ops.recurrence import recurrent_step
 from drama.ops.ssd import factored, masked
 from drama.ops.ssd.decay import log_decay
+from drama.ops.ssd.window import Window
 
 
 def ssd(
@@ -37,22 +36,24 @@ def ssd(
     chunk_size: int = 64,
     initial_state: Tensor | None = None,
     is_first: Tensor | None = None,
+    backend: ChosenBackend = "torch",
 ) -> tuple[Tensor, Tensor]:
     """Run the Mamba-2 recurrence over a window of any length T >= 1.
 
     Log-decays and states are float32 (float64 if x, dt, A or a state is); matrix products use the
-    type of ``x``, or autocast's.
+    type of ``x``, or that of autocast. In PyTorch it can be differentiated once.
 
     Args:
         x: Inputs ``(B, T, H, P)``.
-        dt: Step sizes, already positive, ``(B, T, H)``.
+        dt: Step sizes, positive, ``(B, T, H)``.
         A: Negative decay rate per head ``(H,)``.
         B: Input maps ``(B, T, G, N)``; head ``h`` reads group ``h // (H / G)``.
         C: Output maps ``(B, T, G, N)``.
         D: Skip weight per head ``(H,)``.
-        chunk_size: Longest stretch handled as one quadratic product. Changes speed only.
+        chunk_size: Largest number of steps computed as one quadratic product; speed only.
         initial_state: State before the first step ``(B, H, P, N)``; zeros if None.
         is_first: Steps before which the state is cleared, bool ``(B, T)``.
+        backend: ``torch``, or the ``kernels`` of mamba_ssm.
 
     Returns:
         ``y`` ``(B, T, H, P)`` in the type of ``x``, and the state after the last step
@@ -63,51 +64,38 @@ def ssd(
     """
     _check_shapes(x, dt, A, B, C, chunk_size)
     batch, length, heads, headdim = x.shape
-    d_state = B.shape[3]
     check_is_first("ssd", is_first, batch, length)
-    state_shape = batch, heads, headdim, d_state
+    state_shape = batch, heads, headdim, B.shape[3]
     check_optional("ssd", D=(D, (heads,)), initial_state=(initial_state, state_shape))
+    if backend == "kernels":
+        return kernels.ssd(
+            x,
+            dt,
+            A,
+            B,
+            C,
+            D=D,
+            chunk_size=chunk_size,
+            initial_state=initial_state,
+            is_first=is_first,
+        )
     compute = matmul_dtype(x)
     dtype = accumulation_dtype(x, dt, A, initial_state)
     with torch.autocast(x.device.type, enabled=False):
-        x_, dt_, B_, C_ = x.to(compute), dt.to(dtype), B.to(compute), C.to(compute)
-        D_ = None if D is None else D.to(dtype)
-        initial = None if initial_state is None else initial_state.to(dtype)
-        cut = None
-        if on_cpu(x) and factored.worthwhile(d_state, compute):
-            logs = log_decay(dt_, A, None)
-            if is_first is not None:
-                logs = logs.masked_fill(is_first[..., None], 0.0)
-            longest = min(chunk_size, factored.preferred_chunk(d_state))
-            halves = factored.may_halve(d_state, initial)
-            cut = factored.fit(logs, dt_, longest, compute, halves=halves)
-        if cut is not None:
-            inputs, is_first = _padded([x_, dt_, logs, B_, C_], is_first, cut.chunks)
-            y, state = factored.Separable.apply(  # type: ignore[no-untyped-call]
-                *inputs, D_, initial, is_first, cut
-            )
-        else:
-            logs = log_decay(dt_, A, is_first)
-            longest = min(chunk_size, masked.preferred_chunk(headdim, d_state, x.device))
-            chunks = math.ceil(length / longest)
-            inputs, _ = _padded([x_, dt_, logs, B_, C_], None, chunks)
-            y, state = masked.Pairwise.apply(  # type: ignore[no-untyped-call]
-                *inputs, D_, initial, chunks
-            )
-    return y[:, :length].to(x.dtype), state
-
-
-def _padded(
-    inputs: list[Tensor], is_first: Tensor | None, chunks: int
-) -> tuple[list[Tensor], Tensor | None]:
-    """Fill the last of ``chunks`` even chunks: less is wasted than with full ones and a rest."""
-    length = inputs[0].shape[1]
-    padding = chunks * math.ceil(length / chunks) - length
-    if padding:
-        # A step with Δ = 0 neither decays nor writes, so the final state is that of step T.
-        inputs = [F.pad(v, (0, 0) * (v.dim() - 2) + (0, padding)) for v in inputs]
-        is_first = None if is_first is None else F.pad(is_first, (0, padding))
-    return inputs, is_first
+        window = Window(
+            x.to(compute),
+            dt.to(dtype),
+            log_decay(dt.to(dtype), A),
+            B.to(compute),
+            C.to(compute),
+            None if D is None else D.to(dtype),
+            None if initial_state is None else initial_state.to(dtype),
+        )
+        # The factored form where it is faster and its exponents suffice, else the masked form.
+        y, state = factored.scan(window, is_first, chunk_size) or masked.scan(
+            window, is_first, chunk_size
+        )
+    return y.to(x.dtype), state
 
 
 def ssd_step(
@@ -120,8 +108,9 @@ def ssd_step(
     *,
     D: Tensor | None = None,
     inplace: bool = False,
+    backend: ChosenBackend = "torch",
 ) -> tuple[Tensor, Tensor]:
-    """Take one step of the recurrence.
+    """Run one step of the recurrence.
 
     Args:
         x: Input ``(B, H, P)``.
@@ -131,37 +120,24 @@ def ssd_step(
         C: ``(B, G, N)``.
         state: ``(B, H, P, N)``.
         D: ``(H,)``.
-        inplace: Overwrite ``state``, which is otherwise left as it was; not with gradients.
+        inplace: Overwrite ``state``, which is otherwise unchanged; not with gradients.
+        backend: As for :func:`ssd`.
 
     Returns:
         ``y`` ``(B, H, P)`` in the type of ``x``, and the next state ``(B, H, P, N)``.
     """
+    if backend == "kernels":
+        return kernels.ssd_step(x, dt, A, B, C, state, D=D, inplace=inplace)
     batch, heads, headdim = x.shape
-    groups, d_state = B.shape[1:]
-    dtype = state.dtype
+    groups, dtype = B.shape[1], state.dtype
     with torch.autocast(x.device.type, enabled=False):
-        dt = dt.to(dtype)
-        values = x.to(dtype)
-        decay = torch.exp(dt * A.to(dtype))[..., None, None]
-        grouped = (groups, heads // groups * headdim)
-        scaled = (values * dt[..., None]).view(batch, *grouped, 1)
-        B, C = B.to(dtype)[:, :, None], C.to(dtype)[:, :, None]
-        if torch.is_grad_enabled():
-            next_state = state.mul_(decay) if inplace else state * decay
-            view = next_state.view(batch, *grouped, d_state).addcmul_(scaled, B)
-            # Row times matrix: on a CPU several times faster than matrix times column.
-            y = torch.matmul(C, view.transpose(-1, -2))
-        else:
-            # The state is by far the largest tensor here, and what time a step takes is mostly the
-            # time to read and write it: once each, if all is done to a part while it is in cache.
-            next_state = (
-                state if inplace else torch.empty_like(state, memory_format=torch.contiguous_format)
-            )
-            y = torch.empty(batch, groups, 1, grouped[1], dtype=dtype, device=x.device)
-            for rows in state_blocks(state):
-                part = torch.mul(state[rows], decay[rows], out=next_state[rows])
-                view = part.view(-1, *grouped, d_state).addcmul_(scaled[rows], B[rows])
-                torch.matmul(C[rows], view.transpose(-1, -2), out=y[rows])
+        dt, values = dt.to(dtype), x.to(dtype)
+        decay = torch.exp(dt * A.to(dtype))[..., None, None]  # (B, H, 1, 1)
+        inputs = (values * dt[..., None]).view(batch, groups, heads // groups * headdim, 1)
+        B, C = B.to(dtype)[:, :, None], C.to(dtype)[:, :, None]  # (B, G, 1, N)
+        y, next_state = recurrent_step(
+            state, lambda rows: decay[rows], inputs, B, C, inplace=inplace
+        )
         y = y.view(batch, heads, headdim)
         if D is not None:
             y = torch.addcmul(y, D.to(dtype)[:, None], values)

@@ -29,6 +29,7 @@ from drama.files import read_json, write_json
 from drama.suite.differences import differences
 from drama.suite.spec import SuiteSpec, Variant, slug
 from drama.suite.status import MODE, Status, inspect
+from drama.version import __version__
 
 MOST = 5
 """Maximum number of differences in an error message."""
@@ -161,8 +162,6 @@ def begin_suite(directory: Path, spec: SuiteSpec) -> str | None:
         RunDirError: The directory holds another suite, or something else.
         ConfigError: ``suite.json`` cannot be read.
     """
-    from drama import __version__
-
     if is_suite(directory):
         found, version = read_spec(directory)
         if changed := _beyond(found, spec):

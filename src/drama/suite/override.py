@@ -1,4 +1,4 @@
-"""Settings replaced by their dotted names: from ``--set``, from a variant, from Python."""
+"""Overrides of settings by dotted name: from ``--set``, from a variant, from Python."""
 
 from __future__ import annotations
 
@@ -8,27 +8,24 @@ from typing import Any
 
 from drama.config import Config
 from drama.errors import ConfigError
-from drama.settings import LEAVES
-
-OWN = ("preset", "seed", "steps", "env.id")
-"""Settings that the spec itself decides, so that no variant may."""
+from drama.settings import DECLARATIONS, MAPPINGS
 
 
 def override(config: Config, overrides: Mapping[str, Any]) -> Config:
     """Return ``config`` with settings replaced.
 
     Args:
-        config: To start from.
+        config: Base configuration.
         overrides: Dotted ``section.field`` to value, as in ``config.json``.
 
     Raises:
-        ConfigError: There is no such setting (the nearest is named), the suite itself decides
-            it, or the value does not fit.
+        ConfigError: A setting does not exist (the nearest is named) or is set by the suite, or a
+            value does not fit.
     """
     overrides = dotted(overrides)
     for key in overrides:
-        if key in OWN:
-            raise ConfigError(f"{key} is for the suite to say, not for an override")
+        if key in DECLARATIONS and DECLARATIONS[key].suite:
+            raise ConfigError(f"{key} is set by the suite, not by an override")
     changed = config.override(overrides)
     if not changed.evaluation.episodes:
         raise ConfigError("evaluation.episodes must be at least 1: a suite is made of evaluations")
@@ -55,12 +52,12 @@ def parse_override(text: str) -> tuple[str, Any]:
 def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten sections, so that ``replay.sampler = ...`` may be bare in TOML; lists to tuples.
 
-    An empty section stays: it sets nothing, and whoever wrote it is to be told.
+    An empty section stays, to be refused with a message.
     """
     found: dict[str, Any] = {}
     for key, value in tree.items():
         name = prefix + str(key).replace("-", "_")
-        if isinstance(value, Mapping) and value and name not in LEAVES:
+        if isinstance(value, Mapping) and value and name not in MAPPINGS:
             found |= dotted(value, f"{name}.")
         else:
             found[name] = tuple(value) if isinstance(value, list) else value

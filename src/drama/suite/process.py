@@ -18,10 +18,9 @@ from typing import Any
 
 from drama import presets
 from drama.errors import RunDirError
+from drama.settings import DECLARATIONS, flat
 from drama.suite.layout import Cell
-from drama.suite.override import OWN
 from drama.suite.status import worth_keeping
-from drama.training.resume import flat
 from drama.training.rundir import RunLock
 from drama.trust import code_named
 
@@ -73,7 +72,7 @@ def arguments(cell: Cell, threads: int | None = None) -> list[str]:
     settings: dict[str, Any] = {
         key: value
         for key, value in flat(dataclasses.asdict(config)).items()
-        if key not in OWN and value != preset[key]
+        if not DECLARATIONS[key].suite and value != preset[key]
     }
     # A configured number of threads has priority.
     if threads is not None and not config.training.threads:
@@ -140,7 +139,7 @@ class RunProcess:
             self.log = cell.log
             # In a separate session, so that Ctrl-C reaches it once, through this process.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "drama.suite.child", str(os.getpid()), *args],
+                [sys.executable, "-m", "drama.cli.child", str(os.getpid()), *args],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

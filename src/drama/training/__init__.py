@@ -1,1 +1,1 @@
-"""One visible loop, and what it needs: optimiser, logs, checkpoints, run directories."""
+"""Training: the loop, optimisers, metrics, checkpoints and run directories."""

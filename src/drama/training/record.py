@@ -16,9 +16,10 @@ import torch
 
 from drama.errors import CheckpointError
 from drama.files import read_json, write_json
-from drama.ssm.backend import Backend
+from drama.ops.backend import Backend
 from drama.training.clock import TimeSplit
 from drama.training.device import device_name
+from drama.version import __version__
 
 DECISIVE = ("device", "device_name", "precision", "backend", "torch", "drama")
 """Entries whose change may change the last bits of a result. Another number of threads is told of
@@ -27,8 +28,6 @@ by the trainer, which looks into the checkpoint for it."""
 
 def facts(device: torch.device, dtype: torch.dtype, backend: Backend) -> dict[str, Any]:
     """Return what decides, beside the configuration, how a run goes on this machine."""
-    from drama import __version__  # set after everything else has been imported
-
     return {
         "device": str(device),
         "device_name": device_name(device),

@@ -15,11 +15,13 @@ import torch
 from drama.behaviour import Behaviour, Player
 from drama.config import Config
 from drama.errors import CheckpointError, NonFiniteError
+from drama.ops.dispatch import on_cpu
 from drama.replay import Purpose, ReplayBuffer
 from drama.training.checkpoint import Checkpoint
 from drama.training.checkpointer import Checkpointer, Part
 from drama.training.clock import Clock, TimeSplit
 from drama.training.collector import Collector
+from drama.training.contention import ContentionWatch
 from drama.training.device import pick_replay_device
 from drama.training.events import Events, Listener
 from drama.training.learner import Learner
@@ -79,6 +81,7 @@ class Trainer:
         """Everything that decides how the run continues."""
         self.log: RunLog | None = None
         self.checkpointer = self._checkpointer(run_dir) if run_dir else None
+        self._contention = ContentionWatch()
         self._saved_at = -1  # step of the last checkpoint
         self._saved_time = time.monotonic()
         self._clocked_from = 0  # step at which this process began
@@ -131,6 +134,9 @@ class Trainer:
         for purpose, due in updates_due(self.config.training, step).items():
             while self.learner.updates[purpose] < due:
                 self.update(purpose)
+        if on_cpu(self.learner.device):
+            updates, seconds = self.learner.updates, self.clock.totals()
+            self.events.warn_once(self._contention.scan(updates, seconds))
 
     def update(self, purpose: Purpose) -> None:
         """Make one update of the world model or of the behaviour.

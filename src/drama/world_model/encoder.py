@@ -1,53 +1,37 @@
-"""From an observation to the logits of its posterior latent, one frame at a time."""
+"""Encoder: from an observation to the logits of its posterior latent, one step at a time."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from drama.config import WorldModelConfig
 from drama.errors import ConfigError
-from drama.ops.batch_norm import ImageLayers
+from drama.ops.batch_norm import ConvLayers
+from drama.ops.dtypes import matmul_dtype
 from drama.ops.rms_norm import RMSNorm
 from drama.world_model.twohot import symlog
 
 FRAMES_AT_ONCE = 128
-"""Frames encoded in one piece when no gradient is needed."""
+"""Images encoded at once without a gradient; bounds memory in imagination."""
 
 
 def feature_side(image_side: int, config: WorldModelConfig) -> int:
-    """Side of the last feature map for a square image.
+    """Return the side of the last feature map of a square image, in pixels.
 
     Raises:
-        ConfigError: The image cannot be halved as often as the layers ask.
+        ConfigError: The image cannot be halved as often as the layers require.
     """
     halvings = len(config.filters) - 1 + (config.stem_stride == 2)
     factor: int = 2**halvings
     side, rest = divmod(image_side, factor)
     if rest or side < 1:
         raise ConfigError(
-            f"{len(config.filters)} convolution layers halve a frame {halvings} times, which "
+            f"{len(config.filters)} convolution layers halve an image {halvings} times, which "
             f"{image_side} pixels do not allow; set env.image_size to a multiple of {factor}, or "
             "world_model.filters to fewer layers"
         )
     return side
-
-
-def channels_last(module: nn.Module) -> None:
-    """Store convolution weights channels-last, the faster layout on CPUs and tensor cores."""
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of the convolution that equals ``conv``, then ``norm`` in evaluation.
-
-    ``conv`` has no bias of its own.
-    """
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
 
 
 class ImageEncoder(nn.Module):
@@ -57,73 +41,57 @@ class ImageEncoder(nn.Module):
         super().__init__()
         height, width, channels = shape
         if height != width:
-            raise ConfigError(f"frames must be square, got {height}x{width}; set env.image_size")
-        side = feature_side(height, config)
+            raise ConfigError(f"images must be square, got {height}x{width}; set env.image_size")
+        side, kernel = feature_side(height, config), config.kernel
         layers: list[nn.Module] = []
         for i, filters in enumerate(config.filters):
             stride = config.stem_stride if i == 0 else 2
-            conv = nn.Conv2d(
-                channels, filters, config.kernel, stride, padding=config.kernel // 2, bias=False
-            )
+            conv = nn.Conv2d(channels, filters, kernel, stride, kernel // 2, bias=False)
             layers += [conv, nn.BatchNorm2d(filters), nn.SiLU()]
             channels = filters
-        self.layers = ImageLayers(*layers)
-        channels_last(self.layers)
+        self.layers = ConvLayers(*layers)
         self.out = nn.Linear(side * side * channels, config.stoch_size)
         self.latent_shape = (config.latent_variables, config.latent_classes)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Map uint8 frames ``(..., H, W, C)`` to logits ``(..., variables, classes)``."""
-        frames = obs.reshape(-1, *obs.shape[-3:])  # (N, H, W, C)
+        """Map uint8 images ``(..., H, W, C)`` to logits ``(..., variables, classes)``."""
+        images = obs.reshape(-1, *obs.shape[-3:])  # (N, H, W, C)
         if torch.is_grad_enabled() or self.training:
-            logits = self._encode(frames)
+            logits = self._encode(images)
         else:
-            # Imagination encodes thousands of frames without a gradient: bound the memory.
-            logits = torch.cat([self._encode(part) for part in torch.split(frames, FRAMES_AT_ONCE)])
+            logits = torch.cat([self._encode(part) for part in torch.split(images, FRAMES_AT_ONCE)])
         return logits.reshape(*obs.shape[:-3], *self.latent_shape)
 
-    def _encode(self, frames: Tensor) -> Tensor:
-        # (N, H, W, C) seen as (N, C, H, W) is channels-last already. Bytes are exact in bfloat16
-        # too, so no float32 copy of the frames is made on the way.
-        x = frames.permute(0, 3, 1, 2).to(self._image_dtype(frames.device)).div_(255.0)
-        x = self.layers(x) if self.training or torch.is_grad_enabled() else self._folded(x)
-        logits: Tensor = self.out(x.permute(0, 2, 3, 1).flatten(1))  # from (N, C', h, w)
+    def _encode(self, images: Tensor) -> Tensor:
+        # Without a float32 copy under autocast: bytes are exact in bfloat16.
+        x = images.permute(0, 3, 1, 2).to(matmul_dtype(self.out.weight)).div_(255.0)
+        x = self.layers(x)  # (N, C, H, W) to (N, filters, h, w)
+        logits: Tensor = self.out(x.permute(0, 2, 3, 1).flatten(1))
         return logits
-
-    def _folded(self, x: Tensor) -> Tensor:
-        """Return what the layers make of ``x`` in evaluation mode, in fewer passes over it."""
-        layers = list(self.layers)
-        for conv, norm in zip(layers[::3], layers[1::3], strict=True):
-            assert isinstance(conv, nn.Conv2d)
-            assert isinstance(norm, nn.BatchNorm2d)
-            x = F.conv2d(x, *fold(conv, norm), conv.stride, conv.padding)
-            x = F.silu(x, inplace=True)
-        return x
-
-    def _image_dtype(self, device: torch.device) -> torch.dtype:
-        if torch.is_autocast_enabled(device.type):
-            return torch.get_autocast_dtype(device.type)
-        return self.out.weight.dtype
 
 
 class VectorEncoder(nn.Module):
-    """Two hidden layers on symlog inputs, for flat vector observations."""
+    """Two hidden layers on symlog inputs, for vector observations."""
 
     def __init__(self, shape: tuple[int, ...], config: WorldModelConfig) -> None:
         super().__init__()
-        (size,), units = shape, config.vector_units
-        self.layers = nn.Sequential(
-            nn.Linear(size, units),
-            RMSNorm(units),
-            nn.SiLU(),
-            nn.Linear(units, units),
-            RMSNorm(units),
-            nn.SiLU(),
-            nn.Linear(units, config.stoch_size),
-        )
+        self.layers = vector_layers(shape[0], config.vector_units, config.stoch_size)
         self.latent_shape = (config.latent_variables, config.latent_classes)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Map vectors ``(..., N)`` to logits ``(..., variables, classes)``."""
         logits: Tensor = self.layers(symlog(obs.float()))
         return logits.reshape(*obs.shape[:-1], *self.latent_shape)
+
+
+def vector_layers(inputs: int, units: int, outputs: int) -> nn.Sequential:
+    """Return two hidden layers of linear, RMSNorm and SiLU, then a linear output."""
+    return nn.Sequential(
+        nn.Linear(inputs, units),
+        RMSNorm(units),
+        nn.SiLU(),
+        nn.Linear(units, units),
+        RMSNorm(units),
+        nn.SiLU(),
+        nn.Linear(units, outputs),
+    )

@@ -9,31 +9,28 @@ from torch import Tensor
 
 from drama.ops.dtypes import accumulation_dtype
 
-# 2 to this power is exactly 0, not even subnormal.
-_UNDERFLOW = {torch.float32: -152.0, torch.float64: -1080.0}
+UNDERFLOW = {torch.float32: -152.0, torch.float64: -1080.0}
+"""2 to this power is exactly 0, not even subnormal: the log-decay of a reset."""
 
 
-def log_decay(dt: Tensor, A: Tensor, is_first: Tensor | None) -> Tensor:
+def log_decay(dt: Tensor, A: Tensor) -> Tensor:
     """Return the log-decay of each step to base 2, ``Δ_t A / ln 2``, clamped where 2^x is 0.
 
     To base 2, because on a CPU ``exp`` takes 10 to 40 times as long where its result underflows,
     while the time of ``exp2`` is constant.
 
     The clamp changes no result, since a product of decays with such a step is 0. It keeps sums
-    finite, and makes a reset one more step of complete forgetting.
+    finite, and a reset can be one more step of complete forgetting.
 
     Args:
         dt: Step sizes ``(B, T, H)``.
         A: Negative rates ``(H,)``.
-        is_first: Steps before which the state is cleared, bool ``(B, T)``.
 
     Returns:
         ``(B, T, H)`` in float32 or float64.
     """
     dtype = accumulation_dtype(dt, A)
-    floor = _UNDERFLOW[dtype]
-    logs = (dt.to(dtype) * (A.to(dtype) / math.log(2))).clamp(min=floor)
-    return logs if is_first is None else logs.masked_fill(is_first[..., None], floor)
+    return (dt.to(dtype) * (A.to(dtype) / math.log(2))).clamp(min=UNDERFLOW[dtype])
 
 
 def split_cumsum(logs: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +49,7 @@ def split_cumsum(logs: Tensor) -> tuple[Tensor, Tensor]:
         ``(coarse, fine)``, both ``(..., K)``; their sum is the running sum. The gradient flows
         through ``fine`` alone and is that of the whole sum.
     """
-    largest = -_UNDERFLOW[logs.dtype] * logs.shape[-1]
+    largest = -UNDERFLOW[logs.dtype] * logs.shape[-1]
     digits = 23 if logs.dtype == torch.float32 else 52
     grid = 2.0 ** (math.ceil(math.log2(largest)) - digits)
     with torch.no_grad():

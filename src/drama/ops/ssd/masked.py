@@ -1,7 +1,16 @@
-"""The chunked scan of Mamba-2 that keeps the decay of each pair of steps: right for any decays.
+"""Chunked scan of Mamba-2, masked form: a decay matrix ``L`` of K x K per head and chunk.
 
-Nothing can leave the number type here, for a decay between two steps is never above 1. The price
-is a matrix of K x K per head and chunk; :mod:`drama.ops.ssd.factored` does without, where it can.
+No power can overflow, for the decay between two steps is at most 1: right for any decays, on any
+device. :mod:`drama.ops.ssd.factored` avoids the matrix where it can.
+
+With ``l`` the running sums of the log-decays (to base 2) inside a chunk, ``L_ij = 2^(l_i - l_j)``
+for i >= j, ``M = L ∘ C Bᵀ ∘ Δ + diag(D)``, and ``s`` the state at the chunk's start, stored
+``(N, P)``:
+
+    Y = [M | 2^l C] [X ; s]              s' = 2^(l_K) s + Wᵀ X,    W_j = 2^(l_K - l_j) Δ_j B_j
+
+Both sides of the first product are kept as one matrix each, ``left`` and ``right``: a chunk costs
+two products forward and four backward, all batched over sequences, chunks and heads.
 """
 
 from __future__ import annotations
@@ -14,46 +23,48 @@ from torch import Tensor
 
 from drama.ops.autograd import differentiable_once
 from drama.ops.dispatch import on_cpu
-from drama.ops.ssd.decay import split_cumsum
+from drama.ops.ssd.decay import UNDERFLOW, split_cumsum
+from drama.ops.ssd.window import Window
+
+
+def scan(window: Window, is_first: Tensor | None, chunk_size: int) -> tuple[Tensor, Tensor]:
+    """Run the recurrence over a window. Differentiable once.
+
+    Args:
+        window: Its inputs.
+        is_first: Steps before which the state is cleared, bool ``(B, T)``.
+        chunk_size: Largest number of steps of a chunk.
+
+    Returns:
+        ``y`` ``(B, T, H, P)`` and the final state ``(B, H, P, N)``.
+    """
+    window = window.with_reset_decay(is_first, UNDERFLOW[window.logs.dtype])
+    headdim, d_state = window.x.shape[3], window.B.shape[3]
+    longest = min(chunk_size, preferred_chunk(headdim, d_state, window.x.device))
+    chunks = math.ceil(window.length / longest)
+    y, state = _Masked.apply(chunks, *window.padded(chunks))  # type: ignore[no-untyped-call]
+    return y[:, : window.length], state
 
 
 def preferred_chunk(headdim: int, d_state: int, device: torch.device) -> int:
-    """Return the chunk length that is cheapest for heads of this shape.
+    """Return the fastest chunk length for heads of this shape.
 
-    Per step and head, a chunk of K costs elementwise work on K decays, and its share of a state,
-    P N / K: least near the square root of P N, times a measured factor. A GPU would rather have
-    few, large products.
+    Per step and head, a chunk of K steps costs elementwise work on K decays and ``P N / K`` for its
+    state: least near ``sqrt(P N)``, times a measured factor. Accelerators prefer few, large
+    products.
     """
     if not on_cpu(device):
         return 256
     return int(2 ** round(math.log2(max(16.0, 0.6 * math.sqrt(headdim * d_state)))))
 
 
-class Pairwise(torch.autograd.Function):
-    """The window in chunks of K steps, with a backward pass of its own. Differentiable once.
-
-    With ``l`` the running sums of the log-decays (to base 2) inside a chunk,
-    ``M = L ∘ C Bᵀ ∘ Δ + diag(D)``, and ``s`` the state at the chunk's start, stored ``(N, P)``:
-
-        Y = [M | 2^l C] [X ; s]              s' = 2^(l_K) s + Wᵀ X,    W_j = 2^(l_K - l_j) Δ_j B_j
-
-    Both sides of the first product are kept as one matrix each, ``left`` and ``right``, so that a
-    chunk costs two products forward and four backward, all batched over sequences, chunks, heads.
-    """
+class _Masked(torch.autograd.Function):
+    """The scan and its hand-written gradient."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        dt: Tensor,
-        logs: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        initial_state: Tensor | None,
-        chunks: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Take ``(B, chunks·K, ...)``; return ``y`` and the final state ``(B, H, P, N)``."""
+    def forward(ctx: Any, chunks: int, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Take a window of ``chunks·K`` steps; return ``y`` and the final state."""
+        x, dt, logs, B, C, D, initial_state = Window(*inputs)
         batch, length, heads, headdim = x.shape
         d_state = B.shape[-1]
         chunk = length // chunks
@@ -68,7 +79,7 @@ class Pairwise(torch.autograd.Function):
         coarse, fine = split_cumsum(logs)
         to_end = torch.exp2((fine[..., -1:] - fine) + (coarse[..., -1:] - coarse))
         from_start = (coarse + fine).exp2_()
-        decay = _pairwise_decay(coarse, fine)  # (B, chunks, H, K, K)
+        decay = _decay_matrix(coarse, fine)  # (B, chunks, H, K, K)
         scores = torch.matmul(C, B.transpose(-1, -2)).to(dtype)  # (B, chunks, G, K, K)
 
         left = torch.empty(*per_head, chunk, width, dtype=compute, device=x.device)
@@ -79,11 +90,11 @@ class Pairwise(torch.autograd.Function):
         left[..., :chunk] = weights
         right = torch.empty(*per_head, width, headdim, dtype=compute, device=x.device)
         right[..., :chunk, :] = _by_chunk(x, chunks)
-        inputs = right[..., :chunk, :].flatten(0, 2)
+        values = right[..., :chunk, :].flatten(0, 2)
 
         written = _per_head(B, to_end * dt)  # (B·chunks·H, K, N)
         if reads_state:
-            added = torch.bmm(written.transpose(1, 2), inputs).view(*per_head, d_state, headdim)
+            added = torch.bmm(written.transpose(1, 2), values).view(*per_head, d_state, headdim)
             left[..., chunk:] = _per_head(C, from_start).view(*per_head, chunk, d_state)
             state = logs.new_zeros(1) if initial_state is None else initial_state.transpose(2, 3)
             state = state.expand(batch, heads, d_state, headdim)
@@ -93,8 +104,8 @@ class Pairwise(torch.autograd.Function):
                 state = torch.addcmul(added[:, index], carried[:, index], state)
             state = state.transpose(2, 3).contiguous()
         else:
-            # No other chunk reads it: it comes in the layout in which it is handed on.
-            state = torch.bmm(inputs.transpose(1, 2), written).to(dtype)
+            # No other chunk reads it: computed in the layout in which it is returned.
+            state = torch.bmm(values.transpose(1, 2), written).to(dtype)
             state = state.view(batch, heads, headdim, d_state)
         y = torch.bmm(left.flatten(0, 2), right.flatten(0, 2))
         ctx.save_for_backward(dt, B, C, decay, scores, to_end, from_start, left, right, written)
@@ -111,14 +122,14 @@ class Pairwise(torch.autograd.Function):
         compute, dtype = right.dtype, decay.dtype
         per_head = (batch, chunks, heads)
         reads_state = width > chunk
-        inputs = right[..., :chunk, :].flatten(0, 2)
+        values = right[..., :chunk, :].flatten(0, 2)
 
         dy = _by_chunk(dy, chunks).flatten(0, 2)
         dleft = torch.bmm(dy, right.flatten(0, 2).transpose(1, 2)).view(*per_head, chunk, width)
         transposed = left.flatten(0, 2).transpose(1, 2)
         dx = torch.bmm(transposed[:, :chunk], dy)
 
-        # The states, from the last chunk to the first.
+        # States, from the last chunk to the first.
         adjoint = dfinal.transpose(2, 3)  # (B, H, N, P)
         if reads_state:
             dstarts = torch.bmm(transposed[:, chunk:], dy).view(*per_head, d_state, headdim)
@@ -130,14 +141,14 @@ class Pairwise(torch.autograd.Function):
                 adjoint = torch.addcmul(dstarts[:, index], through, adjoint)
         dx = dx.baddbmm_(written, adjoints.flatten(0, 2))
 
-        # W_j = 2^(l_K - l_j) Δ_j B_j. Derivatives by l leave out the factor ln 2 until the end.
-        dwritten = torch.bmm(inputs, adjoints.flatten(0, 2).transpose(1, 2))
+        # W_j = 2^(l_K - l_j) Δ_j B_j. Derivatives by l omit the factor ln 2 until the end.
+        dwritten = torch.bmm(values, adjoints.flatten(0, 2).transpose(1, 2))
         dwritten = dwritten.view(*per_head, chunk, d_state).to(dtype)
         along = _grouped(dwritten, B).mul(B[:, :, :, None]).sum(-1).view_as(dt)
         along *= to_end
         ddt = along.clone()
         along *= dt
-        along[..., -1] = 0  # l_K - l_K is 0: left in, it would cancel only up to rounding
+        along[..., -1] = 0  # l_K - l_K is 0, but would cancel only up to rounding
         dsums = -along  # gradient of l
         dsums[..., -1] = along.sum(-1)
         dB = _sum_over_heads(dwritten, to_end * dt, B)
@@ -171,6 +182,7 @@ class Pairwise(torch.autograd.Function):
         # A log-decay is part of all later sums of its chunk.
         dlogs = dsums.flip(-1).cumsum(-1).flip(-1) * math.log(2)
         return (
+            None,
             _by_step(dx.view(*per_head, chunk, headdim)),
             _by_step(ddt),
             _by_step(dlogs),
@@ -178,18 +190,17 @@ class Pairwise(torch.autograd.Function):
             _by_step(dC.to(compute)),
             dD,
             dinitial,
-            None,
         )
 
 
 def _by_chunk(x: Tensor, chunks: int) -> Tensor:
-    """View time in chunks, behind the heads: (B, T, H, ...) as (B, chunks, H, K, ...)."""
+    """View time in chunks, after the heads: (B, T, H, ...) as (B, chunks, H, K, ...)."""
     batch, length = x.shape[:2]
     return x.view(batch, chunks, length // chunks, *x.shape[2:]).transpose(2, 3)
 
 
 def _by_step(x: Tensor) -> Tensor:
-    """Undo :func:`_by_chunk`."""
+    """Invert :func:`_by_chunk`."""
     return x.transpose(2, 3).flatten(1, 2)
 
 
@@ -206,11 +217,11 @@ def _per_head(maps: Tensor, scale: Tensor) -> Tensor:
 
 
 def _sum_over_heads(dmaps: Tensor, scale: Tensor, maps: Tensor) -> Tensor:
-    """Undo :func:`_per_head` for gradients: (B, chunks, H, K, N) to (B, chunks, G, K, N)."""
+    """Transpose of :func:`_per_head`: (B, chunks, H, K, N) to (B, chunks, G, K, N)."""
     return torch.einsum("bcghkn,bcghk->bcgkn", _grouped(dmaps, maps), _grouped(scale, maps))
 
 
-def _pairwise_decay(coarse: Tensor, fine: Tensor) -> Tensor:
+def _decay_matrix(coarse: Tensor, fine: Tensor) -> Tensor:
     """Return ``L_ij = 2^(Σ_{j<k<=i} logs_k)`` for ``i >= j``, else 0: (..., K) to (..., K, K)."""
     between = fine[..., :, None] - fine[..., None, :]
     between += coarse[..., :, None] - coarse[..., None, :]

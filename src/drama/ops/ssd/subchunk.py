@@ -1,10 +1,11 @@
-"""The first half of a chunk, for heads that forget too fast for the whole of it.
+"""First subchunk of heads that forget too fast for one chunk of the factored form.
 
-:mod:`drama.ops.ssd.factored` measures the decays of a chunk from one middle. Where it forgets by
-more than the number type can hold, but neither of its halves does, a head's middle is put in its
-second half: there everything is then right, and what the first half sends is 0 where it would be
-forgotten in any case. What remains is the first half by itself, from a middle of its own. That is
-done here, for these heads only, which are few: the rest of the window keeps its one large chunk.
+:mod:`drama.ops.ssd.factored` scales all decays of a chunk relative to one point ``m``. Where a head
+forgets by more than the number type holds in the whole chunk, but not in its halves, ``m`` is put
+in the second half: rows of that half are then right, and what the first half sends there underflows
+only where it is forgotten anyway. What is missing is the first half's own rows, which are computed
+here relative to a point of their own. Only for these heads, so that the rest of the window keeps
+one large chunk (secondary chunking in gated linear attention, arXiv 2312.06635).
 """
 
 from __future__ import annotations
@@ -15,42 +16,43 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from drama.ops.ssd.chunking import first_half
 from drama.ops.ssd.decay import split_cumsum
 
 
-class FirstHalf(NamedTuple):
-    """What the backward pass needs of it. ``S`` heads, and ``h`` steps."""
+class FirstSubchunk(NamedTuple):
+    """Tensors saved for its backward pass, of ``S`` heads and ``h`` steps."""
 
     x: Tensor
-    """``(B, S, h, P)``, in the type of the decays."""
+    """``(B, S, h, P)``, in the type of decays."""
     into: Tensor
     """``2^(m - l_j) Δ_j``: ``(B, S, h, 1)``."""
     column: Tensor
-    """``2^(m - l_j)``, likewise."""
+    """``2^(m - l_j)``, same shape."""
     row: Tensor
-    """``2^(l_i - m)``, likewise."""
+    """``2^(l_i - m)``, same shape."""
     scaled: Tensor
     """``X̃``, in the type of matrix products: ``(B, S, h, P)``."""
     scores: Tensor
-    """Those of the heads' groups, ``(B, S, h, h)``."""
+    """Scores of the heads' groups, ``(B, S, h, h)``."""
     mixed: Tensor
     """``Z``: ``(B, S, h, P)``."""
 
     @classmethod
     def add_to(
         cls, y: Tensor, x: Tensor, dt: Tensor, logs: Tensor, scores: Tensor, heads: Tensor
-    ) -> FirstHalf:
-        """Add the first half's outputs to ``y``.
+    ) -> FirstSubchunk:
+        """Add the outputs of the first subchunk to ``y``.
 
         Args:
-            y: Changed in place, ``(B, K, H, P)``.
+            y: Modified in place, ``(B, K, H, P)``.
             x: ``(B, K, H, P)``.
             dt: ``(B, K, H)``.
-            logs: Log-decays, likewise.
+            logs: Log-decays ``(B, K, H)``.
             scores: Masked products of C and B, ``(B, G, K, K)``.
-            heads: Which to do, ``(S,)``.
+            heads: Indices of the split heads, ``(S,)``.
         """
-        steps, dtype = half(x.shape[1]), logs.dtype
+        steps, dtype = first_half(x.shape[1]), logs.dtype
         values = x[:, :steps, heads].transpose(1, 2).to(dtype)
         dt, logs = (v[:, :steps, heads].transpose(1, 2) for v in (dt, logs))  # (B, S, h)
         coarse, fine = split_cumsum(logs)
@@ -70,10 +72,10 @@ class FirstHalf(NamedTuple):
         """Return the gradients.
 
         Args:
-            dy: That of ``y``, ``(B, K, H, P)``.
-            heads: Which were done, ``(S,)``.
-            pairs: Strictly lower, 1 where no reset lies between, ``(1, B, 1, K, K)``; None if there
-                are no resets.
+            dy: Gradient of ``y``, ``(B, K, H, P)``.
+            heads: As in :meth:`add_to`.
+            pairs: Strictly lower, 1 where no reset lies between, ``(1, B, 1, K, K)``; None
+                without resets.
         """
         dtype = self.row.dtype
         upstream = dy[:, : self.x.shape[2], heads].transpose(1, 2).to(dtype)
@@ -98,21 +100,16 @@ class FirstHalf(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Of the first half alone, to be added to those of the chunk."""
+    """Gradients of the first subchunk, to be added to those of the chunk."""
 
     x: Tensor
     """``(B, h, S, P)``"""
     dt: Tensor
     """``(B, h, S)``"""
     logs: Tensor
-    """Of the log-decays, likewise."""
+    """Of log-decays, ``(B, h, S)``."""
     scores: Tensor
-    """Before any mask, and beyond the number type above the diagonal: ``(B, S, h, h)``."""
-
-
-def half(steps: int) -> int:
-    """Return how many of so many steps are the first half."""
-    return math.ceil(steps / 2)
+    """Unmasked, may overflow above the diagonal: ``(B, S, h, h)``."""
 
 
 def group_of(heads: Tensor, total: int, groups: int) -> Tensor:

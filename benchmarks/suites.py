@@ -1,0 +1,180 @@
+"""Suites condensed to one JSON file each, for the pages that show their results."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import drama
+from drama.config import Config
+from drama.report.runs import read_run, running_mean
+from drama.settings import flat
+from drama.suite import read_suite
+from drama.suite.layout import Cell
+
+WIDTH = 20
+"""Training episodes in a running mean."""
+WIDTHS = {"MinAtar/Freeway-v1": 5}
+"""The same for games of which a run has fewer episodes: 19 of 2500 steps."""
+POINTS = 120
+"""Points kept of a learning curve."""
+MACHINE = ("device_name", "threads", "precision", "python", "torch")
+"""Fields of ``run.json`` that are kept."""
+
+Array = npt.NDArray[np.float64]
+
+
+def condense(directory: Path, experiments: str = "experiments") -> dict[str, Any]:
+    """Return what the pages need of one suite; ``experiments`` is the folder of its TOML file."""
+    suite = read_suite(directory)
+    labels = {variant.name: variant.label or variant.name for variant in suite.spec.variants}
+    return {
+        "suite": suite.spec.name,
+        "title": suite.spec.title or suite.spec.name,
+        "command": f"drama suite run {experiments}/{suite.spec.name}.toml",
+        "variants": labels,
+        "games": list(suite.spec.games),
+        "settings": {c.variant.name: settings(c.config) for c in reversed(suite.cells)},
+        "runs": [one_run(cell) for cell in suite.cells],
+    }
+
+
+def joined(here: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """Merge the runs made here with the evaluated runs of an earlier file.
+
+    Of two runs of a cell the one with more steps is kept, so that seeds may be made on several
+    machines.
+
+    Raises:
+        SystemExit: The settings of a variant differ.
+    """
+
+    def key(run: dict[str, Any]) -> tuple[Any, ...]:
+        return run["variant"], run["env"], run["seed"]
+
+    def standing(run: dict[str, Any]) -> tuple[bool, int]:
+        return bool(run["evaluation"]), run["steps"]
+
+    kept = {key(run): run for run in before["runs"] if run["evaluation"]}
+    for run in here["runs"]:
+        if key(run) in kept and standing(run) >= standing(kept[key(run)]):
+            del kept[key(run)]
+    for variant in {run["variant"] for run in kept.values()} & here["settings"].keys():
+        if before["settings"][variant] != here["settings"][variant]:
+            sys.exit(f"{here['suite']}: the runs of {variant!r} kept so far had other settings")
+    variants = here["variants"] | {
+        name: label for name, label in before["variants"].items() if name not in here["variants"]
+    }
+    games = list(dict.fromkeys([*here["games"], *before["games"]]))
+    runs = [run for run in here["runs"] if key(run) not in kept] + list(kept.values())
+    order = list(variants)
+    runs.sort(key=lambda r: (order.index(r["variant"]), games.index(r["env"]), r["seed"]))
+    settings = before["settings"] | here["settings"]
+    return {**here, "variants": variants, "games": games, "settings": settings, "runs": runs}
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Return the settings that differ from the paper's, without game and seed."""
+    given, default = (flat(json.loads(c.to_json())) for c in (config, Config()))
+    identity = ("env.id", "seed")
+    unused = () if config.behaviour.algorithm == "ppo" else ("behaviour.ppo.",)
+    return {
+        k: v
+        for k, v in given.items()
+        if v != default[k] and k not in identity and not k.startswith(unused)
+    }
+
+
+def so_far(cell: Cell) -> dict[str, Any]:
+    """Return the evaluation of an interrupted run's last checkpoint, empty if there is none."""
+    path = cell.path / "eval.json"
+    if cell.status != "interrupted" or not path.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return {k: v for k, v in found.items() if v["protocol"]["train_steps"] == cell.step}
+
+
+def one_run(cell: Cell) -> dict[str, Any]:
+    """Return status, evaluation and thinned learning curve of a run."""
+    run = read_run(cell)
+    steps, returns = thinned(run.episodes.steps, run.episodes.returns, width_of(run.env_id))
+    start = run.starts[-1] if run.starts else {}
+    # Logs may continue after the last checkpoint; a run at its end has the suite's status.
+    early = so_far(cell) if 0 < cell.step < run.steps_asked else {}
+    return {
+        "variant": run.variant,
+        "env": run.env_id,
+        "seed": run.seed,
+        "status": run.status,
+        "steps": cell.step if early else run.steps,
+        "steps_asked": run.steps_asked,
+        "seconds": round(run.seconds, 1),
+        "starts": len(run.starts),
+        "evaluation": {
+            mode: {
+                "mean": found["mean"],
+                "returns": [episode["return"] for episode in found["episodes"]],
+            }
+            for mode, found in (run.evaluation or early).items()
+        },
+        "curve": {"step": steps, "return": returns},
+        "machine": {key: start.get(key) for key in MACHINE},
+    }
+
+
+def width_of(env: str) -> int:
+    """Return the number of training episodes in a running mean of a game."""
+    return WIDTHS.get(env, WIDTH)
+
+
+def thinned(steps: Array, returns: Array, width: int) -> tuple[list[int], list[float]]:
+    """Return running means of ``width`` episodes at no more than :data:`POINTS` steps."""
+    means = running_mean(returns, width)
+    at = steps[width - 1 :]
+    keep = np.unique(np.linspace(0, len(means) - 1, POINTS).astype(int)) if len(means) else []
+    return [int(at[i]) for i in keep], [round(float(means[i]), 4) for i in keep]
+
+
+def finished(result: dict[str, Any], env: str, variant: str) -> list[dict[str, Any]]:
+    """Return the evaluated runs of a cell, finished or interrupted."""
+    return [
+        run
+        for run in result["runs"]
+        if run["env"] == env and run["variant"] == variant and "greedy" in run["evaluation"]
+    ]
+
+
+def made(runs: Sequence[dict[str, Any]]) -> str:
+    """Return the steps of the evaluated checkpoints, and of the run if it is not finished."""
+    steps = " and ".join(f"{step:,}" for step in sorted({run["steps"] for run in runs}))
+    asked = runs[0]["steps_asked"]
+    return steps if all(run["steps"] == asked for run in runs) else f"{steps} of {asked:,}"
+
+
+def text(result: dict[str, Any]) -> str:
+    """Return JSON for people too, each run on a line."""
+    lines = ",\n".join("    " + json.dumps(run) for run in result["runs"])
+    whole = json.dumps({**result, "runs": []}, indent=2)
+    return whole.replace('"runs": []', f'"runs": [\n{lines}\n  ]') + "\n"
+
+
+def update(
+    suites: Sequence[Path], place: Path, *, keep: bool, experiments: str = "experiments"
+) -> None:
+    """Condense suite directories to ``suite-NAME.json`` in ``place``.
+
+    With ``keep``, runs that the file has and the suite has not are kept.
+    """
+    for directory in suites:
+        result = condense(directory, experiments) | {"drama": drama.__version__}
+        path = place / f"suite-{result['suite']}.json"
+        if keep and path.is_file():
+            result = joined(result, json.loads(path.read_text(encoding="utf-8")))
+        path.write_text(text(result), encoding="utf-8")
+        print(f"{directory}: {path}")

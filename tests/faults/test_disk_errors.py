@@ -1,0 +1,68 @@
+"""A disk that fails, or a limit, ends a run in one line that names a path; it can be continued."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.faults.count import Faults
+from tests.faults.disk import CODES
+from tests.faults.test_kills import SEED, start_or_resume
+from tests.training.conftest import Forks
+from tests.training.runs import STEPS, assert_same_run
+
+pytestmark = pytest.mark.faults
+
+ERRORS = int(os.environ.get("DRAMA_DISK_ERRORS", "3"))
+"""Injected errors; the long campaign asks for more than a hundred."""
+CASE: dict[str, Any] = {
+    "env": "drama/Catch-v0",
+    "config": {"training.keep_checkpoints": 1},
+    "steps": STEPS,
+}
+
+
+def faulty(rng: random.Random, number: int) -> tuple[Any, ...]:
+    """Draw a fault: mostly one disk operation, every fourth one a limit of the process."""
+    if number % 4 == 1:
+        return ("FSIZE", rng.choice((0, 100, 3000, 20_000, 300_000, rng.randint(0, 800_000))))
+    if number % 8 == 3:
+        return ("NOFILE", rng.randint(0, 4))
+    return ("disk", rng.randint(1, 90), rng.choice(CODES))
+
+
+def lost(answer: dict[str, Any], run: Path) -> str | None:
+    """Name what is wrong with the error of a disturbed training; None if nothing is."""
+    error: str = answer["error"]
+    if "\n" in error or str(run) not in error:
+        return f"not one line that names a path: {error}"
+    return None
+
+
+def test_a_disk_error_names_its_path_and_costs_no_checkpoint(
+    forks: Forks, tmp_path: Path, faults: Faults
+) -> None:
+    assert forks("train", tmp_path / "whole", **CASE) == {"killed": False, "error": ""}
+    number = 0
+    while faults.total < ERRORS:
+        run, fault = tmp_path / "run", faulty(random.Random(f"{number} {SEED}"), number)
+        number += 1
+        assert number < 10 * ERRORS
+        answer = forks("train", run, **CASE, fault=fault)
+        if answer["error"]:  # else it was tolerated, or came after the end
+            try:
+                wrong = lost(answer, run)
+                assert wrong is None, wrong
+                if run.exists():
+                    answer = start_or_resume(forks, run, CASE, {})
+                    assert answer == {"killed": False, "error": ""}, answer
+                    assert_same_run(run, tmp_path / "whole")
+            except AssertionError as error:
+                faults.check(False, f"{fault}: {error}")
+            else:
+                faults.check(True, "")
+        shutil.rmtree(run, ignore_errors=True)

@@ -1,0 +1,163 @@
+"""What the pages keep of a suite, and how runs of several machines are joined."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # benchmarks/ is part of a checkout, not of the package
+
+from benchmarks import suites  # noqa: E402
+from tests.made_up_suite import ENV, RISING, run, suite  # noqa: E402
+
+from drama import presets  # noqa: E402
+from drama.suite import load_spec  # noqa: E402
+
+PUBLISHED = sorted((ROOT / "docs" / "assets" / "results").glob("suite-*.json"))
+
+
+def test_a_curve_is_thinned_to_running_means() -> None:
+    steps, returns = np.arange(1.0, 1001), np.arange(1000.0)
+    step, mean = suites.thinned(steps, returns, 20)
+    assert len(step) == suites.POINTS
+    assert (step[0], step[-1]) == (20, 1000)
+    assert (mean[0], mean[-1]) == (9.5, 989.5)  # means of 0..19 and of 980..999
+    assert suites.thinned(steps[:5], returns[:5], 20) == ([], [])
+    assert suites.thinned(steps[:5], returns[:5], 5) == ([steps[4]], [returns[:5].mean()])
+
+
+def test_settings_by_hand() -> None:
+    base = presets.xs()
+    assert suites.settings(dataclasses.replace(base, seed=3)) == {}
+    behaviour = dataclasses.replace(base.behaviour, gamma=0.9)
+    world_model = dataclasses.replace(base.world_model, filters=(8, 8))
+    changed = dataclasses.replace(base, behaviour=behaviour, world_model=world_model)
+    assert suites.settings(changed) == {
+        "behaviour.gamma": 0.9,
+        "world_model.filters": [8, 8],
+    }
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_experiments_are_what_their_published_runs_were_made_with(path: Path) -> None:
+    """Also after a preset has changed: then they say what it was."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    spec = load_spec(str(ROOT / found["command"].split()[-1]))
+    assert found["variants"].keys() == found["settings"].keys()
+    for variant in found["variants"]:
+        config = spec.config(spec.variant(variant), spec.games[0], spec.seeds[0])
+        assert suites.settings(config) == found["settings"][variant]
+
+
+def means_of(result: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return [
+        (r["variant"], r["env"], r["seed"], r["evaluation"].get("greedy", {}).get("mean"))
+        for r in result["runs"]
+    ]
+
+
+def test_runs_made_elsewhere_are_kept() -> None:
+    settings = {"settings": {"ours": {"seed": 1}, "other": {}}}
+    here = suite(run("ours", 0, 0.5, RISING), run("ours", 1, None, RISING)) | settings
+    elsewhere = run("ours", 1, 0.9, RISING) | {"env": "drama/Sparse-v0"}
+    before = suite(
+        run("other", 0, 0.1, RISING),
+        run("ours", 0, 1.0, RISING),
+        run("ours", 1, 0.7, RISING),
+        run("ours", 2, 0.6, RISING),
+        run("ours", 3, None, RISING),
+        elsewhere,
+    )
+    before |= settings | {"games": [ENV, "drama/Sparse-v0"]}
+    found = suites.joined(here, before)
+    assert means_of(found) == [
+        ("ours", ENV, 0, 0.5),  # what was made here counts before what the file says
+        ("ours", ENV, 1, 0.7),
+        ("ours", ENV, 2, 0.6),  # also where the suite here was asked for other seeds
+        ("ours", "drama/Sparse-v0", 1, 0.9),
+        ("other", ENV, 0, 0.1),
+    ]
+    assert found["games"] == [ENV, "drama/Sparse-v0"]
+    # One that is under way on both sides stays as it is here.
+    going = suite(run("ours", 1, None, RISING)) | settings
+    assert means_of(suites.joined(going, going)) == [("ours", ENV, 1, None)]
+
+
+def test_of_two_runs_the_one_further_on_is_kept() -> None:
+    settings = {"settings": {"ours": {}, "other": {}}}
+    stopped = run("ours", 0, 0.2, RISING) | {"status": "interrupted", "steps": 500}
+    later = stopped | {"steps": 600, "seconds": 1.0}
+    finished = run("ours", 0, 0.5, RISING)
+    for one, other in ((stopped, finished), (finished, stopped)):
+        found = suites.joined(suite(one) | settings, suite(other) | settings)
+        assert means_of(found) == [("ours", ENV, 0, 0.5)]
+    for one, other in ((stopped, later), (later, stopped)):
+        found = suites.joined(suite(one) | settings, suite(other) | settings)
+        assert [r["steps"] for r in found["runs"]] == [600]
+
+
+def test_runs_with_other_settings_are_not_joined() -> None:
+    here = suite(run("ours", 0, 0.5, RISING)) | {"settings": {"ours": {"seed": 1}}}
+    before = suite(run("ours", 1, 0.5, RISING)) | {"settings": {"ours": {}}}
+    with pytest.raises(SystemExit, match="'ours' kept so far had other settings"):
+        suites.joined(here, before)
+    # A variant that has none of its runs kept may have changed.
+    before = suite(run("ours", 0, 0.7, RISING)) | {"settings": {"ours": {}}}
+    assert means_of(suites.joined(here, before)) == [("ours", ENV, 0, 0.5)]
+
+
+def test_steps_of_runs_that_are_not_over() -> None:
+    whole = run("ours", 0, 1.0, {})
+    half = {**run("ours", 1, 1.0, {}), "steps": 450}
+    assert suites.made([whole, whole]) == "1,000"
+    assert suites.made([half]) == "450 of 1,000"
+    assert suites.made([whole, half]) == "450 and 1,000 of 1,000"
+
+
+@pytest.mark.parametrize(
+    ("status", "steps", "told"), [("interrupted", 400, True), ("interrupted", 300, False)]
+)
+def test_a_stopped_run_is_told_as_far_as_its_checkpoint_was_evaluated(
+    tmp_path: Path, status: str, steps: int, told: bool
+) -> None:
+    cell = SimpleNamespace(path=tmp_path, status=status, step=400)
+    assert suites.so_far(cell) == {}  # type: ignore[arg-type]
+    found = {"greedy": {"mean": 2.0, "protocol": {"train_steps": steps}}}
+    (tmp_path / "eval.json").write_text(json.dumps(found))
+    assert suites.so_far(cell) == (found if told else {})  # type: ignore[arg-type]
+
+
+def test_an_evaluated_checkpoint_is_told_by_its_own_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "eval.json").write_text(
+        json.dumps({"greedy": {"mean": 2.0, "episodes": [], "protocol": {"train_steps": 400}}})
+    )
+    empty = SimpleNamespace(steps=np.array([]), returns=np.array([]))
+    logged = SimpleNamespace(
+        variant="ours",
+        env_id=ENV,
+        seed=0,
+        status="interrupted",
+        steps=480,
+        steps_asked=1000,
+        seconds=1.0,
+        starts=[],
+        evaluation={},
+        episodes=empty,
+    )
+    monkeypatch.setattr(suites, "read_run", lambda _: logged)
+    cell = SimpleNamespace(path=tmp_path, status="interrupted", step=400)
+    found = suites.one_run(cell)  # type: ignore[arg-type]
+    assert (found["steps"], found["evaluation"]["greedy"]["mean"]) == (400, 2.0)
+    logged.steps_asked = 400  # at its end it is for the suite to say whether that counts
+    found = suites.one_run(cell)  # type: ignore[arg-type]
+    assert (found["steps"], found["evaluation"]) == (480, {})
