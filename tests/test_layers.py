@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("world_model", "envs"),
     ("behaviour", "replay"),
     ("evaluation", "training", "machine.costs"),
-    ("machine.estimate", "loading"),
+    ("machine.estimate", "loading", "predicting"),
     ("agent",),
     ("machine", "play"),
     ("suite",),

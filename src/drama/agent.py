@@ -20,13 +20,13 @@ from drama.behaviour import Player
 from drama.config import BehaviourConfig, Config, Latents
 from drama.envs.adapt import adapter_of, as_batch
 from drama.envs.source import EnvLike, env_source
-from drama.errors import ConfigError, EnvError
+from drama.errors import ConfigError
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.loading import SavedAgent
-from drama.machine.costs import PresetCost
 from drama.machine.estimate import long_run_warning, may_be_long, measure_updates
 from drama.ops.backend import backend_of
-from drama.presets import fitting, label, preset
+from drama.predicting import carried_state
+from drama.presets import fitting, label, resolve
 from drama.training.callbacks import CallbackLike, Callbacks
 from drama.training.checkpointer import write_untrained
 from drama.training.clock import TimeSplit
@@ -36,7 +36,7 @@ from drama.training.progress import Progress
 from drama.training.record import facts
 from drama.training.run import New, Run, create_run
 from drama.training.trainer import Trainer
-from drama.training.weights import build_models, load_weights
+from drama.training.weights import load_weights, new_models
 from drama.types import PolicyState
 
 logger = logging.getLogger("drama")
@@ -68,13 +68,14 @@ class Agent:
         device: str | None = None,
     ) -> None:
         fitted = config is None
-        config = _settings(config)
+        config = resolve(config)
         self._source = env_source(env, config.env)
-        config = dataclasses.replace(config, env=self._source.config)
-        if seed is not None:
-            config = dataclasses.replace(config, seed=seed)
-        if device is not None:
-            config = dataclasses.replace(config, device=device)
+        config = dataclasses.replace(
+            config,
+            env=self._source.config,
+            seed=config.seed if seed is None else seed,
+            device=config.device if device is None else device,
+        )
         self.device = pick_device(config.device)
         self.env = self._source.make(config.seed)
         self._source.log_limits(self.env)
@@ -93,11 +94,7 @@ class Agent:
             )
             logger.info("preset %s, chosen for %s", config.preset, self.preset_reason)
         self.config = config
-        with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
-            torch.default_generator.manual_seed(config.seed)  # models are built on the CPU
-            world_model, behaviour = build_models(config, shape, actions)
-        self.world_model = world_model.to(self.device).eval()
-        self.behaviour = behaviour.to(self.device).eval()
+        self.world_model, self.behaviour = new_models(config, shape, actions, self.device)
         self._dtype = pick_dtype(config.training.precision, self.device)
         self.backend = backend_of(
             self.world_model,
@@ -182,11 +179,7 @@ class Agent:
             trainer.events.listeners = (*listeners, callbacks, shown)
             self._describe(trainer)
             self._run.start(trainer, facts(self.device, self._dtype, self.backend))
-            if (cost := self._estimate(trainer.step, target)) is not None:
-                if progress is not None:
-                    progress.learning_seconds = cost.step_seconds
-                if (long := long_run_warning(cost, trainer.step, target)) is not None:
-                    trainer.events.warn(long)
+            self._estimate(trainer, target, progress)
             stack.callback(callbacks.close)
             callbacks.start(trainer, target)
             trainer.run(target)
@@ -203,10 +196,14 @@ class Agent:
         if self._adapter is not None:
             trainer.events.note(f"observations: {self._adapter.adapt_observation.reading}")
 
-    def _estimate(self, step: int, target: int) -> PresetCost | None:
-        """Measure the cost of a training step if the run may be long."""
-        steps = target - max(step, self.config.training.warmup_steps)
-        return measure_updates(self) if steps > 0 and may_be_long(self, steps) else None
+    def _estimate(self, trainer: Trainer, target: int, progress: Progress | None) -> None:
+        """Measure the cost of a step if the run may be long: for the progress, and to warn."""
+        steps = target - max(trainer.step, self.config.training.warmup_steps)
+        if steps > 0 and may_be_long(self, steps) and (cost := measure_updates(self)) is not None:
+            if progress is not None:
+                progress.learning_seconds = cost.step_seconds
+            if (long := long_run_warning(cost, trainer.step, target)) is not None:
+                trainer.events.warn(long)
 
     # -- saving -------------------------------------------------------------------------------
 
@@ -242,15 +239,14 @@ class Agent:
 
         Args:
             path: The directory.
-            env: Needed where the run does not record what makes its environment: it was given as a
-                local function, or as an object that cannot be made again. It must be the
-                environment that the agent was trained in, as far as `drama.envs.describe` reports.
+            env: The environment that the agent was trained in, needed if the run does not record
+                what makes it: a local function, or an object that cannot be made again.
             device: Device to load onto; the run's own choice if None. If given, the backend is
                 chosen for that device, also where the run required ``kernels``.
-            config: Settings that replace the run's. Sizes must agree with the weights and, where
-                there is a replay, ``replay.capacity`` with its size; ``learn`` reports the others.
-            trust_env: Import the code that the run names to make its environment: a module, a
-                function, a wrapper. Not needed where a run with the same was made on this account.
+            config: Settings that replace the run's. Sizes must agree with the weights, and
+                ``replay.capacity`` with a saved replay; ``learn`` reports other changes.
+            trust_env: Import the code that the run names to make its environment. Not needed if a
+                run with the same code was made on this account.
 
         Raises:
             CheckpointError: There is no checkpoint, it is damaged, or it was made for another
@@ -282,15 +278,12 @@ class Agent:
         Args:
             observation: One observation or a batch, raw as the environment returns it or adapted
                 as the agent sees it. If shape and type fit both, it is taken as adapted, and
-                actions count from 0: so it is with uint8 frames of the agent's size, and with
-                observations that need no adapting. To avoid that, play through
-                `drama.envs.adapt`; `get_env`, `new_env` and `drama.make_env` return adapted
-                environments.
+                actions count from 0. Environments of `get_env`, `new_env`, `drama.make_env` and
+                `drama.envs.adapt` are adapted.
             state: What the last call returned; None starts new episodes.
             episode_start: ``(B,)`` bool, where a new episode starts whatever ``state`` holds.
-            deterministic: Most probable latents and action; only the imagined samples of
-                ``behaviour.lookahead`` are random. `evaluate` takes the most probable action too,
-                but samples the latents unless it is called with ``latents="mode"``.
+            deterministic: Most probable latents and action; only ``behaviour.lookahead`` is random.
+                `evaluate` samples the latents unless it is called with ``latents="mode"``.
 
         Returns:
             Actions of the environment, ``(B,)`` or a scalar for one observation, and the state
@@ -301,23 +294,11 @@ class Agent:
                 Inf; or another argument does not fit it.
         """
         obs, single, raw = as_batch(observation, self.observation_space, self._adapter)
-        count = obs.shape[0]
-        if state is None:
-            state, episode_start = self.player.init_state(count), np.ones(count, dtype=bool)
-        if not isinstance(state, PolicyState):
-            kind = type(state).__name__
-            raise EnvError(f"state must be what the last call returned, or None, got {kind}")
-        if state.deter.shape[0] != count:
-            raise EnvError(f"state is of {state.deter.shape[0]} environments, not {count}")
-        start = np.zeros(count, bool) if episode_start is None else np.asarray(episode_start)
-        if start.dtype.kind not in "biuf":
-            raise EnvError(f"episode_start must be bool ({count},), got {episode_start!r}")
-        if start.size != count:
-            raise EnvError(f"episode_start has {start.size} entries for {count} observations")
+        state, start = carried_state(self.player, state, episode_start, len(obs))
         action, state = self.player.act(
             torch.from_numpy(obs).to(self.device),
             state,
-            torch.from_numpy(start.reshape(count).astype(bool)).to(self.device),
+            torch.from_numpy(start).to(self.device),
             self._generator,
             latents="mode" if deterministic else "sampled",
             actions="argmax" if deterministic else "sampled",
@@ -342,19 +323,18 @@ class Agent:
     ) -> EvaluationResult:
         """Play whole episodes in new environments; the agent does not change.
 
-        The default is the authors' protocol: sampled latents, and the most probable action.
-        ``training.threads`` applies here too, since it decides how sums round.
+        The default is the authors' protocol: sampled latents, and the most probable action. None
+        takes the value of ``config.evaluation``. ``training.threads`` applies, as sums round by it.
 
         Args:
-            episodes: Number of episodes; None takes the default in ``config.evaluation``, as it
-                does for all these.
+            episodes: Number of episodes.
             greedy: The policy's most probable actions rather than sampled ones.
             num_envs: Environments stepped in parallel.
             seed: Seed of the first one.
             lookahead: Replaces the run's ``behaviour.lookahead``.
             latents: ``sampled``, as in imagination, or their ``mode``.
-            max_episode_steps: Agent steps after which an episode is truncated. None: 27,000, or the
-                environment's own limit where that is above it.
+            max_episode_steps: Agent steps after which an episode is truncated; by default 27,000,
+                or the environment's own limit if that is larger.
             progress: Called with each finished episode.
 
         Raises:
@@ -405,15 +385,3 @@ class Agent:
     def get_env(self) -> gym.Env[Any, Any]:
         """Return the training environment (Stable-Baselines3's name for it)."""
         return self.env
-
-
-def _settings(config: Config | str | None) -> Config:
-    if config is None:
-        return Config()
-    if isinstance(config, str):
-        return preset(config)
-    if not isinstance(config, Config):
-        raise ConfigError(
-            f"config must be a drama.Config or the name of a preset, got {type(config).__name__}"
-        )
-    return config

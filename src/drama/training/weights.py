@@ -30,6 +30,16 @@ def build_models(
     return world_model, make_behaviour(config.behaviour, features, num_actions)
 
 
+def new_models(
+    config: Config, obs_shape: tuple[int, ...], num_actions: int, device: torch.device
+) -> tuple[WorldModel, Behaviour]:
+    """Return models seeded by ``config.seed``, in evaluation mode, whatever the global seed is."""
+    with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
+        torch.default_generator.manual_seed(config.seed)  # models are built on the CPU
+        world_model, behaviour = build_models(config, obs_shape, num_actions)
+    return world_model.to(device).eval(), behaviour.to(device).eval()
+
+
 def model_tensors(world_model: WorldModel, behaviour: Behaviour) -> dict[str, Tensor]:
     """Return weights and buffers under prefixed names."""
     parts = (("world_model", world_model), ("behaviour", behaviour))
