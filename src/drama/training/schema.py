@@ -1,8 +1,8 @@
-"""What the JSON files of a checkpoint may hold: checked once, before anything is done with them.
+"""Schema of the JSON files of a checkpoint, checked before they are used.
 
-Hashes and digests only find accidents: whoever changes a file can compute them anew. So every name
-that becomes a path matches a pattern, every number that becomes a size has bounds, and every field
-that training reads has its type.
+Hashes find accidents only: whoever changes a file can recompute them. So every name that becomes a
+path must match a pattern, every number that becomes a size has bounds, and every field that
+training reads has its type.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ LEARNING: Mapping[str, Check] = {
         }
     ),
 }
-"""Fields of ``state.json`` that going on learning needs."""
+"""Fields of ``state.json`` that resuming needs."""
 
 
 def check_manifest(tree: Any, where: object) -> None:
@@ -190,7 +190,7 @@ def check_state(tree: Any, where: object, *, learning: bool) -> None:
     Args:
         tree: Its content.
         where: How messages call it.
-        learning: Whether the checkpoint also holds what learning needs.
+        learning: Whether the checkpoint can be resumed.
 
     Raises:
         CheckpointError: A field is not as it is written; one that is missing, only of those that
@@ -206,7 +206,7 @@ def check_state(tree: Any, where: object, *, learning: bool) -> None:
 
 
 def check_resumable(tree: Mapping[str, Any], where: object) -> None:
-    """Check that a ``state.json`` has every field that going on learning needs.
+    """Check that a ``state.json`` has every field that resuming needs.
 
     Raises:
         CheckpointError: One is missing.
