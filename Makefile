@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 SEED ?= 0
 HOSTILE_FILES ?= 5000
-CORE = tests/ops tests/ssm tests/dynamics tests/replay tests/world_model tests/behaviour
+CORE = tests/ops tests/ssm tests/dynamics tests/replay tests/world_model tests/behaviour \
+	--ignore=tests/behaviour/test_ppo_runs.py
 KILLS ?= 120
 DISK_ERRORS ?= 120
 SOAK_HOURS ?= 8
@@ -29,7 +30,7 @@ dev: $(VENV)/.installed-dev ## Install the package and the development tools int
 test: dev ## Run the quick tests (PYTEST_ARGS="-m slow" for others).
 	$(PY) -m pytest $(PYTEST_ARGS)
 
-test-core: dev ## Run the tests of sequence models, replay, world model and behaviour: a minute.
+test-core: dev ## Run the tests of sequence models, replay, world model and behaviour: about a minute.
 	$(PY) -m pytest $(CORE) $(PYTEST_ARGS)
 
 test-lab: dev ## Run the tests of the experiment scripts in lab/.

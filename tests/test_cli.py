@@ -23,7 +23,7 @@ from tests.training.runs import assert_same_run, contents, json_rows, options, t
 import drama
 from drama import Agent, presets, registry
 from drama.cli import main
-from drama.cli.common import escape_what_stdout_cannot_say
+from drama.cli.common import escape_unencodable_output
 from drama.cli.options import SETTINGS, SHORT
 from drama.config import Config
 from drama.dynamics import GRUDynamics
@@ -187,6 +187,7 @@ def test_eval_writes_both_modes_and_json_alone_to_standard_output(
     assert tree["greedy"]["protocol"]["seed"] == 4
 
 
+@pytest.mark.faults
 def test_eval_keeps_its_result_where_nothing_can_be_written(
     run: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +231,7 @@ def test_eval_says_which_latents_and_actions_and_never_mixes_them(
     captured = capfd.readouterr()
     assert "latents mode, actions sampled)" in captured.out
     assert "the greedy evaluation in " in captured.err
-    assert "measured otherwise and is dropped" in " ".join(captured.err.split())
+    assert "has another protocol and is removed" in " ".join(captured.err.split())
     assert list(json.loads((run / "eval.json").read_text())) == ["sampled"]
 
 
@@ -306,7 +307,7 @@ def test_eval_of_an_older_checkpoint_leaves_that_of_the_last(run: Path, capfd: C
     captured = capfd.readouterr()
     assert "greedy: mean return" in captured.out
     assert "written to" not in captured.out
-    assert "000000020 is not the last checkpoint: eval.json is left as it is" in captured.err
+    assert "000000020 is not the last checkpoint: eval.json is not written" in captured.err
     assert contents(run) == before
     (run / "eval.json").unlink()
     assert main(["eval", str(run / "checkpoints" / "000000040"), "--episodes", "2"]) == 0
@@ -440,7 +441,7 @@ def test_without_a_preset_the_choice_is_printed(
 ) -> None:
     assert main(["train", *args, "--device", "cpu", "--steps", "7", "--print-config"]) == 0
     out, err = capfd.readouterr()
-    assert err == f"preset {name}: chosen for {why}; another with drama train PRESET\n"
+    assert err == f"preset {name} (default for {why}; choose with drama train PRESET)\n"
     config = Config.from_json(out)
     assert (config.preset, config.steps) == (name, 7)
     assert presets.label(config) == name
@@ -453,8 +454,8 @@ def test_train_alone_is_the_smallest_run_and_says_so(
     with pytest.raises(ZeroDivisionError):
         main(["train", "--device", "cpu"])
     err = capfd.readouterr().err
-    assert "environment drama/Catch-v0: none was named; another with --env ID" in err
-    assert "preset quick: chosen for small pictures (32x32)" in err
+    assert "environment drama/Catch-v0 (default; choose with --env ID)" in err
+    assert "preset quick (default for small pictures (32x32)" in err
     assert ": preset quick, drama/Catch-v0" in err
 
 
@@ -499,14 +500,14 @@ def test_a_toml_changes_the_preset(capfd: Capture, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "args", "words"),
     [
-        ('preset = "xs"', ["quick"], ["preset quick and mine.toml of preset xs: which?"]),
+        ('preset = "xs"', ["quick"], ["preset quick contradicts preset xs in mine.toml"]),
         ('preset = "quik"', [], ["--config mine.toml: unknown preset", "did you mean quick?"]),
         ("preset = 3", [], ["preset must be a name"]),
         ("[training]\nwarmup_step = 5", ["quick"], ["did you mean training.warmup_steps?"]),
         ("training = 5", ["quick"], ["training is a section"]),
         ("steps = 0", ["quick"], ["--config mine.toml: ", "steps must be positive"]),
-        ("steps 5", ["quick"], ["--config mine.toml is no TOML"]),
-        ("{", ["quick"], ["--config mine.toml is no JSON"]),
+        ("steps 5", ["quick"], ["--config mine.toml is not TOML"]),
+        ("{", ["quick"], ["--config mine.toml is not JSON"]),
         (None, ["quick"], ["cannot read --config mine.toml: No such file"]),
     ],
 )
@@ -535,21 +536,21 @@ def test_presets_are_listed_with_size_and_purpose(capfd: Capture) -> None:
     for name, size in (("laptop", "6.9 M"), ("xs", "7.1 M"), ("s", "10.7 M")):
         assert size in rows[name]
     assert "The paper's configuration, size XS." in rows["xs"]
-    assert "--env is for --speed" in complaint(capfd, main(["presets", "--env", "CartPole-v1"]))
+    assert "--env needs --speed" in complaint(capfd, main(["presets", "--env", "CartPole-v1"]))
 
 
 def test_presets_with_their_speed(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drama.cli.presets.PRESETS", {"quick": tiny})
     assert main(["presets", "--speed", "--seconds", "20", "--device", "cpu"]) == 0
     out = capfd.readouterr().out
-    assert "steps/s here" in out
+    assert "steps/s" in out
     (row,) = [line for line in out.splitlines() if line.startswith("quick")]
-    assert " min" in row
+    assert re.search(r" [0-9.]+ (ms|s|min|h) ", row)
 
 
 def test_trust_without_a_file_that_names_code_is_refused(capfd: Capture) -> None:
     assert main(["train", "quick", "--env", WALK, "--trust-env"]) == 2
-    assert "--trust-env is for what --resume or --config names" in capfd.readouterr().err
+    assert "--trust-env needs --resume or --config" in capfd.readouterr().err
 
 
 def test_printing_a_resumed_run_shows_the_environment_given(run: Path, capfd: Capture) -> None:
@@ -634,7 +635,7 @@ def test_ctrl_c_leaves_the_progress_line_whole() -> None:
         pass
     os.close(ours)
     assert child.wait() == 130
-    (before,) = re.findall(rb"(.{0,4})stopping after this step", said, re.DOTALL)
+    (before,) = re.findall(rb"(.{0,4})stopping after the current step", said, re.DOTALL)
     assert before.endswith((b"\n", b"\r", b"\x1b[2K", b"\x1b[0m")), said
 
 
@@ -677,11 +678,11 @@ def test_the_longer_option_may_say_the_same(capfd: Capture) -> None:
 TYPOS: dict[str, tuple[list[str], list[str]]] = {
     "command": (["trian"], ["'trian'", "train"]),
     "preset": (["train", "quik"], ["'quik'", "quick"]),
-    "two spellings": (["train", "quick", "--preset", "xs"], ["preset quick", "--preset xs"]),
+    "two spellings": (["train", "quick", "--preset", "xs"], ["PRESET quick", "--preset xs"]),
     "preset by option": (["train", "--preset", "quik"], ["'quik'", "did you mean quick?"]),
     "resume with preset by option": (["train", "--resume", "x", "--preset", "s"], ["--resume"]),
     "resume with config": (["train", "--resume", "x", "--config", "y"], ["--resume"]),
-    "no such command": (["zzz"], ["'zzz'; there are train, eval, "]),
+    "no such command": (["zzz"], ["'zzz'; choose from train, eval, "]),
     "no such preset": (["train", "zzz"], ["'zzz'; there are quick, "]),
     "preset after options": (["train", "--seed", "1", "quick"], ["quick"]),
     "two presets": (["train", "quick", "xs"], ["xs"]),
@@ -900,15 +901,13 @@ def test_resume_keeps_the_run_s_own_settings(run: Path, capfd: Capture) -> None:
     line = complaint(capfd, main(["train", "--resume", str(run), *args]))
     assert "seed=7 (the run has 0)" in line
     assert "behaviour.gamma=0.9 (the run has 0.985)" in line
-    assert (
-        "training.random_action_repeat=8.0 (the run has 1.0)" in line.partition("could be taken")[0]
-    )
-    refused, _, taken = line.partition("could be taken")
+    assert "training.random_action_repeat=8.0 (the run has 1.0)" in line.partition("allowed")[0]
+    refused, _, taken = line.partition("allowed")
     assert "log_every" not in refused
     assert "training.log_every=5" in taken
     assert "steps=60" in taken
     for other in (["--env", "CartPole-v1"], ["--training.warmup-steps", "30"]):
-        assert "refused" in complaint(capfd, main(["train", "--resume", str(run), *other]))
+        assert "cannot change" in complaint(capfd, main(["train", "--resume", str(run), *other]))
     assert contents(run) == before
 
 
@@ -1010,7 +1009,7 @@ def test_a_second_interrupt_gives_up_at_once(
         interrupt(32, 2, signal.SIGINT, patch)
         assert train("--run-dir", "run") == 130
     err = capfd.readouterr().err
-    assert "given up" in err
+    assert "stopped without saving" in err
     assert "Traceback" not in err
     assert CheckpointDir(Path("run")).last().step == 20
     assert main(["train", "--resume", "run"]) == 0
@@ -1024,7 +1023,7 @@ def test_an_interrupt_in_the_last_step_names_what_is_left_to_do(
         interrupt(59, 1, signal.SIGINT, patch)
         assert train("--run-dir", "run") == 130
     err = capfd.readouterr().err
-    assert "saved at step 60; all steps are made, evaluate with: drama eval run" in err
+    assert "saved at step 60; all steps are done; evaluate with: drama eval run" in err
     assert "--resume" not in err
     assert main(["eval", "run", "--episodes", "1"]) == 0
 
@@ -1032,8 +1031,8 @@ def test_an_interrupt_in_the_last_step_names_what_is_left_to_do(
 @pytest.mark.parametrize(
     ("moment", "words"),
     [
-        ("before", "given up; continue from step 40 with: drama train --resume run"),
-        ("after", "given up; all steps are made, evaluate with: drama eval run"),
+        ("before", "stopped without saving; continue from step 40 with: drama train --resume run"),
+        ("after", "stopped without saving; all steps are done; evaluate with: drama eval run"),
     ],
 )
 def test_giving_up_at_the_last_save_tells_what_it_left(
@@ -1064,7 +1063,7 @@ def test_giving_up_before_the_first_checkpoint_promises_none(
         interrupt(5, 2, signal.SIGINT, patch)
         assert train("--run-dir", "run") == 130
     err = capfd.readouterr().err
-    assert "given up; there was no checkpoint yet, so run holds nothing to continue" in err
+    assert "stopped without saving; run has no checkpoint to continue from" in err
     assert "--resume" not in err
     assert "holds no checkpoint" in complaint(capfd, main(["train", "--resume", "run"]))
 
@@ -1113,7 +1112,7 @@ def test_a_stream_that_writes_paths_of_any_bytes_is_left_alone(
         raw = io.BytesIO()
         stream = io.TextIOWrapper(raw, encoding="utf-8", errors=errors)
         monkeypatch.setattr(sys, "stdout", stream)
-        escape_what_stdout_cannot_say()
+        escape_unencodable_output()
         print("d\udcff")
         stream.flush()
         assert raw.getvalue() == written

@@ -80,6 +80,7 @@ def test_json_has_no_nan(tmp_path: Path, value: float) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.faults
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
 def test_an_interrupted_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
@@ -102,6 +103,7 @@ def test_an_interrupted_write_leaves_the_old_file(
     assert (tmp_path / "t").read_text() == "new"
 
 
+@pytest.mark.faults
 @pytest.mark.faults
 def test_what_the_system_refuses_is_its_own_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -196,6 +198,7 @@ def test_numbers_out_of_json(value: object, expected: float | None) -> None:
     assert found is None or isinstance(found, float)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF])
 def test_a_file_system_without_sync_is_tolerated(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -208,6 +211,7 @@ def test_a_file_system_without_sync_is_tolerated(
     assert (tmp_path / "t").read_text() == "kept"
 
 
+@pytest.mark.faults
 def test_a_disk_that_fails_to_sync_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,3 +59,11 @@ def test_the_newest_release_in_the_changelog_is_this_version() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     headings = re.findall(r"^## \[(.+?)\]", changelog, re.MULTILINE)
     assert headings[:2] == ["Unreleased", drama.__version__]
+
+
+def test_nothing_depends_on_the_lab() -> None:
+    dependency = re.compile(r"\b(?:from|import) lab\b|python -m lab\b|(?<![\w.])lab/")
+    for folder in ("src", "docs", "benchmarks", "examples", "experiments"):
+        for file in (ROOT / folder).rglob("*"):
+            if file.suffix in (".py", ".md", ".toml"):
+                assert not dependency.search(file.read_text(encoding="utf-8")), file

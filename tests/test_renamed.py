@@ -16,8 +16,9 @@ from drama.errors import ConfigError
 from drama.evaluation.protocol import completed
 from drama.renamed import REMOVED, RENAMED, RENAMED_VALUES, update_names
 from drama.settings import flat
+from drama.suite.differences import differences
 from drama.suite.layout import begin_suite, read_spec, recorded_presets
-from drama.suite.spec import SuiteSpec, differences
+from drama.suite.spec import SuiteSpec
 
 OLD = {
     "behaviour.policy_memory": "current",

@@ -1,4 +1,4 @@
-"""An environment that plays back a script, for tests of the layers around it."""
+"""An environment with scripted results, for tests of the wrappers around it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 
 class Scripted(gym.Env[Any, Any]):
-    """Plays ``script``, a list of step results; keeps the actions and reset seeds it was given."""
+    """Returns the step results in ``script``; records its actions and reset seeds."""
 
     metadata = {"render_modes": []}  # noqa: RUF012
 

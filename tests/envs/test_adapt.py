@@ -70,7 +70,7 @@ def test_adapted_shapes(shape, size, adapted):
     assert adapter.space.contains(adapter(obs))
 
 
-def test_channel_first_and_grey_by_hand():
+def test_channel_first_and_grey_pictures():
     picture = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
     assert (ObservationAdapter(box((2, 3, 4)))(picture) == picture).all()  # 4: channels last
     planes = np.arange(3 * 5 * 6, dtype=np.uint8).reshape(3, 5, 6)
@@ -93,7 +93,7 @@ def test_channel_first_and_grey_by_hand():
         (np.uint8, [[0, 0], [0, 3]], [[1, 2], [4, 3]], [[1, 1], [1, 3]], [[255, 128], [64, 0]]),
     ],
 )
-def test_rescaling_by_hand(dtype, low, high, raw, expected):
+def test_rescaling(dtype, low, high, raw, expected):
     tiles = [np.tile(np.broadcast_to(np.array(x, dtype), (2, 2)), (4, 4)) for x in (low, high, raw)]
     adapted = ObservationAdapter(spaces.Box(tiles[0], tiles[1], dtype=dtype))(tiles[2])
     assert adapted[..., 0].tolist() == np.tile(expected, (4, 4)).tolist()
@@ -257,7 +257,7 @@ def test_unsupported_observations_name_the_wrapper(space, wrapper):
     assert type(space).__name__ in message
 
 
-def test_the_named_wrappers_do_it(scripted):
+def test_suggested_wrappers_work(scripted):
     one_hot = FlattenObservation(gym.make("FrozenLake-v1"))
     assert ObservationAdapter(one_hot.observation_space).reading == "vector of 16 from (16,) int64"
     env = scripted(observation_space=spaces.Dict({"image": box((7, 7, 3))}))
@@ -387,7 +387,7 @@ class NoSpaces(gym.Env):
     pass
 
 
-def test_what_is_no_gymnasium_env():
+def test_objects_other_than_gymnasium_envs_are_refused():
     with pytest.raises(EnvError, match=r"OldGym is not a gymnasium\.Env; .* old Gym API"):
         adapt(OldGym())
     stacked = DummyVecEnv([lambda: gym.make("CartPole-v1")])

@@ -63,7 +63,7 @@ def test_a_lost_life_ends_the_episode_but_not_the_game():
     assert (terminated, info["life_lost"]) == (False, False)
 
 
-def test_a_death_right_after_a_bonus_life_is_noticed():
+def test_a_death_right_after_a_bonus_life_counts():
     # 3 -> 4 is the bonus; the fall back to 3 is a death although 3 is where the counter began.
     env, _ = learner(3, [3, 4, 3, 3, 4, 4, 3])
     env.reset()
@@ -81,7 +81,7 @@ def test_a_bonus_life_won_in_the_no_op_counts():
     assert (terminated, info["life_lost"]) == (True, True)
 
 
-def test_the_last_death_counts_once_and_the_game_starts_anew():
+def test_the_last_death_counts_once_and_the_game_restarts():
     env, game = learner(2, [1, 1, (0, "over")])
     env.reset()
     assert env.step(1)[2]
@@ -259,7 +259,7 @@ def test_bank_heist_plays_its_last_life_at_zero():
     assert deaths == [(3, True), (2, True), (1, True), (0, True), (0, False)]
 
 
-def test_freeway_terminates_by_its_own_clock():
+def test_freeway_terminates_by_its_clock():
     env = make_env("ALE/Freeway-v5", seed=0, noop_max=0)
     env.reset()
     over = False

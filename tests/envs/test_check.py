@@ -12,7 +12,7 @@ from drama.errors import EnvError, EnvFaultError, UnknownEnvError, UnsupportedSp
 
 
 class Plain(gym.Env):
-    """Knobs for every warning."""
+    """Options that cause each warning."""
 
     observation_space = spaces.Box(0, 255, (16, 16, 3), np.uint8)
     action_space = spaces.Discrete(2)
@@ -91,7 +91,7 @@ def test_rendered_report_has_every_part():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "warning"),
+    ("causes", "warning"),
     [
         ({"still": True}, "every observation was the same"),
         ({"bright": 10}, "almost black"),
@@ -103,10 +103,10 @@ def test_rendered_report_has_every_part():
         ({"same_start": True}, "every episode begins the same"),
     ],
 )
-def test_warnings(knobs, warning):
+def test_warnings(causes, warning):
     quiet = {"length": 13}
     assert not any(warning in line for line in check_env(Plain(**quiet), steps=60).warnings)
-    report = check_env(Plain(**{**quiet, **knobs}), steps=60)
+    report = check_env(Plain(**{**quiet, **causes}), steps=60)
     assert any(warning in line for line in report.warnings)
     assert report.deterministic is None
 
@@ -120,7 +120,7 @@ def test_other_warnings(scripted):
     assert any("28.6 GiB" in line for line in report.warnings)
 
 
-def test_a_random_environment_is_caught():
+def test_a_nondeterministic_environment_is_reported():
     class Unseeded(Plain):
         def reset(self, *, seed=None, options=None):
             return super().reset(seed=None)
@@ -159,14 +159,14 @@ def test_errors(scripted):
         check_env(scripted([(np.zeros((4, 4, 3), np.uint8), np.nan, False, False, {})]))
 
 
-def test_what_was_converted_is_reported(scripted):
+def test_conversions_are_reported(scripted):
     space = spaces.Box(-1, 1, (2,), np.float32)
     env = scripted(first=np.zeros(2), observation_space=space)
     note = "Scripted: observations come as (2,) float64: converted to float32, as declared"
     assert note in check_env(env, steps=3).warnings
 
 
-def test_the_report_says_how_observations_are_read(scripted):
+def test_the_report_states_the_map_of_observations(scripted):
     space = spaces.Box(-1, 1, (4, 8), np.float32)
     report = check_env(scripted(observation_space=space), steps=3)
     assert report.reading == "vector of 32 from (4, 8) float32, flattened"

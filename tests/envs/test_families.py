@@ -1,4 +1,4 @@
-"""Environment families: a new one is a class in one file, here in this test."""
+"""Environment families; a new one is a class in one file, here in this test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import drama
 from drama import Agent
 from drama.envs import EnvFamily, EnvOptions, ScoreRange, describe, families, register_family
 from drama.envs.families import GYMNASIUM, family_of, family_settings
-from drama.errors import CheckpointError, EnvError, UnknownEnvError
+from drama.errors import CheckpointError, ConfigError, EnvError, UnknownEnvError
 from drama.report.runs import Reference, reference_of
 
 
@@ -133,7 +133,7 @@ def test_an_object_of_the_family_is_recognised(corridors: EnvFamily, tmp_path: P
     assert drama.envs.default_image_size(gym.make("corridor/Short-v0")) is None
 
 
-def test_a_wrong_id_of_the_family_is_answered_with_the_nearest(corridors: EnvFamily) -> None:
+def test_a_wrong_id_of_the_family_suggests_the_nearest(corridors: EnvFamily) -> None:
     with pytest.raises(UnknownEnvError, match="the nearest id is 'corridor/Short-v0'"):
         drama.make_env("corridor/Shrt-v0")
 
@@ -167,9 +167,9 @@ def test_a_name_is_given_to_one_family() -> None:
     class Other(EnvFamily):
         name = "atari"
 
-    with pytest.raises(EnvError, match="registered as 'atari' already"):
+    with pytest.raises(ConfigError, match="registered as 'atari' already"):
         register_family(Other)
-    with pytest.raises(EnvError, match="registered as 'gymnasium' already"):
+    with pytest.raises(ConfigError, match="registered as 'gymnasium' already"):
         register_family(type("Nameless", (EnvFamily,), {}))
 
 

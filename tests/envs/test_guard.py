@@ -24,6 +24,7 @@ def filled(space, value, dtype=None):
     return np.full(space.shape, value, dtype or space.dtype)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("space", "obs", "what"),
     [
@@ -75,7 +76,7 @@ def test_bad_observations(scripted, space, obs, what):
         (spaces.Box(np.array([0, -np.inf]), np.array([1, 9]), dtype=np.float64), np.array([1, -5])),
     ],
 )
-def test_sound_observations_pass(scripted, space, obs):
+def test_valid_observations_pass(scripted, space, obs):
     obs = obs.astype(space.dtype)
     env = FaultGuard(scripted([(obs, 0, False, False, {})], observation_space=space))
     env.reset()
@@ -95,7 +96,7 @@ def test_sound_observations_pass(scripted, space, obs):
         (GREY, [[0, 7, 0, 255]] * 4, "come as list: converted to uint8"),
     ],
 )
-def test_what_converts_is_converted_with_one_note(scripted, space, obs, note):
+def test_conversions_are_noted_once(scripted, space, obs, note):
     script = [(obs, 0.0, False, False, {})] * 3
     env = FaultGuard(scripted(script, first=obs, observation_space=space))
     seen = [env.reset()[0], *(env.step(0)[0] for _ in range(3))]
@@ -105,6 +106,7 @@ def test_what_converts_is_converted_with_one_note(scripted, space, obs, note):
     assert re.fullmatch(f"Scripted: .*{note}.*", env.notes[0])
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("reward", "what"),
     [
@@ -148,7 +150,7 @@ def test_rewards_become_floats(scripted, reward):
 
 
 @pytest.mark.parametrize("reward", [np.array([1.5]), np.array([[1.5]], np.float32), [1.5]])
-def test_a_reward_in_an_array_is_taken_with_one_note(scripted, reward):
+def test_a_reward_in_an_array_is_noted_once(scripted, reward):
     raw = scripted()
     raw.script = [(raw.sound(), reward, False, False, {})] * 2
     env = FaultGuard(raw)
@@ -170,7 +172,7 @@ def test_flags_become_bools(scripted, flag):
     assert env.notes == []
 
 
-def test_a_flag_in_an_array_is_taken_with_one_note(scripted):
+def test_a_flag_in_an_array_is_noted_once(scripted):
     raw = scripted()
     raw.script = [(raw.sound(), 0, np.array([True]), False, {})]
     env = FaultGuard(raw)
@@ -179,6 +181,7 @@ def test_a_flag_in_an_array_is_taken_with_one_note(scripted):
     assert env.notes == ["Scripted: terminated comes as (1,) bool: taken as True or False"]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("flag", [None, "False", 2, np.nan, np.zeros(2, bool), [], {}])
 @pytest.mark.parametrize("name", ["terminated", "truncated"])
 def test_bad_flags(scripted, name, flag):
@@ -191,6 +194,7 @@ def test_bad_flags(scripted, name, flag):
         env.step(0)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("info", [None, [], "a"])
 def test_bad_infos(scripted, info):
     raw = scripted()
@@ -236,7 +240,7 @@ def test_old_gym_environments():
         adapt(OldSignature()).reset()
 
 
-def test_errors_of_the_environment_itself_pass_through(scripted):
+def test_errors_of_the_environment_pass_through(scripted):
     class Broken(OldStep):
         def step(self, action):
             raise ValueError("my own bug")

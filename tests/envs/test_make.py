@@ -30,7 +30,7 @@ from drama.errors import DramaError, EnvError, UnknownEnvError, UnsupportedSpace
         ("drama.envs.toy:drama/Cach-v0", "drama.envs.toy:drama/Catch-v0"),
     ],
 )
-def test_unknown_ids_name_the_nearest(wrong, nearest):
+def test_an_unknown_id_suggests_the_nearest(wrong, nearest):
     with pytest.raises(UnknownEnvError) as caught:
         make_env(wrong)
     message = str(caught.value)
@@ -49,7 +49,7 @@ def test_unknown_ids_name_the_nearest(wrong, nearest):
         ("drama.envs.toy:Walker-v0", "nor anything like it by the module 'drama.envs.toy'"),
     ],
 )
-def test_no_id_is_offered_where_none_is_near(wrong, said):
+def test_no_id_is_suggested_if_none_is_similar(wrong, said):
     with pytest.raises(UnknownEnvError) as caught:
         make_env(wrong)
     message = str(caught.value)
@@ -195,7 +195,7 @@ def test_a_foreign_picture(registered):
     assert gym.spec(registered["Picture"]).max_episode_steps == 5  # the registry is untouched
 
 
-def test_native_size_for_our_games_and_vectors():
+def test_native_size_of_built_in_games_and_vectors():
     assert make_env("drama/Catch-v0").observation_space.shape == (32, 32, 3)
     assert make_env("drama/Catch-v0", image_size=64).observation_space.shape == (64, 64, 3)
     env = make_env("CartPole-v1", image_size=64)

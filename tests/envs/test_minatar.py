@@ -61,7 +61,7 @@ def test_runs_follow_from_their_seed_and_episodes_differ():
 
 
 @pytest.mark.usefixtures("minatar")
-def test_the_stamp_names_version_and_sticky_actions():
+def test_the_description_has_version_and_sticky_actions():
     stamp = describe(make_env("MinAtar/Breakout-v1"))
     assert stamp["sticky_actions"] == 0.1
     assert stamp["image_size"] == [10, 10]
@@ -121,12 +121,12 @@ def test_an_agent_learns_from_ten_pixels_by_ten(game, tmp_path):
 
 
 @pytest.mark.usefixtures("minatar")
-def test_a_wrong_name_is_answered_with_the_nearest():
+def test_a_wrong_name_suggests_the_nearest():
     with pytest.raises(UnknownEnvError, match=r"the nearest id is 'MinAtar/Breakout-v1'"):
         make_env("MinAtar/Brekout-v1")
 
 
-def test_without_the_package_one_line_says_what_to_install(monkeypatch):
+def test_a_missing_package_is_reported_in_one_line(monkeypatch):
     kept = {key: spec for key, spec in gym.registry.items() if not key.startswith("MinAtar/")}
     monkeypatch.setattr(gym.envs.registration, "registry", kept)
     monkeypatch.setattr(gym, "registry", kept)
@@ -137,7 +137,7 @@ def test_without_the_package_one_line_says_what_to_install(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_imports_the_package_unasked():
+def test_the_package_is_imported_on_demand_only():
     program = (
         "import sys, drama, drama.cli; drama.make_env('drama/Catch-v0'); "
         "sys.exit('minatar' in sys.modules)"

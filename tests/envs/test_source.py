@@ -1,4 +1,4 @@
-"""What made the environment is part of a run: objects, functions and ids, in and out of it."""
+"""A run records the source of its environment: an id, a function or an object."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ CAR = {"goal_velocity": 0.02}
 
 
 class Flip(gym.RewardWrapper[Any, Any]):
-    """Turns rewards round; its constructor takes the environment alone."""
+    """Negates rewards; its constructor takes the environment only."""
 
     def reward(self, reward: Any) -> float:
         return -float(reward)
 
 
 class Scale(gym.RewardWrapper[Any, Any]):
-    """Scales rewards, and records no argument."""
+    """Scales rewards; records no argument."""
 
     def __init__(self, env: gym.Env[Any, Any], factor: float) -> None:
         super().__init__(env)
@@ -58,7 +58,7 @@ class Scale(gym.RewardWrapper[Any, Any]):
 
 
 class TwoFrames(FrameStackObservation):
-    """Has a constructor of another form than what its base class records."""
+    """Its constructor differs from the arguments that its base class records."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env, 2)
@@ -117,14 +117,14 @@ def rewards(env: gym.Env[Any, Any], steps: int = 40) -> list[Any]:
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was said of environments; runs this short also get a warning that they learn little."""
+    """Warnings about environments, without the one that such short runs learn little."""
     said = (r.message for r in caplog.records if r.levelno == logging.WARNING)
     return [line for line in said if "little will be learnt" not in line]
 
 
 @pytest.fixture
 def moviepy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ``RecordVideo`` needs of the package, which is large."""
+    """The part of the large package that ``RecordVideo`` needs."""
 
     class Clip:
         def __init__(self, frames: Any, fps: float) -> None:
@@ -144,7 +144,7 @@ def moviepy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("make", SAYABLE)
-def test_an_object_is_made_again_from_the_run(
+def test_an_object_is_rebuilt_from_the_run(
     make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     env = make()
@@ -162,7 +162,7 @@ def test_an_object_is_made_again_from_the_run(
     assert not warned(caplog)
 
 
-def test_the_config_says_what_an_object_is() -> None:
+def test_the_config_records_an_object() -> None:
     config = Agent(Flip(car()), tiny()).config.env
     assert (config.id, config.kwargs, config.made_by) == ("MountainCar-v0", CAR, "gymnasium")
     limit, flip = config.wrappers
@@ -179,7 +179,7 @@ def test_the_config_says_what_an_object_is() -> None:
         (lambda: AtariWrapper(atari(obs_type="rgb")), "does not record its arguments"),
     ],
 )
-def test_an_object_that_cannot_be_made_again_says_so_when_it_is_given(
+def test_an_object_that_cannot_be_rebuilt_causes_a_warning_at_once(
     make: Any, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     env = make()
@@ -249,16 +249,14 @@ def test_the_same_environment_may_be_given_in_another_form(tmp_path: Path) -> No
             assert loaded.env.unwrapped.goal_velocity == 0.02  # type: ignore[attr-defined]
 
 
-def test_how_episodes_are_shown_or_recorded_makes_no_other_environment(
-    tmp_path: Path, moviepy: None
-) -> None:
+def test_recorders_and_render_modes_are_not_compared(tmp_path: Path, moviepy: None) -> None:
     Agent(car(), tiny()).save(tmp_path / "a")
     Agent.load(tmp_path / "a", env=car(render_mode="rgb_array"))
     video = RecordVideo(car(render_mode="rgb_array"), str(tmp_path / "videos"))
     Agent.load(tmp_path / "a", env=Monitor(video))
 
 
-def test_versions_of_packages_give_a_note_only(
+def test_other_package_versions_are_logged_only(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Agent("CartPole-v1", tiny()).save(tmp_path / "a")
@@ -277,7 +275,7 @@ def test_a_run_without_the_record_loads_as_before() -> None:
     assert differences(lacking, now) == ([], [])
 
 
-def test_learning_goes_on_alike_in_an_object(tmp_path: Path) -> None:
+def test_training_resumes_exactly_in_an_object(tmp_path: Path) -> None:
     def start() -> Agent:
         return Agent(flipped(), tiny({"steps": 60}))
 
@@ -287,7 +285,7 @@ def test_learning_goes_on_alike_in_an_object(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_arguments_for_what_is_made_already_are_refused() -> None:
+def test_arguments_for_an_object_are_refused() -> None:
     config = tiny({"env.kwargs": {"goal_velocity": 0.02}})
     with pytest.raises(ConfigError, match="an environment object has its arguments and wrappers"):
         Agent(car(), config)
@@ -347,7 +345,7 @@ def test_copies_write_no_monitor_file(tmp_path: Path, caplog: pytest.LogCaptureF
     agent.env.close()
 
 
-def test_settings_without_what_records() -> None:
+def test_settings_without_recorders() -> None:
     monitor = "stable_baselines3.common.monitor:Monitor"
     kwargs, wrappers = unrecorded(
         {"render_mode": "human", "goal_velocity": 0.1},
@@ -363,7 +361,7 @@ def test_settings_without_what_records() -> None:
     assert silent == f"{monitor}(filename=None, allow_early_resets=False)"
 
 
-def test_a_function_whose_monitor_would_begin_its_file_anew(
+def test_a_function_whose_monitor_overwrites_its_file(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = str(tmp_path / "monitor.csv")
@@ -375,7 +373,7 @@ def test_a_function_whose_monitor_would_begin_its_file_anew(
 # -- functions and import paths -----------------------------------------------------------------
 
 
-def test_a_function_is_named_where_it_can_be_imported(tmp_path: Path) -> None:
+def test_an_importable_function_is_recorded_by_its_path(tmp_path: Path) -> None:
     agent = Agent(car, tiny({"env.kwargs": {"goal_velocity": 0.05}}))
     assert agent.config.env.id == f"{__name__}:car"
     assert agent.env.unwrapped.goal_velocity == 0.05  # type: ignore[attr-defined]
@@ -395,7 +393,7 @@ def test_a_class_by_its_path() -> None:
     assert describe(env)["id"] == "Walk"
 
 
-def test_a_local_function_is_asked_for_again(tmp_path: Path) -> None:
+def test_a_local_function_must_be_given_again(tmp_path: Path) -> None:
     def local() -> gym.Env[Any, Any]:
         return car()
 
@@ -408,7 +406,7 @@ def test_a_local_function_is_asked_for_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["never/Registered-v3", "nosuchmodule:Game-v0"])
-def test_an_environment_that_is_not_here_is_asked_for(missing: str, tmp_path: Path) -> None:
+def test_an_unregistered_environment_must_be_given(missing: str, tmp_path: Path) -> None:
     agent = Agent(env_id(Walk), tiny())
     object.__setattr__(agent.config.env, "id", missing)
     agent.save(tmp_path / "a")
@@ -459,7 +457,7 @@ def test_wrappers_of_atari_see_agent_steps() -> None:
         ("nosuchmodule:Wrapper", "needs the module 'nosuchmodule'"),
     ],
 )
-def test_wrappers_that_cannot_be(wrapper: str, words: str) -> None:
+def test_invalid_wrappers(wrapper: str, words: str) -> None:
     with pytest.raises(EnvError, match=words):
         drama.make_env("CartPole-v1", wrappers=[wrapper])
 
@@ -509,7 +507,7 @@ def test_a_factory_and_settings_on_the_command_line(
     assert capfd.readouterr().err.count("error") == 0
 
 
-def test_a_run_from_python_goes_on_with_a_factory(
+def test_a_run_from_python_resumes_with_a_factory(
     mygame: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny({"steps": 40, "evaluation.episodes": 0})
@@ -546,7 +544,7 @@ def test_a_run_from_python_goes_on_with_a_factory(
         ("id", "tests/Unversioned", "tests/Unversioned", True),
     ],
 )
-def test_what_counts_as_the_same(
+def test_comparison_of_descriptions(
     key: str, old: Any, new: Any, same: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(gym.registry, "tests/Unversioned", gym.spec("CartPole-v1"))

@@ -33,7 +33,7 @@ every_env = pytest.mark.parametrize(("env_id", "arguments"), ENVS)
 
 
 def play(env: gym.Env[Any, Any], steps: int = 60) -> list[Any]:
-    """Everything but the clock that some steps return, with a reset at each end."""
+    """Results of some steps without times, with a reset at each end."""
     actions, seen = np.random.default_rng(0), []
     for _ in range(steps):
         obs, reward, terminated, truncated, _ = env.step(int(actions.integers(2)))
@@ -45,7 +45,7 @@ def play(env: gym.Env[Any, Any], steps: int = 60) -> list[Any]:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # what it has to say of sound environments
 @every_env
-def test_gymnasiums_checker_is_content(
+def test_gymnasiums_checker_passes(
     env_id: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
@@ -95,7 +95,7 @@ def test_a_copy_goes_on_in_the_middle_of_an_episode(
     assert play(twin) == play(env)
 
 
-def test_what_is_pickled_by_its_arguments_comes_back_before_its_first_reset() -> None:
+def test_an_env_pickled_by_its_arguments_returns_before_its_first_reset() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an error while it is imported would crash Python
         pytest.importorskip("Box2D")

@@ -13,7 +13,7 @@ PICTURE = spaces.Box(0, 255, (16, 16, 3), np.uint8)
 
 
 def surveyed(env, steps=200, *, skip=0, seed=0):
-    """Play random actions and survey all transitions but the first ``skip``."""
+    """Step with random actions and survey all transitions but the first ``skip``."""
     env = adapt(env, seed=seed)
     survey, rng, rows = EnvSurvey(env), np.random.default_rng(seed), []
     obs, _ = env.reset()
@@ -37,7 +37,7 @@ def findings(env, steps=200, **options):
 
 
 class Walk(gym.Env):
-    """A walk from a fixed or a sampled start to the end of a line, seen as one hot."""
+    """A walk from a fixed or sampled start to the end of a line; one-hot observations."""
 
     action_space = spaces.Discrete(2)
 
@@ -90,7 +90,7 @@ def test_findings(env, found):
     assert any(found in line for line in lines) if found else lines == []
 
 
-def test_a_few_steps_do_not_show_what_is_missing():
+def test_few_steps_give_no_warning():
     assert findings(Walk(reward=0.0, ends=False), steps=49) == []
     assert len(findings(Walk(reward=0.0, ends=False), steps=50)) == 2
 
@@ -102,7 +102,7 @@ def test_a_survey_may_begin_within_an_episode():
     assert EnvSurvey(adapt(Walk())).findings(seconds=0.0, replay_bytes=0) == []
 
 
-def test_speed_and_memory_are_judged():
+def test_speed_and_memory_are_reported():
     survey = surveyed(Walk())
     found = survey.findings(seconds=4.0, replay_bytes=9 * 2**30)
     assert found == [
@@ -121,7 +121,7 @@ def test_speed_and_memory_are_judged():
         ("ALE/Breakout-v5", []),
     ],
 )
-def test_known_environments_raise_no_false_alarm(env_id, expected):
+def test_known_environments_cause_no_false_warning(env_id, expected):
     found = findings(make_env(env_id), steps=1000)
     assert len(found) == len(expected)
     assert all(want in line for want, line in zip(expected, found, strict=True))

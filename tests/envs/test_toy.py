@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -35,12 +33,12 @@ def play(env, policy, episodes):
 
 
 @pytest.mark.parametrize("env_id", IDS)
-def test_gymnasium_finds_no_fault(env_id):
+def test_gymnasiums_checker_passes(env_id):
     gymnasium_check(gym.make(env_id, render_mode="rgb_array").unwrapped)
 
 
 @pytest.mark.parametrize("env_id", IDS)
-def test_best_policy_reaches_the_stated_optimum(env_id):
+def test_optimal_policy_reaches_the_stated_optimum(env_id):
     env = make_env(env_id, seed=1)
     returns = play(env, lambda env: env.unwrapped.optimal_action(), 100)
     assert (returns == env.unwrapped.optimum).all()
@@ -142,7 +140,7 @@ def test_recall_shows_the_cue_only_before_the_gap(gap):
         assert len(seen) == (4 if time_ < 2 else 1)
 
 
-def test_recall_pays_at_the_question_only():
+def test_recall_rewards_the_answer_only():
     for offset in range(4):
         env = Recall(gap=5)
         env.reset(seed=offset)
@@ -200,7 +198,7 @@ def test_sparse_needs_the_key_and_truncates_at_its_limit():
     assert env.step(1)[1:3] == (1.0, True)
 
 
-def test_the_longest_way_of_sparse():
+def test_the_longest_path_of_sparse():
     env = Sparse()
     env.reset(seed=0)
     longest = 0
@@ -241,18 +239,3 @@ def test_rendering_and_bad_arguments():
     for gap in (-1, 1.5, True):
         with pytest.raises(EnvError, match="gap must be"):
             Recall(gap=gap)
-
-
-def test_games_are_fast():
-    env = make_env("drama/Sparse-v0", seed=0)
-    actions = np.random.default_rng(0).integers(4, size=2000)
-    best = np.inf
-    for _ in range(3):
-        env.reset()
-        start = time.perf_counter()
-        for action in actions:
-            _, _, terminated, truncated, _ = env.step(action)
-            if terminated or truncated:
-                env.reset()
-        best = min(best, time.perf_counter() - start)
-    assert len(actions) / best > 20_000

@@ -352,6 +352,7 @@ def test_a_lost_life_ends_no_scored_game() -> None:
     assert env.get_wrapper_attr("protocol")["life_loss"] is True  # the training one still does
 
 
+@pytest.mark.faults
 def test_an_environment_that_cannot_be_closed_costs_no_result(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -142,7 +142,7 @@ def test_the_table_by_hand() -> None:
         "    ~8.3 days    5.5 GB",
         "s              -         -            -            -          -            -  "
         "            -         -",
-        "big: ~ = estimated, world model from batches of 4 instead of 16, extrapolated",
+        "big: ~ = extrapolated from smaller batches (world model 4 of 16)",
         "s: does not fit: its replay needs 9.0 GB",
     ]
     assert took == "calibrated in 30 s"

@@ -132,7 +132,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     ),
     "override's value": (
         TEXT + "[variants.overrides]\n'replay.sampler' = 'best'",
-        ["variant xs", "replay.sampler", "uniform, dfs"],
+        ["variant xs", "unknown sampler 'best'", "uniform, dfs"],
     ),
     "the suite's own": (TEXT + "[variants.overrides]\nseed = 3", ["seed", "suite"]),
     "no evaluation": (

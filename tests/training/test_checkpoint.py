@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -175,6 +176,17 @@ def test_what_a_run_goes_on_with_and_had_not_before_is_told(run: Path) -> None:
     before = tiny().behaviour.entropy
     assert told.endswith(f"than before: behaviour.entropy=0.5 (the run has {before})")
     assert Agent.load(run).config.behaviour.entropy == 0.5
+
+
+def test_a_missing_last_names_its_repair(tmp_path: Path) -> None:
+    """A kill between the first checkpoint and ``last`` costs one command."""
+    run = tmp_path / "run"
+    Agent("CartPole-v1", tiny({"training.keep_checkpoints": 1})).learn(30, run_dir=run)
+    (run / "checkpoints" / "last").unlink()
+    with pytest.raises(CheckpointError, match="1 complete checkpoint cannot be used") as caught:
+        Agent.load(run)
+    subprocess.run(str(caught.value).partition("repair it with: ")[2], shell=True, check=True)
+    assert Agent.load(run).num_timesteps == 30
 
 
 @pytest.mark.parametrize("content", ["nothing", "a file", "an empty directory", "no checkpoint"])

@@ -36,6 +36,7 @@ def test_no_run_of_the_presets_is_refused_on_a_machine_that_has_room(
         check_room(preset(), (64, 64, 3), CPU, CPU)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "changes",
     [
@@ -55,6 +56,7 @@ def test_a_run_that_cannot_fit_says_what_to_lower(changes: dict[str, Any], tmp_p
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and ulimit -v")
 def test_a_limit_of_the_process_costs_one_line_not_an_abort(tmp_path: Path) -> None:
     changes = {"replay.capacity": 20_000_000, "steps": 30}

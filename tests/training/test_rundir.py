@@ -166,6 +166,7 @@ def test_a_lock_that_cannot_be_made_is_no_lock_of_another(tmp_path: Path) -> Non
         RunLock(tmp_path / "nowhere").acquire()
 
 
+@pytest.mark.faults
 def test_a_run_in_a_path_that_is_not_utf8_goes_on(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run\xff"))
     try:

@@ -1,4 +1,4 @@
-"""The ``drama`` command: one module per command, a table that names them."""
+"""The ``drama`` command, with one module per subcommand."""
 
 from drama.cli.app import main
 

@@ -1,7 +1,7 @@
-"""The table of commands, and what all of them answer alike.
+"""Table of commands, and their common error handling.
 
-A user's mistake costs one line on stderr and exit code 2. Exit code 1 means that training
-itself failed (NaN, or a run of a suite), 130 that it was interrupted and saved.
+A user error prints one line on stderr and exits with code 2. Exit code 1 means that training failed
+(NaN, or a run of a suite), 130 that it was interrupted and saved.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from drama import presets
-from drama.cli.common import complain, escape_what_stdout_cannot_say, mute, out
+from drama.cli.common import complain, escape_unencodable_output, mute, out
 from drama.errors import ConfigError, DramaError, NonFiniteError
 from drama.importing import search_here
 from drama.text import nearest
@@ -20,16 +20,16 @@ from drama.version import __version__
 
 
 class Command(NamedTuple):
-    """One command of ``drama``."""
+    """A command of ``drama``."""
 
     run: Callable[[list[str]], int]
-    """Takes the arguments after the command's name, returns the exit code."""
+    """Takes the arguments after the command's name; returns the exit code."""
     usage: str
-    """Its lines in the overview, without indentation of their own."""
+    """Lines in the overview, unindented."""
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
-    """Return a command that is imported when it runs: most of them need torch, which is slow."""
+    """Return a command that is imported when it runs: importing torch is slow."""
 
     def run(args: list[str]) -> int:
         module = importlib.import_module(f"drama.cli.{name}")
@@ -56,34 +56,34 @@ drama train --resume DIR       continue a run from its last checkpoint""",
     ),
     "eval": Command(
         _command("evaluate"),
-        "drama eval DIR [--episodes N]  play whole episodes with a trained agent",
+        "drama eval DIR [--episodes N]  evaluate a trained agent on whole episodes",
     ),
     "suite": Command(
         _command("suite"),
-        "drama suite run SPEC           train many agents; skip, resume, retry as needed",
+        "drama suite run SPEC           train all runs of a suite; resume and retry as needed",
     ),
     "report": Command(
         _command("report"),
-        "drama report DIR               tables, figures and a page of what a suite has come to",
+        "drama report DIR               write tables, figures and a page of a suite's results",
     ),
     "presets": Command(
         _command("presets"),
-        "drama presets [--speed]        the presets: size, purpose, speed on this machine",
+        "drama presets [--speed]        list presets: size, purpose, speed on this machine",
     ),
     "doctor": Command(
         _command("doctor"),
-        """drama doctor [--env ID]        what this machine would use, what each preset costs here;
+        """drama doctor [--env ID]        show device, precision and backend, measure each preset;
                                check an environment""",
     ),
 }
-"""Every command by its name."""
+"""Commands by name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        escape_what_stdout_cannot_say()
+        escape_unencodable_output()
         search_here()
         if not args or args[0] in ("-h", "--help"):
             out.print(_usage())
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if args[0] not in COMMANDS:
             near = nearest(args[0], COMMANDS)
-            hint = f"did you mean {near}?" if near else f"there are {', '.join(COMMANDS)}"
+            hint = f"did you mean {near}?" if near else f"choose from {', '.join(COMMANDS)}"
             raise ConfigError(f"unknown command {args[0]!r}; {hint}")
         return COMMANDS[args[0]].run(args[1:])
     except NonFiniteError as error:
@@ -106,14 +106,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("drama: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever read our output has gone (`drama ... | head`): nothing left to say. What was to
-        # be read is no loss; work that was cut short is an interruption.
+        # The reader of the output is gone (`drama ... | head`): success for commands that only
+        # print, an interruption for commands that train.
         mute()
         works = args[:1] == ["train"] or args[:2] == ["suite", "run"]
         reads = {"-h", "--help", "--help-all", "--dry-run", "--print-config"}
         return 130 if works and not reads & set(args) else 0
     except OSError as error:
-        # What no command foresaw: a full disk, a directory that may not be read.
+        # Such as a full disk or an unreadable directory.
         what = error.strerror or str(error) or type(error).__name__
         complain(OSError(f"{error.filename}: {what}" if error.filename else what))
         return 2
@@ -126,4 +126,4 @@ def _usage() -> str:
 
 {overview}
 
-Presets: {", ".join(presets.PRESETS)}. `drama COMMAND --help` lists every option."""
+Presets: {", ".join(presets.PRESETS)}. `drama COMMAND --help` lists all options."""

@@ -1,4 +1,4 @@
-"""What several commands need: consoles, the parser, signals, the options of a configuration."""
+"""Shared by the commands: consoles, argument parser, signals, options of a configuration."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class _Console(Console):
-    """Leaves it to the command what happens when its reader has gone."""
+    """Console that leaves a closed pipe to the command."""
 
     def on_broken_pipe(self) -> None:
-        """Raise, where Rich would end the process with exit code 1 and its children go on."""
+        """Raise: Rich would exit with code 1 and leave child processes running."""
         raise BrokenPipeError
 
 
@@ -39,10 +39,10 @@ out = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers a mistake with one line instead of the usage text."""
+    """Argument parser that reports an error on one line, without usage text."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise what the command line answers with one line.
+        """Raise an error that the command line prints on one line.
 
         Raises:
             ConfigError: Always.
@@ -51,21 +51,20 @@ class Parser(argparse.ArgumentParser):
 
 
 def complain(error: Exception) -> None:
-    """Print the one line that a mistake costs."""
+    """Print an error on one line."""
     print("drama: error: " + one_line(error), file=sys.stderr)
 
 
-def escape_what_stdout_cannot_say() -> None:
-    """Let text that the terminal's encoding lacks come out as escapes, as it does on stderr."""
-    # Whoever calls us may have put another stream there; and where the system's own way of
-    # writing paths of any bytes is in place, it stays.
+def escape_unencodable_output() -> None:
+    """Print characters that stdout's encoding lacks as escapes, as stderr does."""
+    # stdout may be replaced by another stream; other error handlers (surrogateescape) stay.
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None and getattr(sys.stdout, "errors", None) == "strict":
         reconfigure(errors="backslashreplace")
 
 
 def mute() -> None:
-    """Send nowhere what is still to be said where nobody reads any more."""
+    """Discard further output to closed pipes."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -77,7 +76,7 @@ def mute() -> None:
 
 @functools.cache
 def _registry() -> tyro.constructors.ConstructorRegistry:
-    """Parsing rules of options that tyro does not have."""
+    """Return parsing rules for types that tyro lacks."""
     import tyro
 
     registry = tyro.constructors.ConstructorRegistry()
@@ -86,7 +85,7 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
     def mapping(
         info: tyro.constructors.PrimitiveTypeInfo,
     ) -> tyro.constructors.PrimitiveConstructorSpec[Mapping[str, Any]] | None:
-        """Let a mapping be given as ``name=value`` words or as one JSON object."""
+        """Read a mapping from ``name=value`` words or one JSON object."""
         if typing.get_origin(info.type) is not Mapping:
             return None
         return tyro.constructors.PrimitiveConstructorSpec(
@@ -101,7 +100,7 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
 
 
 def _read_mapping(words: list[str]) -> dict[str, Any]:
-    """Read ``name=value`` words, the values JSON or else strings, or one JSON object."""
+    """Read ``name=value`` words, with JSON or string values, or one JSON object."""
     if len(words) == 1 and words[0].lstrip().startswith("{"):
         return dict(json.loads(words[0]))
     found: dict[str, Any] = {}
@@ -120,12 +119,12 @@ def parse_fields(default: Config, args: list[str], prog: str) -> Config:
     """Apply ``--section.field VALUE`` options to ``default``.
 
     Args:
-        default: The configuration without them.
-        args: The options.
-        prog: Command, for the help text.
+        default: Base configuration.
+        args: Options.
+        prog: Command name in the help text.
 
     Raises:
-        ConfigError: One line about the first thing that is wrong.
+        ConfigError: One line about the first invalid option.
     """
     import tyro
 
@@ -137,10 +136,10 @@ T = TypeVar("T")
 
 
 def parse_known_fields(default: T, args: list[str]) -> T:
-    """Apply those options that ``default``, a dataclass, has fields for; leave out the others.
+    """Apply the options that match fields of the dataclass ``default``; ignore the others.
 
     Raises:
-        ConfigError: One line about the first thing that is wrong.
+        ConfigError: One line about the first invalid option.
     """
     import tyro
 
@@ -156,7 +155,7 @@ def parse_known_fields(default: T, args: list[str]) -> T:
 
 @contextlib.contextmanager
 def _as_config_error() -> Iterator[None]:
-    """Turn the report with which tyro ends the process into a ConfigError."""
+    """Turn tyro's error report and exit into a ConfigError."""
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
@@ -168,10 +167,10 @@ def _as_config_error() -> Iterator[None]:
 
 
 def _tyro_message(text: str) -> str:
-    """Boil tyro's boxed report down to its first paragraph and its first suggestion."""
+    """Return the first paragraph and suggestion of tyro's boxed report."""
     lines = [line.strip("╭╮╰╯│─ \t") for line in text.splitlines()]
-    lines = lines[1:]  # the title in the frame
-    first = lines[: lines.index("")] if "" in lines else lines  # a rule strips to nothing
+    lines = lines[1:]  # drops the title in the frame
+    first = lines[: lines.index("")] if "" in lines else lines  # a rule strips to an empty line
     message = " ".join(first) or "invalid options"
     for line, following in itertools.pairwise(lines):
         if line.startswith("Perhaps you meant"):
@@ -182,9 +181,9 @@ def _tyro_message(text: str) -> str:
 
 @contextlib.contextmanager
 def signals(handler: Any) -> Iterator[None]:
-    """Handle SIGINT, SIGTERM and SIGHUP with ``handler`` for a while.
+    """Handle SIGINT, SIGTERM and SIGHUP with ``handler`` within the context.
 
-    SIGHUP, which comes when a terminal is closed, stays ignored where ``nohup`` has seen to that.
+    SIGHUP, sent when a terminal closes, stays ignored under ``nohup``.
     """
     hangup = getattr(signal, "SIGHUP", None)  # not on Windows
 
@@ -203,23 +202,23 @@ def signals(handler: Any) -> Iterator[None]:
 
 
 def leave_terminal() -> None:
-    """Send nowhere what would be written to a terminal that has been closed."""
+    """Discard further output to a closed terminal."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # already closed, or no file
+        with contextlib.suppress(OSError, ValueError):  # closed, or not a file
             if os.isatty(stream.fileno()) or _hung_up(stream.fileno()):
                 os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
 def _hung_up(descriptor: int) -> bool:
-    """Whether a descriptor is of a terminal that is gone, which is no terminal any more."""
+    """Whether a descriptor belongs to a closed terminal, for which isatty is false."""
     return stat.S_ISCHR(os.fstat(descriptor).st_mode)
 
 
 @contextlib.contextmanager
 def status() -> Iterator[Callable[[str], None]]:
-    """Say on standard error what is being done: in one place of a terminal, else line by line."""
+    """Show the current step on stderr: in place on a terminal, else line by line."""
     if not err.is_terminal:
         yield err.print
         return

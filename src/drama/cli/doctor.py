@@ -1,4 +1,4 @@
-"""``drama doctor``: say what would be used here, and its cost; check an environment."""
+"""``drama doctor``: inspect the machine, measure each preset, check an environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drama.version import __version__
 
 
 def doctor(args: list[str]) -> int:
-    """``drama doctor``: say what would be used here, and its cost; check an environment."""
+    """``drama doctor``: inspect the machine, measure each preset, check an environment."""
     from drama.envs import check_env
     from drama.machine.calibration import ATARI, SECONDS, calibrate
     from drama.machine.inspection import inspect_machine
@@ -24,26 +24,43 @@ def doctor(args: list[str]) -> int:
     parser = Parser(
         prog="drama doctor",
         allow_abbrev=False,
-        description="Say which device, precision and backend would be used and why; measure what "
-        "each preset would cost here in time and memory; with --env, run an environment for some "
-        "hundred steps and report what the agent would see.",
+        description="Show the device, precision and backend of a run and why; measure time and "
+        "memory of each preset; with --env, step an environment with random actions and report "
+        "its observations, rewards and episodes.",
     )
     parser.add_argument(
-        "--env", help=f"environment id to check and to measure with (measured without it: {ATARI})"
+        "--env",
+        metavar="ID",
+        help=f"environment to check and to measure with (default: measure {ATARI})",
     )
-    parser.add_argument("--steps", type=int, default=300, help="steps of the check")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the check")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--preset", help="measure this preset only (default: all of them)")
+    parser.add_argument(
+        "--steps",
+        metavar="N",
+        type=int,
+        default=300,
+        help="steps of the environment check (default: 300)",
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="S",
+        type=int,
+        default=0,
+        help="seed of the environment check (default: 0)",
+    )
+    parser.add_argument(
+        "--device", metavar="NAME", default="auto", help="auto, cpu, cuda or mps (default: auto)"
+    )
+    parser.add_argument("--preset", metavar="NAME", help="measure only this preset (default: all)")
     parser.add_argument(
         "--seconds",
+        metavar="S",
         type=float,
         default=SECONDS,
-        help="time to measure in; what takes longer is measured on smaller batches and marked as "
-        f"estimated, or left out (default: {SECONDS:g})",
+        help="time limit of the measurement in s; slow presets are estimated from smaller batches "
+        f"or skipped (default: {SECONDS:g})",
     )
-    parser.add_argument("--no-calibration", action="store_true", help="measure nothing")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--no-calibration", action="store_true", help="skip the measurement")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
     options = parser.parse_args(args)
     if options.steps < 1:
         raise ConfigError(f"--steps must be at least 1, got {options.steps}")
@@ -51,7 +68,7 @@ def doctor(args: list[str]) -> int:
         raise ConfigError(f"--seconds must be positive, got {options.seconds:g}")
     known = presets.PRESETS
     if options.preset is not None:
-        presets.preset(options.preset)  # one that there is
+        presets.preset(options.preset)  # raises for an unknown preset
         known = {options.preset: known[options.preset]}
 
     machine = inspect_machine(options.device)
@@ -67,12 +84,12 @@ def doctor(args: list[str]) -> int:
         table = CalibrationTable(known)
         shown = contextlib.ExitStack()
 
-        def say(text: str) -> None:
+        def report_progress(text: str) -> None:
             shown.close()
             shown.enter_context(status())(text)
 
         def show(calibration: Calibration) -> None:
-            shown.close()  # what is being measured leaves its line to the row
+            shown.close()  # the row replaces the status line
             if options.json:
                 return
             if len(calibration.presets) == 1:
@@ -85,7 +102,7 @@ def doctor(args: list[str]) -> int:
                 env=options.env,
                 device=options.device,
                 seconds=options.seconds,
-                progress=say,
+                progress=report_progress,
                 found=show,
             )
         found["calibration"] = calibration.to_dict()

@@ -1,4 +1,4 @@
-"""``drama eval``: play whole episodes with a trained agent."""
+"""``drama eval``: evaluate a trained agent on whole episodes."""
 
 from __future__ import annotations
 
@@ -15,48 +15,66 @@ from drama.evaluation import EvaluationResult, completed
 from drama.files import read_json, write_json
 from drama.training.checkpoint import Checkpoint, CheckpointDir, find_checkpoint
 
-_ALIKE = ("lookahead", "latents", "scored", "step_limit")
-"""Fields of the protocol that both evaluations in one ``eval.json`` agree in."""
+_COMMON = ("lookahead", "latents", "scored", "step_limit")
+"""Protocol fields that must be equal in both evaluations of one ``eval.json``."""
 
 
 def evaluate(args: list[str]) -> int:
-    """``drama eval``: play whole episodes with a trained agent."""
+    """``drama eval``: evaluate a trained agent on whole episodes."""
     parser = Parser(
         prog="drama eval",
         allow_abbrev=False,
-        description="Play whole episodes (no life-loss ends), with the policy's most probable "
-        "actions (greedy) and with sampled ones. Writes eval.json into the run directory; the "
-        "other kind of an earlier call stays there if it was measured alike.",
+        description="Play whole episodes (a lost life does not end an episode) with the policy's "
+        "most probable actions (greedy) and with sampled actions. Writes eval.json into the run "
+        "directory; an earlier result of the other mode is kept if its protocol is the same.",
     )
     parser.add_argument("run", metavar="DIR", help="run directory or checkpoint")
-    parser.add_argument("--episodes", type=int, help="episodes of each kind (default: the run's)")
-    parser.add_argument("--num-envs", type=int, help="environments side by side")
-    parser.add_argument("--seed", type=int, help="seed of the first environment")
+    parser.add_argument(
+        "--episodes", metavar="N", type=int, help="episodes per mode (default: the run's)"
+    )
+    parser.add_argument(
+        "--num-envs", metavar="N", type=int, help="parallel environments (default: the run's)"
+    )
+    parser.add_argument(
+        "--seed", metavar="S", type=int, help="seed of the first environment (default: the run's)"
+    )
     parser.add_argument(
         "--lookahead",
+        metavar="N",
         type=int,
-        help="futures of each action asked about before one is taken (default: the run's)",
+        help="imagined samples per action for one-step lookahead; 0 = off (default: the run's)",
     )
     parser.add_argument(
         "--latents",
         choices=get_args(Latents),
-        help="latents while playing: sampled, as in imagination, or their mode (default: the "
-        "run's)",
+        help="latents while playing: sampled, as in imagination, or mode (default: the run's)",
     )
     parser.add_argument(
         "--max-episode-steps",
+        metavar="N",
         type=int,
-        help="agent steps that truncate an episode (default: the run's)",
-    )
-    parser.add_argument("--mode", choices=("both", "greedy", "sampled"), default="both")
-    parser.add_argument("--device", help="auto, cpu, cuda or mps (default: the run's)")
-    parser.add_argument(
-        "--env", help="the run's environment, where it has no record: an id or module:make_env"
+        help="agent steps after which an episode is truncated (default: the run's)",
     )
     parser.add_argument(
-        "--trust-env", action="store_true", help="import what the run names to make its environment"
+        "--mode",
+        choices=("both", "greedy", "sampled"),
+        default="both",
+        help="actions: most probable, sampled, or both in turn (default: both)",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument(
+        "--device", metavar="NAME", help="auto, cpu, cuda or mps (default: the run's)"
+    )
+    parser.add_argument(
+        "--env",
+        metavar="ID",
+        help="environment id or module:make_env, if the run does not record one",
+    )
+    parser.add_argument(
+        "--trust-env",
+        action="store_true",
+        help="allow importing code that the run names for its environment",
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
     options = parser.parse_args(args)
     for name in ("episodes", "num_envs", "max_episode_steps"):
         value = getattr(options, name)
@@ -64,7 +82,7 @@ def evaluate(args: list[str]) -> int:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     checkpoint, run_dir = find_checkpoint(Path(options.run))
     if run_dir is not None and not _is_last(checkpoint, run_dir):
-        err.print(f"{checkpoint.path} is not the last checkpoint: eval.json is left as it is")
+        err.print(f"{checkpoint.path} is not the last checkpoint: eval.json is not written")
         run_dir = None
     agent = Agent.load(options.run, options.env, device=options.device, trust_env=options.trust_env)
     modes = ("greedy", "sampled") if options.mode == "both" else (options.mode,)
@@ -96,13 +114,12 @@ def evaluate_and_report(
     """Evaluate in each mode, write ``eval.json`` into the run directory, print the result.
 
     Args:
-        agent: Who plays.
-        run_dir: Where to write; None writes nothing.
-        modes: ``greedy`` and ``sampled``, in the order wanted.
-        as_json: Print one line of JSON instead of words.
-        merge: Keep what ``eval.json`` has of other modes, if the agent had made as many steps
-            and was measured alike.
-        **options: Passed on to `drama.Agent.evaluate`.
+        agent: Agent to evaluate.
+        run_dir: Directory of ``eval.json``; None writes nothing.
+        modes: ``greedy`` and ``sampled``, in order.
+        as_json: Print one line of JSON instead of text.
+        merge: Keep results of other modes in ``eval.json`` if steps and protocol are the same.
+        **options: Passed to `drama.Agent.evaluate`.
     """
     results = {}
     for mode in modes:
@@ -111,10 +128,10 @@ def evaluate_and_report(
         results[mode] = result.to_dict()
         if not as_json:
             out.print(_summary(result))
-    if as_json:  # before anything is written: a full disk must not cost the result
+    if as_json:  # before writing: a full disk must not lose the result
         print(json.dumps(results), flush=True)
     if run_dir is not None:
-        kept = _measured_alike(run_dir / "eval.json", results) if merge else {}
+        kept = _same_protocol(run_dir / "eval.json", results) if merge else {}
         write_json(run_dir / "eval.json", dict(sorted((kept | results).items())))
         if not as_json:
             out.print(f"written to {run_dir / 'eval.json'}")
@@ -123,12 +140,12 @@ def evaluate_and_report(
 def _is_last(checkpoint: Checkpoint, run_dir: Path) -> bool:
     try:
         return CheckpointDir(run_dir).last().path.resolve() == checkpoint.path.resolve()
-    except CheckpointError:  # whatever is the last one, nobody knows
+    except CheckpointError:  # the last checkpoint is unknown
         return False
 
 
-def _measured_alike(path: Path, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what ``eval.json`` has of the same agent, measured alike; damage is dropped."""
+def _same_protocol(path: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return results of other modes in ``eval.json`` with the same steps and protocol."""
     try:
         tree = read_json(path)
     except CheckpointError:
@@ -136,7 +153,7 @@ def _measured_alike(path: Path, results: Mapping[str, Any]) -> dict[str, Any]:
 
     def measured(mode: str, result: Mapping[str, Any]) -> tuple[Any, ...]:
         protocol = completed(mode, result["protocol"])
-        return protocol["train_steps"], *(protocol[key] for key in _ALIKE)
+        return protocol["train_steps"], *(protocol[key] for key in _COMMON)
 
     same = {measured(mode, result) for mode, result in results.items()}
     kept = {}
@@ -150,7 +167,7 @@ def _measured_alike(path: Path, results: Mapping[str, Any]) -> dict[str, Any]:
         if old in same:
             kept[mode] = tree[mode]
         else:
-            err.print(f"the {mode} evaluation in {path} was measured otherwise and is dropped")
+            err.print(f"the {mode} evaluation in {path} has another protocol and is removed")
     return kept
 
 

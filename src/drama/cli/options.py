@@ -1,4 +1,4 @@
-"""What ``drama train`` is to run: preset, settings file and options, made into one Config."""
+"""Configuration of ``drama train`` from preset, settings file and options."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ SHORT = {
     "sampler": ("replay", "sampler"),
     "behaviour": ("behaviour", "algorithm"),
 }
-"""Options of one word, and the fields that they are short for."""
+"""Short options and the fields they set."""
 
 
 class Base(NamedTuple):
-    """What the options are applied to."""
+    """Base configuration of a new run."""
 
     config: Config
     chosen_for: str | None
-    """Why the preset was chosen; None if it was named."""
+    """Why the preset was chosen; None if the user named it."""
     env_named: bool
-    """Whether a file says which environment to train on."""
+    """Whether a settings file names the environment."""
 
 
 @dataclasses.dataclass(frozen=True)
-class _Place:
-    """The settings that decide which preset fits."""
+class _Target:
+    """Settings that decide which preset fits."""
 
     env: EnvConfig
     device: str
 
 
 def split(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Take out the preset, and the options that are not fields of the configuration.
+    """Separate the preset and options that are not fields of the configuration.
 
     Raises:
-        ConfigError: The preset is named twice, differently, or an option lacks its value.
+        ConfigError: Two different presets are named, or an option lacks its value.
     """
     positional = args[0] if args and not args[0].startswith("-") else None
     parser = Parser(add_help=False, allow_abbrev=False)
@@ -67,7 +67,7 @@ def split(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--trust-env", action="store_true")
     options, rest = parser.parse_known_args(args[positional is not None :])
     if positional is not None and options.preset not in (None, positional):
-        raise ConfigError(f"preset {positional} and --preset {options.preset}: which one?")
+        raise ConfigError(f"PRESET {positional} contradicts --preset {options.preset}")
     if positional is not None:
         options.preset = positional
     if options.preset == "":
@@ -76,21 +76,21 @@ def split(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def base(options: argparse.Namespace, args: list[str]) -> Base:
-    """Return the configuration that the options of a new run are applied to.
+    """Return the base configuration of a new run.
 
     Args:
-        options: From `split`.
-        args: The options of fields, of which those of environment and device are read.
+        options: First result of `split`.
+        args: Options of fields; those of environment and device are read.
 
     Raises:
-        ConfigError: One line about the first thing that is wrong.
-        EnvError: No preset is named, and the environment that decides it cannot be made.
+        ConfigError: One line about the first invalid option.
+        EnvError: No preset is named, and the environment that selects one cannot be made.
     """
     tree, whole = ({}, False) if options.config is None else _read(options.config)
     _check_trust(tree, options)
     own = tree.get("preset")
     if own is not None and options.preset not in (None, own):
-        raise ConfigError(f"preset {options.preset} and {options.config} of preset {own}: which?")
+        raise ConfigError(f"preset {options.preset} contradicts preset {own} in {options.config}")
     env_named = "id" in tree.get("env", {})
     name = options.preset if own is None else own
     settings = {key: value for key, value in tree.items() if key != "preset"}
@@ -98,8 +98,8 @@ def base(options: argparse.Namespace, args: list[str]) -> Base:
     with _named(options.config):
         if whole:
             return Base(Config.from_json(json.dumps(tree)), None, env_named)
-        place = {key: value for key, value in settings.items() if key in ("env", "device")}
-        start = Config().override(place) if name is None else presets.preset(name)
+        target = {key: value for key, value in settings.items() if key in ("env", "device")}
+        start = Config().override(target) if name is None else presets.preset(name)
     if name is None:
         start, chosen_for = _fitting(start, options, args)
     with _named(options.config):
@@ -107,19 +107,19 @@ def base(options: argparse.Namespace, args: list[str]) -> Base:
 
 
 def _check_trust(tree: Mapping[str, Any], options: argparse.Namespace) -> None:
-    """Refuse a settings file that names code to import, unless the user trusts it."""
+    """Refuse a settings file that names code to import, except with --trust-env."""
     env = tree.get("env", {})
     env_id = env.get("id", "") if options.env is None else ""
     kwargs, wrappers = env.get("kwargs", {}), env.get("wrappers", ())
     if not isinstance(env_id, str) or not isinstance(kwargs, Mapping):
-        return  # which the configuration refuses with a better line
+        return  # the configuration reports it better
     if isinstance(wrappers, (list, tuple)) and all(isinstance(text, str) for text in wrappers):
         check(env_id, kwargs, wrappers, trusted=options.trust_env, where=options.config)
 
 
 @contextlib.contextmanager
 def _named(file: str | None) -> Iterator[None]:
-    """Name the file in what is wrong with its settings."""
+    """Prefix configuration errors with the file name."""
     try:
         yield
     except ConfigError as error:
@@ -135,9 +135,9 @@ def _fitting(config: Config, options: argparse.Namespace, args: list[str]) -> tu
     env = config.env
     if options.env is not None:
         env = dataclasses.replace(env, id=options.env)
-    place = parse_known_fields(_Place(env, config.device), args)
-    device = pick_device(place.device)
-    made = env_source(None, place.env).make(0)
+    target = parse_known_fields(_Target(env, config.device), args)
+    device = pick_device(target.device)
+    made = env_source(None, target.env).make(0)
     shape = made.observation_space.shape or ()
     made.close()
     return presets.fitting(shape, device.type)
@@ -146,8 +146,8 @@ def _fitting(config: Config, options: argparse.Namespace, args: list[str]) -> tu
 def _read(file: str) -> tuple[dict[str, Any], bool]:
     """Return the settings in a TOML or JSON file, and whether it is the ``config.json`` of a run.
 
-    A setting that a run's file lacks is newer than the run, and has the value that it had before;
-    one that any other file lacks is the preset's.
+    Settings missing in a run's file are newer than the run and get their former value; settings
+    missing in other files come from the preset.
     """
     try:
         text = Path(file).read_text(encoding="utf-8")
@@ -159,9 +159,9 @@ def _read(file: str) -> tuple[dict[str, Any], bool]:
     try:
         tree: dict[str, Any] = json.loads(text) if kind == "JSON" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"--config {file} is no {kind}: {error}") from error
+        raise ConfigError(f"--config {file} is not {kind}: {error}") from error
     if not isinstance(tree.get("preset", ""), str) or not isinstance(tree.get("env", {}), Mapping):
-        raise ConfigError(f"--config {file}: preset must be a name, env a section")
+        raise ConfigError(f"--config {file}: preset must be a name and env a section")
     with _named(file):
         tree = update_names(tree)
     run = kind == "JSON" and tree.keys() >= {"preset", "world_model", "behaviour", "training"}
@@ -169,26 +169,26 @@ def _read(file: str) -> tuple[dict[str, Any], bool]:
 
 
 def parse(default: Config, short: argparse.Namespace, args: list[str]) -> Config:
-    """Apply the options of one word and those of ``--section.field VALUE`` to ``default``.
+    """Apply short options and ``--section.field VALUE`` options to ``default``.
 
     Raises:
-        ConfigError: One line about the first thing that is wrong.
+        ConfigError: One line about the first invalid option.
     """
-    asked = {name: value for name in SHORT if (value := getattr(short, name)) is not None}
-    for name, value in asked.items():
+    given = {name: value for name in SHORT if (value := getattr(short, name)) is not None}
+    for name, value in given.items():
         default = _replace(default, SHORT[name], value)
     _check_words(args)
     config = parse_fields(default, args, "drama train [PRESET]")
-    for name, value in asked.items():
+    for name, value in given.items():
         found = functools.reduce(getattr, SHORT[name], config)
         if found != value:
             field = ".".join(SHORT[name]).replace("_", "-")
-            raise ConfigError(f"--{name} {value} and --{field} {found}: which one?")
+            raise ConfigError(f"--{name} {value} contradicts --{field} {found}")
     return config
 
 
 def _check_words(args: list[str]) -> None:
-    """Name what a misspelt option of one word was meant to be; the parser of fields cannot know."""
+    """Suggest the nearest short option for an unknown one, which tyro does not know."""
     fields = (field.name.replace("_", "-") for field in dataclasses.fields(Config))
     own = (
         *("run-dir", "resume", "preset", "config", "print-config", "trust-env"),
@@ -206,7 +206,7 @@ def _check_words(args: list[str]) -> None:
 
 
 def _replace(section: Any, path: tuple[str, ...], value: object) -> Any:
-    """Return ``section`` with the field at ``path`` within it replaced."""
+    """Return ``section`` with the nested field at ``path`` replaced."""
     name, *rest = path
     if rest:
         value = _replace(getattr(section, name), tuple(rest), value)
@@ -216,14 +216,14 @@ def _replace(section: Any, path: tuple[str, ...], value: object) -> Any:
 def report_choices(
     found: Base, config: Config, options: argparse.Namespace, args: list[str]
 ) -> None:
-    """Print what was chosen because neither the command line nor a file named it."""
+    """Print environment and preset if neither the command line nor a file names them."""
     named = found.env_named or options.env is not None
     if not named and not any(arg.startswith("--env.id") for arg in args):
-        err.print(f"environment {config.env.id}: none was named; another with --env ID")
+        err.print(f"environment {config.env.id} (default; choose with --env ID)")
     if found.chosen_for is not None:
         err.print(
-            f"preset {config.preset}: chosen for {found.chosen_for}; another with "
-            "drama train PRESET"
+            f"preset {config.preset} (default for {found.chosen_for}; "
+            "choose with drama train PRESET)"
         )
 
 
@@ -231,30 +231,30 @@ def report_choices(
 
 SETTINGS = {
     "steps": "environment steps of the run",
-    "seed": "seed of environment, weights and every random number",
+    "seed": "seed of environment, weights and all sampling",
     "device": "auto, cpu, cuda, cuda:1 or mps",
-    "env.image-size": "side of the frames in pixels; None: 64, or their own if small",
+    "env.image-size": "frame size in pixels; None: 64, or the native size if small",
     "env.kwargs": "arguments of the environment: name=value words or a JSON object",
     "env.wrappers": "wrappers, inner first: module:Class or module:Class(size=4)",
     "env.sticky-actions": "Atari: probability that an action is repeated, 0 to 1",
-    "replay.capacity": "transitions kept",
+    "replay.capacity": "transitions in the replay",
     "world-model.optim.lr": "learning rate of the world model",
     "behaviour.optim.lr": "learning rate of actor and critic",
     "behaviour.horizon": "imagined steps per trajectory",
     "behaviour.entropy": "weight of the entropy bonus",
-    "training.warmup-steps": "random steps before the first update",
+    "training.warmup-steps": "steps with random actions before the first update",
     "training.world-model-ratio": "world-model updates per environment step",
     "training.behaviour-ratio": "policy updates per environment step",
     "evaluation.episodes": "episodes played after training; 0 = none",
 }
-"""Fields that the short help names; with those of `SHORT` they are the twenty most used."""
+"""Fields in the short help, besides those of `SHORT`."""
 
 
 def show_help(args: Sequence[str]) -> None:
-    """Print the options that people use, or with ``--help-all`` all of them.
+    """Print the most used options, or with ``--help-all`` all options.
 
     Args:
-        args: Of ``drama train``; a preset among them decides the values shown.
+        args: Arguments of ``drama train``; a preset among them sets the displayed values.
     """
     options, rest = split([arg for arg in args if arg not in ("-h", "--help", "--help-all")])
     config = presets.preset(options.preset or "quick")
@@ -264,7 +264,7 @@ def show_help(args: Sequence[str]) -> None:
         out.print("\nall settings:\n")
         parse_fields(config, [*rest, "--help"], "drama train [PRESET]")
     else:
-        out.print(f"\nValues shown: preset {config.preset}. All settings: drama train --help-all")
+        out.print(f"\nValues in parentheses: preset {config.preset}. All settings: --help-all")
 
 
 def _help_parser(config: Config) -> argparse.ArgumentParser:
@@ -276,18 +276,22 @@ def _help_parser(config: Config) -> argparse.ArgumentParser:
     )
     run = parser.add_argument_group("run")
     named = ", ".join(presets.PRESETS)
-    run.add_argument("preset", metavar="PRESET", help=f"{named} (drama presets); default: fitting")
-    run.add_argument("--preset", metavar="NAME", help="the same")
-    run.add_argument("--config", metavar="FILE", help="settings: a TOML, or a run's config.json")
-    run.add_argument("--print-config", action="store_true", help="print what would run, as JSON")
     run.add_argument(
-        "--trust-env", action="store_true", help="import what a file names to make its environment"
+        "preset", metavar="PRESET", help=f"{named}; default: by environment and device"
     )
-    run.add_argument("--run-dir", metavar="DIR", help="new directory; default: under runs/")
+    run.add_argument("--preset", metavar="NAME", help="same as PRESET")
+    run.add_argument("--config", metavar="FILE", help="settings file: TOML, or a run's config.json")
+    run.add_argument(
+        "--print-config", action="store_true", help="print the configuration as JSON, then exit"
+    )
+    run.add_argument(
+        "--trust-env", action="store_true", help="allow importing code that a file names"
+    )
+    run.add_argument("--run-dir", metavar="DIR", help="new run directory (default: under runs/)")
     run.add_argument("--resume", metavar="DIR", help="continue a run from its last checkpoint")
     settings = parser.add_argument_group("settings")
     words = {
-        "env": "Gymnasium id, such as ALE/Pong-v5, or your module:make_env",
+        "env": "Gymnasium id, such as ALE/Pong-v5, or module:make_env",
         "dynamics": f"sequence model: {', '.join(SEQUENCE_MODELS.names())}",
         "sampler": f"replay sampler: {', '.join(SAMPLERS.names())}",
         "behaviour": f"policy learning: {', '.join(BEHAVIOURS.names())}",

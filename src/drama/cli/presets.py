@@ -1,4 +1,4 @@
-"""``drama presets``: the starting points, their size, purpose and speed here."""
+"""``drama presets``: size, purpose and speed of each preset."""
 
 from __future__ import annotations
 
@@ -12,37 +12,45 @@ from drama.presets import PRESETS
 from drama.text import duration
 
 SIDES = {"quick": 32}
-"""Side of the pictures that a preset is meant for, where that is not 64."""
+"""Frame size that a preset is designed for, if not 64 pixels."""
 GAMES = {"quick": "drama/Catch-v0"}
-"""What a preset's speed is measured on, where that is not an Atari game."""
+"""Environment to measure a preset on, if not an Atari game."""
 ACTIONS = 6
 
 
 def presets(args: list[str]) -> int:
-    """``drama presets``: list the starting points."""
+    """``drama presets``: list the presets."""
     parser = Parser(
         prog="drama presets",
         allow_abbrev=False,
-        description="List the presets with the parameters of their world model and their purpose; "
-        "with --speed, measure what each of them makes here.",
+        description="List the presets with world-model parameters and purpose; with --speed, "
+        "measure the training speed of each preset on this machine.",
     )
-    parser.add_argument("--speed", action="store_true", help="measure environment steps/s here")
-    parser.add_argument("--env", help="with --speed: environment to measure with")
-    parser.add_argument("--device", default="auto", help="with --speed: auto, cpu, cuda or mps")
     parser.add_argument(
-        "--seconds", type=float, default=12.0, help="about how long --speed measures (12)"
+        "--speed", action="store_true", help="measure environment steps/s on this machine"
+    )
+    parser.add_argument("--env", metavar="ID", help="with --speed: environment to measure with")
+    parser.add_argument(
+        "--device", metavar="NAME", default="auto", help="with --speed: auto, cpu, cuda or mps"
+    )
+    parser.add_argument(
+        "--seconds",
+        metavar="S",
+        type=float,
+        default=12.0,
+        help="with --speed: duration in s (default: 12)",
     )
     options = parser.parse_args(args)
     if not 0 < options.seconds < float("inf"):
         raise ConfigError(f"--seconds must be positive, got {options.seconds:g}")
     if options.env is not None and not options.speed:
-        raise ConfigError("--env is for --speed")
+        raise ConfigError("--env needs --speed")
     speeds = _speeds(options.env, options.device, options.seconds) if options.speed else {}
     table = Table(box=None, pad_edge=False)
     table.add_column("preset")
     table.add_column("parameters", justify="right")
     table.add_column("steps", justify="right")
-    for column in ("steps/s here", "time here") if options.speed else ():
+    for column in ("steps/s", "time") if options.speed else ():
         table.add_column(column, justify="right")
     table.add_column("purpose")
     for name, make in PRESETS.items():
@@ -56,7 +64,7 @@ def presets(args: list[str]) -> int:
 
 
 def _parameters(name: str) -> int:
-    """Count the parameters of the world model that a preset makes."""
+    """Return the number of world-model parameters of a preset."""
     import torch
 
     from drama.world_model import WorldModel
@@ -68,17 +76,17 @@ def _parameters(name: str) -> int:
 
 
 def _speeds(env: str | None, device: str, seconds: float) -> dict[str, tuple[str, str]]:
-    """Measure environment steps per second, and the time of a whole run, of each preset."""
+    """Measure environment steps/s and the time of a full run for each preset."""
     from drama.machine.calibration import calibrate
     from drama.machine.costs import PresetCost
 
     found = {}
-    with status() as say:
+    with status() as show:
         for name, make in PRESETS.items():
             game = GAMES.get(name) if env is None else env
             share = seconds / len(PRESETS)
             only = {name: make}
-            measured = calibrate(only, env=game, device=device, seconds=share, progress=say)
+            measured = calibrate(only, env=game, device=device, seconds=share, progress=show)
             (cost,) = measured.presets
             if not isinstance(cost, PresetCost):
                 found[name] = ("-", cost.error)

@@ -25,8 +25,8 @@ def report(args: list[str]) -> int:
     options = parser.parse_args(args)
     from drama.report import write_report
 
-    with status() as say:
-        written = write_report(options.suite, options.out, mode=options.mode, progress=say)
+    with status() as show:
+        written = write_report(options.suite, options.out, mode=options.mode, progress=show)
     summary = written.summary
     out.print(f"{summary.finished} of {len(summary.runs)} runs finished")
     for variant in summary.variants:

@@ -144,8 +144,8 @@ def _dry_run(options: argparse.Namespace, spec: SuiteSpec, directory: Path) -> i
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"--seconds must be positive, got {seconds:g}")
     cells = scan(directory, spec)
-    with status() as say:
-        found = forecast(cells, _plan(options, cells), seconds=seconds, progress=say)
+    with status() as show:
+        found = forecast(cells, _plan(options, cells), seconds=seconds, progress=show)
     _warn_of_few_updates(spec)
     if options.json:
         print(json.dumps(found.to_dict(), allow_nan=False))
@@ -225,7 +225,7 @@ def _parser() -> Parser:
         "--seeds", nargs="+", metavar="SEED", help="run only these seeds: 0 1 or 0-4"
     )
     parser.add_argument("--variants", nargs="+", metavar="NAME", help="run only these variants")
-    parser.add_argument("--steps", type=int, help="environment steps of each run")
+    parser.add_argument("--steps", metavar="N", type=int, help="environment steps of each run")
     parser.add_argument(
         "--set",
         action="append",
@@ -236,19 +236,24 @@ def _parser() -> Parser:
     parser.add_argument(
         "--trust-env",
         action="store_true",
-        help="import the code that a suite's directory names to make its environments",
+        help="allow importing code that a suite directory names for its environments",
     )
     parser.add_argument(
-        "--jobs", type=int, help="parallel runs (default: by cores, memory or GPUs)"
+        "--jobs", metavar="N", type=int, help="parallel runs (default: by cores, memory or GPUs)"
     )
-    parser.add_argument("--per-gpu", type=int, help="parallel runs per GPU (default: 1)")
+    parser.add_argument(
+        "--per-gpu", metavar="N", type=int, help="parallel runs per GPU (default: 1)"
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
         help="measure time, memory and disk of the suite on this machine; run nothing",
     )
     parser.add_argument(
-        "--seconds", type=float, help="duration of the --dry-run measurement in s (default: 30)"
+        "--seconds",
+        metavar="S",
+        type=float,
+        help="duration of the --dry-run measurement in s (default: 30)",
     )
     parser.add_argument("--json", action="store_true", help="print the --dry-run result as JSON")
     parser.add_argument(
@@ -258,7 +263,9 @@ def _parser() -> Parser:
         metavar="ADDRESS",
         help="run on a Ray cluster; without an address, on a local Ray",
     )
-    parser.add_argument("--cpus", type=int, help="with --ray: CPU cores per run (default: 1)")
+    parser.add_argument(
+        "--cpus", metavar="N", type=int, help="with --ray: CPU cores per run (default: 1)"
+    )
     return parser
 
 

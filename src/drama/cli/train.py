@@ -1,4 +1,4 @@
-"""``drama train``: start a run, or continue one."""
+"""``drama train``: start or continue a run."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from drama.version import __version__
 
 
 def train(args: list[str]) -> int:
-    """``drama train``: start a run, or continue one."""
+    """``drama train``: start or continue a run."""
     options, fields = split(args)
     if options.resume is not None:
         if (options.preset, options.run_dir, options.config) != (None, None, None):
-            raise ConfigError("--resume takes preset, settings and directory from the run itself")
+            raise ConfigError("--resume uses the run's own preset, settings and directory")
         return _resume(Path(options.resume), options, fields)
     if options.run_dir is not None and not options.run_dir.strip():
         raise ConfigError("--run-dir is empty; name a new directory")
     if options.trust_env and options.config is None:
-        raise ConfigError("--trust-env is for what --resume or --config names; --env needs none")
+        raise ConfigError("--trust-env needs --resume or --config; code named by --env is trusted")
     start = base(options, fields)
     config = parse(start.config, options, fields)
     report_choices(start, config, options, fields)
@@ -50,7 +50,7 @@ def train(args: list[str]) -> int:
     try:
         return _learn(agent, directory, config.steps)
     finally:
-        with contextlib.suppress(OSError):  # not empty, as a rule: something was written there
+        with contextlib.suppress(OSError):  # fails if the run wrote files
             directory.rmdir()
 
 
@@ -58,36 +58,34 @@ def _resume(path: Path, short: argparse.Namespace, args: list[str]) -> int:
     checkpoint, run_dir = find_checkpoint(path)
     if run_dir is None or not checkpoint.has("loop"):
         raise ConfigError(
-            f"{path} holds what plays but not the run it came from: nothing to resume"
+            f"{path} holds an agent saved for playing only: there is no run to resume"
         )
     saved = Config.from_json(checkpoint.text("config.json"))
     env = None
-    if short.env is not None and ":" in short.env:  # it is compared with the run's when it is made
+    if short.env is not None and ":" in short.env:  # compared with the run's when it is made
         env, short.env = short.env, None
-    asked = parse(saved, short, args)
-    taken, refused = compare(saved, asked)
+    requested = parse(saved, short, args)
+    taken, refused = compare(saved, requested)
     if refused:
-        kept = f" (could be taken: {', '.join(taken)})" if taken else ""
-        raise ConfigError(
-            f"--resume keeps the run's own settings; refused: {', '.join(refused)}{kept}"
-        )
+        allowed = f" (allowed: {', '.join(taken)})" if taken else ""
+        raise ConfigError(f"--resume cannot change these settings: {', '.join(refused)}{allowed}")
     if taken:
-        err.print(f"changed for the rest of the run: {', '.join(taken)}")
-    if asked.steps <= checkpoint.step:
+        err.print(f"changed settings: {', '.join(taken)}")
+    if requested.steps <= checkpoint.step:
         raise ConfigError(
-            f"{run_dir} has made its {checkpoint.step:,} steps; ask for more with --steps N"
+            f"{run_dir} has finished its {checkpoint.step:,} steps; extend it with --steps N"
         )
     if short.print_config:
-        given = asked.env if env is None else env_source(env, asked.env).config
-        print(dataclasses.replace(asked, env=given).to_json(), end="")
+        given = requested.env if env is None else env_source(env, requested.env).config
+        print(dataclasses.replace(requested, env=given).to_json(), end="")
         return 0
     err.print(f"continuing {run_dir} from step {checkpoint.step:,}")
-    agent = Agent.load(path, env, config=asked, trust_env=short.trust_env)
-    return _learn(agent, run_dir, asked.steps - checkpoint.step)
+    agent = Agent.load(path, env, config=requested, trust_env=short.trust_env)
+    return _learn(agent, run_dir, requested.steps - checkpoint.step)
 
 
 def _learn(agent: Agent, run_dir: Path, steps: int) -> int:
-    """Train with live progress; Ctrl-C ends it cleanly after the step in hand."""
+    """Train with live progress; Ctrl-C stops cleanly after the current step."""
     config = agent.config
     size = sum(p.numel() for p in agent.world_model.parameters()) / 1e6
     precision = str(pick_dtype(config.training.precision, agent.device)).removeprefix("torch.")
@@ -107,9 +105,9 @@ def _learn(agent: Agent, run_dir: Path, steps: int) -> int:
         if interrupted:
             raise KeyboardInterrupt
         interrupted = True
-        # Not through `err`: the live display moves aside for what goes to sys.stderr.
+        # Printed to sys.stderr, which the live display captures, not through `err`.
         print(
-            "stopping after this step and saving; press Ctrl-C again to give up at once",
+            "stopping after the current step and saving; press Ctrl-C again to quit without saving",
             file=sys.stderr,
         )
 
@@ -117,7 +115,7 @@ def _learn(agent: Agent, run_dir: Path, steps: int) -> int:
         try:
             agent.learn(steps, run_dir=run_dir, progress_bar=True, listeners=[stop_if_interrupted])
         except KeyboardInterrupt:
-            err.print(f"given up; {_what_next(run_dir, config.steps)}")
+            err.print(f"stopped without saving; {_what_next(run_dir, config.steps)}")
             return 130
     if interrupted:
         err.print(str(agent.time_split))
@@ -134,7 +132,7 @@ def _learn(agent: Agent, run_dir: Path, steps: int) -> int:
 
 
 def _next_commands(run_dir: Path) -> list[str]:
-    """Return the commands that show what a finished run has learnt."""
+    """Return the commands to evaluate and view a finished run."""
     path = shlex.quote(str(run_dir))
     commands = [f"drama eval {path}"]
     if (run_dir / "tensorboard").is_dir():
@@ -145,12 +143,12 @@ def _next_commands(run_dir: Path) -> list[str]:
 
 
 def _what_next(run_dir: Path, steps: int) -> str:
-    """Return what can be done with a run of so many steps that was stopped, judged by its files."""
+    """Return how to continue or evaluate a stopped run of ``steps`` steps."""
     try:
         made = CheckpointDir(run_dir).last().step
     except CheckpointError:
-        return f"there was no checkpoint yet, so {run_dir} holds nothing to continue"
+        return f"{run_dir} has no checkpoint to continue from"
     path = shlex.quote(str(run_dir))
     if made >= steps:
-        return f"all steps are made, evaluate with: drama eval {path}"
+        return f"all steps are done; evaluate with: drama eval {path}"
     return f"continue from step {made:,} with: drama train --resume {path}"

@@ -11,6 +11,7 @@
 ``spaces.py``        maps between an environment's spaces and the agent's
 ``guard.py``         :class:`FaultGuard`: stops an environment that breaks its contract
 ``source.py``        :class:`EnvSource`: an agent's environment and further ones like it
+``config.py``        :class:`EnvConfig`: the settings ``env.*`` of a run
 ``recipe.py``        how an environment object can be made again
 ``wrappers.py``      wrappers: which record, which only check, which change the task
 ``description.py``   :func:`describe`: the record of an environment in checkpoints and results

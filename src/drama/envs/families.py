@@ -22,7 +22,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from drama.envs.spaces import check_positive
-from drama.errors import EnvError
+from drama.errors import ConfigError, EnvError
 
 ENTRY_POINT_GROUP = "drama.env_families"
 IMAGE_SIZE = 64
@@ -153,11 +153,13 @@ def register_family(family: FamilyT) -> FamilyT:
     """Register a family; a class decorator.
 
     Raises:
-        EnvError: Another family has its name.
+        ConfigError: Another family has its name.
     """
     known = _REGISTRY.get(family.name, GYMNASIUM if family.name == GYMNASIUM.name else None)
     if known is not None and type(known) is not family:
-        raise EnvError(f"an environment family is registered as {family.name!r} already: {known!r}")
+        raise ConfigError(
+            f"an environment family is registered as {family.name!r} already: {known!r}"
+        )
     _REGISTRY[family.name] = family()
     return family
 

@@ -28,8 +28,8 @@ from typing import Any, TypeAlias
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
-from drama.config import EnvConfig
 from drama.envs.adapt import AdaptedEnv, adapt, instead_of, is_vectorised
+from drama.envs.config import EnvConfig
 from drama.envs.families import family_settings
 from drama.envs.lookup import find
 from drama.envs.make import call_factory, default_image_size, make_env

@@ -86,9 +86,13 @@ def _row(cost: PresetCost) -> tuple[str, ...]:
 def _notes(cost: PresetCost) -> list[str]:
     found = []
     parts = {"world model": cost.world_model, "imagination and behaviour": cost.behaviour}
-    estimates = [f"{name} from {part.estimate}" for name, part in parts.items() if part.estimate]
-    if estimates:
-        found.append(f"{cost.preset}: ~ = estimated, {'; '.join(estimates)}")
+    smaller = [
+        f"{name} {part.measured:,} of {part.full:,}"
+        for name, part in parts.items()
+        if part.estimate
+    ]
+    if smaller:
+        found.append(f"{cost.preset}: ~ = extrapolated from smaller batches ({', '.join(smaller)})")
     if cost.memory.updates is None:
         found.append(f"{cost.preset}: this system does not report the memory of an update")
     if not cost.memory.fits:

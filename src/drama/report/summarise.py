@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from drama.envs.families import family_settings
 from drama.evaluation import (
     aggregate,
     completed,
@@ -40,7 +41,7 @@ _TRAINED = (
     "wrappers",
 )
 """Protocol fields that must be equal in all runs of a variant."""
-_FAMILY = ("frame_skip", "noop_max", "sticky_actions", "full_action_space", "life_loss")
+_FAMILY = tuple(family_settings())
 """Environment fields that must be equal in all games of one family."""
 _LIMIT = ("step_limit",)
 """Protocol field that must be equal in all runs of a game."""

@@ -9,7 +9,6 @@ import fnmatch
 import json
 import math
 import os
-import shlex
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ from drama.config import Config
 from drama.errors import CheckpointError, ConfigError
 from drama.evaluation.protocol import completed, step_limit
 from drama.files import as_number, check_tensors, read_json
-from drama.text import plural
 from drama.training.checkpoint import Checkpoint, CheckpointDir
 from drama.training.resume import compare
 
@@ -118,13 +116,8 @@ def worth_keeping(path: Path) -> str | None:
         OSError: The directory cannot be read.
     """
     checkpoints = CheckpointDir(path)
-    last = checkpoints.path / "last"
-    if complete := checkpoints.all():
-        newest = complete[-1].name
-        return (
-            f"{last} is missing, so {plural(len(complete), 'complete checkpoint')} cannot be used; "
-            f"repair it with: echo {newest} > {shlex.quote(str(last))}"
-        )
+    if (why := checkpoints.missing_last()) is not None:
+        return why
     for found in sorted(path.iterdir()):
         names = OWN_DIRECTORIES if found.is_dir() else OWN_FILES
         if found.is_symlink() or not any(fnmatch.fnmatchcase(found.name, name) for name in names):

@@ -28,6 +28,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ from drama.files import (
     write_text,
 )
 from drama.replay.storage import Segment, copy_segment
-from drama.text import one_line
+from drama.text import one_line, plural
 from drama.training.schema import check_manifest, check_state, whole
 
 FORMAT = 1
@@ -271,6 +272,8 @@ class CheckpointDir:
             CheckpointError: There is none, or the one that ``last`` names is missing.
         """
         pointer = self.path / "last"
+        if (why := self.missing_last()) is not None:
+            raise CheckpointError(why)
         if not pointer.is_file():
             raise CheckpointError(
                 f"{self.path.parent} holds no checkpoint: no run was started there, or it ended "
@@ -285,6 +288,19 @@ class CheckpointDir:
         if not STEP.fullmatch(name):
             raise CheckpointError(f"{pointer} is damaged: it does not name a checkpoint")
         return open_checkpoint(self.path / name)
+
+    def missing_last(self) -> str | None:
+        """Return how to repair complete checkpoints without ``last``, None if there are none.
+
+        A run that is killed between its first checkpoint and ``last`` leaves such a directory.
+        """
+        pointer, complete = self.path / "last", self.all()
+        if os.path.lexists(pointer) or not complete:
+            return None
+        return (
+            f"{pointer} is missing, so {plural(len(complete), 'complete checkpoint')} cannot be "
+            f"used; repair it with: echo {complete[-1].name} > {shlex.quote(str(pointer))}"
+        )
 
     def publish(self, step: int) -> None:
         """Make ``last`` name the checkpoint at ``step``."""

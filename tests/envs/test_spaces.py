@@ -5,12 +5,12 @@ import numpy as np
 from drama.envs import as_rgb
 
 
-def test_three_channels_are_colours_already():
+def test_three_channels_are_rgb():
     frame = np.arange(2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 3)
     assert as_rgb(frame) is frame
 
 
-def test_each_channel_has_a_hue_and_the_brighter_one_shows():
+def test_each_channel_has_a_hue_and_the_brightest_is_shown():
     frames = np.zeros((5, 1, 4, 2), np.uint8)  # hues 0 (red) and 1/2 (cyan), saturation 0.7
     frames[0, 0, 1] = (255, 0)
     frames[0, 0, 2] = (0, 255)
