@@ -236,9 +236,6 @@ def read_json(path: Path) -> Any:
 def as_number(value: object) -> float | None:
     """Return a number read from JSON as a float.
 
-    Args:
-        value: Anything that JSON may hold.
-
     Returns:
         None for anything else than a number, for NaN, and beyond ±``LARGEST``.
     """

@@ -333,14 +333,10 @@ class CheckpointDir:
 
 
 def find_checkpoint(path: Path) -> tuple[Checkpoint, Path | None]:
-    """Open the checkpoint that ``path`` names, and find the run directory it belongs to.
-
-    Args:
-        path: A run directory, which stands for its last checkpoint, or a checkpoint directory,
-            which may have been moved out of its run.
+    """Open a checkpoint directory or the last checkpoint of a run directory.
 
     Returns:
-        The checkpoint and the run directory, None if there is none.
+        The checkpoint and its run directory, None if it was moved out of one.
 
     Raises:
         CheckpointError: There is no checkpoint.
