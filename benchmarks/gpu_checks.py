@@ -15,12 +15,12 @@ from torch import Tensor
 
 from drama import Agent
 from drama.config import Config
+from drama.ops.categorical import uniform_numbers
 from drama.ssm import selective_scan, ssd
 from drama.training.device import autocast
 from drama.training.graphs import EAGER_CALLS
 from drama.training.trainer import Trainer
 from drama.types import Batch
-from drama.world_model.latent import uniform_numbers
 
 
 def distance(found: Tensor, expected: Tensor) -> float:

@@ -411,9 +411,9 @@ class Dynamics(nn.Module):
         return self.norm(x), new
 
 
-def clear(states: list, rows: Tensor) -> list:
-    """Empty the state where `rows` (B,) is True: an episode starts there."""
-    return [tuple(s * ~rows.view(-1, *[1] * (s.dim() - 1)) for s in pair) for pair in states]
+def clear(states: list, is_first: Tensor) -> list:
+    """Empty the state where an episode starts: `is_first` (B,)."""
+    return [tuple(s * ~is_first.view(-1, *[1] * (s.dim() - 1)) for s in pair) for pair in states]
 
 
 # -- World model (the paper's section on world-model learning) -------------------------------------
@@ -694,8 +694,8 @@ def init_carry(world_model: WorldModel, batch: int) -> tuple[Tensor, list]:
 def act(world_model, behaviour, obs: Tensor, is_first: Tensor, carry, greedy: bool = False):
     """Act on observations (B, ...) of the real environment; greedy: the most probable action.
 
-    The policy sees the prior latent predicted from d_{t-1}, as in imagination; o_t enters through
-    the state of the next step. First frames have no past: there it sees the posterior, and d = 0.
+    The policy reads the prior latent predicted from d_{t-1}, as in imagination; o_t enters through
+    the state of the next step. First frames have no past: there it reads the posterior, and d = 0.
     """
     args, (deter, state) = world_model.args, carry
     deter, state = deter * ~is_first[:, None], clear(state, is_first)
@@ -708,7 +708,7 @@ def act(world_model, behaviour, obs: Tensor, is_first: Tensor, carry, greedy: bo
     return action, world_model.step(stoch, action, state)
 
 
-def row(x) -> Tensor:
+def batched(x) -> Tensor:
     """A batch of one."""
     return torch.as_tensor(x)[None]
 
@@ -721,7 +721,9 @@ def evaluate(args: Args, world_model: WorldModel, behaviour: ActorCritic) -> flo
         (obs, _), carry, is_first, done = env.reset(), init_carry(world_model, 1), True, False
         returns.append(0.0)
         while not done:
-            action, carry = act(world_model, behaviour, row(obs), row(is_first), carry, greedy=True)
+            action, carry = act(
+                world_model, behaviour, batched(obs), batched(is_first), carry, greedy=True
+            )
             obs, reward, terminated, truncated, _ = env.step(int(action))
             returns[-1] += float(reward)
             is_first, done = False, terminated or truncated
@@ -754,7 +756,7 @@ def main(args: Args) -> float:
             # Not NumPy's generator: seeded alike, it would repeat the numbers of the environment.
             action = torch.randint(num_actions, ())
         else:
-            action, carry = act(world_model, behaviour, row(obs), row(is_first), carry)
+            action, carry = act(world_model, behaviour, batched(obs), batched(is_first), carry)
         next_obs, reward, terminated, truncated, _ = env.step(int(action))
         replay.add(obs, is_first, int(action), reward, terminated, False)
         obs, is_first, episode_return = next_obs, False, episode_return + float(reward)

@@ -65,7 +65,7 @@ def unseeing(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]
         trainer = beginning(agent, options.seed, hear)
         while len(seeing) < options.episodes:
             trainer.collect()
-        counts = np.bincount(trainer.stream.actions, minlength=agent.world_model.num_actions)
+        counts = np.bincount(trainer.stream.actions, minlength=agent.world_model.actions.count)
         shares = counts / counts.sum()
         env, rng = agent.new_env(options.seed), np.random.default_rng(options.seed)
         blind = [blindly(env, shares, rng) for _ in range(options.episodes)]
@@ -106,7 +106,7 @@ def forget(agent: drama.Agent, trainer: Trainer) -> None:
     """Replace policy and optimiser of the run by new ones."""
     config = agent.config
     size = config.world_model.stoch_size + config.world_model.dynamics.width
-    new = make_behaviour(config.behaviour, size, agent.world_model.num_actions)
+    new = make_behaviour(config.behaviour, size, agent.world_model.actions)
     agent.behaviour.load_state_dict(new.state_dict())
     optimiser = Optimiser(agent.behaviour.named_parameters(), config.behaviour.optim)
     trainer.learner.optimisers["behaviour"] = optimiser

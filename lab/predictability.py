@@ -247,7 +247,7 @@ def ask(
     with continued(run, {}) as (agent, trainer):
         model = agent.world_model.eval()
         both = [
-            Rows(in_order(replay), model.num_actions, event.of)
+            Rows(in_order(replay), model.actions.count, event.of)
             for replay in (trainer.replay, played(agent, seed, new_rows))
         ]
         # The same rows for all. Windows that the model reads may begin before an episode, as those

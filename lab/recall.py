@@ -181,7 +181,8 @@ def ask(agent: drama.Agent, seen: Batch, question: int) -> dict[str, float]:
     memory = before
     if agent.config.behaviour.policy_context == "current":
         memory = null_action_outputs(model, model.sequence_input(stoch, seen.action), latent)
-    log_probs = agent.behaviour.policy(policy_features(latent, memory))  # (B, question, answers)
+    policy = agent.behaviour.policy(policy_features(latent, memory))
+    log_probs = policy.log_probs  # (B, question, answers)
     entropy = -(log_probs.exp() * log_probs).sum(-1)
     return {
         **look(model, seen, question),

@@ -34,6 +34,7 @@ from tests.training.runs import (
 
 import drama
 from drama import Agent, presets
+from drama.actions import ActionSpace
 from drama.config import Config
 from drama.envs import adapt
 from drama.envs.adapt import as_batch
@@ -594,7 +595,7 @@ def test_no_random_state_of_the_caller_moves(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.undo()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        model = WorldModel(agent.config.world_model, (3,), 2)
+        model = WorldModel(agent.config.world_model, (3,), ActionSpace(2))
     expected = model.state_dict()
     found = agent.world_model.state_dict()
     assert found.keys() == expected.keys()

@@ -22,7 +22,8 @@ import tyro
 from torch import Tensor, nn
 
 from drama import presets
-from drama.behaviour import ActorCritic, Player, imagine, lambda_return
+from drama.actions import ActionSpace
+from drama.behaviour import ActorCritic, Imagination, Player, lambda_return
 from drama.config import (
     BehaviourConfig,
     Config,
@@ -136,8 +137,8 @@ class Pair:
             torch.manual_seed(0)
             model, behaviour = self.config.world_model, self.config.behaviour
             features = model.stoch_size + model.dynamics.width
-            self.world_model = WorldModel(model, self.obs_shape, ACTIONS)
-            self.behaviour = ActorCritic(behaviour, features, ACTIONS)
+            self.world_model = WorldModel(model, self.obs_shape, ActionSpace(ACTIONS))
+            self.behaviour = ActorCritic(behaviour, features, ActionSpace(ACTIONS))
             for module in (self.world_model, self.behaviour):
                 _disturb(module)
             self.own_world_model = one.WorldModel(self.args, self.obs_shape, ACTIONS)
@@ -177,9 +178,9 @@ class Pair:
                 return rng.integers(0, 256, self.obs_shape, dtype=np.uint8)
             return rng.normal(size=self.obs_shape).astype(np.float32)
 
-        def add(*row: Any) -> None:
-            obs, is_first, action, reward, terminated, _, is_last = row
-            buffer.append(Transition(*row))
+        def add(*transition: Any) -> None:
+            obs, is_first, action, reward, terminated, _, is_last = transition
+            buffer.append(Transition(*transition))
             own.add(obs, is_first, action, reward, terminated, is_last)
 
         while buffer.total < steps:
@@ -203,16 +204,8 @@ class Pair:
         return buffer.sample(purpose, size, length, torch.Generator().manual_seed(1))
 
     def imagine(self, context: Batch, seed: int) -> Rollout:
-        c = self.config.behaviour
-        return imagine(
-            self.world_model,
-            self.behaviour,
-            context,
-            c.horizon,
-            torch.Generator().manual_seed(seed),
-            start_at_episode_starts=c.start_at_episode_starts,
-            memory=c.policy_context,
-        )
+        imagination = Imagination(self.world_model, self.behaviour, self.config.behaviour)
+        return imagination.rollout(context, torch.Generator().manual_seed(seed))
 
 
 def _disturb(module: nn.Module) -> None:
@@ -305,8 +298,8 @@ def test_a_seed_gives_the_same_initial_weights(pair: Pair) -> None:
     features += config.world_model.dynamics.width
     torch.manual_seed(3)
     expected = [
-        WorldModel(config.world_model, pair.obs_shape, ACTIONS).state_dict(),
-        ActorCritic(config.behaviour, features, ACTIONS).state_dict(),
+        WorldModel(config.world_model, pair.obs_shape, ActionSpace(ACTIONS)).state_dict(),
+        ActorCritic(config.behaviour, features, ActionSpace(ACTIONS)).state_dict(),
     ]
     torch.manual_seed(3)
     own = [
@@ -350,7 +343,7 @@ def test_probabilities_windows_and_counters(pair: Pair, sampler: str, steps: int
 
 
 @pytest.mark.parametrize("pair", ["paper"], indirect=True)
-def test_too_few_transitions_are_drawn_more_than_once(pair: Pair) -> None:
+def test_too_few_transitions_are_sampled_more_than_once(pair: Pair) -> None:
     _, own = pair.replays(30)
     allowed = own.probabilities("behaviour", 8) > 0
     assert 0 < allowed.sum() < 64
@@ -459,8 +452,8 @@ def test_lambda_return_is_bit_for_bit_the_same() -> None:
 @pytest.mark.parametrize("latent", ["prior", "posterior"])
 @pytest.mark.parametrize("greedy", [False, True])
 def test_actions_on_the_real_environment(pair: Pair, latent: Any, greedy: bool) -> None:
-    memory = pair.config.behaviour.policy_context
-    player = Player(pair.world_model, pair.behaviour, latent, memory)
+    config = replace(pair.config.behaviour, policy_latent=latent)
+    player = Player(pair.world_model, pair.behaviour, config)
     pair.own_world_model.args = replace(pair.args, policy_latent=latent)
     state, carry = player.init_state(5), one.init_carry(pair.own_world_model, 5)
     batch = pair.batch()

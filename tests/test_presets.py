@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from drama import presets
+from drama.actions import ActionSpace
 from drama.behaviour import ActorCritic
 from drama.config import Config
 from drama.errors import ConfigError
@@ -27,9 +28,9 @@ def test_a_preset_can_be_built(name: str) -> None:
     config = presets.preset(name)
     side = 32 if name == "quick" else 64
     with torch.device("meta"):
-        world = WorldModel(config.world_model, (side, side, 3), 4)
+        world = WorldModel(config.world_model, (side, side, 3), ActionSpace(4))
         width = config.world_model.stoch_size + config.world_model.dynamics.width
-        policy = ActorCritic(config.behaviour, width, 4)
+        policy = ActorCritic(config.behaviour, width, ActionSpace(4))
     assert world.prior_head.out_features == config.world_model.stoch_size
     assert policy.actor.out.out_features == 4
 
@@ -155,4 +156,6 @@ def test_without_a_name_a_small_picture_is_halved_as_often_as_it_can_be(
 ) -> None:
     config, _ = presets.fitting((side, side, 4), "cpu")
     assert (config.world_model.filters, config.world_model.stem_stride) == (filters, stride)
-    WorldModel(config.world_model, (side, side, 4), 3)  # raises where the layers do not fit
+    WorldModel(
+        config.world_model, (side, side, 4), ActionSpace(3)
+    )  # raises where the layers do not fit

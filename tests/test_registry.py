@@ -13,11 +13,11 @@ from drama.behaviour import ActorCritic
 from drama.cli import main
 from drama.config import BehaviourConfig, Config, DynamicsConfig, ReplayConfig
 from drama.errors import ConfigError
-from drama.registry import BEHAVIOURS, SAMPLERS, SEQUENCE_MODELS, Registry, unknown
+from drama.registry import BEHAVIOURS, ENV_FAMILIES, SAMPLERS, SEQUENCE_MODELS, Registry, unknown
 from drama.replay import Sampler
 from drama.replay.sampling import Uniform
 
-ALL = (SEQUENCE_MODELS, SAMPLERS, BEHAVIOURS)
+ALL = (SEQUENCE_MODELS, SAMPLERS, BEHAVIOURS, ENV_FAMILIES)
 
 
 @pytest.fixture(autouse=True)

@@ -93,12 +93,14 @@ def test_a_policy_learns_anew_and_the_model_stays(run: Path) -> None:
         size = agent.config.world_model.stoch_size + agent.config.world_model.dynamics.width
         features = torch.randn(4, size, generator=torch.Generator().manual_seed(0))
         uniform = torch.full((4, 3), 1 / 3)
-        assert not torch.allclose(agent.behaviour.policy(features).exp(), uniform, atol=1e-4)
+        assert not torch.allclose(
+            agent.behaviour.policy(features).log_probs.exp(), uniform, atol=1e-4
+        )
         policy.forget(agent, trainer)
-        torch.testing.assert_close(agent.behaviour.policy(features).exp(), uniform)
+        torch.testing.assert_close(agent.behaviour.policy(features).log_probs.exp(), uniform)
         for _ in range(3):
             trainer.update("behaviour")
-        assert not torch.equal(agent.behaviour.policy(features).exp(), uniform)
+        assert not torch.equal(agent.behaviour.policy(features).log_probs.exp(), uniform)
         for key, value in agent.world_model.state_dict().items():
             assert torch.equal(value, model[key]), key
 

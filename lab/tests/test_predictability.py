@@ -147,12 +147,12 @@ def test_frames_and_latents_of_the_rows_asked_about(tmp_path: Path) -> None:
     torch.nn.init.normal_(last)  # which is zero until it has learnt
     replay = played(agent, 3, 200)
     batch = predictability.in_order(replay)
-    found = predictability.Rows(batch, model.num_actions, predictability.paid)
+    found = predictability.Rows(batch, model.actions.count, predictability.paid)
     index = torch.tensor([50, 60])
     shown = found.shown(index, 2)
     channels = batch.obs.shape[-1]
     for back in range(2):
-        frames = shown[:, back * (channels + model.num_actions) :][:, :channels]
+        frames = shown[:, back * (channels + model.actions.count) :][:, :channels]
         expected = batch.obs[0, index - back].permute(0, 3, 1, 2) / 255
         torch.testing.assert_close(frames, expected)
     assert not torch.equal(batch.obs[0, index], batch.obs[0, index - 1])

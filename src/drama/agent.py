@@ -13,8 +13,8 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium import spaces
 
+from drama.actions import ActionSpace
 from drama.attributes import constructor
 from drama.behaviour import Player
 from drama.config import BehaviourConfig, Config, Latents
@@ -79,12 +79,12 @@ class Agent:
         self.device = pick_device(config.device)
         self.env = self._source.make(config.seed)
         self._source.log_limits(self.env)
-        assert isinstance(self.env.action_space, spaces.Discrete)  # adapted environments are
         self.observation_space = self.env.observation_space
         self.action_space = self.env.action_space
         self._adapter = adapter_of(self.env)
 
-        shape, actions = tuple(self.observation_space.shape or ()), int(self.action_space.n)
+        shape = tuple(self.observation_space.shape or ())
+        actions = ActionSpace.of(self.action_space)
         self.preset_reason: str | None = None
         """Why the preset was chosen; None if the configuration was given."""
         if fitted:
@@ -259,7 +259,7 @@ class Agent:
         config = saved.config_with(env, trusted=trust_env)
         with saved.env_errors_named() if env is None else contextlib.nullcontext():
             agent = cls(env, config, device=device)
-        saved.check_env(agent.env, agent.config.env.id, int(agent.action_space.n))
+        saved.check_env(agent.env, agent.config.env.id)
         load_weights(saved.checkpoint, agent.world_model, agent.behaviour)
         agent._run = Run(saved.run)
         return agent
@@ -306,7 +306,7 @@ class Agent:
         chosen = action.cpu().numpy()
         if raw and self._adapter is not None:
             mapping = self._adapter.adapt_action
-            chosen = np.array([mapping(a) for a in chosen], dtype=np.int64)
+            chosen = np.array([mapping(a) for a in chosen], dtype=chosen.dtype)
         return (chosen[0] if single else chosen), state
 
     def evaluate(
@@ -364,8 +364,7 @@ class Agent:
             )
 
     def _player(self, c: BehaviourConfig) -> Player:
-        parts = (self.world_model, self.behaviour)
-        return Player(*parts, c.policy_latent, c.policy_context, c.lookahead)
+        return Player(self.world_model, self.behaviour, c)
 
     # -- environments -------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 
 from drama import trust
+from drama.actions import ActionSpace
 from drama.config import Config, EnvConfig
 from drama.envs import describe
 from drama.envs.description import differences
@@ -109,7 +110,7 @@ class SavedAgent:
             how = "" if HOW_TO_GIVE in str(error) else f"; {HOW_TO_GIVE}"
             raise type(error)(f"{where}: {error}{how}") from error
 
-    def check_env(self, env: gym.Env[Any, Any], env_id: str, num_actions: int) -> None:
+    def check_env(self, env: gym.Env[Any, Any], env_id: str) -> None:
         """Compare an environment with the one that the agent was trained in.
 
         Raises:
@@ -117,10 +118,11 @@ class SavedAgent:
         """
         where, saved = self.checkpoint.path, self.state
         shape = list(env.observation_space.shape or ())
-        if saved["num_actions"] != num_actions or saved["obs_shape"] != shape:
+        saved_actions, actions = ActionSpace.from_state(saved), ActionSpace.of(env.action_space)
+        if saved_actions != actions or saved["obs_shape"] != shape:
             raise CheckpointError(
                 f"{where} was made for observations {saved['obs_shape']} and "
-                f"{saved['num_actions']} actions; {env_id} has {shape} and {num_actions}"
+                f"{saved_actions.count} actions; {env_id} has {shape} and {actions.count}"
             )
         # The oldest checkpoints do not describe their environment.
         changed, versions = differences(saved.get("env", {}), describe(env))

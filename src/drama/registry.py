@@ -67,15 +67,20 @@ class Registry:
         installed = (entry.name for entry in self.installed())
         return tuple(dict.fromkeys((*self.built_in, *sorted(self.registered), *sorted(installed))))
 
-    def check(self, name: str) -> None:
+    def check(self, name: str, setting: str = "") -> None:
         """Check that an implementation has this name, without importing it.
+
+        Args:
+            name: Name to check.
+            setting: Dotted name of the setting that selects it, for the message.
 
         Raises:
             ConfigError: None has; the nearest name is given.
         """
         # Entry points are read from disk, so they come last.
         if name not in self.built_in and name not in self.registered and name not in self.names():
-            raise ConfigError(unknown(self.kind, name, self.names()))
+            message = unknown(self.kind, name, self.names())
+            raise ConfigError(f"{setting}: {message}" if setting else message)
 
     def get(self, name: str) -> Builder:
         """Return the implementation of this name, importing it if needed.
@@ -145,4 +150,16 @@ BEHAVIOURS = Registry(
         "ppo": "drama.behaviour.ppo:make_ppo",
     },
 )
-"""``behaviour.algorithm``: builders ``(BehaviourConfig, features, num_actions) -> Behaviour``."""
+"""``behaviour.algorithm``: builders ``(BehaviourConfig, features, ActionSpace) -> Behaviour``."""
+
+ENV_FAMILIES = Registry(
+    "environment family",
+    ("drama.env_families",),
+    {
+        "gymnasium": "drama.envs.families:EnvFamily",
+        "minatar": "drama.envs.minatar:MinAtar",
+        "built-in": "drama.envs.built_in:BuiltIn",
+        "atari": "drama.envs.atari:Atari",
+    },
+)
+"""Subclasses of ``EnvFamily``; where several match an id, the last one wins."""

@@ -1,8 +1,8 @@
-"""The named batches that travel through the package, and the one alignment they all share.
+"""Named batches of the package, and the alignment that they share.
 
 Transition ``t`` is ``(obs_t, is_first_t, action_t, reward_t, terminated_t, truncated_t)``:
 the reward and both flags are the outcome of ``action_t`` taken at ``obs_t``. An episode of
-``n`` actions takes ``n + 1`` rows: the last row holds its final observation, is marked
+``n`` actions takes ``n + 1`` transitions: the last holds its final observation, is marked
 ``is_last``, and its action, reward and flags are padding.
 
 Shape comments use ``B`` batch, ``T`` time, ``Z`` flattened stochastic latent, ``D``
@@ -21,25 +21,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ObsArray = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+Action = int
+"""One action on the host: in transitions, in the log of actions and at the environment."""
 
 
 class Transition(NamedTuple):
-    """One row of experience, as the environment loop hands it to the replay buffer."""
+    """One transition, as the environment loop appends it to the replay."""
 
     obs: ObsArray
     """Observation ``o_t``: ``(H, W, C)`` uint8 or ``(N,)`` float32."""
     is_first: bool
     """Whether ``o_t`` is the first observation of an episode."""
-    action: int
-    """Action ``a_t`` taken at ``o_t``; 0 on an ``is_last`` row, where it is ignored."""
+    action: Action
+    """Action ``a_t`` taken at ``o_t``; padding if ``is_last``."""
     reward: float
-    """Reward of ``a_t``; 0 on an ``is_last`` row."""
+    """Reward of ``a_t``; 0 if ``is_last``."""
     terminated: bool
-    """Whether ``a_t`` ended the episode by the rules of the task."""
+    """Whether ``a_t`` ended the episode in the task."""
     truncated: bool
     """Whether the episode was cut off after ``a_t`` (a time limit, say)."""
     is_last: bool
-    """Whether this row only stores an episode's final observation."""
+    """Whether this only stores the final observation of an episode."""
 
 
 class Batch(NamedTuple):
@@ -58,9 +60,9 @@ class Batch(NamedTuple):
     truncated: Tensor
     """``(B, T)`` bool."""
     is_last: Tensor
-    """``(B, T)`` bool; rows whose action, reward and flags are padding."""
+    """``(B, T)`` bool; transitions whose action, reward and flags are padding."""
     slot: Tensor | None = None
-    """``(B, T)`` int64, where each row lives in the replay: equal slots are equal rows."""
+    """``(B, T)`` int64, slots in the replay: equal slots are equal transitions."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``."""
@@ -77,21 +79,21 @@ class Rollout(NamedTuple):
     """Imagined trajectories of ``H`` actions from ``B`` starts."""
 
     features: Tensor
-    """Policy inputs ``concat(latent_t, d_{t-1})`` for ``t = 0 .. H``: ``(B, H + 1, Z + D)``."""
+    """Policy features ``concat(z_t, d_{t-1})`` for ``t = 0 .. H``: ``(B, H + 1, Z + D)``."""
     action: Tensor
     """``(B, H)`` int64."""
     log_prob: Tensor
-    """Log-probability of each action under the policy that drew it, ``(B, H)``."""
+    """Log-probability of each action under the policy that sampled it, ``(B, H)``."""
     reward: Tensor
-    """Predicted reward of each action, ``(B, H)``."""
+    """Predicted reward of each action plus any intrinsic reward, ``(B, H)``."""
     termination: Tensor
     """Predicted probability that each action ended the episode, ``(B, H)``."""
     q_values: Tensor | None = None
-    """What every action promised, taken or not, where that was asked for: ``(B, H, A)``."""
+    """One-step Q-values of all actions, ``(B, H, A)``, with ``actor_gradient="all-actions"``."""
 
 
 class PolicyState(NamedTuple):
-    """What an acting agent carries from one observation to the next, batch first."""
+    """State that an acting agent carries from one observation to the next, batch first."""
 
     dynamics: Any
     """State of the sequence model, a NamedTuple of tensors."""

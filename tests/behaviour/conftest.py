@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from drama.actions import ActionSpace
 from drama.behaviour import ActorCritic
 from drama.config import BehaviourConfig, WorldModelConfig
 from drama.dynamics import DynamicsConfig
@@ -34,7 +35,7 @@ class ScriptedWorld:
     """
 
     training = False
-    num_actions = 3
+    actions = ActionSpace(3)
     config = SimpleNamespace(
         stoch_size=CLASSES, latent_variables=1, dynamics=SimpleNamespace(width=3)
     )
@@ -140,7 +141,7 @@ def tiny_world() -> Callable[..., WorldModel]:
             ),
             **changes,
         )
-        model = WorldModel(config, (8, 8, 3), 3)
+        model = WorldModel(config, (8, 8, 3), ActionSpace(3))
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.uniform_(-0.1, 0.1)
@@ -167,7 +168,7 @@ def tiny_policy() -> Callable[..., ActorCritic]:
             "zero_init_heads": False,
         }
         config = BehaviourConfig(**{**sizes, **changes})
-        policy = ActorCritic(config, features, num_actions).eval()
+        policy = ActorCritic(config, features, ActionSpace(num_actions)).eval()
         policy.actor.out.weight.data *= 3
         return policy
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.behaviour.build import imagine
+from tests.behaviour.build import player as make_player
 from torch import Tensor
 
-from drama.behaviour import ActorCritic, Player, imagine
+from drama.behaviour import ActorCritic
 from drama.config import PolicyContext, PolicyLatent
 from drama.dynamics import map_state
 from drama.types import Batch, PolicyState
@@ -70,7 +72,7 @@ def test_what_the_policy_sees_step_by_step(
 ) -> None:
     # Frames 3, 5, 1 with actions 1, 2, 0: the world predicts 4 and 0 where 5 and 1 come.
     policy = scripted_policy([[1, 2, 0]])
-    player = Player(scripted_world, policy, latent)  # type: ignore[arg-type]
+    player = make_player(scripted_world, policy, latent)
     state = player.init_state(1)
     for t, frame in enumerate([3.0, 5.0, 1.0]):
         action, state = player.act(torch.tensor([[frame]]), state, torch.tensor([t == 0]))
@@ -92,7 +94,7 @@ def test_when_the_current_frame_reaches_the_policy(
 ) -> None:
     world, policy = tiny_world(), Watched(tiny_policy())
     world.encoder.out.weight.data *= 100
-    player = Player(world, policy, latent)  # type: ignore[arg-type]
+    player = make_player(world, policy, latent)  # type: ignore[arg-type]
     obs = frames(1, 2).obs
     _, state = player.act(obs[:, 0], player.init_state(1), YES, latents="mode", actions="argmax")
     results = []
@@ -116,7 +118,7 @@ def test_is_first_starts_afresh_whatever_the_state_holds(
     latent: str,
     dynamics: str,
 ) -> None:
-    player = Player(tiny_world(dynamics), tiny_policy(), latent)  # type: ignore[arg-type]
+    player = make_player(tiny_world(dynamics), tiny_policy(), latent)  # type: ignore[arg-type]
     obs = frames(1, 8).obs
     state = player.init_state(1)
     for t in range(5):
@@ -141,7 +143,7 @@ def test_a_batch_is_its_rows(
     frames: Callable[..., Batch],
     latent: str,
 ) -> None:
-    player = Player(tiny_world(), tiny_policy(), latent)  # type: ignore[arg-type]
+    player = make_player(tiny_world(), tiny_policy(), latent)  # type: ignore[arg-type]
     obs = frames(4, 7).obs
     is_first = torch.zeros(4, 7, dtype=torch.bool)
     is_first[:, 0] = is_first[1, 3] = is_first[2, 5] = True
@@ -171,7 +173,7 @@ def test_the_state_has_one_size_for_ever(
     frames: Callable[..., Batch],
     dynamics: str,
 ) -> None:
-    player = Player(tiny_world(dynamics), tiny_policy(), "prior")
+    player = make_player(tiny_world(dynamics), tiny_policy(), "prior")
     obs = frames(2, 12).obs
     state = player.init_state(2)
     shapes = [(x.shape, x.dtype) for x in leaves(state)]
@@ -186,7 +188,7 @@ def test_the_given_state_is_not_changed(
     tiny_policy: Callable[..., ActorCritic],
     frames: Callable[..., Batch],
 ) -> None:
-    player = Player(tiny_world(), tiny_policy(), "prior")
+    player = make_player(tiny_world(), tiny_policy(), "prior")
     obs = frames(1, 2).obs
     _, state = player.act(obs[:, 0], player.init_state(1), YES, g())
     copy = map_state(torch.clone, state)
@@ -201,7 +203,7 @@ def test_acting_never_moves_batch_norm_and_needs_no_gradient(
     frames: Callable[..., Batch],
 ) -> None:
     world = tiny_world()
-    player = Player(world, tiny_policy(), "prior")
+    player = make_player(world, tiny_policy(), "prior")
     obs = frames(1, 1).obs[:, 0]
     expected, _ = player.act(obs, player.init_state(1), YES, g())
     before = {k: v.clone() for k, v in world.state_dict().items()}
@@ -226,7 +228,7 @@ def test_latents_and_actions_are_chosen_independently(
             seen, chosen = [], []
             for seed in range(30):
                 policy = Watched(tiny_policy())
-                player = Player(world, policy, "posterior")
+                player = make_player(world, policy, "posterior")
                 action, _ = player.act(
                     obs,
                     player.init_state(1),
@@ -248,7 +250,7 @@ def test_the_mode_of_both_draws_nothing(
     tiny_policy: Callable[..., ActorCritic],
     frames: Callable[..., Batch],
 ) -> None:
-    player = Player(tiny_world(), tiny_policy(), "prior")
+    player = make_player(tiny_world(), tiny_policy(), "prior")
     generator = g()
     before, default = generator.get_state(), torch.get_rng_state()
     obs = frames(1, 1).obs[:, 0]
@@ -273,8 +275,8 @@ def test_an_episodes_first_action_is_the_dreams_first_action(
     is_first = torch.zeros(3, 5, dtype=torch.bool)
     is_first[:, -1] = True
     context = frames(is_first=is_first)
-    imagine(world, policy, context, 1, g(), memory=memory)
-    player = Player(world, policy, "prior", memory)
+    imagine(world, policy, context, 1, g(), policy_context=memory)
+    player = make_player(world, policy, "prior", memory)
     player.act(context.obs[:, -1], player.init_state(3), torch.ones(3, dtype=torch.bool), g())
     dreamt, real = policy.seen
     torch.testing.assert_close(real, dreamt)
@@ -294,7 +296,7 @@ def test_the_current_memory_reads_the_latent_that_is_acted_on_and_changes_nothin
     runs = {}
     for memory in ("previous", "current"):
         policy = Watched(tiny_policy())
-        player = Player(world, policy, latent, memory)
+        player = make_player(world, policy, latent, memory)
         state = player.init_state(1)
         before = []
         for t in range(4):
@@ -308,7 +310,7 @@ def test_the_current_memory_reads_the_latent_that_is_acted_on_and_changes_nothin
     assert torch.equal(last.deter, same.deter)
     for old, new, state in zip(previous, current, states, strict=True):
         assert torch.equal(old[:, :12], new[:, :12])
-        nothing = torch.cat([new[:, :12], torch.zeros(1, world.num_actions)], dim=-1)
+        nothing = torch.cat([new[:, :12], torch.zeros(1, world.actions.count)], dim=-1)
         with torch.no_grad():
             torch.testing.assert_close(
                 new[:, 12:], world.dynamics.step(world.embed(nothing), state)[0]

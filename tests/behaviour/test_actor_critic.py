@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from drama.actions import ActionSpace
 from drama.behaviour import ActorCritic
 from drama.config import BehaviourConfig
 from drama.types import Rollout
@@ -43,7 +44,7 @@ def build(tiny_policy: Callable[..., ActorCritic]) -> Callable[..., ActorCritic]
 
 
 def test_sizes_of_the_paper() -> None:
-    model = ActorCritic(BehaviourConfig(), 1024 + 512, 6)
+    model = ActorCritic(BehaviourConfig(), 1024 + 512, ActionSpace(6))
     actor = [m.out_features for m in model.actor.modules() if isinstance(m, torch.nn.Linear)]
     critic = [m.out_features for m in model.critic.modules() if isinstance(m, torch.nn.Linear)]
     assert actor == [256, 256, 6]
@@ -60,7 +61,7 @@ def test_a_new_policy_is_uniform_and_a_new_critic_says_zero(
 ) -> None:
     model = build(zero_init_heads=True)
     features = dream().features
-    torch.testing.assert_close(model.policy(features).exp(), torch.full((6, 6, 3), 1 / 3))
+    torch.testing.assert_close(model.policy(features).log_probs.exp(), torch.full((6, 6, 3), 1 / 3))
     assert model.value(features).abs().max() < 1e-6
 
 
@@ -193,13 +194,13 @@ def test_rewarded_actions_become_likelier(build: Callable[..., ActorCritic]) -> 
     model = build(gamma=0.0, entropy=0.0)
     rollout = dream(batch=64)
     rollout = rollout._replace(reward=(rollout.action == 1).float())
-    before = model.policy(rollout.features)[..., 1].mean()
+    before = model.policy(rollout.features).log_probs[..., 1].mean()
     optimiser = torch.optim.SGD(model.actor.parameters(), lr=0.5)
     for _ in range(5):
         optimiser.zero_grad()
         model.loss(rollout)[0].backward()
         optimiser.step()
-    assert model.policy(rollout.features)[..., 1].mean() > before + 0.1
+    assert model.policy(rollout.features).log_probs[..., 1].mean() > before + 0.1
 
 
 def test_without_an_advantage_entropy_grows(build: Callable[..., ActorCritic]) -> None:
@@ -209,7 +210,7 @@ def test_without_an_advantage_entropy_grows(build: Callable[..., ActorCritic]) -
     rollout = dream()._replace(reward=torch.zeros(6, 5))
     found = gradients(model, rollout)
 
-    log_probs = model.policy(rollout.features[:, :-1])
+    log_probs = model.policy(rollout.features[:, :-1]).log_probs
     entropy = -(log_probs.exp() * log_probs).sum(-1).mean()
     expected = torch.autograd.grad(-entropy, model.actor.out.bias)[0]
     torch.testing.assert_close(found["actor.out.bias"], expected, atol=1e-6, rtol=1e-4)
@@ -333,7 +334,7 @@ def test_everything_that_runs_is_saved(build: Callable[..., ActorCritic]) -> Non
 def test_acting_draws_from_the_policy(build: Callable[..., ActorCritic]) -> None:
     model = build()
     features = torch.randn(28, generator=torch.Generator().manual_seed(0)).expand(6000, 28)
-    probs = model.policy(features[0]).exp().detach()
+    probs = model.policy(features[0]).log_probs.exp().detach()
     action, log_prob = model.act(features, torch.Generator().manual_seed(0))
     counts = torch.bincount(action, minlength=3)
     assert ((counts - 6000 * probs).square() / (6000 * probs)).sum() < 13.8  # 99.9 %, 2 d.o.f.

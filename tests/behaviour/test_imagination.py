@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.behaviour.build import imagine
 from torch import Tensor
 
-from drama.behaviour import ActorCritic, imagination, imagine, policy_features
+from drama.behaviour import ActorCritic, imagination, policy_features
 from drama.config import PolicyContext
 from drama.dynamics import map_state
 from drama.types import Batch
@@ -131,12 +132,12 @@ def test_a_dream_is_what_stepping_from_the_context_on_gives(
     is_first = torch.zeros(3, 5, dtype=torch.bool)
     is_first[1, 2] = is_first[2, 4] = True
     context = frames(is_first=is_first)
-    rollout = imagine(world, policy, context, 6, g(), memory=memory)
+    rollout = imagine(world, policy, context, 6, g(), policy_context=memory)
 
     def remembered(latent: Tensor, deter: Tensor, state: Any) -> Tensor:
         if memory == "previous":
             return deter
-        nothing = torch.cat([latent, torch.zeros(len(latent), world.num_actions)], dim=-1)
+        nothing = torch.cat([latent, torch.zeros(len(latent), world.actions.count)], dim=-1)
         return world.dynamics.step(world.embed(nothing), state)[0]
 
     with torch.no_grad():
@@ -196,7 +197,7 @@ def test_log_probabilities_are_those_of_the_policy_that_acted(
     policy = tiny_policy()
     rollout = imagine(tiny_world(), policy, frames(), 4, g())
     with torch.no_grad():
-        log_probs = policy.policy(rollout.features[:, :-1])
+        log_probs = policy.policy(rollout.features[:, :-1]).log_probs
     picked = log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(rollout.log_prob, picked)
 
@@ -266,7 +267,7 @@ def test_a_dream_in_pieces_is_the_dream_as_a_whole(
     context = frames(7, is_first=is_first)
 
     def dream(piece: int) -> tuple[Any, list[int]]:
-        monkeypatch.setattr(imagination, "CPU_PIECE", piece)
+        monkeypatch.setattr(imagination, "CPU_BATCH", piece)
         policy = Greedy(tiny_policy())
         return imagine(
             world, policy, context, 6, None, start_at_episode_starts=at_starts
@@ -293,7 +294,7 @@ def test_pieces_share_the_frames_that_they_have_in_common(
     context = Batch(*(t if t is None else t[0][index] for t in rows))._replace(slot=index)
     encoded = []
     world.encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(inputs[0].shape[0]))
-    monkeypatch.setattr(imagination, "CPU_PIECE", 2)
+    monkeypatch.setattr(imagination, "CPU_BATCH", 2)
     imagine(world, tiny_policy(), context, 2, g())
     assert sum(encoded) == 8
 

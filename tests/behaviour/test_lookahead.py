@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from tests.behaviour.build import imagine, one_step_q
+from tests.behaviour.build import player as make_player
 from torch import Tensor
 
-from drama.behaviour import ActorCritic, Player, imagination, imagine
-from drama.behaviour import lookahead as module
-from drama.behaviour.lookahead import one_step_q
+from drama.behaviour import ActorCritic, imagination
 from drama.config import PolicyContext, PolicyLatent
 from drama.dynamics import map_state
 from drama.errors import ConfigError
+from drama.ops.categorical import Randomness
 from drama.types import Batch, PolicyState
 from drama.world_model import WorldModel
-from drama.world_model.latent import Randomness
 
 ALL = ["mamba2", "mamba1", "gru", "transformer"]
 NO, YES = torch.tensor([False]), torch.tensor([True])
@@ -47,10 +47,10 @@ def test_every_action_by_hand(scripted_world: Any) -> None:
     stoch = torch.nn.functional.one_hot(torch.tensor([5, 6]), 7).float()
     state = scripted_world.dynamics.init_state(2)
     state.steps[1] = 4.0
-    ahead = one_step_q(scripted_world, stoch, state, None, "previous", latent_seen)
+    ahead = one_step_q(scripted_world, latent_seen, stoch, state, None)
     # Latent z and action a pay 10 z + a, lead to (z + a) mod 7, and end the episode for a = 2.
     assert ahead.q_values.tolist() == [[5050.0, 6051.0, 52.5], [6060.0, 61.0, 1062.5]]
-    assert ahead.deter.tolist() == [
+    assert ahead.state.deter.tolist() == [
         [5, 0, 1],
         [5, 1, 1],
         [5, 2, 1],
@@ -58,9 +58,9 @@ def test_every_action_by_hand(scripted_world: Any) -> None:
         [6, 1, 5],
         [6, 2, 5],
     ]
-    assert ahead.state.steps[:, 0].tolist() == [1, 1, 1, 5, 5, 5]
+    assert ahead.state.dynamics.steps[:, 0].tolist() == [1, 1, 1, 5, 5, 5]
     assert state.steps[:, 0].tolist() == [0, 4]
-    assert ahead.observed[:, :7].argmax(-1).tolist() == [5, 6, 0, 6, 0, 1]
+    assert ahead.features[:, :7].argmax(-1).tolist() == [5, 6, 0, 6, 0, 1]
 
 
 @pytest.mark.parametrize("futures", [1, 5])
@@ -78,9 +78,8 @@ def test_actions_that_do_the_same_promise_the_same(
     world.sequence_input = blind  # type: ignore[method-assign]
     stoch = world.sample(torch.full((4, 3, 4), 0.25).log(), g(1))
     state = world.dynamics.init_state(4)
-    found = one_step_q(
-        world, stoch, state, g(), "previous", policy.one_step_return, futures
-    ).q_values
+    value = policy.one_step_return
+    found = one_step_q(world, value, stoch, state, g(), samples=futures).q_values
     assert asked[0].tolist() == [0, 1, 2] * 4
     assert torch.equal(found[:, 0], found[:, 1])  # drawn apart they would differ
     assert (found[:, 0] != found[:, 2]).all()
@@ -97,17 +96,17 @@ def test_futures_are_averaged(
     stoch = world.sample(torch.full((1, 3, 4), 0.25).log(), g(1))
     state = world.dynamics.init_state(1)
     random = g()
-    ask = (world, stoch, state, random, memory, policy.one_step_return)
+    ask = (world, policy.one_step_return, stoch, state, random, memory)
     alone = [one_step_q(*ask) for _ in range(6)]  # type: ignore[arg-type]
     each = torch.stack([branches.q_values for branches in alone])
     assert each.std(0).max() > 1e-3
     # Together, four at a time and then two, and one by one: the same draws.
     for rows in (1024, 12, 1):
-        monkeypatch.setattr(module, "ROWS_AT_ONCE", rows)
+        monkeypatch.setattr(imagination, "LOOKAHEAD_BATCH", rows)
         random.manual_seed(0)
         found = one_step_q(*ask, 6)  # type: ignore[arg-type]
         torch.testing.assert_close(found.q_values, each.mean(0))
-        torch.testing.assert_close(found.observed, alone[-1].observed)
+        torch.testing.assert_close(found.features, alone[-1].features)
 
 
 @pytest.mark.parametrize("memory", ["previous", "current"])
@@ -123,10 +122,9 @@ def test_a_dream_stays_the_same_and_tells_what_its_actions_promised(
     is_first = torch.zeros(3, 5, dtype=torch.bool)
     is_first[1, 4] = True
     context = frames(is_first=is_first)
-    plain = imagine(world, policy, context, 4, g(), memory=memory)
-    asked = imagine(
-        world, policy, context, 4, g(), memory=memory, one_step_return=policy.one_step_return
-    )
+    plain = imagine(world, policy, context, 4, g(), policy_context=memory)
+    every: dict[str, Any] = {"policy_context": memory, "actor_gradient": "all-actions"}
+    asked = imagine(world, policy, context, 4, g(), **every)
     assert plain.q_values is None
     assert asked.q_values is not None
     assert asked.q_values.shape == (3, 4, 3)
@@ -158,8 +156,8 @@ def test_pieces_are_smaller_by_as_many_actions(
         return original(x, state)
 
     monkeypatch.setattr(world.dynamics, "step_", step)
-    monkeypatch.setattr(imagination, "CPU_PIECE", 7)
-    imagine(world, policy, frames(5), 2, g(), one_step_return=policy.one_step_return)
+    monkeypatch.setattr(imagination, "CPU_BATCH", 7)
+    imagine(world, policy, frames(5), 2, g(), actor_gradient="all-actions")
     assert rows == [6, 6, 6, 6, 3, 3]
 
 
@@ -187,7 +185,7 @@ def test_looking_ahead_starts_from_the_frame_that_is_there(
 ) -> None:
     # After 3 and action 2 the world predicts 5 where 4 comes: what is asked about is what comes.
     behaviour = Asked()
-    player = Player(scripted_world, behaviour, latent, lookahead=2)  # type: ignore[arg-type]
+    player = make_player(scripted_world, behaviour, latent, lookahead=2)  # type: ignore[arg-type]
     state = player.init_state(1)
     first, state = player.act(torch.tensor([[3.0]]), state, YES)
     second, state = player.act(torch.tensor([[4.0]]), state, NO)
@@ -214,7 +212,7 @@ def test_looking_ahead_moves_nothing_but_the_choice(
     world, policy, obs = tiny_world(dynamics), tiny_policy(entropy=1e6), frames(2, 4).obs
     results = []
     for lookahead in (0, 3):
-        player = Player(world, policy, "posterior", memory, lookahead)
+        player = make_player(world, policy, "posterior", memory, lookahead)
         state, actions = player.init_state(2), []
         for t in range(4):
             first = torch.full((2,), t == 0)
@@ -249,13 +247,13 @@ def test_the_question_is_asked_from_where_the_agent_stands(
         return original(log_probs, q_values)
 
     monkeypatch.setattr(policy, "improved_log_probs", improved_log_probs)
-    player = Player(world, policy, latent, memory, 2)
+    player = make_player(world, policy, latent, memory, 2)
     state = player.init_state(2)
     for t in range(3):
         first = torch.full((2,), t == 0)
         mode = world.posterior(obs[:, t]).argmax(-1)
         stoch = torch.nn.functional.one_hot(mode, 4).flatten(-2).float()
-        ask = (world, stoch, state.dynamics, g(t), memory, policy.one_step_return)
+        ask = (world, policy.one_step_return, stoch, state.dynamics, g(t), memory)
         with torch.no_grad():
             expected = one_step_q(*ask, 2).q_values
         _, state = player.act(obs[:, t], state, first, g(t), latents="mode", actions="argmax")
@@ -274,7 +272,7 @@ def test_what_is_promised_can_outweigh_the_policy(
         return (torch.arange(len(reward)) % 3 == 2).float()  # actions of a row lie side by side
 
     monkeypatch.setattr(policy, "one_step_return", third)
-    player = Player(world, policy, "posterior", lookahead=1)
+    player = make_player(world, policy, "posterior", lookahead=1)
     obs = frames(4, 1).obs[:, 0]
     every = torch.ones(4, dtype=torch.bool)
     for actions in ("sampled", "argmax"):
@@ -292,6 +290,6 @@ def test_a_policy_that_values_nothing_cannot_look_ahead(
             still = torch.zeros(len(features), dtype=torch.int64)
             return still, still.float()
 
-    Player(tiny_world(), Stay(), "posterior")
+    make_player(tiny_world(), Stay(), "posterior")
     with pytest.raises(ConfigError, match="Stay has no one_step_return"):
-        Player(tiny_world(), Stay(), "posterior", lookahead=1)
+        make_player(tiny_world(), Stay(), "posterior", lookahead=1)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from drama.actions import ActionSpace
 from drama.behaviour import MinibatchPPO, make_behaviour
 from drama.behaviour.ppo import Minibatch, weighted_moments
 from drama.config import BehaviourConfig, OptimConfig, PPOConfig
@@ -37,7 +38,7 @@ def build(ppo: PPOConfig | None = None, *, seed: int = 1, **changes: Any) -> Min
     }
     ppo = ppo or PPOConfig(advantage_scale="deviation")
     config = BehaviourConfig(algorithm="ppo", ppo=ppo, **{**sizes, **changes})
-    model = make_behaviour(config, FEATURES, ACTIONS).eval()
+    model = make_behaviour(config, FEATURES, ActionSpace(ACTIONS)).eval()
     assert isinstance(model, MinibatchPPO)
     model.actor.out.weight.data *= 3
     return model
@@ -186,7 +187,7 @@ def test_the_first_step_is_the_vanilla_policy_gradient() -> None:
     model.loss(batch)[0].backward()
     found = {n: p.grad.clone() for n, p in model.actor.named_parameters() if p.grad is not None}
     model.zero_grad()
-    log_probs = model.policy(rollout.features[:, :-1])
+    log_probs = model.policy(rollout.features[:, :-1]).log_probs
     log_prob = log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1).flatten()
     entropy = -(log_probs.exp() * log_probs).sum(-1).flatten()
     (-(batch.weight * (batch.advantage * log_prob + 0.01 * entropy)).mean()).backward()
@@ -274,7 +275,7 @@ def test_returns_divides_by_their_running_range_and_never_by_less_than_1() -> No
         divisor = max(1.0, (high - low).item())
         torch.testing.assert_close(found.advantage, centred / divisor)
         assert (divisor == 1.0) == (factor == 0.01)
-        assert found.report["advantage_scale"].item() == pytest.approx(divisor)
+        assert found.metrics["advantage_scale"].item() == pytest.approx(divisor)
 
 
 @pytest.mark.parametrize("scale", ["returns", "deviation"])
@@ -323,7 +324,7 @@ def test_explained_variance_by_hand() -> None:
         value = model.value(rollout.features)[:, :-1].flatten()
     target = whole(model, rollout).target
     expected = 1 - (target - value).var() / target.var()
-    found = whole(model, rollout).report["explained_variance"]
+    found = whole(model, rollout).metrics["explained_variance"]
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -514,7 +515,7 @@ def test_a_contextual_bandit_is_learnt() -> None:
     teach(model, make, 40)
     every = torch.eye(FEATURES)
     with torch.no_grad():
-        probs = model.policy(every).exp()
+        probs = model.policy(every).log_probs.exp()
         right = (2 * torch.arange(FEATURES) + 1) % 3
         assert (probs.gather(-1, right[:, None]) > 0.9).all()
         torch.testing.assert_close(model.value(every), torch.ones(FEATURES), rtol=0, atol=0.15)
@@ -546,7 +547,7 @@ def test_a_reward_that_comes_late_is_learnt() -> None:
 
     teach(model, make, 60)
     with torch.no_grad():
-        assert model.policy(cells[2:4]).argmax(-1).tolist() == [2, 2]
-        assert (model.policy(cells[2:4]).exp()[:, 2] > 0.9).all()
+        assert model.policy(cells[2:4]).log_probs.argmax(-1).tolist() == [2, 2]
+        assert (model.policy(cells[2:4]).log_probs.exp()[:, 2] > 0.9).all()
         value = model.value(cells[2:4])
         torch.testing.assert_close(value, torch.tensor([0.95, 1.0]), rtol=0, atol=0.1)

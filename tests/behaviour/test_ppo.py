@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from drama import presets
+from drama.actions import ActionSpace
 from drama.behaviour import PPO, ActorCritic, MinibatchPPO, make_behaviour
 from drama.config import BehaviourConfig, OptimConfig, PPOConfig
 from drama.errors import ConfigError
@@ -34,7 +35,7 @@ def build(algorithm: str = "ppo", ppo: PPOConfig = FORM, **changes: Any) -> Any:
         "zero_init_heads": False,
     }
     config = BehaviourConfig(algorithm=algorithm, ppo=ppo, **{**sizes, **changes})
-    model = make_behaviour(config, FEATURES, ACTIONS).eval()
+    model = make_behaviour(config, FEATURES, ActionSpace(ACTIONS)).eval()
     model.actor.out.weight.data *= 3
     return model
 
@@ -60,7 +61,7 @@ def test_every_built_in_behaviour_is_built_by_its_name() -> None:
     kinds = {"actor-critic": ActorCritic, "ppo": PPO}
     assert BEHAVIOURS.built_in.keys() == kinds.keys()
     for name, kind in kinds.items():
-        assert type(make_behaviour(BehaviourConfig(algorithm=name), 4, 2)) is kind
+        assert type(make_behaviour(BehaviourConfig(algorithm=name), 4, ActionSpace(2))) is kind
 
 
 def test_the_papers_presets_have_the_public_codes_form() -> None:
@@ -72,7 +73,7 @@ def test_the_papers_presets_have_the_public_codes_form() -> None:
 def test_a_configuration_saved_before_the_switch_keeps_its_form() -> None:
     tree = dataclasses.asdict(BehaviourConfig(algorithm="ppo"))
     tree["ppo"] = {"clip": 0.2, "epochs": 4, "minibatches": 4, "advantage_scale": "returns"}
-    model = make_behaviour(from_dict(BehaviourConfig, tree), FEATURES, ACTIONS)
+    model = make_behaviour(from_dict(BehaviourConfig, tree), FEATURES, ActionSpace(ACTIONS))
     assert type(model) is MinibatchPPO
     assert not any(name.startswith("slow_critic") for name in model.state_dict())
 
@@ -196,7 +197,7 @@ def test_a_contextual_bandit_is_learnt() -> None:
             optimiser.step()
             model.after_step()
     with torch.no_grad():
-        probs = model.eval().policy(torch.eye(FEATURES)).exp()
+        probs = model.eval().policy(torch.eye(FEATURES)).log_probs.exp()
     right = (2 * torch.arange(FEATURES) + 1) % 3
     assert isinstance(model, PPO)
     assert (probs.gather(-1, right[:, None]) > 0.9).all()

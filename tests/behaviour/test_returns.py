@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drama.actions import ActionSpace
 from drama.behaviour import ReturnScale, continuation_weights, lambda_return, make_behaviour
 from drama.config import BehaviourConfig
 
@@ -166,5 +167,5 @@ def test_percentiles_are_those_of_numpy(count: int) -> None:
 @pytest.mark.parametrize("algorithm", ["actor-critic", "ppo"])
 def test_the_least_scale_is_the_setting(algorithm: str) -> None:
     config = BehaviourConfig(algorithm=algorithm, min_return_scale=0.2)
-    behaviour: Any = make_behaviour(config, 4, 2)
+    behaviour: Any = make_behaviour(config, 4, ActionSpace(2))
     assert behaviour.return_scale.scale().item() == pytest.approx(0.2)

@@ -13,6 +13,7 @@ from tests.training.runs import assert_same_run, tiny
 from torch import Tensor
 
 from drama import Agent
+from drama.actions import ActionSpace
 from drama.behaviour import Behaviour, Player, make_behaviour
 from drama.behaviour.standardise import DECAY, EPS, RunningStandardise
 from drama.config import BehaviourConfig, PPOConfig
@@ -33,7 +34,7 @@ def build(**changes: Any) -> Behaviour:
     torch.manual_seed(1)
     sizes = {"actor_units": 8, "critic_units": 8, "bins": 21, "bin_limit": 5.0}
     config = BehaviourConfig(**{"zero_init_heads": False, **sizes, **changes})
-    return make_behaviour(config, FEATURES, 3).eval()
+    return make_behaviour(config, FEATURES, ActionSpace(3)).eval()
 
 
 def dream(model: Behaviour, seed: int = 0) -> Rollout:
@@ -100,12 +101,10 @@ def test_networks_read_the_standardised_input_everywhere(kind: dict[str, Any]) -
     plain.load_state_dict({k: t for k, t in model.state_dict().items() if "standardise" not in k})
     given = rollout._replace(features=model.standardise(rollout.features))
     one = torch.ones(6, 6)
-    for function in ("policy", "value"):
-        ours, expected = (
-            getattr(m, function)(r.features) for m, r in ((model, rollout), (plain, given))
-        )
-        torch.testing.assert_close(ours, expected)
-        assert not torch.allclose(ours, getattr(plain, function)(rollout.features))
+    for function in (lambda m, x: m.policy(x).log_probs, lambda m, x: m.value(x)):
+        ours = function(model, rollout.features)
+        torch.testing.assert_close(ours, function(plain, given.features))
+        assert not torch.allclose(ours, function(plain, rollout.features))
     ours = model.one_step_return(rollout.features, one, 0 * one)
     torch.testing.assert_close(ours, plain.one_step_return(given.features, one, 0 * one))
     g = [torch.Generator().manual_seed(0) for _ in range(2)]
@@ -152,7 +151,7 @@ def test_acting_with_lookahead_moves_nothing(
 ) -> None:
     policy, world = tiny_policy(standardise_input=True), tiny_world()
     before = moments(policy)
-    player = Player(world, policy, "prior", lookahead=2)
+    player = Player(world, policy, BehaviourConfig(lookahead=2))
     first = torch.ones(3, dtype=torch.bool)
     player.act(frames().obs[:, 0], player.init_state(3), first, torch.Generator().manual_seed(0))
     assert before

@@ -161,8 +161,8 @@ def test_a_builder_must_return_a_module() -> None:
         (Wide, r"step must return \(2, 8\), got \(2, 16\)"),
         (Named, "state of init_state must be tensors in tuples .*, got dict"),
         (Counted, "tensors in tuples .*, got int"),
-        (BatchLast, r"must have the batch first, 2 here; got \(5, 2\)"),
-        (Growing, r"the shapes of init_state's .*, got \(\(2, 3, 8\),\)"),
+        (BatchLast, r"must have the batch first, here 2; got \(5, 2\)"),
+        (Growing, r"the shapes of init_state, .*, got \(\(2, 3, 8\),\)"),
         (NoResets, r"forward\(x, is_first\) raised TypeError: .*positional"),
         (NoStep, "has no method step"),
         (NoSizes, "must take a DynamicsConfig"),
@@ -233,12 +233,12 @@ def test_wrong_shapes_are_named(name: str) -> None:
     for shape in ((2, 0, 32), (2, 32), (2, 3, 31)):
         with pytest.raises(ConfigError, match=r"forward reads \(B, T, 32\) with T >= 1, got"):
             model(torch.zeros(shape))
-    with pytest.raises(ConfigError, match="state is of 2 rows, the input of 3"):
+    with pytest.raises(ConfigError, match="batch size must be 3, got 2"):
         model(torch.zeros(3, 1, 32), None, two)
     for shape in ((2, 1, 32), (2, 31)):
         with pytest.raises(ConfigError, match=r"step reads \(B, 32\), got"):
             model.step(torch.zeros(shape), two)
-    with pytest.raises(ConfigError, match="state is of 1 rows, the input of 2"):
+    with pytest.raises(ConfigError, match="batch size must be 2, got 1"):
         model.step(torch.zeros(2, 32), model.init_state(1))
 
 
@@ -253,7 +253,7 @@ def test_states_of_another_model_are_named(name: str) -> None:
     x = torch.zeros(2, 3, 32)
     wrong = {
         "the state must be a": [make(another).init_state(2), None, "a", (1, 2)],
-        "state is of 1 layers, not 2|hidden must be": [make(name, layers=1).init_state(2)],
+        "state must be of 2 layers, got 1|hidden must be": [make(name, layers=1).init_state(2)],
         "must be": [make(name, width=64).init_state(2)],
     }
     if name.startswith("mamba"):

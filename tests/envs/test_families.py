@@ -18,10 +18,11 @@ from gymnasium.wrappers import MaxAndSkipObservation
 from tests.training.runs import assert_same_run, tiny
 
 import drama
-from drama import Agent
+from drama import Agent, registry
 from drama.envs import EnvFamily, EnvOptions, ScoreRange, describe, families, register_family
 from drama.envs.families import GYMNASIUM, family_of, family_settings
 from drama.errors import CheckpointError, ConfigError, EnvError, UnknownEnvError
+from drama.registry import ENV_FAMILIES
 from drama.report.runs import Reference, reference_of
 
 
@@ -81,7 +82,7 @@ class Corridors(EnvFamily):
 
 @pytest.fixture
 def corridors(monkeypatch: pytest.MonkeyPatch) -> Iterator[EnvFamily]:
-    monkeypatch.setattr(families, "_REGISTRY", dict(families._REGISTRY))
+    monkeypatch.setattr(ENV_FAMILIES, "registered", {})
     register_family(Corridors)
     yield families.families()[0]
     for env_id in [key for key in gym.registry if key.startswith("corridor/")]:
@@ -179,8 +180,8 @@ def test_a_name_is_given_to_one_family() -> None:
 def test_families_of_installed_packages(
     where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    entry = importlib.metadata.EntryPoint("corridors", where, families.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(families, "entry_points", lambda group: [entry])
+    entry = importlib.metadata.EntryPoint("corridors", where, "drama.env_families")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] * (group == entry.group))
     families._installed.cache_clear()
     try:
         with caplog.at_level(logging.WARNING, "drama"):

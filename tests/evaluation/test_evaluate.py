@@ -16,7 +16,8 @@ from tests.training.runs import differences, everything, global_random_state, ti
 
 import drama
 from drama import Agent
-from drama.config import EvaluationConfig
+from drama.actions import ActionSpace
+from drama.config import BehaviourConfig, EvaluationConfig
 from drama.envs import adapt
 from drama.errors import ConfigError, EnvError
 from drama.evaluation import ATARI100K, EpisodeResult, EvaluationResult, evaluate
@@ -46,9 +47,8 @@ class Timed(Walk):
 class Recorder:
     """Acts at random; keeps which rows it was told to start afresh."""
 
-    policy_latent = "prior"
-    policy_context = "previous"
-    lookahead = 0
+    config = BehaviourConfig()
+    actions = ActionSpace(2)
 
     def __init__(self) -> None:
         self.world_model = torch.nn.Identity()

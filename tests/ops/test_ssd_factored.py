@@ -1,4 +1,4 @@
-"""The scan with decays split between their ends: when it serves, and that it equals the steps."""
+"""The factored form of the chunked scan: when it is used, and that it equals the recurrence."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_one_strong_head_decides_and_steps_beyond_the_window_do_not() -> None:
     assert chunks(steady(7, 17), 64) == 2  # 9 steps of 7 and 8 more
 
 
-def test_one_step_that_forgets_nearly_all_goes_the_other_way() -> None:
+def test_one_step_that_forgets_nearly_all_takes_the_masked_form() -> None:
     logs = steady(0.1, 64)
     logs[0, 40, 1] = -12
     assert chunks(logs, 64) == 1
@@ -50,7 +50,9 @@ def test_one_step_that_forgets_nearly_all_goes_the_other_way() -> None:
     assert chunks(logs, 64) is None
 
 
-def test_small_states_go_the_other_way(used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_states_take_the_masked_form(
+    used: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(chunking, "SMALLEST_STATE", {torch.float64: 4, torch.float32: 3})
     ssd(**inputs(64, 1))  # of size 3
     assert used == []
@@ -59,7 +61,7 @@ def test_small_states_go_the_other_way(used: list[int], monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("dt", [math.nan, math.inf, 2.0**21])
-def test_what_is_out_of_range_or_too_short_goes_the_other_way(dt: float) -> None:
+def test_what_is_out_of_range_or_too_short_takes_the_masked_form(dt: float) -> None:
     assert chunks(steady(0.1, 128), 64, dt=dt) is None
     assert chunks(steady(0.1, 16), 64) is None
 
@@ -157,9 +159,7 @@ def test_float32_stays_exact_up_to_the_limit(used: list[int]) -> None:
         assert (ours - exact).norm() <= 3e-6 * exact.norm(), name
 
 
-def test_both_ways_agree_where_either_serves(
-    used: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_both_forms_agree(used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     given = inputs(100, 2, dtype=torch.float32)
     y, state = ssd(**given)
     assert used == [2]
@@ -232,7 +232,7 @@ def test_the_state_handed_out_may_be_overwritten(size: int, used: list[int]) -> 
     assert used == [1]
 
 
-def test_a_few_heads_may_have_their_chunk_halved() -> None:
+def test_a_few_heads_may_have_their_chunk_split() -> None:
     slow, fast, faster = (steady(drop, 128, heads=1) for drop in (0.1, 1.5, 1.8))
 
     def cut(*heads: Tensor, longest: int = 128, split: bool = True) -> Any:
@@ -250,7 +250,7 @@ def test_a_few_heads_may_have_their_chunk_halved() -> None:
     assert cut(slow, faster, slow) == (4, None)  # nor where one half is still too long
 
 
-def halved_inputs(length: int, groups: int, dtype: torch.dtype) -> dict[str, Tensor]:
+def split_inputs(length: int, groups: int, dtype: torch.dtype) -> dict[str, Tensor]:
     """Windows of which the second of four heads forgets between one and two limits."""
     given = inputs(length, groups, dtype=dtype)
     del given["initial_state"]
@@ -265,12 +265,12 @@ def halved_inputs(length: int, groups: int, dtype: torch.dtype) -> dict[str, Ten
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("length", [17, 40, 64])
-def test_halved_heads_equal_the_steps_with_every_gradient(
+def test_split_heads_equal_the_steps_with_every_gradient(
     length: int, groups: int, resets: bool, asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A low limit, so that float64 sees nothing underflow: what is left out would show.
     monkeypatch.setitem(chunking.LARGEST_DROP, torch.float64, 12.0)
-    given = halved_inputs(length, groups, torch.float64)
+    given = split_inputs(length, groups, torch.float64)
     if not resets:
         del given["is_first"]
     names = [k for k in given if k != "is_first"]
@@ -296,8 +296,8 @@ def test_halved_heads_equal_the_steps_with_every_gradient(
         assert (ours - slow).abs().max() <= 1e-9 * (1 + slow.abs().max()), name
 
 
-def test_halved_heads_are_right_at_the_real_limit() -> None:
-    given = halved_inputs(64, 1, torch.float32)
+def test_split_heads_are_right_at_the_real_limit() -> None:
+    given = split_inputs(64, 1, torch.float32)
     del given["is_first"]
     exact = {k: v.double() for k, v in given.items()}
     results = []
@@ -312,11 +312,11 @@ def test_halved_heads_are_right_at_the_real_limit() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("halved", [False, True])
+@pytest.mark.parametrize("split", [False, True])
 def test_no_gradient_of_a_step_size_passes_a_reset(
-    halved: bool, dtype: torch.dtype, used: list[int]
+    split: bool, dtype: torch.dtype, used: list[int]
 ) -> None:
-    given = halved_inputs(64, 1, torch.float32) if halved else inputs(64, 1, dtype=torch.float32)
+    given = split_inputs(64, 1, torch.float32) if split else inputs(64, 1, dtype=torch.float32)
     reset = 30  # inside the first half
     given["x"] = given["x"].to(dtype)  # whose rounding could pass
     given["is_first"] = torch.zeros(3, 64, dtype=torch.bool)

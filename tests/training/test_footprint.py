@@ -83,15 +83,17 @@ def test_operations_per_update(
 
 def test_an_imagined_step(made: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is repeated horizon times, so it counts most."""
-    from drama.behaviour import imagine
+    from drama.behaviour import Imagination
     from drama.training.device import autocast
 
     monkeypatch.setattr(dispatch, "_HOSTS", ())
     context = made.replay.windows(torch.arange(20, 52), 8)
     launches = []
     for horizon in (4, 5):
+        config = dataclasses.replace(made.config.behaviour, horizon=horizon)
+        imagination = Imagination(made.learner.world_model, made.learner.behaviour, config)
         with Watch() as watch, autocast(made.learner.device, made.learner.dtype):
-            imagine(made.learner.world_model, made.learner.behaviour, context, horizon, None)
+            imagination.rollout(context, None)
         launches.append(watch.launches)
     assert 140 < launches[1] - launches[0] <= 185
 

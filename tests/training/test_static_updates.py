@@ -15,7 +15,6 @@ from tests.training.runs import tiny
 from tests.training.tape import Tape, Watch
 
 from drama.agent import Agent
-from drama.behaviour import imagine
 from drama.ops import dispatch
 from drama.replay import Purpose
 from drama.ssm import reference
@@ -206,9 +205,9 @@ def numbers(made: Trainer) -> dict[str, torch.Tensor]:
     loss.backward()  # type: ignore[no-untyped-call]
     model.eval()
     grads = {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
-    dream = imagine(model, made.learner.behaviour, context, 3, generator)
+    rollout = made.learner.imagination.rollout(context, generator)
     model.load_state_dict(start)  # the running statistics of BatchNorm move
-    columns = {name: column for name, column in dream._asdict().items() if column is not None}
+    columns = {name: column for name, column in rollout._asdict().items() if column is not None}
     return {**metrics, **grads, **columns}
 
 

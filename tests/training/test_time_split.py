@@ -13,9 +13,9 @@ from tests.training.faulty_envs import Crash, Walk, env_id
 from tests.training.runs import json_rows, tiny
 
 from drama import Agent
-from drama.behaviour import ActorCritic, Player
+from drama.behaviour import ActorCritic, Imagination, Player
 from drama.replay import ReplayBuffer
-from drama.training import checkpointer, learner
+from drama.training import checkpointer
 from drama.training.clock import PHASES
 from drama.training.metrics import RunLog
 from drama.training.stream import EnvStream
@@ -53,7 +53,7 @@ def turned(monkeypatch: pytest.MonkeyPatch) -> Turned:
     clock.spend(ReplayBuffer, "append", 0.5)
     clock.spend(ReplayBuffer, "sample_with_ends", 4.0)
     clock.spend(WorldModel, "loss", 100.0)
-    clock.spend(learner, "imagine", 50.0)
+    clock.spend(Imagination, "rollout", 50.0)
     clock.spend(ActorCritic, "loss", 30.0)
     clock.spend(RunLog, "write_metrics", 7.0)
     clock.spend(checkpointer, "write_checkpoint", 200.0)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from drama.actions import ActionSpace
 from drama.config import WorldModelConfig
 from drama.dynamics import DynamicsConfig
 from drama.types import Batch
@@ -47,7 +48,7 @@ def tiny_model(tiny_config: Callable[..., WorldModelConfig]) -> Callable[..., Wo
         obs_shape: tuple[int, ...] = (8, 8, 3), num_actions: int = 3, **changes: Any
     ) -> WorldModel:
         torch.manual_seed(0)
-        model = WorldModel(tiny_config(**changes), obs_shape, num_actions)
+        model = WorldModel(tiny_config(**changes), obs_shape, ActionSpace(num_actions))
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.uniform_(-0.1, 0.1)

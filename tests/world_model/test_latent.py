@@ -7,12 +7,8 @@ import math
 import pytest
 import torch
 
-from drama.world_model.latent import (
-    kl_divergence,
-    mix_uniform,
-    sample_categorical,
-    sample_one_hot,
-)
+from drama.ops.categorical import mix_uniform, sample_categorical
+from drama.world_model.latent import kl_divergence, sample_one_hot
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -15,11 +15,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from drama.actions import ActionSpace
 from drama.config import WorldModelConfig
 from drama.dynamics import map_state
+from drama.ops.categorical import mix_uniform
 from drama.types import Batch
 from drama.world_model import LossTerm, Observed, WorldModel
-from drama.world_model.latent import kl_divergence, mix_uniform
+from drama.world_model.latent import kl_divergence
 
 SURE = 60.0
 """A logit that leaves nothing to chance."""
@@ -491,8 +493,8 @@ def test_a_further_term_is_one_method_and_one_entry(
             )
 
     torch.manual_seed(0)
-    model, batch = InverseDynamics(tiny_config(), (8, 8, 3), 3), make_batch()
-    plain = WorldModel(tiny_config(), (8, 8, 3), 3)
+    model, batch = InverseDynamics(tiny_config(), (8, 8, 3), ActionSpace(3)), make_batch()
+    plain = WorldModel(tiny_config(), (8, 8, 3), ActionSpace(3))
     plain.load_state_dict(model.state_dict(), strict=False)
     loss, metrics = model.loss(batch, g())
     expected, others = plain.loss(batch, g())

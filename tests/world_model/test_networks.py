@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from drama import presets
+from drama.actions import ActionSpace
 from drama.config import WorldModelConfig
 from drama.errors import ConfigError
 from drama.ops.pixel_loss import pixel_loss
@@ -44,14 +45,16 @@ def test_parameters_of_the_paper(
     preset: str, millions: tuple[float, float], num_actions: int
 ) -> None:
     with torch.device("meta"):
-        model = WorldModel(presets.preset(preset).world_model, (64, 64, 3), num_actions)
+        model = WorldModel(
+            presets.preset(preset).world_model, (64, 64, 3), ActionSpace(num_actions)
+        )
     count = sum(p.numel() for p in model.parameters())
     assert millions[0] <= count / 1e6 <= millions[1]
 
 
 def test_the_layers_of_the_paper() -> None:
     with torch.device("meta"):
-        model = WorldModel(presets.xs().world_model, (64, 64, 3), 6)
+        model = WorldModel(presets.xs().world_model, (64, 64, 3), ActionSpace(6))
     down = [m for m in model.encoder.modules() if isinstance(m, nn.Conv2d)]
     assert [m.out_channels for m in down] == [16, 32, 48, 64, 64]
     assert [m.stride for m in down] == [(1, 1), (2, 2), (2, 2), (2, 2), (2, 2)]
@@ -118,12 +121,12 @@ def test_a_side_that_cannot_be_halved_names_the_right_multiple(
     tiny_config: Callable[..., WorldModelConfig], side: int
 ) -> None:
     with pytest.raises(ConfigError, match=f"{side} pixels.*multiple of 4"):
-        WorldModel(tiny_config(), (side, side, 3), 2)
+        WorldModel(tiny_config(), (side, side, 3), ActionSpace(2))
 
 
 def test_frames_must_be_square(tiny_config: Callable[..., WorldModelConfig]) -> None:
     with pytest.raises(ConfigError, match="square, got 8x16"):
-        WorldModel(tiny_config(), (8, 16, 3), 2)
+        WorldModel(tiny_config(), (8, 16, 3), ActionSpace(2))
 
 
 def test_pixels_are_read_as_fractions(tiny_config: Callable[..., WorldModelConfig]) -> None:

@@ -8,8 +8,7 @@ if TYPE_CHECKING:
     from drama.behaviour.acting import Player
     from drama.behaviour.actor_critic import ActorCritic
     from drama.behaviour.base import Behaviour
-    from drama.behaviour.imagination import ImagineStep, imagine, imagine_step
-    from drama.behaviour.lookahead import policy_features
+    from drama.behaviour.imagination import Imagination, LatentState, policy_features
     from drama.behaviour.ppo import PPO, MinibatchPPO
     from drama.behaviour.registry import make_behaviour
     from drama.behaviour.returns import ReturnScale, continuation_weights, lambda_return
@@ -18,13 +17,12 @@ __all__ = [
     "PPO",
     "ActorCritic",
     "Behaviour",
-    "ImagineStep",
+    "Imagination",
+    "LatentState",
     "MinibatchPPO",
     "Player",
     "ReturnScale",
     "continuation_weights",
-    "imagine",
-    "imagine_step",
     "lambda_return",
     "make_behaviour",
     "policy_features",
@@ -38,8 +36,7 @@ if not TYPE_CHECKING:
             "drama.behaviour.acting": ("Player",),
             "drama.behaviour.actor_critic": ("ActorCritic",),
             "drama.behaviour.base": ("Behaviour",),
-            "drama.behaviour.imagination": ("ImagineStep", "imagine", "imagine_step"),
-            "drama.behaviour.lookahead": ("policy_features",),
+            "drama.behaviour.imagination": ("Imagination", "LatentState", "policy_features"),
             "drama.behaviour.ppo": ("PPO", "MinibatchPPO"),
             "drama.behaviour.registry": ("make_behaviour",),
             "drama.behaviour.returns": ("ReturnScale", "continuation_weights", "lambda_return"),

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from drama.behaviour.base import Behaviour
-from drama.behaviour.imagination import Policy
-from drama.behaviour.lookahead import one_step_q, policy_features
-from drama.config import Latents, PolicyContext, PolicyLatent
+from drama.behaviour.imagination import Imagination, LatentState, Policy
+from drama.config import BehaviourConfig, Latents
 from drama.dynamics import where_state
 from drama.errors import ConfigError
 from drama.types import PolicyState
@@ -20,41 +19,37 @@ Actions = Literal["sampled", "argmax"]
 
 
 class Player:
-    """Joins a world model and a policy into something that plays.
+    """Acts on observations with a world model and a policy.
 
-    Before each action the policy sees ``concat(latent_t, d_{t-1})``, or with ``policy_context=
-    "current"`` what the latent calls to mind in the place of ``d_{t-1}``. With
-    ``policy_latent="prior"`` the latent is predicted from ``d_{t-1}``, as in imagination: the
-    current frame only enters through the state carried to the next step. With ``"posterior"``
-    it is read from the current frame. On an episode's first frame nothing has been read yet,
-    so both take the posterior, beside ``d = 0``.
+    The policy reads the same features as in imagination. With ``policy_latent="prior"`` their
+    latent is sampled from the prior ``p(. | d_{t-1})``, as in imagination: the current frame only
+    enters through the state carried to the next step. With ``"posterior"`` it is sampled from the
+    posterior of the current frame. An episode's first frame has no past: both take the posterior,
+    with ``d = 0``.
 
-    With ``lookahead`` the world model is asked what each action promises, see
-    :func:`~drama.behaviour.lookahead.one_step_q`, and the policy is moved towards what promises
-    more. Whether the agent plays better for it depends on the game: see docs/results.md.
+    With ``lookahead`` the policy is improved by one-step Q-values, see
+    :meth:`Imagination.one_step_q`. It helps in some games and hurts in others: docs/results.md.
+
+    Args:
+        world_model: Put into evaluation mode when acting.
+        policy: Chooses actions.
+        config: Settings of the policy's input and of the lookahead.
 
     Raises:
-        ConfigError: ``lookahead`` with a policy that cannot value what follows an action.
+        ConfigError: ``lookahead`` with a policy that has no critic.
     """
 
-    def __init__(
-        self,
-        world_model: WorldModel,
-        policy: Policy,
-        policy_latent: PolicyLatent,
-        policy_context: PolicyContext = "previous",
-        lookahead: int = 0,
-    ) -> None:
-        if lookahead and not hasattr(policy, "one_step_return"):
+    def __init__(self, world_model: WorldModel, policy: Policy, config: BehaviourConfig) -> None:
+        if config.lookahead and not hasattr(policy, "one_step_return"):
             raise ConfigError(
-                "behaviour.lookahead needs a policy that values what follows an action, "
-                f"as drama.behaviour.Behaviour does; {type(policy).__name__} has no one_step_return"
+                "behaviour.lookahead needs a policy with a critic, such as "
+                f"drama.behaviour.Behaviour; {type(policy).__name__} has no one_step_return"
             )
         self.world_model = world_model
         self.policy = policy
-        self.policy_latent = policy_latent
-        self.policy_context = policy_context
-        self.lookahead = lookahead
+        self.config = config
+        self.actions = world_model.actions
+        self.imagination = Imagination(world_model, policy, config)
 
     def init_state(self, batch_size: int) -> PolicyState:
         """Return the state before the first frame of ``batch_size`` episodes."""
@@ -78,12 +73,12 @@ class Player:
 
         Args:
             obs: Current observations, ``(B, H, W, C)`` uint8 or ``(B, N)`` float32.
-            state: State from the last call.
-            is_first: ``(B,)`` bool; these rows start afresh whatever ``state`` holds.
+            state: State returned by the last call.
+            is_first: ``(B,)`` bool: first frames, for which ``state`` is ignored.
             generator: Source of randomness for latents and actions.
             latents: ``sampled``, as in imagination, or the ``mode`` of each variable.
             actions: ``sampled`` from the policy, or its ``argmax``. With the mode of the latents
-                nothing is random then but the futures of ``lookahead``.
+                only the samples of the lookahead are random then.
 
         Returns:
             Actions ``(B,)`` int64, and the state for the next call.
@@ -91,28 +86,18 @@ class Player:
         world_model = self.world_model
         if world_model.training:
             world_model.eval()  # batch statistics of one frame would be meaningless
-        state = where_state(is_first, self.init_state(obs.shape[0]), state)
+        state = where_state(is_first, self.init_state(len(obs)), state)
         posterior = self._latent(world_model.posterior(obs), generator, latents)
         latent = posterior
-        if self.policy_latent == "prior":
+        if self.config.policy_latent == "prior":
             predicted = self._latent(world_model.prior(state.deter), generator, latents)
             latent = torch.where(is_first.unsqueeze(-1), posterior, predicted)
+        features = self.imagination.features(LatentState(latent, state.deter, state.dynamics))
         greedy = actions == "argmax"
-        memory = state.deter
-        if self.policy_context == "current":
-            memory = world_model.null_action_output(latent, state.dynamics).float()
-        features = policy_features(latent, memory)
-        if self.lookahead:
+        if self.config.lookahead:
+            before = LatentState(posterior, state.deter, state.dynamics)
+            ahead = self.imagination.one_step_q(before, generator, self.config.lookahead)
             behaviour = cast("Behaviour", self.policy)
-            ahead = one_step_q(
-                world_model,
-                posterior,
-                state.dynamics,
-                generator,
-                self.policy_context,
-                behaviour.one_step_return,
-                self.lookahead,
-            )
             action, _ = behaviour.act(features, generator, greedy, ahead.q_values)
         else:
             action, _ = self.policy.act(features, generator, greedy)

@@ -1,4 +1,4 @@
-"""Actor-critic after DreamerV3, trained on imagined trajectories alone."""
+"""Actor-critic (DreamerV3), trained on imagined rollouts alone."""
 
 from __future__ import annotations
 
@@ -7,67 +7,59 @@ import copy
 import torch
 from torch import Tensor
 
+from drama.actions import ActionSpace, Categorical
 from drama.behaviour.base import Behaviour
-from drama.behaviour.returns import continuation_weights, lambda_return, weighted_mean
+from drama.behaviour.returns import continuation_weights, weighted_mean
 from drama.config import BehaviourConfig
 from drama.ops.dtypes import matmul_dtype
 from drama.types import Rollout
 
 
 class ActorCritic(Behaviour):
-    """Adds a slow copy of the critic; one step on each rollout.
+    """Score-function actor, critic regularised by a slow copy; one gradient step per rollout.
 
     Args:
         config: Sizes and coefficients.
-        features: Size of the policy's input ``concat(latent_t, d_{t-1})``.
-        num_actions: Number of discrete actions.
+        features: Size F of the policy features ``concat(z_t, d_{t-1})``.
+        actions: The action space.
     """
 
-    def __init__(self, config: BehaviourConfig, features: int, num_actions: int) -> None:
-        super().__init__(config, features, num_actions)
+    def __init__(self, config: BehaviourConfig, features: int, actions: ActionSpace) -> None:
+        super().__init__(config, features, actions)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
 
     def loss(self, batch: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
-        """Policy-gradient loss of the actor plus the critic's two regressions.
+        """Policy-gradient loss of the actor plus the two regressions of the critic.
 
-        The actor learns from the actions that were drawn, by their score function, or, where the
-        rollout tells what every action promised, from all of them: the sum of ``pi(a) Q(a)``.
-        The critic learns the lambda-return and is held near the lambda-return that its slow
-        copy gives. In training mode the running return scale moves.
+        The actor maximises the score-function objective ``A log pi(a)`` of the sampled actions, or,
+        for a rollout with Q-values, the expectation ``sum pi(a) Q(a)`` over all actions. The critic
+        is regressed on the lambda-return, and on the lambda-return under its slow copy. Training
+        mode updates the running return scale.
 
         Args:
             batch: A whole rollout.
 
         Returns:
-            The scalar loss, and detached scalars for the log.
+            The scalar loss and detached scalars for the log.
         """
         config, rollout = self.config, batch
         features = self.network_input(rollout.features)  # (B, H + 1, F)
-        # Three networks read them: under autocast each would round them anew.
+        # Rounded once for three networks: under autocast each would round them again.
         features = features.to(matmul_dtype(features))
         critic_logits = self.critic(features)  # (B, H + 1, bins)
         with torch.no_grad():
             value = self.twohot.decode(critic_logits)  # (B, H + 1)
             slow_value = self.twohot.decode(self.slow_critic(features))
-            returns, slow_returns = (
-                lambda_return(
-                    rollout.reward,
-                    rollout.termination,
-                    v,
-                    gamma=config.gamma,
-                    lambda_=config.lambda_,
-                )
-                for v in (value, slow_value)
-            )
+            returns, slow_returns = (self.returns(rollout, v) for v in (value, slow_value))
             weight = continuation_weights(rollout.termination)  # (B, H)
             if self.training:
                 self.return_scale.update(returns)
             scale = self.return_scale.scale()
 
-        # One step too many, which is less work than copying the others would be.
-        log_probs = self.action_log_probs(features)[:, :-1]  # (B, H, A)
-        entropy = -(log_probs.exp() * log_probs).sum(dim=-1)  # (B, H)
-        gain, ratios = self._gain(rollout, log_probs, (returns - value[:, :-1]) / scale, scale)
+        # The last step is computed and dropped: cheaper than copying the others.
+        policy = self.policy_of(self.actor(features)[:, :-1])  # (B, H, A)
+        entropy = policy.entropy()  # (B, H)
+        gain, ratios = self._gain(rollout, policy, (returns - value[:, :-1]) / scale, scale)
         actor_loss = -(weight * (gain + config.entropy * entropy)).mean()
 
         targets = torch.stack([returns, slow_returns], dim=-1)
@@ -89,22 +81,21 @@ class ActorCritic(Behaviour):
         }
 
     def _gain(
-        self, rollout: Rollout, log_probs: Tensor, advantage: Tensor, scale: Tensor
+        self, rollout: Rollout, policy: Categorical, advantage: Tensor, scale: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the actor maximises per step, ``(B, H)``, and per-step values for the log."""
+        """Objective of the actor per step, ``(B, H)``, and per-step values for the log."""
         if rollout.q_values is None:
-            log_prob = log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1)
-            return advantage * log_prob, {}
-        # No baseline: probabilities sum to 1, so what all actions have in common moves nothing.
-        return (log_probs.exp() * rollout.q_values / scale).sum(dim=-1), {}
+            return advantage * policy.log_prob(rollout.action), {}
+        # No baseline: its gradient would be 0, since probabilities sum to 1.
+        return (policy.log_probs.exp() * rollout.q_values / scale).sum(dim=-1), {}
 
     def after_step(self) -> None:
-        """Let the slow critic follow."""
+        """Update the slow critic."""
         self.update_slow_critic()
 
     @torch.no_grad()
     def update_slow_critic(self) -> None:
-        """Move the slow critic's weights towards the critic's."""
+        """Move the weights of the slow critic towards those of the critic."""
         pairs = zip(self.slow_critic.parameters(), self.critic.parameters(), strict=True)
         for slow, fast in pairs:
             slow.lerp_(fast, 1.0 - self.config.slow_decay)

@@ -116,7 +116,7 @@ class BehaviourConfig(Section):
 
     def _check(self) -> None:
         section = "behaviour"
-        BEHAVIOURS.check(self.algorithm)
+        BEHAVIOURS.check(self.algorithm, "behaviour.algorithm")
         positive(
             section,
             layers=self.layers,

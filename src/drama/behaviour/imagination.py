@@ -1,30 +1,30 @@
-"""Trajectories dreamt by the world model under the current policy."""
+"""Imagination: a world model and a policy, stepped together."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from drama.behaviour.lookahead import OneStepReturn, features_of, one_step_q
-from drama.config import PolicyContext
+from drama.behaviour.base import Behaviour, IntrinsicReward
+from drama.config import BehaviourConfig
 from drama.dynamics import map_state, where_state
+from drama.ops.categorical import Randomness, uniform_numbers
 from drama.ops.dispatch import on_cpu
 from drama.types import Batch, Rollout
 from drama.world_model import WorldModel
-from drama.world_model.latent import Randomness, uniform_numbers
-from drama.world_model.model import Observed
 
-CPU_PIECE = 1024
-"""Trajectories dreamt at a time on a CPU, to bound memory: the paper's 1024 carry 134 MB of state.
-Fewer at a time would be slower, by smaller matrix products and more calls; the state is read and
-written once a step in either case, see :func:`drama.ops.blocking.state_blocks`."""
+CPU_BATCH = 1024
+"""Trajectories imagined at a time on a CPU, which bounds memory: the paper's 1024 carry 134 MB of
+state. Fewer at a time are slower: smaller matrix products and more calls."""
+LOOKAHEAD_BATCH = 1024
+"""Latents sampled at a time in the lookahead: samples times trajectories times actions."""
 
 
 class Policy(Protocol):
-    """What imagination and acting need of a behaviour."""
+    """The part of a behaviour that imagination and acting need."""
 
     def act(
         self, features: Tensor, random: Randomness, greedy: bool = False
@@ -33,202 +33,276 @@ class Policy(Protocol):
         ...
 
 
+class LatentState(NamedTuple):
+    """State of ``B`` trajectories before action t, batch first."""
+
+    stoch: Tensor
+    """Latent ``z_t``, one-hot and flattened: ``(B, Z)``."""
+    deter: Tensor
+    """``d_{t-1}``, float32; zeros at the start of an episode: ``(B, D)``."""
+    dynamics: Any
+    """State of the sequence model after step t - 1, a NamedTuple of tensors."""
+
+
 class ImaginedStep(NamedTuple):
     """One imagined step of ``B`` trajectories."""
 
     action: Tensor
     """``(B,)`` int64."""
     log_prob: Tensor
-    """Of that action, ``(B,)``."""
-    observed: Tensor
-    """What the policy sees next: a prior sample, and its memory: ``(B, Z + D)``."""
-    deter: Tensor
-    """``d_t`` after the action, float32: ``(B, D)``."""
-    state: Any
-    """State of the sequence model; what was given may have been overwritten."""
+    """Log-probability of the action, ``(B,)``."""
+    state: LatentState
+    """State after the action."""
+    features: Tensor
+    """Policy features of that state, ``(B, Z + D)``."""
     q_values: Tensor | None
-    """What each of the ``A`` actions promised, ``(B, A)``, where that was asked for."""
+    """One-step Q-values of all actions, ``(B, A)``, with ``actor_gradient="all-actions"``."""
 
 
-def imagine_step(
-    world_model: WorldModel,
-    policy: Policy,
-    observed: Tensor,
-    state: Any,
-    random: tuple[Randomness, Randomness],
-    memory: PolicyContext = "previous",
-    one_step_return: OneStepReturn | None = None,
-) -> ImaginedStep:
-    """Act on ``observed`` and predict what comes of it.
+class Successors(NamedTuple):
+    """States after each of ``A`` actions from ``B`` states; those from one state are adjacent."""
 
-    Args:
-        world_model: In evaluation mode.
-        policy: Chooses actions.
-        observed: What the policy sees, ``(B, Z + D)``, the latent first.
-        state: Of the sequence model; may be overwritten.
-        random: Sources of randomness for action and latent.
-        memory: What it sees beside the latent.
-        one_step_return: Compute Q-values of all actions with it; the trajectory stays the same.
-    """
-    action, log_prob = policy.act(observed, random[0])
-    stoch = observed[:, : world_model.config.stoch_size]
-    if one_step_return is not None:
-        ahead = one_step_q(world_model, stoch, state, random[1], memory, one_step_return)
-        taken = torch.arange(len(action), device=action.device) * world_model.num_actions + action
-        state = map_state(lambda x: x[taken], ahead.state)
-        return ImaginedStep(
-            action, log_prob, ahead.observed[taken], ahead.deter[taken], state, ahead.q_values
-        )
-    deter, state = world_model.step(stoch, action, state, inplace=True)
-    deter = deter.float()
-    stoch = world_model.sample(world_model.prior(deter), random[1])
-    observed = features_of(world_model, stoch, deter, state, memory)
-    return ImaginedStep(action, log_prob, observed, deter, state, None)
+    state: LatentState
+    """State after the action, at the last sampled latent, ``(B A, ...)``."""
+    features: Tensor
+    """Policy features of that state, ``(B A, Z + D)``."""
+    q_values: Tensor
+    """One-step Q-values, means over the sampled latents: ``(B, A)``."""
 
 
-ImagineStep = Callable[
-    [
-        WorldModel,
-        Policy,
-        Tensor,
-        Any,
-        tuple[Randomness, Randomness],
-        PolicyContext,
-        OneStepReturn | None,
-    ],
-    ImaginedStep,
-]
+def policy_features(stoch: Tensor, context: Tensor) -> Tensor:
+    """Input of actor and critic: ``concat(z_t, d_{t-1})``, or the null-action output for d."""
+    return torch.cat([stoch, context], dim=-1)
 
 
-@torch.no_grad()
-def imagine(
-    world_model: WorldModel,
-    policy: Policy,
-    context: Batch,
-    horizon: int,
-    generator: torch.Generator | None,
-    *,
-    start_at_episode_starts: bool = True,
-    memory: PolicyContext = "previous",
-    one_step_return: OneStepReturn | None = None,
-    compiled_step: ImagineStep | None = None,
-) -> Rollout:
-    """Read ``context`` in parallel, then act for ``horizon`` steps on predicted latents.
+class Imagination:
+    """Steps a world model under a policy: in training, on the real environment, in `DreamEnv`.
 
-    The first imagined state follows the last context row ``t``: latent ``z ~ p(. | d_t)``
-    beside ``d_t``. Where row ``t`` itself is the first of an episode and
-    ``start_at_episode_starts`` is set, imagination begins at that row instead, with its
-    posterior latent, ``d = 0`` and a fresh state: exactly what the agent meets when it acts on
-    a new episode's first frame.
-
-    Rollouts do not stop at an imagined end; ``termination`` says where it would have been.
-    No gradient flows: the actor's is a score-function gradient, computed by the behaviour.
-
-    On a CPU the batch is dreamt piece by piece, see :data:`CPU_PIECE`. That changes which draws
-    the generator gives to which row, and nothing else.
+    ``rollout`` is the imagination that actor and critic learn from. ``start`` and ``step`` are
+    single steps from real observations with given actions.
 
     Args:
         world_model: Expected in evaluation mode.
         policy: Chooses actions.
-        context: ``(B, C)`` windows whose last row still has a future.
-        horizon: Number ``H`` of imagined actions.
-        generator: Source of randomness.
-        start_at_episode_starts: See above.
-        memory: What the policy sees beside the latent, as `behaviour.policy_context` has it.
-        one_step_return: Computes Q-values of all actions, at the cost of one model step for
-            each of them; the trajectory is the same with and without, to rounding.
-        compiled_step: Stands in for :func:`imagine_step`; it is given numbers, not the generator,
-            and those are the ones that the generator would have given.
+        config: Settings of the policy's input and of the rollouts.
+        intrinsic_reward: Added to predicted rewards in rollouts, for training only.
     """
-    posterior = world_model.posterior_of(context)  # of all pieces, so that frames are shared
-    batch = context.action.shape[0]
-    config = world_model.config
-    features = torch.empty(
-        (batch, horizon + 1, config.stoch_size + config.dynamics.width),
-        dtype=posterior.dtype,
-        device=posterior.device,
-    )
-    size = batch
-    if on_cpu(posterior):
-        size = max(1, CPU_PIECE // (1 if one_step_return is None else world_model.num_actions))
-    pieces = []
-    for begin in range(0, batch, size):
-        rows = slice(begin, begin + size)
-        windows = _rows(context, rows)
-        seen = world_model.observe(windows, generator, posterior[rows])
-        fresh = windows.is_first[:, -1] if start_at_episode_starts else None
-        dreamt = _dream(
-            world_model,
-            policy,
-            seen,
-            fresh,
-            features[rows],
-            generator,
-            memory,
-            one_step_return,
-            compiled_step,
-        )
-        pieces.append(dreamt)
-    columns = (torch.cat(column) for column in zip(*pieces, strict=True))
-    return Rollout(features, *columns)
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        policy: Policy,
+        config: BehaviourConfig,
+        intrinsic_reward: IntrinsicReward | None = None,
+    ) -> None:
+        self.world_model = world_model
+        self.policy = policy
+        self.config = config
+        self.intrinsic_reward = intrinsic_reward
+        self.compiled_step: Callable[..., ImaginedStep] | None = None
+        """Compiled :meth:`imagined_step`; it takes random numbers in place of a generator."""
+
+    # -- single steps -------------------------------------------------------------------------
+
+    def start(self, obs: Tensor, random: Randomness) -> LatentState:
+        """Return the state at the first observations of ``B`` episodes: sampled posterior, d = 0.
+
+        Args:
+            obs: ``(B, H, W, C)`` uint8 or ``(B, N)`` float32.
+            random: Source of randomness for the latents.
+        """
+        stoch = self.world_model.sample(self.world_model.posterior(obs), random)
+        deter = stoch.new_zeros(len(obs), self.world_model.config.dynamics.width)
+        return LatentState(stoch, deter, self.world_model.dynamics.init_state(len(obs)))
+
+    def step(self, state: LatentState, action: Tensor, random: Randomness) -> LatentState:
+        """Read ``(z_t, a_t)`` and sample ``z_{t+1}`` from the prior.
+
+        Args:
+            state: Before the action; ``state.dynamics`` may be overwritten.
+            action: ``(B,)`` int64.
+            random: Source of randomness for the latents.
+        """
+        deter, dynamics = self.world_model.step(state.stoch, action, state.dynamics, inplace=True)
+        deter = deter.float()
+        stoch = self.world_model.sample(self.world_model.prior(deter), random)
+        return LatentState(stoch, deter, dynamics)
+
+    def outcome(self, deter: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict reward and termination probability ``(...)`` of action t from ``d_t``."""
+        return self.world_model.reward(deter), self.world_model.termination(deter)
+
+    def features(self, state: LatentState) -> Tensor:
+        """Return the policy features ``(B, Z + D)`` of a state, which is left unchanged."""
+        context = state.deter
+        if self.config.policy_context == "current":
+            context = self.world_model.null_action_output(state.stoch, state.dynamics).float()
+        return policy_features(state.stoch, context)
+
+    # -- rollouts -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def rollout(self, context: Batch, generator: torch.Generator | None) -> Rollout:
+        """Read ``context`` in parallel, then act for ``config.horizon`` steps on sampled latents.
+
+        The first imagined state follows the last context transition ``t``: latent
+        ``z ~ p(. | d_t)`` and ``d_t``. Where transition ``t`` is the first of an episode and
+        ``config.start_at_episode_starts`` is set, imagination starts at it instead, with its
+        posterior latent, ``d = 0`` and an empty state, as acting does on a first frame.
+
+        Rollouts continue after an imagined end; ``termination`` marks it. No gradient flows: the
+        behaviour computes the score-function gradient of the actor.
+
+        On a CPU the batch is imagined in parts of :data:`CPU_BATCH`, which only changes the
+        assignment of random numbers to trajectories.
+
+        Args:
+            context: ``(B, C)`` windows whose last transition has a future.
+            generator: Source of randomness.
+        """
+        world_model, config = self.world_model, self.world_model.config
+        posterior = world_model.posterior_of(context)  # of all parts: frames are shared
+        batch, width = len(context.action), config.stoch_size + config.dynamics.width
+        features = posterior.new_empty(batch, self.config.horizon + 1, width)
+        size = batch
+        if on_cpu(posterior):
+            size = max(1, CPU_BATCH // (world_model.actions.count if self._all_actions else 1))
+        parts = []
+        for begin in range(0, batch, size):
+            part = slice(begin, begin + size)
+            state = self._start_after(_part(context, part), posterior[part], generator)
+            parts.append(self._unroll(state, features[part], generator))
+        columns = (torch.cat(column) for column in zip(*parts, strict=True))
+        return Rollout(features, *columns)
+
+    @property
+    def _all_actions(self) -> bool:
+        return self.config.actor_gradient == "all-actions"
+
+    def _start_after(
+        self, context: Batch, posterior: Tensor, generator: torch.Generator | None
+    ) -> LatentState:
+        """State from which imagination continues a context, see :meth:`rollout`."""
+        world_model = self.world_model
+        seen = world_model.observe(context, generator, posterior)
+        deter, dynamics = seen.deter[:, -1].float(), seen.state
+        stoch = world_model.sample(world_model.prior(deter), generator)  # (B, Z)
+        fresh = context.is_first[:, -1]
+        # On a CPU the check is free and may save two copies of the state; elsewhere it would wait.
+        if self.config.start_at_episode_starts and (not on_cpu(fresh) or bool(fresh.any())):
+            stoch = torch.where(fresh.unsqueeze(-1), seen.stoch[:, -1], stoch)
+            deter = deter.masked_fill(fresh.unsqueeze(-1), 0.0)
+            dynamics = where_state(fresh, world_model.dynamics.init_state(1), dynamics)
+        return LatentState(stoch, deter, dynamics)
+
+    def _unroll(
+        self, state: LatentState, features: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, ...]:
+        """Fill ``features`` ``(B, H + 1, Z + D)``; return the other columns of a rollout."""
+        actions, log_probs, deters, q_values = [], [], [], []
+        features[:, 0] = current = self.features(state)
+        for t in range(1, features.shape[1]):
+            random = self._random(len(current), current, generator)
+            step = (self.compiled_step or self.imagined_step)(state, current, random)
+            state = step.state
+            features[:, t] = current = step.features
+            actions.append(step.action)
+            log_probs.append(step.log_prob)
+            deters.append(state.deter)
+            if step.q_values is not None:
+                q_values.append(step.q_values)
+        after = torch.stack(deters, dim=1)  # (B, H, D): d_t, after action t
+        reward, termination = self.outcome(after)
+        reward = self._training_reward(reward, after, features[:, 1:])
+        columns = [torch.stack(actions, dim=1), torch.stack(log_probs, dim=1), reward, termination]
+        return (*columns, *([torch.stack(q_values, dim=1)] if q_values else []))
+
+    def imagined_step(
+        self, state: LatentState, features: Tensor, random: tuple[Randomness, Randomness]
+    ) -> ImaginedStep:
+        """Act on policy features and predict the next state.
+
+        Args:
+            state: Its dynamics may be overwritten.
+            features: Policy features of ``state``, ``(B, Z + D)``.
+            random: Sources of randomness for action and latent.
+        """
+        action, log_prob = self.policy.act(features, random[0])
+        if self._all_actions:
+            ahead = self.one_step_q(state, random[1])
+            count = self.world_model.actions.count
+            taken = torch.arange(len(action), device=action.device) * count + action
+            state = map_state(lambda x: x[taken], ahead.state)
+            return ImaginedStep(action, log_prob, state, ahead.features[taken], ahead.q_values)
+        state = self.step(state, action, random[1])
+        return ImaginedStep(action, log_prob, state, self.features(state), None)
+
+    def _random(
+        self, batch: int, like: Tensor, generator: torch.Generator | None
+    ) -> tuple[Randomness, Randomness]:
+        """Randomness of one step, for action and latent."""
+        if self.compiled_step is None:
+            return generator, generator
+        variables = self.world_model.config.latent_variables
+        noise = self.world_model.actions.noise(batch, like, generator)
+        return noise, uniform_numbers((batch, variables), like, generator)
+
+    def _training_reward(self, reward: Tensor, deter: Tensor, features: Tensor) -> Tensor:
+        """Add the intrinsic reward, if there is one."""
+        if self.intrinsic_reward is None:
+            return reward
+        intrinsic = self.intrinsic_reward(deter, features)
+        return reward if intrinsic is None else reward + intrinsic
+
+    # -- one-step lookahead -------------------------------------------------------------------
+
+    def one_step_q(self, state: LatentState, random: Randomness, samples: int = 1) -> Successors:
+        """Compute ``Q(s, a) = r + gamma (1 - e) V(s')`` of all actions, with sampled latents.
+
+        The latents after the actions of one state use the same uniform numbers: common random
+        numbers reduce the variance of differences between actions.
+
+        Args:
+            state: Before the action; it is left unchanged.
+            random: Source of randomness; uniform numbers suffice for one sample only.
+            samples: Latents sampled after each action.
+        """
+        world_model, policy = self.world_model, cast("Behaviour", self.policy)
+        batch, count = len(state.stoch), world_model.actions.count
+
+        def repeated(x: Tensor) -> Tensor:
+            return x.repeat_interleave(count, dim=0)
+
+        action = world_model.actions.every(state.stoch.device).repeat(batch)
+        before = map_state(repeated, state.dynamics)
+        deter, after = world_model.step(repeated(state.stoch), action, before, inplace=True)
+        deter = deter.float()
+        prior, variables = world_model.prior(deter), world_model.config.latent_variables
+        reward, termination = self.outcome(deter)
+        total = torch.zeros_like(reward)
+        at_once = min(samples, max(1, LOOKAHEAD_BATCH // (batch * count)))
+        for begin in range(0, samples, at_once):
+            share = min(at_once, samples - begin)
+
+            def several(x: Tensor, share: int = share) -> Tensor:
+                return x if share == 1 else x.repeat(share, *[1] * (x.dim() - 1))
+
+            numbers = random
+            if not isinstance(numbers, Tensor):
+                numbers = uniform_numbers((share * batch, variables), deter, numbers)
+            stoch = world_model.sample(several(prior), repeated(numbers))
+            # The state is large, and only the context "current" reads it.
+            current = self.config.policy_context == "current"
+            reached = map_state(several, after) if current else after
+            features = self.features(LatentState(stoch, several(deter), reached))
+            total_reward = self._training_reward(several(reward), several(deter), features)
+            values = policy.one_step_return(features, total_reward, several(termination))
+            total = total + values.view(share, batch * count).sum(dim=0)
+        last = slice(-batch * count, None)
+        reached = LatentState(stoch[last], deter, after)
+        return Successors(reached, features[last], total.view(batch, count) / samples)
 
 
-def _dream(
-    world_model: WorldModel,
-    policy: Policy,
-    seen: Observed,
-    fresh: Tensor | None,
-    features: Tensor,
-    generator: torch.Generator | None,
-    memory: PolicyContext,
-    one_step_return: OneStepReturn | None,
-    compiled_step: ImagineStep | None,
-) -> tuple[Tensor, ...]:
-    """Dream from the end of what was seen, or, where ``fresh``, from its last row on.
-
-    Fills ``features`` ``(B, H + 1, Z + D)`` and returns the other columns of a rollout.
-    """
-    deter, state = seen.deter[:, -1].float(), seen.state
-    stoch = world_model.sample(world_model.prior(deter), generator)  # (B, Z)
-    # On a CPU a look costs nothing and may save two copies of the state; elsewhere it would wait.
-    if fresh is not None and (not on_cpu(fresh) or bool(fresh.any())):
-        stoch = torch.where(fresh.unsqueeze(-1), seen.stoch[:, -1], stoch)
-        deter = deter.masked_fill(fresh.unsqueeze(-1), 0.0)
-        state = where_state(fresh, world_model.dynamics.init_state(1), state)
-
-    actions, log_probs, deters, promised = [], [], [], []
-    features[:, 0] = observed = features_of(world_model, stoch, deter, state, memory)
-    for t in range(1, features.shape[1]):
-        random: tuple[Randomness, Randomness] = generator, generator
-        if compiled_step is not None:
-            batch, variables = len(observed), world_model.config.latent_variables
-            random = (
-                uniform_numbers((batch,), observed, generator),
-                uniform_numbers((batch, variables), observed, generator),
-            )
-        step = compiled_step or imagine_step
-        dreamt = step(world_model, policy, observed, state, random, memory, one_step_return)
-        state = dreamt.state
-        features[:, t] = observed = dreamt.observed
-        actions.append(dreamt.action)
-        log_probs.append(dreamt.log_prob)
-        deters.append(dreamt.deter)
-        if dreamt.q_values is not None:
-            promised.append(dreamt.q_values)
-
-    # (B, H, D): d_t, after action t. What the policy sees holds it already, if nothing newer.
-    after = features[:, 1:, -deter.shape[-1] :]
-    if memory == "current":
-        after = torch.stack(deters, dim=1)
-    return (
-        torch.stack(actions, dim=1),
-        torch.stack(log_probs, dim=1),
-        world_model.reward(after),
-        world_model.termination(after),
-        *([torch.stack(promised, dim=1)] if promised else []),
-    )
-
-
-def _rows(batch: Batch, rows: slice) -> Batch:
-    columns = {k: column[rows] for k, column in batch._asdict().items() if column is not None}
+def _part(batch: Batch, part: slice) -> Batch:
+    columns = {k: column[part] for k, column in batch._asdict().items() if column is not None}
     return Batch(**columns)

@@ -1,4 +1,4 @@
-"""Returns, trajectory weights and the scale of advantages."""
+"""Lambda-returns, continuation weights and the scale of advantages."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def lambda_return(
     Args:
         reward: Reward of action t, ``(B, H)``.
         termination: Probability (or flag) that action t ended the episode, ``(B, H)``.
-        value: ``V(s_0) .. V(s_H)``: one more than there are actions, ``(B, H + 1)``.
+        value: ``V(s_0) .. V(s_H)``, ``(B, H + 1)``.
         gamma: Discount.
-        lambda_: 0 gives one-step targets, 1 the bootstrapped Monte-Carlo return.
+        lambda_: 0 gives one-step returns, 1 the bootstrapped Monte-Carlo return.
 
     Returns:
         ``R_0 .. R_{H-1}``, ``(B, H)``; the recursion starts from ``R_H = V(s_H)``.
@@ -35,27 +35,29 @@ def lambda_return(
 
 
 def continuation_weights(termination: Tensor) -> Tensor:
-    """Probability that the episode still runs when action t is taken.
+    """Probability that the episode has not ended before action t, a weight of losses.
 
-    The product of ``1 - e_k`` over the earlier actions: ``(B, H)`` to ``(B, H)``, first column
-    1. Losses are weighted by it, so that nothing is learnt beyond an imagined end.
+    The product of ``1 - e_k`` over earlier actions k < t: ``(B, H)`` to ``(B, H)``, first column 1.
     """
     alive = torch.cumprod(1.0 - termination, dim=1)
     return torch.cat([torch.ones_like(alive[:, :1]), alive[:, :-1]], dim=1)
 
 
 def weighted_mean(x: Tensor, weight: Tensor) -> Tensor:
-    """Mean of ``x`` where each entry counts ``weight`` times, a scalar; 0 where none counts."""
-    # A minibatch may lie behind imagined ends altogether; it weighs nothing then, and is not NaN.
+    """Return the weighted mean of ``x``, a scalar; 0 if all weights are 0."""
+    # A minibatch may lie beyond imagined ends altogether: its mean must not be NaN.
     return (weight * x).sum() / weight.sum().clamp_min(1e-12)
 
 
 class ReturnScale(nn.Module):
     """Running 5-to-95 percentile range of returns; advantages are divided by ``max(least, range)``.
 
-    The running values are buffers: saved with the model, moved only by
-    [update][drama.behaviour.returns.ReturnScale.update]. The first batch sets them, so that
-    large returns are scaled from the first update on.
+    The percentiles are buffers, saved with the model and updated only by
+    [update][drama.behaviour.returns.ReturnScale.update]. The first batch initialises them.
+
+    Args:
+        decay: Decay of the exponential moving averages.
+        least: Smallest scale.
     """
 
     low: Tensor
@@ -73,21 +75,21 @@ class ReturnScale(nn.Module):
     @torch.no_grad()
     def update(self, returns: Tensor) -> None:
         """Move the running percentiles towards those of ``returns`` (any shape)."""
-        # Not torch.quantile, some versions of which look at the numbers.
+        # torch.quantile synchronises with the host in some versions.
         ordered = returns.float().flatten().sort().values
         for running, share in ((self.low, 0.05), (self.high, 0.95)):
-            new = _between(ordered, share)
+            new = _percentile(ordered, share)
             mixed = self.decay * running + (1.0 - self.decay) * new
             running.copy_(torch.where(self.started, mixed, new))
         self.started.fill_(True)
 
     def scale(self) -> Tensor:
-        """Divisor of the advantages: ``max(least, high - low)``, a scalar."""
+        """Return the divisor of advantages: ``max(least, high - low)``, a scalar."""
         return (self.high - self.low).clamp_min(self.least)
 
 
-def _between(ordered: Tensor, share: float) -> Tensor:
-    """Percentile of sorted values ``(N,)``, interpolated linearly between the two around it."""
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
-    return torch.lerp(ordered[below], ordered[min(below + 1, len(ordered) - 1)], place - below)
+def _percentile(ordered: Tensor, share: float) -> Tensor:
+    """Percentile of sorted values ``(N,)``, with linear interpolation."""
+    position = share * (len(ordered) - 1)
+    below = math.floor(position)
+    return torch.lerp(ordered[below], ordered[min(below + 1, len(ordered) - 1)], position - below)

@@ -1,4 +1,4 @@
-"""Running standardisation of the input of actor and critic."""
+"""Standardisation of the input of actor and critic by running moments."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import torch
 from torch import Tensor, nn
 
 DECAY = 0.99
-"""Of the running mean and variance, per behaviour update."""
+"""Decay of the running mean and variance, per behaviour update."""
 LIMIT = 10.0
 """Standardised features are clipped to ``[-LIMIT, LIMIT]``."""
 EPS = 1e-5
-"""Added to the variance: a feature that never varied is not divided by 0."""
+"""Added to the variance, which is 0 for a constant feature."""
 
 
 class RunningStandardise(nn.Module):
     """``(x - mean) / sqrt(variance + EPS)``, clipped, per feature.
 
-    The running values are buffers: saved with the model, moved only by
-    [update][drama.behaviour.standardise.RunningStandardise.update]. The first batch sets them;
-    before it they are 0 and 1.
+    The moments are buffers, saved with the model and updated only by
+    [update][drama.behaviour.standardise.RunningStandardise.update]. The first batch initialises
+    them; before it they are 0 and 1.
 
     Args:
         size: Number of features F.

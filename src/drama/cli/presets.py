@@ -6,6 +6,7 @@ import inspect
 
 from rich.table import Table
 
+from drama.actions import ActionSpace
 from drama.cli.common import Parser, out, status
 from drama.errors import ConfigError
 from drama.presets import PRESETS
@@ -71,7 +72,7 @@ def _parameters(name: str) -> int:
 
     side = SIDES.get(name, 64)
     with torch.device("meta"):
-        model = WorldModel(PRESETS[name]().world_model, (side, side, 3), ACTIONS)
+        model = WorldModel(PRESETS[name]().world_model, (side, side, 3), ActionSpace(ACTIONS))
     return sum(p.numel() for p in model.parameters())
 
 

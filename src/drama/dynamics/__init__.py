@@ -1,4 +1,4 @@
-"""Sequence models ``d_t = f(z_{1:t}, a_{1:t})``: one protocol, a registry, and the backbones."""
+"""Sequence models ``d_t = f(z_{1:t}, a_{1:t})``: protocol, registry and backbones."""
 
 from typing import TYPE_CHECKING
 

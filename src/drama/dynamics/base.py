@@ -1,4 +1,4 @@
-"""What a sequence model is, how one is registered and built, and helpers for its state.
+"""Protocol and registry of sequence models, and helpers for their states.
 
 Four laws hold for every registered backbone, in the forward pass and in the gradient:
 
@@ -24,10 +24,10 @@ State = TypeVar("State")
 
 
 class SequenceModel(Protocol[State]):
-    """A causal map of features ``(B, T, D) -> (B, T, D)`` that can also be run step by step.
+    """A causal map of features ``(B, T, D) -> (B, T, D)`` that also runs step by step.
 
-    Implementations are ``nn.Module``s. ``State`` is a NamedTuple of tensors (tuples may nest), the
-    batch first in each; its shapes do not depend on how much has been read.
+    Implementations are ``nn.Module``s. ``State`` is a NamedTuple of tensors (tuples may nest) with
+    the batch first; its shapes do not depend on the number of steps read.
     """
 
     def init_state(self, batch_size: int) -> State:
@@ -50,7 +50,7 @@ class SequenceModel(Protocol[State]):
         ...
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read one step ``(B, D)`` at constant cost; the given state is not changed."""
+        """Read one step ``(B, D)`` at constant cost; ``state`` is unchanged."""
         ...
 
     def __call__(
@@ -100,10 +100,10 @@ def make_dynamics(config: DynamicsConfig) -> SequenceModel[Any]:
         config: Name and sizes.
 
     Returns:
-        An ``nn.Module`` that obeys :class:`SequenceModel`.
+        An ``nn.Module`` with the methods of :class:`SequenceModel`.
 
     Raises:
-        ConfigError: If no backbone has that name, or what it builds does not keep to the protocol.
+        ConfigError: If no backbone has that name, or its model violates the protocol.
     """
     builder = SEQUENCE_MODELS.get(config.name)
     if is_built_in(config.name):
@@ -112,10 +112,9 @@ def make_dynamics(config: DynamicsConfig) -> SequenceModel[Any]:
 
 
 def step_inplace(model: SequenceModel[State], x: Tensor, state: State) -> tuple[Tensor, State]:
-    """Take a step whose given state is not needed any more.
+    """Run one step and discard the given state; not with gradients.
 
-    A model may offer ``step_``, with the arguments of ``step``, which reuses the memory of the
-    state; otherwise ``step`` is taken. Not with gradients.
+    Calls ``model.step_`` if there is one: as ``step``, but it may overwrite the state.
     """
     step: Callable[[Tensor, State], tuple[Tensor, State]] = getattr(model, "step_", model.step)
     return step(x, state)
@@ -130,19 +129,19 @@ def map_state(fn: Callable[[Tensor], Tensor], state: State) -> State:
 
 
 def where_state(mask: Tensor, a: State, b: State) -> State:
-    """Choose between two states, row by row; one of a single row stands for as many as it takes.
+    """Select between two states for each batch entry; a state of batch size 1 is broadcast.
 
     Args:
         mask: bool ``(B,)``.
-        a: State taken where ``mask`` is true.
-        b: State taken elsewhere.
+        a: State where ``mask`` is true.
+        b: State elsewhere.
 
     Returns:
-        A new state; neither argument is changed.
+        A new state; the arguments are unchanged.
     """
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        rows = mask.view(-1, *[1] * (a.dim() - 1))
-        return cast("State", torch.where(rows, a, b))
+        batch_mask = mask.view(-1, *[1] * (a.dim() - 1))
+        return cast("State", torch.where(batch_mask, a, b))
     _check_tuple(a)
     _check_tuple(b)
     pairs = zip(cast("tuple[Any, ...]", a), cast("tuple[Any, ...]", b), strict=True)
@@ -151,7 +150,7 @@ def where_state(mask: Tensor, a: State, b: State) -> State:
 
 def _check_tuple(state: Any) -> None:
     if not isinstance(state, tuple):
-        raise TypeError(f"a state is tensors in tuples, got {type(state).__name__}")
+        raise TypeError(f"a state must be tensors in tuples, got {type(state).__name__}")
 
 
 def _rebuild(like: State, items: list[Any]) -> State:

@@ -1,4 +1,4 @@
-"""What every built-in sequence model refuses: shapes that would stretch, or fail far from here."""
+"""Shape checks of the built-in sequence models: wrong shapes would broadcast or fail far away."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from drama.errors import ConfigError
 
 
 def check_window(x: Tensor, width: int, state: Any, kind: type) -> None:
-    """Raise a :class:`ConfigError` unless ``x`` is ``(B, T, width)``, T >= 1, and a state fits.
+    """Raise a :class:`ConfigError` unless ``x`` is ``(B, T, width)``, T >= 1, and ``state`` fits.
 
     Args:
         x: The input.
         width: Size of its last axis.
-        state: State of B rows, or None.
+        state: State of batch size B, or None.
         kind: Type of the state.
     """
     if x.dim() != 3 or x.shape[1] < 1 or x.shape[2] != width:
@@ -28,16 +28,16 @@ def check_window(x: Tensor, width: int, state: Any, kind: type) -> None:
 
 
 def check_step(x: Tensor, width: int, state: Any, kind: type) -> None:
-    """Raise a :class:`ConfigError` unless ``x`` is ``(B, width)`` and the state of B rows."""
+    """Raise a :class:`ConfigError` unless ``x`` is ``(B, width)`` and ``state`` fits."""
     if x.dim() != 2 or x.shape[1] != width:
         raise ConfigError(f"sequence model: step reads (B, {width}), got {tuple(x.shape)}")
     _check_state(x, state, kind)
 
 
 def check_layers(layers: Sized, count: int) -> None:
-    """Raise a :class:`ConfigError` unless there is a state for each layer."""
+    """Raise a :class:`ConfigError` unless there are states of ``count`` layers."""
     if len(layers) != count:
-        raise ConfigError(f"sequence model: the state is of {len(layers)} layers, not {count}")
+        raise ConfigError(f"sequence model: the state must be of {count} layers, got {len(layers)}")
 
 
 def _check_state(x: Tensor, state: Any, kind: type) -> None:
@@ -52,5 +52,5 @@ def _check_state(x: Tensor, state: Any, kind: type) -> None:
             pending += part
         elif isinstance(part, Tensor) and part.shape[0] != x.shape[0]:
             raise ConfigError(
-                f"sequence model: the state is of {part.shape[0]} rows, the input of {x.shape[0]}"
+                f"sequence model: the state's batch size must be {x.shape[0]}, got {part.shape[0]}"
             )

@@ -41,7 +41,7 @@ class DynamicsConfig(Section):
     """transformer: steps that a layer attends to, the current one included."""
 
     def _check(self) -> None:
-        SEQUENCE_MODELS.check(self.name)
+        SEQUENCE_MODELS.check(self.name, "dynamics.name")
         positive(
             "dynamics",
             width=self.width,

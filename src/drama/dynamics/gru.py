@@ -1,4 +1,4 @@
-"""A layer-normalised GRU, as in the deterministic path of the Dreamer line of world models."""
+"""A layer-normalised GRU, as in the deterministic path of Dreamer's world models."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class GRUState(NamedTuple):
     """Hidden states of all layers."""
 
     hidden: Tensor
-    """``(B, layers, D)``, in the type of the weights, also under autocast."""
+    """``(B, layers, D)``, in the type of the weights, under autocast too."""
 
 
 class GRUCell(nn.Module):
-    """One recurrent layer. LayerNorm comes before the gates, and gates begin mostly closed.
+    """One recurrent layer with LayerNorm before the gates; update gates start mostly closed.
 
     ``[r, c, u] = LayerNorm(W x + U h)``; ``c = tanh(σ(r) c)``; ``u = σ(u - 1)``;
-    ``h' = u c + (1 - u) h``. Source: Hafner et al., 2020, arXiv 2010.02193 and its successors.
+    ``h' = u c + (1 - u) h``. Source: Hafner et al., 2020, arXiv 2010.02193.
     """
 
     def __init__(self, width: int) -> None:
@@ -33,16 +33,16 @@ class GRUCell(nn.Module):
         self.norm = nn.LayerNorm(3 * width)
 
     def forward(self, read: Tensor, hidden: Tensor) -> Tensor:
-        """Return the next hidden state ``(B, D)`` from ``input(x)`` ``(B, 3 D)`` and the last."""
+        """Return the next hidden state ``(B, D)`` from ``input(x)`` ``(B, 3 D)`` and ``hidden``."""
         reset, candidate, update = self.norm(read + self.recurrent(hidden)).chunk(3, dim=-1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        # lerp wants one type; the state keeps its own, also under autocast.
+        # lerp needs one type: that of the state.
         update = torch.sigmoid(update - 1).to(hidden.dtype)
         return torch.lerp(hidden, candidate.to(hidden.dtype), update)
 
 
 class GRUDynamics(nn.Module):
-    """``config.layers`` GRU layers, each reading the hidden states of the one below."""
+    """``config.layers`` GRU layers."""
 
     def __init__(self, config: DynamicsConfig) -> None:
         super().__init__()
@@ -66,8 +66,8 @@ class GRUDynamics(nn.Module):
         keep = None if is_first is None else (~is_first)[..., None].to(state.hidden.dtype)
         last = []
         for index, cell in enumerate(cast("list[GRUCell]", self.cells)):
-            # The part that needs no recurrence, for all steps at once. Unbinding, unlike indexing
-            # step by step, has a gradient that costs O(T).
+            # Input products for all steps at once. The gradient of unbind costs O(T), that of
+            # indexing step by step O(T²).
             reads = cell.input(x).unbind(1)
             hidden = state.hidden[:, index]
             outputs = []

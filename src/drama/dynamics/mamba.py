@@ -1,4 +1,4 @@
-"""Stacks of Mamba blocks: the sequence model of the paper (Mamba-2) and its ablation (Mamba-1)."""
+"""Stacks of Mamba blocks: the paper's sequence model (Mamba-2) and its ablation (Mamba-1)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MambaBlock(nn.Module):
     def step(
         self, x: Tensor, state: Mamba1State | Mamba2State, *, inplace: bool
     ) -> tuple[Tensor, Mamba1State | Mamba2State]:
-        """Mix one step ``(B, D)``, over ``state`` if ``inplace``."""
+        """Mix one step ``(B, D)``; overwrites ``state`` if ``inplace``."""
         y, state = self.mixer.step(self.norm(x), state, inplace=inplace)
         return x + y, state
 
@@ -72,7 +72,7 @@ class MambaStack(nn.Module):
         return self.norm(x), MambaState(tuple(states))
 
     def step_(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
-        """Read one step ``(B, D)`` and overwrite ``state``: it is what most of the time goes to."""
+        """Read one step ``(B, D)`` and overwrite ``state``, which dominates the cost of a step."""
         return self.step(x, state, inplace=True)
 
     def step(

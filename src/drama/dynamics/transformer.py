@@ -1,10 +1,9 @@
 """A causal transformer with a sliding window, so that its state has a bounded size.
 
-Each layer attends to the last ``context`` steps of the same episode, the current one included.
-The state is what the next step may still look at: keys and values of the last ``context - 1``
-steps. Stacked layers see further, ``layers * (context - 1)`` steps back, as stacked convolutions
-do. A position matters only through its distance (a learned bias per head and distance), so
-nothing depends on where in an episode or a window a step lies.
+Each layer attends to the last ``context`` steps of the same episode, including the current one.
+The state holds keys and values of the last ``context - 1`` steps. Stacked layers have a receptive
+field of ``layers * (context - 1)`` earlier steps. Positions enter only as distances (a learned bias
+per head and distance), so outputs do not depend on the position in an episode or a window.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from drama.ops.rms_norm import RMSNorm
 
 
 class AttentionState(NamedTuple):
-    """The steps a layer can still look at, oldest first, ``W = context - 1`` of them."""
+    """Keys and values of the last ``W = context - 1`` steps, oldest first."""
 
     key: Tensor
     """``(B, W, D)``."""
     value: Tensor
     """``(B, W, D)``."""
     valid: Tensor
-    """Which of them hold a step of the current episode, bool ``(B, W)``."""
+    """Steps of the current episode, bool ``(B, W)``."""
 
 
 class TransformerState(NamedTuple):
@@ -40,7 +39,7 @@ class TransformerState(NamedTuple):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm residual block: windowed self-attention, then a perceptron four times as wide."""
+    """Pre-norm residual block: windowed self-attention, then an MLP of width 4 D."""
 
     def __init__(self, width: int, num_heads: int, context: int) -> None:
         super().__init__()
@@ -58,7 +57,7 @@ class TransformerBlock(nn.Module):
         )
 
     def init_state(self, batch_size: int) -> AttentionState:
-        """Return a state in which no step is valid."""
+        """Return a state without valid steps."""
         weight = self.out.weight
         past = weight.new_zeros(batch_size, self.context - 1, weight.shape[0])
         return AttentionState(past, past, torch.zeros_like(past[..., 0], dtype=torch.bool))
@@ -68,7 +67,7 @@ class TransformerBlock(nn.Module):
     ) -> tuple[Tensor, AttentionState]:
         """Mix a window ``(B, T, D)``; one step is a window with T = 1.
 
-        Without a state nothing came before the window, and ``P``, the slots before it, is 0.
+        ``P`` is the number of slots before the window: 0 without a state.
         """
         length, kept = x.shape[1], self.context - 1
         past = 0 if state is None else kept
@@ -88,7 +87,7 @@ class TransformerBlock(nn.Module):
 
         visible = valid[:, None].expand(-1, length, -1)  # (B, T, P+T)
         if is_first is not None:
-            # A step sees what has the same count of resets; what came before the window counts 0.
+            # A step attends to steps with the same count of resets; earlier ones count 0.
             episode = F.pad(is_first.long().cumsum(1), (past, 0))  # (B, P+T)
             visible = visible & (episode[:, past:, None] == episode[:, None])
         bias = self._bias(None if state is None and is_first is None else visible, length, past)
@@ -100,15 +99,18 @@ class TransformerBlock(nn.Module):
         valid = F.pad(visible[:, -1], (missing, 0))[:, length:]
         key, value = (F.pad(t, (0, 0, missing, 0))[:, length:] for t in (key, value))
         if is_first is not None or torch.is_grad_enabled():
-            # Slots of another episode are emptied, so that equal situations have equal states. With
-            # no reset they are empty already, and only pass on no gradient.
+            # Zero the slots of other episodes: equal histories have equal states. Without resets
+            # they are zero already; the mask then only stops their gradient.
             key, value = (t.masked_fill(~valid[..., None], 0) for t in (key, value))
         return x + self.mlp(x), AttentionState(key, value, valid)
 
     def _bias(self, visible: Tensor | None, length: int, past: int) -> Tensor:
-        """Return the additive mask ``(1 or B, H, T, P+T)``: minus infinity, or bias by distance.
+        """Return the additive attention mask ``(1 or B, H, T, P+T)``: bias by distance, or -inf.
 
-        ``visible`` ``(B, T, P+T)`` may hide what the distance allows; None hides nothing.
+        Args:
+            visible: Steps that may be attended to if near enough, bool ``(B, T, P+T)``; None: all.
+            length: T.
+            past: P.
         """
         slots = torch.arange(length + past, device=self.distance_bias.device)
         distance = slots[past:, None] - slots  # (T, P+T)
@@ -137,7 +139,7 @@ class TransformerDynamics(nn.Module):
         self.norm = RMSNorm(config.width)
 
     def init_state(self, batch_size: int) -> TransformerState:
-        """Return empty windows for all layers."""
+        """Return states without valid steps for all layers."""
         blocks = cast("list[TransformerBlock]", self.blocks)
         return TransformerState(tuple(block.init_state(batch_size) for block in blocks))
 

@@ -20,24 +20,19 @@
 ``survey.py``        running statistics under random actions, and warnings from them
 ===================  ==============================================================================
 
-Importing this package registers the families, and the built-in games in Gymnasium's ``drama``
-namespace.
+Importing this package registers the built-in games in Gymnasium's ``drama`` namespace.
 """
 
 from drama.envs.adapt import AdaptedEnv, adapt
-from drama.envs.atari import Atari, LifeLossEpisodes
-from drama.envs.built_in import BuiltIn
+from drama.envs.atari import LifeLossEpisodes
 from drama.envs.check import EnvReport, check_env
 from drama.envs.description import describe
 from drama.envs.families import EnvFamily, EnvOptions, ScoreRange, register_family, score_range
 from drama.envs.guard import FaultGuard
 from drama.envs.make import default_image_size, make_env
-from drama.envs.minatar import MinAtar
 from drama.envs.spaces import ActionAdapter, ObservationAdapter, as_rgb
 from drama.envs.toy import Catch, PixelGame, Recall, Sparse, register_games
 
-for _family in (MinAtar, BuiltIn, Atari):  # where a name is ambiguous, the last one wins
-    register_family(_family)
 register_games()
 
 __all__ = [

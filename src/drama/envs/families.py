@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from drama.envs.spaces import check_positive
-from drama.errors import ConfigError, EnvError
+from drama.errors import EnvError
+from drama.registry import ENV_FAMILIES
 
-ENTRY_POINT_GROUP = "drama.env_families"
 IMAGE_SIZE = 64
 """Default side of the adapted picture, in pixels."""
 
@@ -146,8 +145,6 @@ GYMNASIUM = EnvFamily()
 """Family of every environment that no other family recognises."""
 FamilyT = TypeVar("FamilyT", bound=type[EnvFamily])
 
-_REGISTRY: dict[str, EnvFamily] = {}
-
 
 def register_family(family: FamilyT) -> FamilyT:
     """Register a family; a class decorator.
@@ -155,25 +152,26 @@ def register_family(family: FamilyT) -> FamilyT:
     Raises:
         ConfigError: Another family has its name.
     """
-    known = _REGISTRY.get(family.name, GYMNASIUM if family.name == GYMNASIUM.name else None)
-    if known is not None and type(known) is not family:
-        raise ConfigError(
-            f"an environment family is registered as {family.name!r} already: {known!r}"
-        )
-    _REGISTRY[family.name] = family()
-    return family
+    return ENV_FAMILIES.register(family.name)(family)
 
 
 def families() -> tuple[EnvFamily, ...]:
     """Return all families but :data:`GYMNASIUM`, those registered last first."""
-    return (*_installed(), *reversed(_REGISTRY.values()))
+    names = (*ENV_FAMILIES.built_in, *ENV_FAMILIES.registered)
+    own = [_instance(ENV_FAMILIES.get(name)) for name in names if name != GYMNASIUM.name]
+    return (*_installed(), *reversed(own))
+
+
+@functools.cache
+def _instance(family: Callable[[], EnvFamily]) -> EnvFamily:
+    return family()
 
 
 @functools.cache
 def _installed() -> tuple[EnvFamily, ...]:
     """Load the families of installed packages; those that fail are skipped with a warning."""
     found: list[EnvFamily] = []
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
+    for entry in ENV_FAMILIES.installed():
         try:
             family = entry.load()
             if not (isinstance(family, type) and issubclass(family, EnvFamily)):

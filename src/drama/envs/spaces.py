@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from drama.actions import ActionSpace
 from drama.envs.guard import as_declared
 from drama.errors import EnvError, UnsupportedSpaceError
 from drama.text import one_line
-from drama.types import ObsArray
+from drama.types import Action, ObsArray
 
 SUPPORTED_OBSERVATIONS = "a Box of any shape, read as a picture or flattened to a vector"
 SUPPORTED_ACTIONS = "Discrete(n) with n >= 2"
@@ -302,23 +303,17 @@ class ActionAdapter:
             raise _unsupported_action(space)
         self.raw_space = space
         self._start = int(space.start)
-        self._count = int(space.n)
-        self.space = spaces.Discrete(self._count)
+        self._actions = ActionSpace.of(space)
+        self.space = spaces.Discrete(self._actions.count)
         self.is_identity = self._start == 0
 
-    def __call__(self, action: Any) -> int:
+    def __call__(self, action: Any) -> Action:
         """Return the environment's action for the agent's ``action``.
 
         Raises:
             EnvError: ``action`` is not an integer from 0 to ``n - 1``.
         """
-        try:
-            index = int(action)
-        except (TypeError, ValueError):
-            index = -1
-        if not 0 <= index < self._count or index != action:
-            raise EnvError(f"action {action!r} is not one of 0..{self._count - 1}")
-        return index + self._start
+        return self._actions.check(action) + self._start
 
 
 def as_rgb(frames: ObsArray) -> ObsArray:

@@ -161,9 +161,9 @@ def evaluate(
         "scored": _unit(episodes.counters),
         "latents": config.latents,
         "actions": "argmax" if greedy else "sampled",
-        "policy_latent": player.policy_latent,
-        "policy_memory": player.policy_context,
-        "lookahead": player.lookahead,
+        "policy_latent": player.config.policy_latent,
+        "policy_context": player.config.policy_context,
+        "lookahead": player.config.lookahead,
         "step_limit": limit,
         "truncated_by_limit": episodes.truncated,
     }
@@ -222,7 +222,7 @@ class _Episodes:
             action, state = self.player.act(
                 batch, state, is_first, generator, latents=self.config.latents, actions=actions
             )
-            chosen = action.tolist()
+            chosen = self.player.actions.to_host(action)
             ended = [False] * len(self.envs)
             for i in sorted(playing):
                 obs[i], ended[i] = self._step(i, chosen[i])

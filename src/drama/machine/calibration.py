@@ -101,7 +101,7 @@ def calibrate(
             costs.append(Unmeasured(preset, first_line(error)))
         else:
             shape = tuple(agent.observation_space.shape or ())
-            actions = agent.world_model.num_actions
+            actions = agent.world_model.actions.count
             try:
                 with process_settings(agent.config.training, agent.device):
                     costs.append(measure(preset, agent, until, deadline))

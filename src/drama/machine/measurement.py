@@ -109,7 +109,7 @@ class Measurement:
         self.trainer = Trainer(self.config, agent.env, agent.world_model, agent.behaviour)
         self.trainer.clock.synchronize = _synchronizer(agent.device)
         self.peak = PeakMemory(agent.device)
-        fill(self.trainer.replay, agent.world_model.num_actions)
+        fill(self.trainer.replay, agent.world_model.actions.count)
 
     def run(self, until: float, deadline: float) -> PresetCost:
         """Measure environment steps, acting, both updates and memory.

@@ -1,4 +1,4 @@
-"""The world model as an environment that people can play."""
+"""World models as environments."""
 
 from drama.play.dream import DreamEnv
 

@@ -1,4 +1,4 @@
-"""The learnt simulator as a Gymnasium environment."""
+"""A trained world model as a Gymnasium environment."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import torch
-from torch import Tensor
 
+from drama.behaviour import Imagination, LatentState
 from drama.envs import as_rgb
 from drama.errors import ConfigError, EnvError
-from drama.types import ObsArray
+from drama.types import Action, ObsArray
 
 if TYPE_CHECKING:
     from drama.agent import Agent
 
 
-class DreamEnv(gym.Env[ObsArray, int]):
-    """Plays inside an agent's world model: what ``step`` returns was predicted, not simulated.
+class DreamEnv(gym.Env[ObsArray, Action]):
+    """An agent's world model as an environment: ``step`` returns predictions.
 
-    ``reset`` reads one real first frame; from there each step draws the next latent from the
-    prior, decodes it, and reads reward and termination off their heads, for transition t from
-    ``d_t`` as in training. The real environment is needed for first frames only.
+    ``reset`` reads one real first frame. Each step then samples the next latent from the prior,
+    decodes it, and predicts reward and termination of transition t from ``d_t`` as in training.
+    The real environment is only used for first frames.
 
     Args:
-        agent: Whose world model to play in; it is not changed.
-        max_episode_steps: Steps after which a dream is truncated.
-        sample_termination: Draw the end with its predicted probability; otherwise a dream ends
-            where that exceeds one half.
+        agent: Agent whose world model is stepped; it is not changed.
+        max_episode_steps: Steps after which an episode is truncated.
+        sample_termination: Terminate with the predicted probability; otherwise where that exceeds
+            one half.
 
     Raises:
         ConfigError: ``max_episode_steps`` is below 1.
@@ -47,21 +47,23 @@ class DreamEnv(gym.Env[ObsArray, int]):
         self.max_episode_steps = max_episode_steps
         self.sample_termination = sample_termination
         self.render_mode = "rgb_array"
+        # Without the intrinsic reward that training may add.
+        self._imagination = Imagination(agent.world_model, agent.behaviour, agent.config.behaviour)
         self._first_frames = agent.new_env(life_loss=agent.config.env.life_loss)
         self._generator = torch.Generator(self.device)
         self._seeded = False
         self._frame: ObsArray | None = None
-        self._state: tuple[Tensor, Any] | None = None
+        self._state: LatentState | None = None
         self._steps = 0
 
     @torch.no_grad()
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[ObsArray, dict[str, Any]]:
-        """Begin a dream at a real first frame.
+        """Start an episode at a real first frame.
 
-        A seed decides this dream and those that follow; without any, no two environments dream
-        alike.
+        A seed determines this episode and those that follow; without any, every environment has
+        its own random numbers.
         """
         super().reset(seed=seed)
         if seed is None and not self._seeded:
@@ -71,32 +73,25 @@ class DreamEnv(gym.Env[ObsArray, int]):
             self._seeded = True
         frame, _ = self._first_frames.reset(seed=seed)
         obs = torch.from_numpy(frame).unsqueeze(0).to(self.device)
-        stoch = self.world_model.sample(self.world_model.posterior(obs), self._generator)
-        self._state = (stoch, self.world_model.dynamics.init_state(1))
+        self._state = self._imagination.start(obs, self._generator)
         self._frame, self._steps = frame, 0
         return frame, {}
 
     @torch.no_grad()
-    def step(self, action: int) -> tuple[ObsArray, float, bool, bool, dict[str, Any]]:
-        """Dream one step.
+    def step(self, action: Action) -> tuple[ObsArray, float, bool, bool, dict[str, Any]]:
+        """Predict one step; ``info`` holds the ``termination`` probability.
 
         Raises:
             EnvError: ``reset`` has not been called, or the action is not in the action space.
         """
         if self._state is None:
-            raise EnvError("reset() comes before the first step of a dream")
-        if not self.action_space.contains(action):
-            raise EnvError(f"action {action!r} is not in {self.action_space}")
+            raise EnvError("call reset() before step()")
         model = self.world_model
-        stoch, dynamics = self._state
-        taken = torch.tensor([int(action)], device=self.device)
-        deter, dynamics = model.step(stoch, taken, dynamics)
-        deter = deter.float()
-        stoch = model.sample(model.prior(deter), self._generator)
-        self._state = (stoch, dynamics)
-        self._frame = model.decoder.to_obs(model.decoder(stoch))[0].cpu().numpy()
+        taken = model.actions.to_tensor([model.actions.check(action)], self.device)
+        self._state = state = self._imagination.step(self._state, taken, self._generator)
+        self._frame = model.decoder.to_obs(model.decoder(state.stoch))[0].cpu().numpy()
         self._steps += 1
-        reward, end = float(model.reward(deter)), float(model.termination(deter))
+        reward, end = (float(x) for x in self._imagination.outcome(state.deter))
         threshold = 0.5
         if self.sample_termination:
             threshold = float(torch.rand((), generator=self._generator, device=self.device))
@@ -104,10 +99,10 @@ class DreamEnv(gym.Env[ObsArray, int]):
         return self._frame, reward, end > threshold, truncated, {"termination": end}
 
     def render(self) -> Any:
-        """Return the dreamt frame, in colour if it is a picture."""
+        """Return the current frame, in RGB if it is an image."""
         frame = self._frame
         return as_rgb(frame) if frame is not None and frame.ndim == 3 else frame
 
     def close(self) -> None:
-        """Close the environment that gives first frames."""
+        """Close the environment of first frames."""
         self._first_frames.close()

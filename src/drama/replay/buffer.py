@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drama.actions import ActionSpace
 from drama.config import ReplayConfig
 from drama.errors import CheckpointError, ReplayError
 from drama.files import MOST_COUNT, tensor_like
@@ -76,7 +77,7 @@ class ReplayBuffer:
         self.columns: dict[str, Tensor] = {
             "obs": self._column(obs_dtype, obs_shape),
             "is_first": self._column(torch.bool),
-            "action": self._column(torch.int64),
+            "action": self._column(ActionSpace.dtype, ActionSpace.shape),
             "reward": self._column(torch.float32),
             "terminated": self._column(torch.bool),
             "truncated": self._column(torch.bool),

@@ -38,7 +38,7 @@ class ReplayConfig(Section):
 
     def _check(self) -> None:
         refuse_former("replay.sampler", self.sampler)
-        SAMPLERS.check(self.sampler)
+        SAMPLERS.check(self.sampler, "replay.sampler")
         positive("replay", capacity=self.capacity, tau=self.tau)
         require(self.capacity < 2**40, f"replay.capacity is too large, got {self.capacity}")
         positive("replay", imagination_tau=self.imagination_tau)

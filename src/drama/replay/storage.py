@@ -21,6 +21,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from drama.actions import ActionSpace
 from drama.errors import CheckpointError
 from drama.files import read_tensors, sha256, sync, tensor_like, write_tensors
 from drama.replay.buffer import ReplayBuffer
@@ -102,7 +103,7 @@ class ReplayStore:
         buffer: ReplayBuffer,
         segments: list[Segment],
         total: int,
-        num_actions: int | None = None,
+        actions: ActionSpace | None = None,
     ) -> None:
         """Fill ``buffer`` from ``segments``.
 
@@ -110,7 +111,7 @@ class ReplayStore:
             buffer: An empty ring.
             segments: In order of arrival.
             total: Transitions stored since the start of the run.
-            num_actions: Upper bound of actions, exclusive; None skips the check.
+            actions: Space of the actions; None skips the check.
 
         Raises:
             CheckpointError: A segment is missing, damaged or holds invalid transitions, or there
@@ -128,7 +129,7 @@ class ReplayStore:
             if start > expected or stop > total:
                 raise CheckpointError(f"replay segments leave a gap before {path}")
             first = max(start, oldest)
-            columns = _checked(read_tensors(path), buffer, stop - start, num_actions, path)
+            columns = _checked(read_tensors(path), buffer, stop - start, actions, path)
             buffer.write(first, {name: columns[name][first - start :] for name in columns})
             expected = stop
         if expected != total:
@@ -151,7 +152,7 @@ def _checked(
     found: Mapping[str, Tensor],
     buffer: ReplayBuffer,
     count: int,
-    num_actions: int | None,
+    actions: ActionSpace | None,
     path: Path,
 ) -> dict[str, Tensor]:
     """Return the columns of a segment, checked against those of the ring.
@@ -166,9 +167,8 @@ def _checked(
         }
     except CheckpointError as error:
         raise CheckpointError(f"replay segment {path} does not fit: {error}") from error
-    action = columns["action"]
-    if num_actions is not None and bool((action < 0).any() | (action >= num_actions).any()):
-        raise CheckpointError(f"replay segment {path} holds an action outside 0..{num_actions - 1}")
+    if actions is not None and not actions.contains(columns["action"]):
+        raise CheckpointError(f"replay segment {path} holds an action outside {actions}")
     for name in ("obs", "reward"):
         if columns[name].is_floating_point() and not bool(torch.isfinite(columns[name]).all()):
             raise CheckpointError(f"replay segment {path} holds a {name} that is not finite")

@@ -236,7 +236,7 @@ def _newest_segment(agent: Agent, checkpoint: Checkpoint, run_dir: Path) -> Repl
     dtype = torch.uint8 if space.dtype == np.uint8 else torch.float32
     buffer = ReplayBuffer(config, space.shape or (), dtype)
     ReplayStore(run_dir / "replay").load(
-        buffer, [segment], segment["stop"], agent.world_model.num_actions
+        buffer, [segment], segment["stop"], agent.world_model.actions
     )
     return buffer
 

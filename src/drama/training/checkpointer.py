@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import gymnasium as gym
 import torch
 
+from drama.actions import ActionSpace
 from drama.behaviour import Behaviour
 from drama.config import Config
 from drama.envs import describe
@@ -108,8 +109,8 @@ class Checkpointer:
         state = checkpoint.state()
         check_resumable(state, checkpoint.path)
         tensors = {file: checkpoint.tensors(file) for file in ("optimiser", "loop")}
-        total, num_actions = state["replay_total"], state["num_actions"]
-        self.store.load(self.replay, checkpoint.segments, total, num_actions)
+        total, actions = state["replay_total"], ActionSpace.from_state(state)
+        self.store.load(self.replay, checkpoint.segments, total, actions)
         for part in self.parts.values():
             part.load_state({**tensors, "state": state})
         if state["threads"] != torch.get_num_threads():
@@ -163,7 +164,7 @@ def write_untrained(
         config=config.to_json(),
         state={
             "step": 0,
-            "num_actions": world_model.num_actions,
+            **world_model.actions.state(),
             "obs_shape": list(env.observation_space.shape or ()),
             "env": describe(env),
         },

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drama.actions import ActionSpace
 from drama.behaviour import Player
 from drama.config import Config
 from drama.dynamics import map_state
@@ -21,7 +22,7 @@ from drama.replay import ReplayBuffer
 from drama.training.events import Events
 from drama.training.randomness import RandomSources
 from drama.training.stream import EnvStream, EpisodeEnd
-from drama.types import PolicyState, Transition
+from drama.types import Action, PolicyState, Transition
 
 MANY_ACTIONS = 10_000
 """Replayed actions from which on a resume takes long enough to announce it."""
@@ -30,7 +31,7 @@ MANY_ACTIONS = 10_000
 class Choice(NamedTuple):
     """An action, and the acting state once it is taken."""
 
-    action: int
+    action: Action
     player_state: PolicyState
 
 
@@ -73,7 +74,7 @@ class Collector:
         self.episodes = 0
         """Whole episodes finished."""
         self.device = next(player.world_model.parameters()).device
-        self._num_actions = player.world_model.num_actions
+        self._actions = player.world_model.actions
         self._pending: list[Transition] = []  # completed by the stream, not stored yet
         self._survey = EnvSurvey(stream.env)
         self._guards = guards_of(stream.env)
@@ -106,7 +107,7 @@ class Collector:
             obs = obs.to(self.device, non_blocking=self.device.type == "cuda")
             is_first = torch.full((1,), self.stream.is_first, device=self.device)
             action, state = self.player.act(obs, self.player_state, is_first, self.random.acting)
-            return Choice(int(action), state)
+            return Choice(self._actions.to_host(action)[0], state)
 
     def take(self, choice: Choice) -> EpisodeEnd | None:
         """Step the environment; returns the episode if it ended."""
@@ -122,11 +123,11 @@ class Collector:
         self._append_pending()
         self._warn_of_env()
 
-    def _random_action(self) -> int:
+    def _random_action(self) -> Action:
         repeat, taken = self.config.training.random_action_repeat, self.stream.actions
         if repeat > 1 and taken and self.random.warmup.random() >= 1 / repeat:
             return taken[-1]
-        return int(self.random.warmup.integers(self._num_actions))
+        return self._actions.random(self.random.warmup)
 
     def _append_pending(self) -> None:
         with self.clock.phase("replay"):
@@ -161,7 +162,7 @@ class Collector:
         """Return counts, acting state and the way back to the environment's state, by file."""
         tensors: dict[str, Tensor] = {}
         map_state(_collect_into(tensors, "player"), self.player_state)
-        tensors["actions"] = torch.tensor(self.stream.actions, dtype=torch.int32)
+        tensors["actions"] = self._actions.pack(self.stream.actions)
         if self.stream.obs is not None:
             tensors["obs"] = torch.from_numpy(np.array(self.stream.obs))
         env = self.stream.env
@@ -170,7 +171,7 @@ class Collector:
             "steps_before": self.steps_before,
             "episodes": self.episodes,
             "stream": self.stream.position(),
-            "num_actions": self._num_actions,
+            **self._actions.state(),
             "obs_shape": list(env.observation_space.shape or ()),
             "env": describe(env),
         }
@@ -194,7 +195,7 @@ class Collector:
             self.stream.seed = position.get("seed", self.stream.seed)
             return
         obs = tensor_like(tensors, "obs", self.replay.columns["obs"][0].cpu()).numpy()
-        actions = _saved_actions(tensors, self._num_actions)
+        actions = _saved_actions(tensors, self._actions)
         if len(actions) > MANY_ACTIONS:
             self.events.note(f"replaying {len(actions):,} actions to restore the environment")
         if not self.stream.return_to(actions, obs, position):
@@ -204,18 +205,14 @@ class Collector:
             )
 
 
-def _saved_actions(tensors: Mapping[str, Tensor], num_actions: int) -> list[int]:
+def _saved_actions(tensors: Mapping[str, Tensor], space: ActionSpace) -> list[Action]:
     """Return the actions taken since the last seeded reset.
 
     Raises:
         CheckpointError: They are missing, or one is out of range.
     """
-    count = tensors["actions"].numel() if "actions" in tensors else None
-    actions = tensor_like(tensors, "actions", torch.empty(0, dtype=torch.int32), rows=count)
-    if bool((actions < 0).any() | (actions >= num_actions).any()):
-        raise CheckpointError(f"a saved action is none of 0 .. {num_actions - 1}")
-    taken: list[int] = actions.tolist()
-    return taken
+    count = tensors["actions"].shape[0] if "actions" in tensors else None
+    return space.unpack(tensor_like(tensors, "actions", space.pack([]), rows=count))
 
 
 def _collect_into(tensors: dict[str, Tensor], name: str) -> Callable[[Tensor], Tensor]:

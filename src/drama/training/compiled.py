@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from drama.behaviour import Behaviour, ImagineStep, imagine_step
+from drama.behaviour import Behaviour, Imagination
+from drama.behaviour.imagination import ImaginedStep
 from drama.errors import ConfigError
 from drama.world_model import WorldModel
 
@@ -30,11 +31,13 @@ class Compiled(NamedTuple):
     """`WorldModel.loss`."""
     behaviour_loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
     """`Behaviour.loss`."""
-    imagine_step: ImagineStep
-    """:func:`drama.behaviour.imagine_step`."""
+    imagined_step: Callable[..., ImaginedStep]
+    """`Imagination.imagined_step`."""
 
 
-def compile_functions(world_model: WorldModel, behaviour: Behaviour) -> Compiled:
+def compile_functions(
+    world_model: WorldModel, behaviour: Behaviour, imagination: Imagination
+) -> Compiled:
     """Compile the functions that dominate training time with `torch.compile`.
 
     The work is done at the first call of each, a minute or so altogether. A break in a graph is
@@ -51,7 +54,11 @@ def compile_functions(world_model: WorldModel, behaviour: Behaviour) -> Compiled
         raise ConfigError(
             f"training.compile needs a C++ compiler, and none was found (tried {', '.join(names)})"
         )
-    return Compiled(_compile(world_model.loss), _compile(behaviour.loss), _compile(imagine_step))
+    return Compiled(
+        _compile(world_model.loss),
+        _compile(behaviour.loss),
+        _compile(imagination.imagined_step),
+    )
 
 
 def _compile(function: F) -> F:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drama.behaviour import Behaviour, imagine
+from drama.behaviour import Behaviour, Imagination
 from drama.config import Config
 from drama.errors import NonFiniteError
+from drama.ops.categorical import Randomness, uniform_numbers
 from drama.ops.dispatch import on_cpu
 from drama.replay import Purpose, ReplayBuffer
 from drama.training.clock import Clock
@@ -22,7 +23,6 @@ from drama.training.randomness import RandomSources
 from drama.training.weights import model_tensors
 from drama.types import Batch
 from drama.world_model import WorldModel
-from drama.world_model.latent import Randomness, uniform_numbers
 
 
 class Learner:
@@ -60,8 +60,13 @@ class Learner:
         }
         self.updates: dict[Purpose, int] = {"world_model": 0, "behaviour": 0}
         """Updates of each kind so far."""
-        compiles = config.training.compile
-        self._compiled = compile_functions(world_model, behaviour) if compiles else None
+        self.imagination = Imagination(
+            world_model, behaviour, config.behaviour, behaviour.intrinsic_reward
+        )
+        self._compiled = None
+        if config.training.compile:
+            self._compiled = compile_functions(world_model, behaviour, self.imagination)
+            self.imagination.compiled_step = self._compiled.imagined_step
         self._programs = self._make_programs()
 
     # -- the two updates ----------------------------------------------------------------------
@@ -104,19 +109,7 @@ class Learner:
         c = self.config.behaviour
         _, context = self._sample("behaviour", c.batch_size, c.context)
         with self.clock.phase("imagination"), autocast(self.device, self.dtype):
-            rollout = imagine(
-                self.world_model,
-                self.behaviour,
-                context,
-                c.horizon,
-                self.random.learning,
-                start_at_episode_starts=c.start_at_episode_starts,
-                memory=c.policy_context,
-                one_step_return=self.behaviour.one_step_return
-                if c.actor_gradient == "all-actions"
-                else None,
-                compiled_step=self._compiled.imagine_step if self._compiled else None,
-            )
+            rollout = self.imagination.rollout(context, self.random.learning)
         loss_of = self._compiled.behaviour_loss if self._compiled else self.behaviour.loss
         steps = []
         with training_mode(self.behaviour):

@@ -9,8 +9,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from drama.actions import ActionSpace
 from drama.envs.episodes import Count, EpisodeCounter
-from drama.types import ObsArray, Transition
+from drama.types import Action, ObsArray, Transition
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class EnvStream:
     def __init__(self, env: gym.Env[Any, Any], seed: int | None) -> None:
         self.env = env
         self.seed = seed
-        self.actions: list[int] = []
+        self.actions: list[Action] = []
         """Every action since the last seeded reset."""
         self.obs: ObsArray | None = None
         """Current observation; None before the first reset."""
@@ -76,7 +77,7 @@ class EnvStream:
         """
         last = None
         if self.obs is not None and not (self.needs_reset or self.is_first):
-            last = Transition(self.obs, False, 0, 0.0, False, False, True)
+            last = Transition(self.obs, False, ActionSpace.padding, 0.0, False, False, True)
         if self.seed is not None:
             # Another seed than before, or the same episodes would repeat.
             drawn = np.random.SeedSequence([self.seed, len(self.actions), 1]).generate_state(1)
@@ -107,7 +108,7 @@ class EnvStream:
             return None
         return self._finish(self._counter.reset())
 
-    def step(self, action: int) -> tuple[list[Transition], EpisodeEnd | None]:
+    def step(self, action: Action) -> tuple[list[Transition], EpisodeEnd | None]:
         """Take one action, after [start][drama.training.stream.EnvStream.start].
 
         Returns:
@@ -123,7 +124,7 @@ class EnvStream:
         self.obs, self.is_first = following, False
         end = self._finish(self._counter.step(reward, terminated, truncated, info))
         if terminated or truncated:
-            rows.append(Transition(following, False, 0, 0.0, False, False, True))
+            rows.append(Transition(following, False, ActionSpace.padding, 0.0, False, False, True))
             self.needs_reset = True
         self._calls = self._calls_of_all()
         return rows, end
@@ -146,7 +147,7 @@ class EnvStream:
             "length": self._counter.length,
         }
 
-    def return_to(self, actions: list[int], obs: ObsArray, position: dict[str, Any]) -> bool:
+    def return_to(self, actions: list[Action], obs: ObsArray, position: dict[str, Any]) -> bool:
         """Take ``actions`` again from the first reset on.
 
         Returns:

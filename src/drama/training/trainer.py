@@ -65,8 +65,7 @@ class Trainer:
         self.random = RandomSources(config.seed, device, self.replay.device, self.events)
         self.learner = Learner(config, world_model, behaviour, self.replay, self.random, self.clock)
         self.stream = EnvStream(env, config.seed)
-        c = config.behaviour
-        player = Player(world_model, behaviour, c.policy_latent, c.policy_context, c.lookahead)
+        player = Player(world_model, behaviour, config.behaviour)
         self.collector = Collector(
             config, self.stream, player, self.replay, self.random, self.events
         )

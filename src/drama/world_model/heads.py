@@ -1,4 +1,4 @@
-"""Small networks on a feature vector: reward, termination, actor and critic share them."""
+"""MLP heads on a feature vector: reward, termination, actor and critic."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class MLP(nn.Module):
         outputs: Size of the output.
         layers: Hidden layers.
         units: Width of each.
-        zero_init: Start the output layer at zero.
+        zero_init: Initialise the output layer with zeros.
     """
 
     def __init__(

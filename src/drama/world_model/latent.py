@@ -1,78 +1,30 @@
-"""The categorical latent: mixing, sampling with straight-through gradient, KL divergence."""
+"""The categorical latent: straight-through sampling and KL divergence."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-
-def mix_uniform(logits: Tensor, share: float) -> Tensor:
-    """Return log-probabilities of ``(1 - share) softmax(logits) + share / classes``.
-
-    Args:
-        logits: ``(..., classes)`` of any float type; the result is float32 (or float64).
-        share: Weight of the uniform distribution, in [0, 1].
-    """
-    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    if share == 0.0:
-        return F.log_softmax(logits, dim=-1)
-    probs = (1.0 - share) * F.softmax(logits, dim=-1) + share / logits.shape[-1]
-    return probs.log()
-
-
-Randomness = torch.Generator | Tensor | None
-"""Where a draw takes its numbers from: a generator, PyTorch's own (None), or the uniform numbers
-themselves, one for each variable: ``(..., 1)``. Compiled code cannot use a generator."""
-
-
-def uniform_numbers(
-    shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
-) -> Tensor:
-    """Draw what :func:`sample_categorical` would for variables of ``shape``, to be handed to it."""
-    return torch.rand((*shape, 1), generator=generator, dtype=torch.float32, device=like.device)
-
-
-def sample_categorical(log_probs: Tensor, random: Randomness) -> Tensor:
-    """Draw class indices ``(...)`` from ``(..., classes)`` log-probabilities, float32 or float64.
-
-    The cumulative distribution is inverted at one uniform number per variable: no host sync, and
-    many times cheaper than a random number per class. In float32 a class is drawn with its
-    probability to within 2^-23, one of probability 0 never.
-    """
-    cumulative = log_probs.exp().cumsum(dim=-1)
-    if isinstance(random, Tensor):
-        uniform = random
-    else:
-        uniform = torch.rand(
-            (*log_probs.shape[:-1], 1),
-            generator=random,
-            dtype=log_probs.dtype,
-            device=log_probs.device,
-        )
-    # The first class whose sum exceeds u times the total. With u < 1 there is one, however the sums
-    # were rounded, except among NaN: those must reach the loss, which training reports by name.
-    index = torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True)
-    return index.squeeze(-1).clamp_max(log_probs.shape[-1] - 1)
+from drama.ops.categorical import Randomness, sample_categorical
 
 
 def sample_one_hot(log_probs: Tensor, random: Randomness, straight_through: bool = True) -> Tensor:
-    """Draw exact one-hot vectors, with the gradient of the probabilities.
+    """Sample one-hot vectors with straight-through gradient.
 
     Args:
         log_probs: ``(..., classes)``.
         random: Source of randomness.
-        straight_through: Whether the gradient passes on to the probabilities.
+        straight_through: Whether the probabilities receive the gradient.
 
     Returns:
-        ``(..., classes)`` in the type of ``log_probs``; forward values are exactly 0 and 1.
+        ``(..., classes)`` in the type of ``log_probs``; values are exactly 0 and 1.
     """
     index = sample_categorical(log_probs.detach(), random)
     one_hot = torch.zeros_like(log_probs).scatter_(-1, index.unsqueeze(-1), 1.0)
     if not (straight_through and log_probs.requires_grad):
         return one_hot
     probs = log_probs.exp()
-    # The bracket first: p - p is exactly 0, whereas (one_hot + p) - p would round.
+    # In this order: p - p is exactly 0, while (one_hot + p) - p rounds.
     return one_hot + (probs - probs.detach())
 
 

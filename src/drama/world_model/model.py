@@ -1,4 +1,4 @@
-"""The learnt simulator: encoder, latent, sequence model, decoder and heads, with their losses."""
+"""The world model: encoder, latent, sequence model, decoder and heads, with their losses."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from drama.actions import ActionSpace
 from drama.config import WorldModelConfig
 from drama.dynamics import make_dynamics, step_inplace
+from drama.ops.categorical import Randomness, mix_uniform
 from drama.ops.dispatch import on_cpu
 from drama.ops.rms_norm import RMSNormSiLU
 from drama.types import Batch
 from drama.world_model.decoder import ImageDecoder, VectorDecoder
 from drama.world_model.encoder import ImageEncoder, VectorEncoder
 from drama.world_model.heads import MLP
-from drama.world_model.latent import Randomness, kl_divergence, mix_uniform, sample_one_hot
+from drama.world_model.latent import kl_divergence, sample_one_hot
 from drama.world_model.twohot import TwoHot
 
 
 class Observed(NamedTuple):
-    """What the world model makes of a window of real experience."""
+    """Output of the world model for a window of real experience."""
 
     posterior: Tensor
     """Log-probabilities of ``q(z_t | o_t)``: ``(B, T, variables, classes)``."""
@@ -32,7 +34,7 @@ class Observed(NamedTuple):
     deter: Tensor
     """``d_t`` after reading ``(z_t, a_t)``: ``(B, T, D)``."""
     state: Any
-    """State of the sequence model after the window, to be stepped on."""
+    """State of the sequence model after the window."""
 
 
 class LossTerm(NamedTuple):
@@ -59,26 +61,26 @@ class LossTerm(NamedTuple):
 
 
 class WorldModel(nn.Module):
-    """Discrete VAE and sequence model of the paper (its section 2.2).
+    """Discrete VAE and sequence model (section 2.2 of the paper).
 
     Args:
         config: Sizes and loss weights.
         obs_shape: ``(H, W, C)`` of uint8 frames or ``(N,)`` of float vectors.
-        num_actions: Number of discrete actions.
+        actions: The action space.
     """
 
     def __init__(
-        self, config: WorldModelConfig, obs_shape: tuple[int, ...], num_actions: int
+        self, config: WorldModelConfig, obs_shape: tuple[int, ...], actions: ActionSpace
     ) -> None:
         super().__init__()
         self.config = config
-        self.num_actions = num_actions
+        self.actions = actions
         width = config.dynamics.width
         image = len(obs_shape) == 3
         self.encoder = (ImageEncoder if image else VectorEncoder)(obs_shape, config)
         self.decoder = (ImageDecoder if image else VectorDecoder)(obs_shape, config)
         self.embed = nn.Sequential(
-            nn.Linear(config.stoch_size + num_actions, width, bias=False),
+            nn.Linear(config.stoch_size + actions.encoded_size, width, bias=False),
             RMSNormSiLU(width),
         )
         self.dynamics = make_dynamics(config.dynamics)
@@ -89,7 +91,7 @@ class WorldModel(nn.Module):
         self.termination_head = MLP(width, 1, layers=1, units=config.head_units)
         self.twohot = TwoHot(config.bins, config.bin_limit, config.twohot_decode)
 
-    # -- the parts, one step or many ----------------------------------------------------------
+    # -- one step or many ---------------------------------------------------------------------
 
     def posterior(self, obs: Tensor) -> Tensor:
         """``q(z_t | o_t)`` as log-probabilities ``(..., variables, classes)``, float32."""
@@ -102,34 +104,29 @@ class WorldModel(nn.Module):
         return mix_uniform(logits.reshape(shape), self.config.unimix)
 
     def sequence_input(self, stoch: Tensor, action: Tensor) -> Tensor:
-        """Join latent ``(..., Z)`` and action ``(...)`` into the sequence model's input.
-
-        The one place that knows how an action is encoded.
-        """
-        # Not F.one_hot, which looks at the numbers on a CPU and makes int64 of them.
-        one_hot = action.unsqueeze(-1) == torch.arange(self.num_actions, device=action.device)
-        one_hot = one_hot.to(stoch.dtype) * self.config.action_scale
-        x: Tensor = self.embed(torch.cat([stoch, one_hot], dim=-1))
+        """Join latent ``(..., Z)`` and action ``(...)`` into the sequence model's input."""
+        encoded = self.actions.encode(action, stoch.dtype) * self.config.action_scale
+        x: Tensor = self.embed(torch.cat([stoch, encoded], dim=-1))
         return x
 
     def step(
         self, stoch: Tensor, action: Tensor, state: Any, *, inplace: bool = False
     ) -> tuple[Tensor, Any]:
-        """Read ``(z_t, a_t)``: returns ``d_t`` ``(B, D)`` and the new state, at constant cost.
+        """Read ``(z_t, a_t)``: return ``d_t`` ``(B, D)`` and the new state, at constant cost.
 
-        With ``inplace`` the given state may be overwritten; that is not for gradients.
+        With ``inplace`` the given state may be overwritten; without gradients only.
         """
         x = self.sequence_input(stoch, action)
         return step_inplace(self.dynamics, x, state) if inplace else self.dynamics.step(x, state)
 
     def null_action_output(self, stoch: Tensor, state: Any) -> Tensor:
-        """What ``z_t`` calls to mind, before any action: ``(B, D)``, from a state left as it is.
+        """Sequence-model output for ``z_t`` with a null action, ``(B, D)``; the state is unchanged.
 
-        The sequence model reads ``z_t`` beside no action. Its last output ``d_{t-1}`` shows what
-        predicts ``z_t``, and need not show what else the state holds.
+        The last output ``d_{t-1}`` holds what predicts ``z_t``, and need not hold what else the
+        state does.
         """
-        none = torch.full(stoch.shape[:-1], -1, device=stoch.device)  # no entry of the one-hot code
-        deter: Tensor = self.dynamics.step(self.sequence_input(stoch, none), state)[0]
+        null = self.actions.null(stoch.shape[:-1], stoch.device)
+        deter: Tensor = self.dynamics.step(self.sequence_input(stoch, null), state)[0]
         return deter
 
     def reward(self, deter: Tensor) -> Tensor:
@@ -141,7 +138,7 @@ class WorldModel(nn.Module):
         return torch.sigmoid(self.termination_head(deter).float()).squeeze(-1)
 
     def sample(self, log_probs: Tensor, random: Randomness) -> Tensor:
-        """Draw a flattened one-hot latent ``(..., Z)`` with straight-through gradient."""
+        """Sample a flattened one-hot latent ``(..., Z)`` with straight-through gradient."""
         return sample_one_hot(log_probs, random).flatten(-2)
 
     # -- windows ------------------------------------------------------------------------------
@@ -154,7 +151,7 @@ class WorldModel(nn.Module):
         Args:
             batch: Windows ``(B, T)``.
             random: Source of randomness for the latents.
-            posterior: What :meth:`posterior_of` gave for the batch, where that is known already.
+            posterior: Result of :meth:`posterior_of` for the batch; None computes it.
         """
         if posterior is None:
             posterior = self.posterior_of(batch)  # (B, T, K, C)
@@ -165,11 +162,11 @@ class WorldModel(nn.Module):
         return Observed(posterior, stoch, deter, state)
 
     def posterior_of(self, batch: Batch) -> Tensor:
-        """Posterior of every row, each frame that comes more than once encoded only once.
+        """Posterior of each transition ``(B, T, K, C)``; repeated frames are encoded once.
 
-        The short windows of imagination overlap a great deal while little has been collected.
-        Only in evaluation mode, where a frame's latent does not depend on its neighbours, and on
-        the CPU: elsewhere the number of distinct frames would be a host sync.
+        The short contexts of imagination overlap while the replay holds little. Only in evaluation
+        mode, where BatchNorm does not mix frames, and on the CPU: elsewhere the number of distinct
+        frames synchronises with the host.
         """
         if batch.slot is None or self.training or not on_cpu(batch.obs):
             return self.posterior(batch.obs)
@@ -179,7 +176,7 @@ class WorldModel(nn.Module):
             return self.posterior(batch.obs)
         frames = batch.obs.flatten(0, 1)  # (B * T, ...)
         found = torch.zeros_like(slots)
-        found.scatter_(0, inverse.flatten(), torch.arange(count))  # any of the equal ones will do
+        found.scatter_(0, inverse.flatten(), torch.arange(count))  # any of equal frames
         return self.posterior(frames[found])[inverse]
 
     # -- loss ---------------------------------------------------------------------------------

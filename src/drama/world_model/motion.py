@@ -1,4 +1,4 @@
-"""Which pixels of a frame move."""
+"""Mask of moving pixels."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 MOTION_THRESHOLD = 8
-"""A pixel has changed where one of its channels has by more than this, of 255."""
+"""Smallest change of a channel, of 255, above which a pixel has changed."""
 
 
 def moving_pixels(obs: Tensor, is_first: Tensor) -> Tensor:
-    """Where a frame differs from the one before or behind it in the same episode.
+    """Return the pixels that differ from the previous or the next image of the same episode.
 
-    That is where something is that moves, and where it just was or will be.
+    They cover a moving object, and where it was or will be.
 
     Args:
-        obs: uint8 frames ``(B, T, H, W, C)``.
+        obs: uint8 images ``(B, T, H, W, C)``.
         is_first: First steps of episodes, bool ``(B, T)``.
 
     Returns:

@@ -9,7 +9,7 @@ from drama.config import TwoHotDecode
 
 
 def symlog(x: Tensor) -> Tensor:
-    """``sign(x) ln(|x| + 1)``: compresses large magnitudes, is the identity near 0."""
+    """``sign(x) ln(|x| + 1)``: compresses large magnitudes, close to the identity near 0."""
     return x.sign() * x.abs().log1p()
 
 
@@ -19,13 +19,13 @@ def symexp(x: Tensor) -> Tensor:
 
 
 class TwoHot(nn.Module):
-    """Encodes scalars on equally spaced bins over ``[-limit, limit]`` in symlog space.
+    """Encode scalars on equally spaced bins over ``[-limit, limit]`` in symlog space.
 
     Args:
-        bins: Odd number of bins, so that one of them is 0.
-        limit: Outermost bin in symlog space; larger values are clamped to it.
-        decode: Expected value by ``symexp-mean``, the symexp of the mean bin, or ``mean-symexp``,
-            the mean of the bins' symexp.
+        bins: Odd number of bins, so that one is 0.
+        limit: Outermost bin in symlog space; larger values are clamped.
+        decode: ``symexp-mean``, the symexp of the mean bin, or ``mean-symexp``, the mean of the
+            bins' symexp.
     """
 
     bins: Tensor
@@ -39,7 +39,7 @@ class TwoHot(nn.Module):
         self.limit = limit
         self.means_values = decode == "mean-symexp"
         half = bins // 2
-        # Built from integers so that the centre is exactly 0 and the ends exactly +-limit.
+        # From integers, so that the centre is exactly 0 and the ends exactly ±limit.
         grid = torch.arange(-half, half + 1, dtype=torch.float64) * (limit / half)
         self.register_buffer("bins", grid.float(), persistent=False)
         self.register_buffer("magnitudes", symexp(grid[half + 1 :]).float(), persistent=False)
@@ -51,7 +51,7 @@ class TwoHot(nn.Module):
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy to each of several targets: ``(..., bins)``, ``(..., K)`` to ``(..., K)``.
 
-        Only two bins carry weight, so their log-probabilities are gathered: no dense target.
+        Only two bins have weight: their log-probabilities are gathered, without a dense target.
         """
         log_probs = torch.log_softmax(logits.float(), dim=-1)
         last = self.bins.shape[0] - 1
@@ -60,7 +60,7 @@ class TwoHot(nn.Module):
         )
         lower = position.floor().clamp(0, last - 1)
         upper_weight = position - lower  # in [0, 1]
-        # A NaN target must come out as a NaN loss, which training reports by name, not as an index.
+        # A NaN target must give a NaN loss, which training reports by name.
         index = lower.nan_to_num(0.0).long()
         log_lower, log_upper = log_probs.gather(-1, torch.cat([index, index + 1], -1)).chunk(2, -1)
         return -((1.0 - upper_weight) * log_lower + upper_weight * log_upper)
@@ -69,8 +69,8 @@ class TwoHot(nn.Module):
         """Expected value, ``(..., bins)`` to ``(...)``.
 
         ``symexp-mean`` undervalues uncertain outcomes: 0 with probability 0.9 and 100 with 0.1
-        decode to 0.59. ``mean-symexp`` (DreamerV3) gives 10.03, the expectation but for the width
-        of the bins; errors of the outermost probabilities count ``symexp(limit)`` times.
+        decode to 0.59. ``mean-symexp`` (DreamerV3) gives 10.03, the expectation up to the width of
+        the bins; errors of the outermost probabilities are multiplied by ``symexp(limit)``.
         """
         probs = torch.softmax(logits.float(), dim=-1)
         if not self.means_values:
