@@ -125,19 +125,22 @@ def phases(device: str, env: str, small: bool, case: str, rounds: int) -> dict[s
             torch.cuda.reset_peak_memory_stats()
         began = time.perf_counter()
         for _ in range(5):  # kernels are chosen, graphs recorded, functions compiled
-            for purpose in made.updates:
+            for purpose in made.learner.updates:
                 made.update(purpose)
         wait(device)
         warm_up = time.perf_counter() - began
         samples = measure.interleaved(
-            {purpose: lambda purpose=purpose: made.update(purpose) for purpose in made.updates},
+            {
+                purpose: lambda purpose=purpose: made.update(purpose)
+                for purpose in made.learner.updates
+            },
             rounds=rounds,
             synchronize=lambda: wait(device),
             sample_seconds=0.0 if small else 0.1,
         )
         # The host's share: how long it takes to hand an update over.
         made.clock.flush()
-        for purpose in made.updates:
+        for purpose in made.learner.updates:
             made.update(purpose)
         queued = {k: v for k, v in made.clock.flush().items() if v > 0}
         wait(device)
@@ -196,10 +199,10 @@ def profile(device: str, env: str, small: bool, case: str, top: int = 15) -> dic
     activity = ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU
     with trainer(configured(device, env, small, **CASES[case]), 200) as made:
         for _ in range(5):
-            for purpose in made.updates:
+            for purpose in made.learner.updates:
                 made.update(purpose)
         found: dict[str, Any] = {}
-        for purpose in made.updates:
+        for purpose in made.learner.updates:
             wait(device)
             with record(activities=[activity]) as recorded:
                 made.update(purpose)

@@ -139,7 +139,7 @@ def _trained(config: Config, updates: int, **training: Any) -> tuple[dict[str, T
     while made.replay.total < config.training.warmup_steps:
         made.collect()
     for _ in range(updates):
-        for purpose in made.updates:
+        for purpose in made.learner.updates:
             made.update(purpose)
     weights = {
         f"{part} {name}": tensor.detach().float().cpu()
@@ -156,10 +156,11 @@ def graphs(config: Config) -> dict[str, Any]:
     replayed, made = _trained(config, updates, cuda_graphs=True)
     eager, other = _trained(config, updates, cuda_graphs=False)
     found = require({name: distance(replayed[name], t) for name, t in eager.items()}, 0.02)
-    for name, generator in made.generators.items():
-        same = torch.equal(generator.get_state(), other.generators[name].get_state())
-        assert same, f"graphs leave the generator {name} elsewhere than eager updates"
-    counted = {k: o.updates for k, o in made.optimisers.items()}
+    expected = other.random.state()["loop"]
+    for name, state in made.random.state()["loop"].items():
+        same = torch.equal(state, expected[name])
+        assert same, f"{name} differs between graphs and eager updates"
+    counted = {k: o.updates for k, o in made.learner.optimisers.items()}
     assert set(counted.values()) == {updates}, counted
     return {**found, "updates": updates}
 
@@ -172,7 +173,7 @@ def no_waiting(config: Config) -> dict[str, Any]:
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for purpose in made.updates:
+        for purpose in made.learner.updates:
             made.update(purpose)
     finally:
         torch.cuda.set_sync_debug_mode("default")

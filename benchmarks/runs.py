@@ -20,8 +20,8 @@ from typing import Any
 from benchmarks import measure
 from drama import Agent, presets
 from drama.machine.measurement import Measurement
+from drama.training.clock import PHASES
 from drama.training.device import process_settings
-from drama.training.metrics import PHASES
 from drama.training.trainer import Trainer
 
 NAMES = {

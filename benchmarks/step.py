@@ -68,7 +68,7 @@ def build(config: Config, rows: int) -> Trainer:
 
 def in_plain_layout(trainer: Trainer) -> None:
     """Have images computed as ``(N, C, H, W)`` in memory."""
-    for part in (trainer.world_model.encoder, trainer.world_model.decoder):
+    for part in (trainer.learner.world_model.encoder, trainer.learner.world_model.decoder):
         part.to(memory_format=torch.contiguous_format)
         for module in part.modules():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
@@ -140,7 +140,7 @@ def products(trainer: Trainer) -> list[Product]:
 
     hooks = [
         module.register_forward_pre_hook(note)
-        for module in trainer.world_model.modules()
+        for module in trainer.learner.world_model.modules()
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
     ]
     trainer.update("world_model")
@@ -149,7 +149,7 @@ def products(trainer: Trainer) -> list[Product]:
     # The layers of Mamba hand their projections' weights to the product directly.
     c = trainer.config.world_model
     window = (c.batch_size, c.batch_length)
-    for module in trainer.world_model.dynamics.modules():
+    for module in trainer.learner.world_model.dynamics.modules():
         if isinstance(module, nn.Linear) and all(p.module is not module for p in found):
             found.append(Product(module, (*window, module.in_features), True))
     return found
@@ -160,10 +160,10 @@ def floor(trainer: Trainer, rounds: int) -> dict[str, float]:
     totals = {"convolutions": 0.0, "linear layers": 0.0}
     for product in products(trainer):
         module, images = product.module, len(product.shape) == 4
-        x = torch.randn(product.shape, dtype=trainer.dtype)
+        x = torch.randn(product.shape, dtype=trainer.learner.dtype)
         if images:
             x = x.contiguous(memory_format=torch.channels_last)
-        weight = module.weight.detach().to(trainer.dtype)  # type: ignore[union-attr, operator]
+        weight = module.weight.detach().to(trainer.learner.dtype)  # type: ignore[union-attr, operator]
         x.requires_grad_(product.needs_input_grad)
         weight.requires_grad_()
         run = _product(module, x, weight)

@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 import drama
 from drama.behaviour import make_behaviour
+from drama.training.events import Event
 from drama.training.optim import Optimiser
-from drama.training.trainer import Event, Trainer
+from drama.training.trainer import Trainer
 from lab.runs import (
     Changes,
     Part,
@@ -108,7 +109,7 @@ def forget(agent: drama.Agent, trainer: Trainer) -> None:
     new = make_behaviour(config.behaviour, size, agent.world_model.actions)
     agent.behaviour.load_state_dict(new.state_dict())
     optimiser = Optimiser(agent.behaviour.named_parameters(), config.behaviour.optim)
-    trainer.behaviour_optimiser = trainer.optimisers["behaviour"] = optimiser
+    trainer.learner.optimisers["behaviour"] = optimiser
     trainer.meter.clear()
 
 

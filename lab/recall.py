@@ -238,8 +238,8 @@ def train(case: Case, seed: int, updates: int, every: int) -> list[dict[str, flo
     agent = drama.Agent(env_id, dataclasses.replace(config, seed=seed), device="cpu")
     trainer = Trainer(agent.config, agent.env, agent.world_model, agent.behaviour)
     case.prepare(agent.world_model)
-    while trainer.episodes < case.episodes:
-        trainer.step = 0  # the warm-up, and with it random actions, goes on
+    while trainer.collector.episodes < case.episodes:
+        trainer.collector.step = 0  # the warm-up, and with it random actions, goes on
         trainer.collect()
     held_out = episodes(env_id, config.env.image_size, HELD_OUT, HELD_OUT_SEED)
     question = case.gap + Recall.cue_frames

@@ -17,11 +17,12 @@ import torch
 from benchmarks import measure
 
 import drama
-from drama.agent import find_checkpoint
 from drama.config import Config
 from drama.replay import ReplayBuffer
 from drama.suite.override import override
-from drama.training.trainer import Listener, Trainer
+from drama.training.checkpoint import find_checkpoint
+from drama.training.events import Listener
+from drama.training.trainer import Trainer
 from lab import LAB, LOG
 
 Changes = Mapping[str, Any]
@@ -65,7 +66,7 @@ def beginning(agent: drama.Agent, seed: int, *listeners: Listener) -> Trainer:
     config = dataclasses.replace(agent.config, seed=seed, training=training)
     parts = (agent.new_env(seed), agent.world_model, agent.behaviour)
     trainer = Trainer(config, *parts, listeners=listeners)
-    trainer.step = config.training.warmup_steps  # no random steps
+    trainer.collector.step = config.training.warmup_steps  # no random steps
     return trainer
 
 

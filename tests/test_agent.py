@@ -39,7 +39,7 @@ from drama.config import Config
 from drama.envs import adapt
 from drama.envs.adapt import as_batch
 from drama.errors import CheckpointError, ConfigError, EnvError, RunDirError, UnknownEnvError
-from drama.training import snapshot as training_snapshot
+from drama.training.collector import Collector
 from drama.world_model import WorldModel
 
 WALK = env_id(Walk)
@@ -401,9 +401,9 @@ def test_a_warning_reaches_the_user_with_or_without_a_progress_bar(
 
     def warn(event: str, payload: Any) -> None:
         if event == "step" and payload == 3:
-            trainer = agent._trainer
+            trainer = agent._run.trainer
             assert trainer is not None
-            trainer.warn("the pictures are almost black")
+            trainer.events.warn("the pictures are almost black")
 
     agent.learn(5, listeners=[warn], progress_bar=progress_bar)
     logged = [r.message for r in caplog.records if r.levelname == "WARNING"]
@@ -536,14 +536,14 @@ def test_steps_made_before_a_replay_was_left_out_are_never_forgotten(
 def test_a_checkpoint_that_does_not_say_what_was_before_it_has_nothing_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = training_snapshot.take
+    original = Collector.state
 
-    def older(trainer: Any) -> Any:
-        tensors, state = original(trainer)
-        del state["steps_before"]
-        return tensors, state
+    def older(collector: Collector) -> Any:
+        saved = original(collector)
+        del saved["state"]["steps_before"]
+        return saved
 
-    monkeypatch.setattr(training_snapshot, "take", older)
+    monkeypatch.setattr(Collector, "state", older)
     Agent(WALK, tiny()).learn(26, run_dir=tmp_path / "run")
     agent = Agent.load(tmp_path / "run")
     assert agent.num_timesteps == 26

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.training.runs import tiny
 
-from drama.training.metrics import PHASES, TimeSplit
+from drama.training.clock import PHASES, TimeSplit
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # benchmarks/ is part of a checkout, not of the package

@@ -353,7 +353,7 @@ def test_the_floor_of_a_step_counts_every_product() -> None:
     images = [p for p in found if len(p.shape) == 4]
     assert len(images) == 2 * len(c.filters)
     assert [p.needs_input_grad for p in images].count(False) == 1, "frames need no gradient"
-    linear = [m for m in trainer.world_model.modules() if isinstance(m, torch.nn.Linear)]
+    linear = [m for m in trainer.learner.world_model.modules() if isinstance(m, torch.nn.Linear)]
     assert {id(p.module) for p in found if len(p.shape) != 4} == {id(m) for m in linear}
 
 
@@ -361,7 +361,7 @@ def test_the_plain_layout_is_plain() -> None:
     trainer = step.build(step.small(presets.quick(), "drama/Catch-v0"), 2048)
     step.in_plain_layout(trainer)
     seen: list[bool] = []
-    for module in trainer.world_model.encoder.modules():
+    for module in trainer.learner.world_model.encoder.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(lambda _m, _x, y: seen.append(y.is_contiguous()))
     trainer.update("world_model")

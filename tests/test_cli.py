@@ -31,6 +31,7 @@ from drama.errors import ConfigError
 from drama.evaluation import EvaluationResult
 from drama.settings import flat
 from drama.training.checkpoint import CheckpointDir
+from drama.training.checkpointer import Checkpointer
 from drama.training.rundir import RunLock
 from drama.training.stream import EnvStream
 from drama.training.trainer import Trainer
@@ -800,16 +801,16 @@ def test_a_disk_that_is_full_at_a_checkpoint_costs_one_line(
     # Files that may not grow stand in for a full disk; the system's signal would end the process.
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    write = Trainer._write
+    save = Checkpointer.save
 
-    def tight(trainer: Trainer, *args: Any) -> None:
-        if trainer.step == 40:
+    def tight(checkpointer: Checkpointer, step: int, logs: dict[str, int]) -> Path:
+        if step == 40:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
-        write(trainer, *args)
+        return save(checkpointer, step, logs)
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "_write", tight)
+            patch.setattr(Checkpointer, "save", tight)
             code = train("--run-dir", "run")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("world_model", "envs"),
     ("behaviour", "replay"),
     ("evaluation", "training", "machine.costs"),
-    ("machine.estimate",),
+    ("machine.estimate", "loading", "predicting"),
     ("agent",),
     ("machine", "play"),
     ("suite",),
@@ -42,7 +42,6 @@ The empty name is the package itself, which re-exports names for users; no modul
 EXCEPTIONS = {
     ("machine.estimate", "agent"),
     ("machine.estimate", "machine.measurement"),
-    ("training.snapshot", "training.trainer"),
 }
 """Imports that break the rule, to be removed."""
 

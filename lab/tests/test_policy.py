@@ -29,7 +29,7 @@ def test_what_is_measured_is_the_policy_and_nothing_is_learnt(run: Path) -> None
         for _ in range(30):
             trainer.collect()
         assert trainer.stream.actions == [2] * 30
-        assert trainer.updates == {"world_model": 0, "behaviour": 0}
+        assert trainer.learner.updates == {"world_model": 0, "behaviour": 0}
 
 
 def test_a_policy_beside_one_that_does_not_look(run: Path, tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
-"""The Python API: make an agent, let it learn, save it, let it play."""
+"""The Python API: make an agent, train it, save it, let it play."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import logging
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,53 +14,36 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from drama import trust
 from drama.actions import ActionSpace
 from drama.attributes import constructor
-from drama.behaviour import Player, make_behaviour
-from drama.config import BehaviourConfig, Config, EnvConfig, Latents
-from drama.envs import describe
+from drama.behaviour import Player
+from drama.config import BehaviourConfig, Config, Latents
 from drama.envs.adapt import adapter_of, as_batch
-from drama.envs.description import differences
-from drama.envs.source import HOW_TO_GIVE, EnvLike, env_source
-from drama.errors import (
-    CheckpointError,
-    ConfigError,
-    DramaError,
-    EnvError,
-    RunDirError,
-    UnknownEnvError,
-)
+from drama.envs.source import EnvLike, env_source
+from drama.errors import ConfigError
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
-from drama.files import write_text
-from drama.machine.costs import PresetCost
+from drama.loading import SavedAgent
 from drama.machine.estimate import long_run_warning, may_be_long, measure_updates
 from drama.ops.backend import backend_of
-from drama.presets import fitting, label, preset
-from drama.text import one_line
-from drama.training import snapshot
+from drama.predicting import carried_state
+from drama.presets import fitting, label, resolve
 from drama.training.callbacks import CallbackLike, Callbacks
-from drama.training.checkpoint import (
-    Checkpoint,
-    CheckpointDir,
-    copy_checkpoint,
-    open_checkpoint,
-)
+from drama.training.checkpointer import write_untrained
+from drama.training.clock import TimeSplit
 from drama.training.device import cpu_threads, pick_device, pick_dtype, process_settings
-from drama.training.metrics import TimeSplit
+from drama.training.events import Listener, log_events
 from drama.training.progress import Progress
-from drama.training.record import facts, record_start, record_stop
-from drama.training.rundir import RunLock, check_links, create_run_dir
-from drama.training.trainer import Event, Listener, Trainer
-from drama.training.wandb import import_wandb
+from drama.training.record import facts
+from drama.training.run import New, Run, create_run
+from drama.training.trainer import Trainer
+from drama.training.weights import load_weights, new_models
 from drama.types import PolicyState
-from drama.world_model import WorldModel
 
 logger = logging.getLogger("drama")
 
 
 class Agent:
-    """A world model, the policy trained in its dreams, and the environment they learn from.
+    """A world model, the policy trained in its imagination, and the training environment.
 
     Args:
         env: A Gymnasium id, an environment object, or a factory of environments (the function, or
@@ -86,14 +68,14 @@ class Agent:
         device: str | None = None,
     ) -> None:
         fitted = config is None
-        config = _settings(config)
+        config = resolve(config)
         self._source = env_source(env, config.env)
-        config = dataclasses.replace(config, env=self._source.config)
-        if seed is not None:
-            config = dataclasses.replace(config, seed=seed)
-        if device is not None:
-            config = dataclasses.replace(config, device=device)
-        self.config = config
+        config = dataclasses.replace(
+            config,
+            env=self._source.config,
+            seed=config.seed if seed is None else seed,
+            device=config.device if device is None else device,
+        )
         self.device = pick_device(config.device)
         self.env = self._source.make(config.seed)
         self._source.log_limits(self.env)
@@ -110,15 +92,9 @@ class Agent:
             config = dataclasses.replace(
                 fit, env=config.env, seed=config.seed, device=config.device
             )
-            self.config = config
             logger.info("preset %s, chosen for %s", config.preset, self.preset_reason)
-        features = config.world_model.stoch_size + config.world_model.dynamics.width
-        with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
-            torch.default_generator.manual_seed(config.seed)  # the CPU's alone; all is built there
-            world_model = WorldModel(config.world_model, shape, actions)
-            behaviour = make_behaviour(config.behaviour, features, actions)
-        self.world_model = world_model.to(self.device).eval()
-        self.behaviour = behaviour.to(self.device).eval()
+        self.config = config
+        self.world_model, self.behaviour = new_models(config, shape, actions, self.device)
         self._dtype = pick_dtype(config.training.precision, self.device)
         self.backend = backend_of(
             self.world_model,
@@ -127,13 +103,10 @@ class Agent:
             dtype=self._dtype,
             resets=config.world_model.reset_at_episode_start,
         )
-        """What runs the SSM layers in training, and why."""
+        """Backend of the SSM layers in training, and why it was chosen."""
         self.player = self._player(config.behaviour)
         self._generator = torch.Generator(self.device).manual_seed(config.seed)
-        self._trainer: Trainer | None = None
-        self._checkpoint: Checkpoint | None = None
-        self._loaded_dir: Path | None = None
-        self._steps_before = 0  # those made before the steps that the checkpoint counts
+        self._run = Run(New())
 
     def __repr__(self) -> str:
         """Return environment, preset, size and device."""
@@ -147,20 +120,19 @@ class Agent:
 
     @property
     def num_timesteps(self) -> int:
-        """Environment steps learnt from so far."""
-        if self._trainer is not None:
-            return self._trainer.steps_before + self._trainer.step
-        return self._steps_before + (0 if self._checkpoint is None else self._checkpoint.step)
+        """Environment steps trained on so far."""
+        return self._run.state.steps
 
     @property
     def run_dir(self) -> Path | None:
         """Directory of the run, if it has one."""
-        return self._trainer.run_dir if self._trainer is not None else self._loaded_dir
+        return self._run.state.directory
 
     @property
     def time_split(self) -> TimeSplit | None:
-        """Where the wall time of this process's learning went; None if it has not learnt."""
-        return None if self._trainer is None else self._trainer.time_split()
+        """Wall time by phase of this process's training; None before any."""
+        trainer = self._run.trainer
+        return None if trainer is None else trainer.time_split()
 
     def learn(
         self,
@@ -177,107 +149,61 @@ class Agent:
             total_timesteps: Steps to add to ``num_timesteps``.
             callback: As in Stable-Baselines3: a function of ``(locals, globals)``, an object
                 with ``on_step``, or a list of those. Returning False ends training.
-            run_dir: New directory for logs and checkpoints. None goes on where the run was, or
-                keeps a new one in memory.
+            run_dir: New directory for logs and checkpoints. None continues in the run's directory,
+                or keeps a new run in memory.
             progress_bar: Show live progress, notes and warnings on standard error. Without it
                 warnings go to the logger ``drama``, notes too, at level INFO.
-            listeners: Told of every event, see `drama.training.trainer.Listener`.
+            listeners: Receive every event, see `drama.training.events.Listener`.
 
         Returns:
             The agent itself.
 
         Raises:
-            ConfigError: ``total_timesteps`` is below 1, or what the settings need is not there.
+            ConfigError: ``total_timesteps`` is below 1, or an optional package is missing.
             RunDirError: The directory exists or is in use.
-            CheckpointError: The checkpoint to go on from is damaged.
+            CheckpointError: The checkpoint to continue from is damaged.
             EnvFaultError: The environment broke its contract.
             NonFiniteError: A loss became NaN or Inf.
         """
         if total_timesteps < 1:
             raise ConfigError(f"total_timesteps must be at least 1, got {total_timesteps}")
         callbacks = Callbacks(callback, self)
+        run_dir = None if run_dir is None else Path(run_dir)
         with contextlib.ExitStack() as stack:
             stack.enter_context(process_settings(self.config.training, self.device))
-            trainer, checkpoint = self._prepare(None if run_dir is None else Path(run_dir), stack)
-            target = (trainer.step if checkpoint is None else checkpoint.step) + total_timesteps
-            stack.callback(trainer.close)
-            receivers: list[Listener] = [*listeners, callbacks]
-            shown = stack.enter_context(Progress(trainer, target)) if progress_bar else log_events
-            receivers.append(shown)
-            trainer.listeners = tuple(receivers)
-            trainer.note(trainer.replay.describe())
-            trainer.note(f"backend {self.backend}")
-            if self._adapter is not None:
-                trainer.note(f"observations: {self._adapter.adapt_observation.reading}")
-            if checkpoint is not None:
-                trainer.load(checkpoint)
-                assert trainer.run_dir is not None  # load() insists on it
-                write_text(trainer.run_dir / "config.json", self.config.to_json())
-            if self._trainer is None and trainer.run_dir is not None:
-                entry = facts(self.device, self._dtype, self.backend)
-                changed = record_start(trainer.run_dir, trainer.step, entry)
-                if changed is not None:
-                    trainer.note(f"not as before: {changed}")
-            if (cost := self._estimate(trainer.step, target)) is not None:
-                if isinstance(shown, Progress):
-                    shown.learning_seconds = cost.step_seconds
-                if (long := long_run_warning(cost, trainer.step, target)) is not None:
-                    trainer.warn(long)
-            # Only now: a failure above leaves the agent as it was, to fail again alike.
-            self._trainer, self._checkpoint = trainer, None
+            session = self._run.session(run_dir, self.config, self._trainer)
+            trainer = stack.enter_context(session)
+            target = self._run.step + total_timesteps
+            progress = Progress(trainer, target) if progress_bar else None
+            shown = log_events if progress is None else stack.enter_context(progress)
+            trainer.events.listeners = (*listeners, callbacks, shown)
+            self._describe(trainer)
+            self._run.start(trainer, facts(self.device, self._dtype, self.backend))
+            self._estimate(trainer, target, progress)
             stack.callback(callbacks.close)
             callbacks.start(trainer, target)
-            if (directory := trainer.run_dir) is not None:
-                stack.callback(lambda: record_stop(directory, trainer.step, trainer.time_split()))
             trainer.run(target)
             callbacks.end()
         return self
 
-    def _estimate(self, step: int, target: int) -> PresetCost | None:
-        """Measure what a step of training takes where that may be long; else None."""
-        steps = target - max(step, self.config.training.warmup_steps)
-        return measure_updates(self) if steps > 0 and may_be_long(self, steps) else None
+    def _trainer(self, run_dir: Path | None) -> Trainer:
+        return Trainer(self.config, self.env, self.world_model, self.behaviour, run_dir=run_dir)
 
-    def _prepare(
-        self, run_dir: Path | None, stack: contextlib.ExitStack
-    ) -> tuple[Trainer, Checkpoint | None]:
-        """Return the trainer of this run and what it must load first, its directory locked."""
-        current = self.run_dir
-        if self.config.training.wandb and (run_dir or current) is not None:
-            import_wandb()  # if it is missing, now: there is nothing yet to leave behind
-        if run_dir is not None and current is not None and run_dir.resolve() != current.resolve():
-            raise RunDirError(f"this agent's run is in {current}; it cannot move to {run_dir}")
-        if run_dir is not None and current is None:
-            if self._trainer is not None:
-                raise RunDirError("this run began in memory; use save() to write it to a directory")
-            create_run_dir(run_dir)
-            write_text(run_dir / "config.json", self.config.to_json())
-        directory = current if current is not None else run_dir
-        if directory is not None:
-            self._remember_env()
-            check_links(directory)
-            lock = RunLock(directory)
-            lock.acquire()
-            stack.callback(lock.release)
-        if self._trainer is not None:
-            return self._trainer, None
-        try:
-            trainer = Trainer(
-                self.config, self.env, self.world_model, self.behaviour, run_dir=directory
-            )
-        except DramaError:
-            if current is None and directory is not None:
-                shutil.rmtree(directory)  # made a moment ago, and empty but for the settings
-            raise
-        checkpoint = self._checkpoint
-        if checkpoint is not None and not checkpoint.has("loop"):
-            trainer.steps_before, checkpoint = self.num_timesteps, None
-        return trainer, checkpoint
+    def _describe(self, trainer: Trainer) -> None:
+        """Note what this run uses."""
+        trainer.events.note(trainer.replay.describe())
+        trainer.events.note(f"backend {self.backend}")
+        if self._adapter is not None:
+            trainer.events.note(f"observations: {self._adapter.adapt_observation.reading}")
 
-    def _remember_env(self) -> None:
-        """Let what is saved be loaded on this account without asking again for trust."""
-        c = self.config.env
-        trust.remember(c.id, c.kwargs, c.wrappers)
+    def _estimate(self, trainer: Trainer, target: int, progress: Progress | None) -> None:
+        """Measure the cost of a step if the run may be long: for the progress, and to warn."""
+        steps = target - max(trainer.step, self.config.training.warmup_steps)
+        if steps > 0 and may_be_long(self, steps) and (cost := measure_updates(self)) is not None:
+            if progress is not None:
+                progress.learning_seconds = cost.step_seconds
+            if (long := long_run_warning(cost, trainer.step, target)) is not None:
+                trainer.events.warn(long)
 
     # -- saving -------------------------------------------------------------------------------
 
@@ -286,23 +212,18 @@ class Agent:
 
         Args:
             path: Must not exist, or be empty.
-            replay: Also save what only learning needs: replay, optimisers, random states. An
-                agent loaded from it goes on learning as this one would have.
+            replay: Also save what only training needs: replay, optimisers, random states. An
+                agent loaded from it continues training as this one would have.
 
         Raises:
             RunDirError: ``path`` exists.
         """
         path = Path(path)
-        create_run_dir(path)
-        self._remember_env()
-        write_text(path / "config.json", self.config.to_json())
-        if self._trainer is not None:
-            self._trainer.save_to(path, everything=replay)
-        elif self._checkpoint is not None:
-            segments = self._loaded_dir / "replay" if replay and self._loaded_dir else None
-            copy_checkpoint(self._checkpoint, segments, path, self.config.to_json())
+        create_run(path, self.config)
+        if isinstance(self._run.state, New):
+            write_untrained(path, self.config, self.world_model, self.behaviour, self.env)
         else:
-            snapshot.write_untrained(path, self.config, self.world_model, self.behaviour, self.env)
+            self._run.save_to(path, self.config, resumable=replay)
 
     @constructor
     def load(
@@ -318,113 +239,30 @@ class Agent:
 
         Args:
             path: The directory.
-            env: Needed where the run does not say what makes its environment: it was given as a
-                local function, or as an object that cannot be made again. It must be the
-                environment that the agent learnt in, as far as `drama.envs.describe` reports.
-            device: Device to load onto; the run's own choice if None. If there is one, the backend
-                is what that device offers, also where the run insisted on ``kernels``.
-            config: Settings that replace the run's. Sizes must agree with the weights and, where
-                there is a replay, ``replay.capacity`` with its size; ``learn`` tells the others.
-            trust_env: Import what the run names to make its environment: a module, a function, a
-                wrapper. Not needed where a run with the same was made on this account.
+            env: The environment that the agent was trained in, needed if the run does not record
+                what makes it: a local function, or an object that cannot be made again.
+            device: Device to load onto; the run's own choice if None. If given, the backend is
+                chosen for that device, also where the run required ``kernels``.
+            config: Settings that replace the run's. Sizes must agree with the weights, and
+                ``replay.capacity`` with a saved replay; ``learn`` reports other changes.
+            trust_env: Import the code that the run names to make its environment. Not needed if a
+                run with the same code was made on this account.
 
         Raises:
             CheckpointError: There is no checkpoint, it is damaged, or it was made for another
                 environment.
             EnvError: The run's environment cannot be made, and none is given; or it names code
-                that nobody has said to trust, see `drama.trust`.
-            ConfigError: It was called on an agent, which it would leave as it is.
+                that is not trusted, see `drama.trust`.
+            ConfigError: It was called on an agent instead of the class.
         """
-        checkpoint, run_dir = find_checkpoint(Path(path))
-        saved = Config.from_json(checkpoint.text("config.json"))
-        config = config or saved
-        if config.behaviour.algorithm != saved.behaviour.algorithm:
-            raise CheckpointError(
-                f"{checkpoint.path} holds a behaviour of {saved.behaviour.algorithm}, which cannot "
-                f"become one of {config.behaviour.algorithm}"
-            )
-        if checkpoint.has("loop") and config.replay.capacity != saved.replay.capacity:
-            raise CheckpointError(
-                f"{checkpoint.path} goes on with a replay of its own size: replay.capacity is "
-                f"{saved.replay.capacity} there, not {config.replay.capacity}"
-            )
-        if device is not None and config.world_model.dynamics.backend == "kernels":
-            dynamics = dataclasses.replace(config.world_model.dynamics, backend="auto")
-            model = dataclasses.replace(config.world_model, dynamics=dynamics)
-            config = dataclasses.replace(config, world_model=model)
-        state = checkpoint.state()
-        snapshot.check_fits(checkpoint, config, state)
-        agent = cls._in_its_env(env, config, device, checkpoint, trust_env)
-        shape = list(agent.observation_space.shape or ())
-        saved_actions, actions = ActionSpace.from_state(state), agent.world_model.actions
-        if saved_actions != actions or state["obs_shape"] != shape:
-            raise CheckpointError(
-                f"{checkpoint.path} was made for observations {state['obs_shape']} and "
-                f"{saved_actions.count} actions; {agent.config.env.id} has {shape} and "
-                f"{actions.count}"
-            )
-        agent._check_env(state.get("env", {}), checkpoint)
-        tensors = checkpoint.tensors("model")
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise CheckpointError(f"{checkpoint.path}: weight {name!r:.80} is NaN or Inf")
-        for name, part in (("world_model", agent.world_model), ("behaviour", agent.behaviour)):
-            prefix = f"{name}."
-            own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-            try:
-                part.load_state_dict(own)
-            except RuntimeError as error:
-                raise CheckpointError(
-                    f"{checkpoint.path} does not fit its configuration: {one_line(error)}"
-                ) from error
-        # Without what learning needs there is no run to go on with, only an agent that plays.
-        agent._checkpoint = checkpoint
-        agent._loaded_dir = run_dir if checkpoint.has("loop") else None
-        agent._steps_before = snapshot.steps_before(state)
+        saved = SavedAgent.open(Path(path), config, device)
+        config = saved.config_with(env, trusted=trust_env)
+        with saved.env_errors_named() if env is None else contextlib.nullcontext():
+            agent = cls(env, config, device=device)
+        saved.check_env(agent.env, agent.config.env.id)
+        load_weights(saved.checkpoint, agent.world_model, agent.behaviour)
+        agent._run = Run(saved.run)
         return agent
-
-    @classmethod
-    def _in_its_env(
-        cls,
-        env: EnvLike | None,
-        config: Config,
-        device: str | None,
-        checkpoint: Checkpoint,
-        trusted: bool,
-    ) -> Agent:
-        """Make the agent of a checkpoint, untrained, in the environment given or recorded."""
-        if env is not None:
-            same = isinstance(env, str) or env_source(env, EnvConfig()).config.id == config.env.id
-            if isinstance(env, gym.Env) or not same:
-                # What made the run's environment does not apply to the one given.
-                plain = dataclasses.replace(config.env, kwargs={}, wrappers=(), made_by="drama")
-                config = dataclasses.replace(config, env=plain)
-        c, where = config.env, checkpoint.path
-        named_id = c.id if env is None else ""  # one that is given is trusted
-        trust.check(named_id, c.kwargs, c.wrappers, trusted=trusted, where=where)
-        if env is not None:
-            return cls(env, config, device=device)
-        try:
-            return cls(None, config, device=device)
-        except UnknownEnvError as error:
-            raise UnknownEnvError(
-                f"{checkpoint.path} learnt in {config.env.id!r}, which is not registered here: "
-                f"import the package that registers it, or {HOW_TO_GIVE}"
-            ) from error
-        except EnvError as error:
-            how = "" if HOW_TO_GIVE in str(error) else f"; {HOW_TO_GIVE}"
-            raise type(error)(f"{checkpoint.path}: {error}{how}") from error
-
-    def _check_env(self, saved: dict[str, Any], checkpoint: Checkpoint) -> None:
-        """Compare the environment with that of a checkpoint; the oldest ones do not say."""
-        changed, versions = differences(saved, describe(self.env))
-        if changed:
-            raise CheckpointError(
-                f"{checkpoint.path} learnt in another environment: {', '.join(changed)}; load it "
-                "with the same one, Agent.load(run, env=...)"
-            )
-        if versions:
-            logger.info("not as in %s: %s", checkpoint.path, ", ".join(versions))
 
     # -- playing ------------------------------------------------------------------------------
 
@@ -438,17 +276,14 @@ class Agent:
         """Choose actions, with Stable-Baselines3's signature.
 
         Args:
-            observation: One observation or a batch, raw as the environment gives it or adapted
-                as the agent sees it. Where shape and type fit both it is taken as adapted, and the
-                actions count from 0. So it is with a uint8 picture of the agent's size, whatever
-                its bounds, and with observations that need no adapting, whatever actions count
-                from: play such an environment through `drama.envs.adapt`. What `get_env`,
-                `new_env` and `drama.make_env` return is adapted already.
-            state: What the last call returned; None starts afresh.
-            episode_start: ``(B,)`` bool, rows that start afresh whatever ``state`` holds.
-            deterministic: Most probable latents and action; nothing is drawn but the futures of
-                ``behaviour.lookahead``. `evaluate` takes the most probable action too, but samples
-                the latents unless it is called with ``latents="mode"``.
+            observation: One observation or a batch, raw as the environment returns it or adapted
+                as the agent sees it. If shape and type fit both, it is taken as adapted, and
+                actions count from 0. Environments of `get_env`, `new_env`, `drama.make_env` and
+                `drama.envs.adapt` are adapted.
+            state: What the last call returned; None starts new episodes.
+            episode_start: ``(B,)`` bool, where a new episode starts whatever ``state`` holds.
+            deterministic: Most probable latents and action; only ``behaviour.lookahead`` is random.
+                `evaluate` samples the latents unless it is called with ``latents="mode"``.
 
         Returns:
             Actions of the environment, ``(B,)`` or a scalar for one observation, and the state
@@ -456,26 +291,14 @@ class Agent:
 
         Raises:
             EnvError: The observation fits neither the raw nor the adapted space, or holds NaN or
-                Inf; or one of the others does not fit it.
+                Inf; or another argument does not fit it.
         """
         obs, single, raw = as_batch(observation, self.observation_space, self._adapter)
-        count = obs.shape[0]
-        if state is None:
-            state, episode_start = self.player.init_state(count), np.ones(count, dtype=bool)
-        if not isinstance(state, PolicyState):
-            kind = type(state).__name__
-            raise EnvError(f"state must be what the last call returned, or None, got {kind}")
-        if state.deter.shape[0] != count:
-            raise EnvError(f"state is of {state.deter.shape[0]} environments, not {count}")
-        start = np.zeros(count, bool) if episode_start is None else np.asarray(episode_start)
-        if start.dtype.kind not in "biuf":
-            raise EnvError(f"episode_start must be bool ({count},), got {episode_start!r}")
-        if start.size != count:
-            raise EnvError(f"episode_start has {start.size} entries for {count} observations")
+        state, start = carried_state(self.player, state, episode_start, len(obs))
         action, state = self.player.act(
             torch.from_numpy(obs).to(self.device),
             state,
-            torch.from_numpy(start.reshape(count).astype(bool)).to(self.device),
+            torch.from_numpy(start).to(self.device),
             self._generator,
             latents="mode" if deterministic else "sampled",
             actions="argmax" if deterministic else "sampled",
@@ -498,20 +321,20 @@ class Agent:
         max_episode_steps: int | None = None,
         progress: Callable[[EpisodeResult], None] | None = None,
     ) -> EvaluationResult:
-        """Play whole episodes on environments of their own; nothing of the agent changes.
+        """Play whole episodes in new environments; the agent does not change.
 
-        The authors' form is the default: sampled latents, and the most probable action.
-        ``training.threads`` holds here too: the last bits of a sum follow the number of threads.
+        The default is the authors' protocol: sampled latents, and the most probable action. None
+        takes the value of ``config.evaluation``. ``training.threads`` applies, as sums round by it.
 
         Args:
-            episodes: Number of episodes; ``config.evaluation`` has the defaults of all these.
+            episodes: Number of episodes.
             greedy: The policy's most probable actions rather than sampled ones.
-            num_envs: Environments stepped side by side.
+            num_envs: Environments stepped in parallel.
             seed: Seed of the first one.
-            lookahead: In the place of the run's ``behaviour.lookahead``.
+            lookahead: Replaces the run's ``behaviour.lookahead``.
             latents: ``sampled``, as in imagination, or their ``mode``.
-            max_episode_steps: Agent steps after which an episode is truncated. None: 27,000, or the
-                environment's own limit where that is above it.
+            max_episode_steps: Agent steps after which an episode is truncated; by default 27,000,
+                or the environment's own limit if that is larger.
             progress: Called with each finished episode.
 
         Raises:
@@ -530,7 +353,7 @@ class Agent:
         }
         changes = {name: value for name, value in given.items() if value is not None}
         config = dataclasses.replace(self.config.evaluation, **changes)
-        with cpu_threads(self.config.training.threads):  # as many as it learnt with
+        with cpu_threads(self.config.training.threads):  # as many as it was trained with
             return evaluate(
                 player,
                 lambda index: self.new_env(config.seed + index),
@@ -546,7 +369,7 @@ class Agent:
     # -- environments -------------------------------------------------------------------------
 
     def new_env(self, seed: int | None = None, *, life_loss: bool = False) -> gym.Env[Any, Any]:
-        """Make a further environment like the agent's own.
+        """Make another environment like the agent's own.
 
         Args:
             seed: Seed of its first reset; the run's evaluation seed if None.
@@ -561,41 +384,3 @@ class Agent:
     def get_env(self) -> gym.Env[Any, Any]:
         """Return the training environment (Stable-Baselines3's name for it)."""
         return self.env
-
-
-def log_events(event: Event, payload: Any) -> None:
-    """Listener that writes notes and warnings to the logger ``drama``."""
-    if event == "warning":
-        logger.warning("%s", payload)
-    elif event == "note":
-        logger.info("%s", payload)
-
-
-def _settings(config: Config | str | None) -> Config:
-    if config is None:
-        return Config()
-    if isinstance(config, str):
-        return preset(config)
-    if not isinstance(config, Config):
-        raise ConfigError(
-            f"config must be a drama.Config or the name of a preset, got {type(config).__name__}"
-        )
-    return config
-
-
-def find_checkpoint(path: Path) -> tuple[Checkpoint, Path | None]:
-    """Return the checkpoint that ``path`` means, and the run directory it belongs to.
-
-    Args:
-        path: A run directory (its last checkpoint is meant) or a checkpoint directory, which
-            may have been taken out of its run.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    if not path.is_dir():
-        raise CheckpointError(f"{path} is not a directory")
-    if (path / "manifest.json").is_file():
-        folder = path.resolve().parent
-        return open_checkpoint(path), folder.parent if folder.name == "checkpoints" else None
-    return CheckpointDir(path).last(), path

@@ -1,7 +1,7 @@
-"""Files that are either whole or not there: written aside, synced, renamed.
+"""Atomic files: written under another name, synced, renamed.
 
-A run directory may come from a stranger: nothing here follows a symbolic link to write, and
-nothing but a regular file is read or written, so that a FIFO or a device blocks nobody.
+A run directory may be untrusted: no symbolic link is followed to write, and only regular files are
+read or written, so that a FIFO or a device cannot block.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ MOST_COUNT = 2**53
 """Upper bound of counters: JSON readers of other languages keep integers up to here."""
 
 UNSUPPORTED_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
-"""What network and FUSE file systems answer where they cannot sync: no fault of the disk."""
+"""Errors of network and FUSE file systems without sync; the disk has not failed."""
 
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Give every OSError raised inside the name of ``path``, unless it names a file."""
+    """Add ``path`` to every OSError raised inside that names no file."""
     try:
         yield
     except OSError as error:
@@ -75,7 +75,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
 
 
 def open_append(path: Path) -> IO[str]:
-    """Open a UTF-8 text file to append to it, made if it is not there.
+    """Open a UTF-8 text file to append to it; it is created if missing.
 
     Raises:
         OSError: As :func:`open_regular`.
@@ -87,7 +87,7 @@ def truncate(path: Path, size: int) -> int:
     """Cut a file to ``size`` bytes, if it is longer.
 
     Returns:
-        Bytes that it had; 0 if there is no such file.
+        Its size before in bytes; 0 if it does not exist.
 
     Raises:
         OSError: As :func:`open_regular`.
@@ -109,7 +109,7 @@ def refuse_links(directory: Path, skip: Collection[str] = ()) -> None:
     """Refuse a directory that holds a symbolic link, at any depth.
 
     Args:
-        directory: Itself it may be a link.
+        directory: May be a link itself.
         skip: Names of folders whose content does not matter.
 
     Raises:
@@ -201,7 +201,7 @@ def _create_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, tree: object) -> None:
-    """Write ``tree`` as indented JSON in one step. NaN and Inf are refused."""
+    """Write ``tree`` as indented JSON atomically. NaN and Inf are refused."""
     write_text(path, json.dumps(tree, indent=2, allow_nan=False) + "\n")
 
 
@@ -236,9 +236,6 @@ def read_json(path: Path) -> Any:
 def as_number(value: object) -> float | None:
     """Return a number read from JSON as a float.
 
-    Args:
-        value: Anything that JSON may hold.
-
     Returns:
         None for anything else than a number, for NaN, and beyond ±``LARGEST``.
     """
@@ -261,11 +258,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     }
     try:
         safetensors.torch.save_file(dense, str(temporary))
-    except safetensors.SafetensorError as error:  # which tells the system's errors as a text only
-        told = re.search(r"I/O error: (.*) \(os error (\d+)\)", str(error))
-        if told is None:
+    except safetensors.SafetensorError as error:  # holds the system's error as text only
+        found = re.search(r"I/O error: (.*) \(os error (\d+)\)", str(error))
+        if found is None:
             raise
-        raise OSError(int(told[2]), told[1], str(path)) from error
+        raise OSError(int(found[2]), found[1], str(path)) from error
     digest = sha256(temporary)
     _replace(path, temporary)
     return digest
@@ -274,13 +271,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
 def tensor_like(
     tensors: Mapping[str, Tensor], name: str, like: Tensor, *, rows: int | None = None
 ) -> Tensor:
-    """Return one of the tensors read from a file, if it can stand for another.
+    """Return a tensor read from a file, if its shape and type are the expected ones.
 
     Args:
-        tensors: What was read.
-        name: Which of them.
-        like: Has the shape and type that are needed.
-        rows: Length of the first axis, in the place of that of ``like``.
+        tensors: Tensors of the file.
+        name: Name of the tensor.
+        like: Tensor of the expected shape and type.
+        rows: Expected length of the first axis, instead of that of ``like``.
 
     Raises:
         CheckpointError: It is missing, or has another shape or type.
@@ -307,7 +304,7 @@ def _is_utf8(path: Path) -> bool:
 
 
 def check_tensors(path: Path) -> None:
-    """Check that a safetensors file has the length that its header says; reads no more than that.
+    """Check that a safetensors file has the length in its header, reading the header alone.
 
     Raises:
         CheckpointError: It is missing, truncated or not safetensors.
@@ -320,7 +317,7 @@ def check_tensors(path: Path) -> None:
     try:
         with safetensors.safe_open(str(path), framework="numpy"):
             pass
-    except Exception as error:  # safetensors raises a type of its own for damage
+    except Exception as error:  # safetensors raises its own type for damage
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
@@ -349,5 +346,5 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(str(path), device="cpu")
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing") from error
-    except Exception as error:  # safetensors raises a type of its own for damage
+    except Exception as error:  # safetensors raises its own type for damage
         raise CheckpointError(f"{path} is damaged: {error}") from error

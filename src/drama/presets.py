@@ -193,3 +193,20 @@ def label(config: Config) -> str:
     if config.preset not in PRESETS:
         return config.preset
     return config.preset + "*" * bool(changed_settings(json.loads(config.to_json()), config.preset))
+
+
+def resolve(config: Config | str | None) -> Config:
+    """Return the configuration given, or that of a preset's name; the default if None.
+
+    Raises:
+        ConfigError: It is of another type, or no preset has the name.
+    """
+    if config is None:
+        return Config()
+    if isinstance(config, str):
+        return preset(config)
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"config must be a drama.Config or the name of a preset, got {type(config).__name__}"
+        )
+    return config

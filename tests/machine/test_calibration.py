@@ -24,6 +24,7 @@ from drama.machine.costs import Memory, PresetCost, Unmeasured, UpdateCost
 from drama.machine.measurement import fill
 from drama.replay import ReplayBuffer
 from drama.training.graphs import EAGER_CALLS
+from drama.training.learner import Learner
 from drama.training.trainer import Trainer
 
 WALK = env_id(Walk)
@@ -67,14 +68,14 @@ class Spy:
         monkeypatch.setattr(Trainer, "collect", counted)
 
     def watch(self, monkeypatch: pytest.MonkeyPatch, section: str) -> None:
-        original = getattr(Trainer, f"_learn_{section}")
+        original = getattr(Learner, f"update_{section}")
 
-        def noted(trainer: Trainer) -> dict[str, torch.Tensor]:
-            self.sizes[section].append(getattr(trainer.config, section).batch_size)
-            metrics: dict[str, torch.Tensor] = original(trainer)
+        def noted(learner: Learner) -> dict[str, torch.Tensor]:
+            self.sizes[section].append(getattr(learner.config, section).batch_size)
+            metrics: dict[str, torch.Tensor] = original(learner)
             return metrics
 
-        monkeypatch.setattr(Trainer, f"_learn_{section}", noted)
+        monkeypatch.setattr(Learner, f"update_{section}", noted)
 
 
 # -- arithmetic ----------------------------------------------------------------------------------
@@ -206,14 +207,14 @@ class SlowUpdates:
         monkeypatch.setattr(calibration.time, "perf_counter", lambda: self.now)
         monkeypatch.setattr(measurement, "ENV_SECONDS", -1.0)
         for section in ("world_model", "behaviour"):
-            original = getattr(Trainer, f"_learn_{section}")
+            original = getattr(Learner, f"update_{section}")
 
-            def slow(trainer: Trainer, section: str = section, original: Any = original) -> Any:
-                with trainer.clock.phase(section):
-                    self.now += getattr(trainer.config, section).batch_size
-                return original(trainer)
+            def slow(learner: Learner, section: str = section, original: Any = original) -> Any:
+                with learner.clock.phase(section):
+                    self.now += getattr(learner.config, section).batch_size
+                return original(learner)
 
-            monkeypatch.setattr(Trainer, f"_learn_{section}", slow)
+            monkeypatch.setattr(Learner, f"update_{section}", slow)
 
 
 def test_the_largest_size_that_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,7 +386,7 @@ def test_interrupted_it_leaves_the_process_as_before(monkeypatch: pytest.MonkeyP
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "_learn_behaviour", interrupt)
+    monkeypatch.setattr(Learner, "update_behaviour", interrupt)
     threads = torch.get_num_threads()
     with pytest.raises(KeyboardInterrupt):
         measured(changes={"training.threads": threads + 1})
@@ -429,17 +430,18 @@ def test_a_replay_that_does_not_fit_is_not_asked_for(monkeypatch: pytest.MonkeyP
 def test_a_preset_that_fails_does_not_keep_the_next_from_being_measured(
     error: Exception, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Trainer._learn_world_model
+    original = Learner.update_world_model
 
-    def fail(trainer: Trainer) -> dict[str, torch.Tensor]:
-        if trainer.config.seed == 1:
+    def fail(learner: Learner) -> dict[str, torch.Tensor]:
+        if learner.config.seed == 1:
             raise error
-        return original(trainer)
+        return original(learner)
 
-    monkeypatch.setattr(Trainer, "_learn_world_model", fail)
+    monkeypatch.setattr(Learner, "update_world_model", fail)
     presets = {"bad": lambda: tiny({"seed": 1}), "good": tiny}
     bad, good = calibrate(presets, env=WALK, device="cpu", seconds=60.0).presets
-    assert bad == Unmeasured("bad", text)
+    assert isinstance(bad, Unmeasured)
+    assert bad.error.startswith(text)
     assert isinstance(good, PresetCost)
 
 
@@ -455,7 +457,7 @@ def test_an_error_of_ours_is_not_taken_for_missing_memory(monkeypatch: pytest.Mo
     def fail(_: object) -> None:
         raise RuntimeError("shapes cannot be multiplied")
 
-    monkeypatch.setattr(Trainer, "_learn_world_model", fail)
+    monkeypatch.setattr(Learner, "update_world_model", fail)
     with pytest.raises(RuntimeError, match="shapes"):
         measured()
 
@@ -524,16 +526,16 @@ def test_recorded_updates_are_measured_once_they_are_replayed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each size is recorded anew, and warmed up for as long as that takes."""
-    monkeypatch.setattr(Trainer, "records", property(lambda _: True))
+    monkeypatch.setattr(Learner, "records", property(lambda _: True))
     monkeypatch.setattr(
-        Trainer,
-        "_programs",
-        lambda made: {"world_model": made._learn_world_model, "behaviour": made._learn_behaviour},
+        Learner,
+        "_make_programs",
+        lambda made: {"world_model": made.update_world_model, "behaviour": made.update_behaviour},
     )
     forgotten = []
-    original = Trainer.forget_recordings
+    original = Learner.record_again
     monkeypatch.setattr(
-        Trainer, "forget_recordings", lambda made: (forgotten.append(1), original(made))[1]
+        Learner, "record_again", lambda made: (forgotten.append(1), original(made))[1]
     )
     spy = Spy(monkeypatch)
     measured(changes=PRECISE, seconds=60.0)

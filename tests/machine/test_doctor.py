@@ -21,7 +21,7 @@ from drama.machine import calibration, inspection, measurement
 from drama.machine.costs import Calibration, Unmeasured, UpdateCost
 from drama.machine.inspection import Machine, inspect_machine
 from drama.machine.table import CalibrationTable
-from drama.training.trainer import Trainer
+from drama.training.learner import Learner
 
 WALK = env_id(Walk)
 Capture = pytest.CaptureFixture[str]
@@ -260,6 +260,6 @@ def test_interrupted_it_ends_with_one_line(capfd: Capture, monkeypatch: pytest.M
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "_learn_world_model", interrupt)
+    monkeypatch.setattr(Learner, "update_world_model", interrupt)
     assert main(["doctor", *CPU, "--seconds", "60"]) == 130
     assert capfd.readouterr().err.splitlines() == ["measuring preset small", "drama: interrupted"]

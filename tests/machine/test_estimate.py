@@ -15,8 +15,8 @@ from drama import Agent, agent, presets
 from drama.machine import estimate, measurement
 from drama.machine.costs import PresetCost
 from drama.machine.estimate import long_run_warning, may_be_long, measure_updates
+from drama.training.events import Event
 from drama.training.progress import Progress
-from drama.training.trainer import Event
 
 WALK = env_id(Walk)
 

@@ -186,22 +186,23 @@ def test_an_empty_replay_saves_nothing(tmp_path: Path, make_buffer: Build) -> No
     ReplayStore(tmp_path / "replay").load(make_buffer(), [], 0)
 
 
-def test_a_segment_is_written_again_only_if_a_row_of_it_has_changed(
+def test_a_segment_is_written_again_if_its_last_transition_was_cut(
     tmp_path: Path, make_buffer: Build, fill: Build
 ) -> None:
     buffer, store = make_buffer(capacity=100), ReplayStore(tmp_path)
     for total in (10, 20):
         fill(buffer, total, 4)
         store.save(buffer)
+    fill(buffer, 23, 4)
+    buffer.mark_cut()  # no segment holds it yet
     fill(buffer, 25, 4)
-    store.reopen(24)  # the newest row, which no segment holds yet
-    assert [s["stop"] for s in store.segments] == [10, 20]
-    store.save(buffer)
+    assert [s["stop"] for s in store.save(buffer)] == [10, 20, 25]
     buffer.mark_cut()
-    store.reopen(24)
     fill(buffer, 26, 4)
     assert [(s["start"], s["stop"]) for s in store.save(buffer)] == [(0, 10), (10, 20), (20, 26)]
+    fill(buffer, 27, 4)
+    assert [s["stop"] for s in store.save(buffer)] == [10, 20, 26, 27]  # once
     loaded, reader = make_buffer(capacity=100), ReplayStore(tmp_path)
     reader.load(loaded, store.segments, buffer.total)
     same(buffer, loaded)
-    assert loaded.columns["truncated"][24]
+    assert loaded.columns["truncated"][[22, 24]].all()

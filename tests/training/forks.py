@@ -27,6 +27,7 @@ from tests.training.runs import tiny
 from drama import Agent, files
 from drama.config import OptimConfig
 from drama.replay import ReplayBuffer
+from drama.training.learner import Learner
 from drama.training.metrics import JsonLines
 from drama.training.optim import Optimiser
 from drama.training.stream import EnvStream
@@ -34,11 +35,11 @@ from drama.training.trainer import Trainer
 
 PLACES: dict[str, tuple[type, str]] = {
     "collect": (Trainer, "collect"),
-    "sample": (ReplayBuffer, "sample"),
+    "sample": (ReplayBuffer, "sample_with_ends"),
     "env": (EnvStream, "step"),
-    "world model": (Trainer, "_learn_world_model"),
+    "world model": (Learner, "update_world_model"),
     "optimiser": (Optimiser, "step"),
-    "behaviour": (Trainer, "_learn_behaviour"),
+    "behaviour": (Learner, "update_behaviour"),
     "flush": (Trainer, "flush_metrics"),
     "log": (JsonLines, "write"),
 }
@@ -117,10 +118,10 @@ def sweep_save(step: int, cases: Path) -> None:
         original(trainer)
 
     def save_in(trainer: Trainer, case: Path, k: int, torn: bool) -> None:
-        assert trainer.checkpoints is not None
-        assert trainer.store is not None
-        trainer.run_dir = case
-        trainer.checkpoints.path, trainer.store.directory = case / "checkpoints", case / "replay"
+        assert trainer.checkpointer is not None
+        trainer.checkpointer.run_dir = trainer.run_dir = case
+        trainer.checkpointer.directory.path = case / "checkpoints"
+        trainer.checkpointer.store.directory = case / "replay"
         kill_at_disk_operation(k, torn)
         original(trainer)
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from drama import Agent, presets
-from drama.agent import find_checkpoint
 from drama.config import Config, from_dict
 from drama.files import read_tensors
+from drama.training.checkpoint import find_checkpoint
 
 STEPS = 60
 """Steps of an ordinary test run: 24 of warm-up, then 18 updates of each kind."""

@@ -280,7 +280,10 @@ def test_a_checkpoint_of_another_version_costs_one_line(
         patch.setattr(Optimiser, "state", before)
         Agent("drama/Catch-v0", tiny()).learn(30, run_dir=run)
     agent = Agent.load(run)
-    with pytest.raises(CheckpointError, match="lacks 'mean_lr': another version of drama wrote it"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"lacks 'optimisers\.world_model\.mean_lr': another version of drama wrote it",
+    ):
         agent.learn(10)
     assert agent.evaluate(episodes=2).mean <= 1.0
 

@@ -42,9 +42,9 @@ def agree(changes: Changes, updates: int) -> None:
                     continue  # a quotient of two numbers that are nearly nothing here
                 torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
     for model in ("world_model", "behaviour"):
-        weights = getattr(plain, model).state_dict()
-        assert getattr(fast, model).state_dict().keys() == weights.keys()
-        for name, tensor in getattr(fast, model).state_dict().items():
+        weights = getattr(plain.learner, model).state_dict()
+        assert getattr(fast.learner, model).state_dict().keys() == weights.keys()
+        for name, tensor in getattr(fast.learner, model).state_dict().items():
             torch.testing.assert_close(tensor, weights[name], rtol=1e-3, atol=2e-3, msg=name)
 
 
@@ -86,12 +86,12 @@ def test_nor_does_asking_about_every_action_break_one(
 def test_a_break_in_a_graph_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
     made = trainer(**{"training.compile": True})
-    original = made.world_model.termination_head.forward
+    original = made.learner.world_model.termination_head.forward
 
     def looks(x: torch.Tensor) -> torch.Tensor:
         return original(x) * (2.0 if float(x.sum()) > 0 else 1.0)
 
-    monkeypatch.setattr(made.world_model.termination_head, "forward", looks)
+    monkeypatch.setattr(made.learner.world_model.termination_head, "forward", looks)
     with pytest.raises((torch._dynamo.exc.Unsupported, torch._dynamo.exc.UserError)):
         learn(made, "world_model")
 

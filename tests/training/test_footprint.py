@@ -48,7 +48,7 @@ def made() -> Trainer:
 def counted(made: Trainer, purpose: Purpose) -> tuple[int, int]:
     """Operations of one update that compute or copy, and bytes kept for its backward pass."""
     kept: dict[int, int] = {}
-    models = (made.world_model, made.behaviour)
+    models = (made.learner.world_model, made.learner.behaviour)
     weights = {p.untyped_storage().data_ptr() for model in models for p in model.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -57,9 +57,9 @@ def counted(made: Trainer, purpose: Purpose) -> tuple[int, int]:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    made._learn[purpose]()  # what happens once only
+    made.learner.update(purpose)  # what happens once only
     with Watch() as watch, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        made._learn[purpose]()
+        made.learner.update(purpose)
     return watch.launches, sum(kept.values())
 
 
@@ -91,8 +91,8 @@ def test_an_imagined_step(made: Trainer, monkeypatch: pytest.MonkeyPatch) -> Non
     launches = []
     for horizon in (4, 5):
         config = dataclasses.replace(made.config.behaviour, horizon=horizon)
-        imagination = Imagination(made.world_model, made.behaviour, config)
-        with Watch() as watch, autocast(made.device, made.dtype):
+        imagination = Imagination(made.learner.world_model, made.learner.behaviour, config)
+        with Watch() as watch, autocast(made.learner.device, made.learner.dtype):
             imagination.rollout(context, None)
         launches.append(watch.launches)
     assert 140 < launches[1] - launches[0] <= 185
@@ -136,13 +136,13 @@ def test_bytes_made(
             dispatch, "_HOSTS", ()
         )  # frames drawn twice are encoded twice: no chance
     with Made() as seen:
-        made._learn[purpose]()
+        made.learner.update(purpose)
     assert 0.95 * most < seen.bytes <= most, seen.bytes
 
 
 def test_nothing_as_large_as_the_frames_is_float32(made: Trainer) -> None:
     with Made() as seen:
-        made._learn["world_model"]()
+        made.learner.update_world_model()
     assert seen.largest_float32 < FRAMES * 64 * 64 * 3
 
 
@@ -175,11 +175,11 @@ def convolution_flops(module: nn.Module, side: int) -> list[int]:
 
 def test_an_update_of_the_world_model_multiplies_once(made: Trainer) -> None:
     """Each layer runs forward, and twice more for its two gradients; frames have none."""
-    model = made.world_model
+    model = made.learner.world_model
     first, *rest = convolution_flops(model.encoder, 64)
     convolutions = 2 * first + 3 * sum(rest) + 3 * sum(convolution_flops(model.decoder, 4))
     linear = 3 * 2 * sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
-    found = flops(made._learn["world_model"])
+    found = flops(made.learner.update_world_model)
     assert found["convolutions"] == FRAMES * convolutions
     assert 1.0 < found["others"] / (FRAMES * linear) <= 1.025  # the scan multiplies a little too
 
@@ -189,8 +189,8 @@ def test_an_imagination_encodes_once_and_steps_once(
 ) -> None:
     monkeypatch.setattr(dispatch, "_HOSTS", ())  # there a frame is encoded as often as it is drawn
     c = made.config.behaviour
-    found = flops(made._learn["behaviour"])
-    encoder = sum(convolution_flops(made.world_model.encoder, 64))
+    found = flops(made.learner.update_behaviour)
+    encoder = sum(convolution_flops(made.learner.world_model.encoder, 64))
     assert found["convolutions"] == c.batch_size * c.context * encoder
     each = found["others"] / (c.batch_size * (c.context + c.horizon))
     assert 16.5e6 < each <= 17.2e6
@@ -222,7 +222,7 @@ class Products(TorchDispatchMode):
 @pytest.mark.parametrize("purpose", ["world_model", "behaviour"])
 def test_products_are_made_in_the_fast_type_and_layout(made: Trainer, purpose: Purpose) -> None:
     with Products() as products:
-        made._learn[purpose]()
+        made.learner.update(purpose)
     assert products.seen > 40
     assert not set(products.slow)
 
@@ -243,7 +243,7 @@ def twice(module: nn.Module) -> Callable[..., Any]:
 
 @pytest.mark.faults
 def test_work_done_twice_is_noticed(made: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (made.world_model.encoder, made.world_model.prior_head):
+    for module in (made.learner.world_model.encoder, made.learner.world_model.prior_head):
         with monkeypatch.context() as patch:
             patch.setattr(module, "forward", twice(module))
             for test in (
@@ -268,7 +268,7 @@ def test_a_slow_type_or_layout_is_noticed(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    layer = made.world_model.encoder.layers[3]
+    layer = made.learner.world_model.encoder.layers[3]
     original = torch.nn.functional.conv2d
 
     def forward(x: Tensor) -> Tensor:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training.runs import tiny
 
-from drama.training import metrics
-from drama.training.metrics import PHASES, Clock, JsonLines, Meter, RunLog, TimeSplit
+from drama.training import clock as clock_module
+from drama.training.clock import PHASES, Clock, TimeSplit
+from drama.training.metrics import JsonLines, Meter, RunLog
 
 
 def test_means_by_hand() -> None:
@@ -37,7 +39,7 @@ def test_state_survives_json_to_the_last_bit() -> None:
     for i in range(7):
         meter.add({"x": torch.tensor(1 / (3 + i)), "y": torch.tensor(0.1 * i)}, "a")
     other = Meter()
-    other.load_state(json.loads(json.dumps(meter.state())), torch.device("cpu"))
+    other.load_state(json.loads(json.dumps(meter.state())))
     assert other.means() == meter.means()
     for m in (meter, other):
         m.add({"x": torch.tensor(1 / 7)}, "a")
@@ -47,7 +49,7 @@ def test_state_survives_json_to_the_last_bit() -> None:
 
 def test_phases_add_up_and_a_raise_still_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 1.5, 10.0, 12.0, 20.0, 20.25])
-    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(clock_module.time, "perf_counter", lambda: next(now))
     clock = Clock()
     with clock.phase("env"):
         pass
@@ -62,7 +64,7 @@ def test_phases_add_up_and_a_raise_still_counts(monkeypatch: pytest.MonkeyPatch)
 def test_an_inner_phase_stops_the_outer_one(monkeypatch: pytest.MonkeyPatch) -> None:
     times = [0.0, 1.0, 3.0, 3.5, 7.5, 8.0]
     now = iter(times)
-    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(clock_module.time, "perf_counter", lambda: next(now))
     clock = Clock()
     with clock.phase("other"), clock.phase("env"), clock.phase("other"):
         pass
@@ -72,7 +74,7 @@ def test_an_inner_phase_stops_the_outer_one(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_row_may_end_inside_a_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(clock_module.time, "perf_counter", lambda: now)
     clock = Clock()
     with clock.phase("other"):
         now = 102.0
@@ -90,7 +92,7 @@ def test_a_row_may_end_inside_a_phase(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_synchronised_clock_waits_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     now, queued = 0.0, 0.0
-    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(clock_module.time, "perf_counter", lambda: now)
 
     def wait() -> None:
         nonlocal now, queued
@@ -208,7 +210,7 @@ def test_size_counts_what_was_there_and_a_cut_file_goes_on_from_there(tmp_path: 
 
 
 def test_episodes_and_metrics_go_to_their_own_files(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, tensorboard=False)
+    log = RunLog(tmp_path, tiny({"training.tensorboard": False}))
     log.write_metrics({"step": 5, "a/x": 1.0})
     log.write_episode({"step": 4, "return": 2.0, "length": 3, "seconds": 0.5})
     log.close()

@@ -124,8 +124,10 @@ def test_updates_and_acting(backbone: str, algorithm: str, sampler: str) -> None
     with AppleGPU(), NamedDevices():
         for purpose in PURPOSES:
             made.meter.add(learn(made, purpose), purpose)
-        made.player.act(obs, made.player_state, first, made.generators["acting"])
-        made.player.act(obs, made.player_state, ~first, latents="mode", actions="argmax")
+        made.collector.player.act(obs, made.collector.player_state, first, made.random.acting)
+        made.collector.player.act(
+            obs, made.collector.player_state, ~first, latents="mode", actions="argmax"
+        )
         means = made.meter.means()
     assert np.isfinite(list(means.values())).all()
 
@@ -166,8 +168,8 @@ def test_decisions_for_it() -> None:
         with process_settings(config, MPS), autocast(MPS, dtype):
             pass
     made = trainer()
-    made.device = made.replay.device = MPS
-    assert not made.records
+    made.learner.device = made.replay.device = MPS
+    assert not made.learner.records
 
 
 def test_rows_are_copied_before_the_call_returns() -> None:
@@ -204,13 +206,13 @@ def test_the_guards_see(wrong: Callable[[Tensor], Tensor], message: str) -> None
     """The tests above can fail: each of these in a loss would end them."""
     made = trainer()
     x = torch.eye(3)
-    original = made.world_model.twohot.loss
+    original = made.learner.world_model.twohot.loss
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
         wrong(x)
         return original(logits, target)
 
-    made.world_model.twohot.loss = loss  # type: ignore[method-assign]
+    made.learner.world_model.twohot.loss = loss  # type: ignore[method-assign]
     with pytest.raises(AssertionError, match=message), AppleGPU(), NamedDevices():
         learn(made, "world_model")
 

@@ -35,7 +35,7 @@ def learnt(precision: str) -> dict[str, torch.Tensor]:
     rows: dict[str, list[torch.Tensor]] = {}
     for _ in range(UPDATES):
         for purpose in PURPOSES:
-            for name, value in made._learn[purpose]().items():
+            for name, value in made.learner.update(purpose).items():
                 rows.setdefault(f"{purpose}/{name}", []).append(value)
     return {name: torch.stack(values) for name, values in rows.items()}
 

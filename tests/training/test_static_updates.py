@@ -18,7 +18,6 @@ from drama.agent import Agent
 from drama.ops import dispatch
 from drama.replay import Purpose
 from drama.ssm import reference
-from drama.training import snapshot
 from drama.training.trainer import Trainer
 from drama.types import Transition
 
@@ -65,14 +64,19 @@ def trainer(**changes: Any) -> Trainer:
 
 
 def learn(made: Trainer, purpose: Purpose) -> dict[str, torch.Tensor]:
-    return made._learn[purpose]()
+    return made.learner.update(purpose)
 
 
 def state(made: Trainer) -> dict[str, torch.Tensor]:
     """Every tensor that an update may change."""
-    groups, _ = snapshot.take(made)
-    tensors = {f"{g}/{k}": t.clone() for g, group in groups.items() for k, t in group.items()}
-    for name, optimiser in made.optimisers.items():
+    tensors = {
+        f"{file}/{name}": tensor.clone()
+        for part in made.parts.values()
+        for file, content in part.state().items()
+        for name, tensor in content.items()
+        if file != "state"
+    }
+    for name, optimiser in made.learner.optimisers.items():
         tensors[f"{name} updates"] = torch.tensor(optimiser.updates)
     return tensors
 
@@ -192,7 +196,7 @@ def numbers(made: Trainer) -> dict[str, torch.Tensor]:
     """Loss, gradients and a dream, from the same weights, rows and random numbers each time."""
     windows = made.replay.windows(torch.tensor([30, 20, 39, 12]), 12)
     context = made.replay.windows(torch.arange(8, 40), 4)
-    model = made.world_model
+    model = made.learner.world_model
     start = {k: t.clone() for k, t in model.state_dict().items()}
     generator = torch.Generator().manual_seed(0)
     model.train()
@@ -201,7 +205,7 @@ def numbers(made: Trainer) -> dict[str, torch.Tensor]:
     loss.backward()  # type: ignore[no-untyped-call]
     model.eval()
     grads = {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
-    rollout = made.imagination.rollout(context, generator)
+    rollout = made.learner.imagination.rollout(context, generator)
     model.load_state_dict(start)  # the running statistics of BatchNorm move
     columns = {name: column for name, column in rollout._asdict().items() if column is not None}
     return {**metrics, **grads, **columns}
@@ -259,13 +263,15 @@ def test_the_fast_model_is_the_plain_one(
     monkeypatch.setattr("drama.ssm.mamba2.ssd", plainly(reference.ssd))
     monkeypatch.setattr("drama.ssm.mamba1.selective_scan", plainly(reference.selective_scan))
     monkeypatch.setattr(dispatch, "_HOSTS", ())
-    for part in (made.world_model.encoder, made.world_model.decoder):
+    for part in (made.learner.world_model.encoder, made.learner.world_model.decoder):
         part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         for layer in part.modules():
             if isinstance(layer, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
                 layer.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
     differ = differing(numbers(made), fast)
-    gradients = {name for name, _ in made.world_model.dynamics.named_parameters(prefix="dynamics")}
+    gradients = {
+        name for name, _ in made.learner.world_model.dynamics.named_parameters(prefix="dynamics")
+    }
     if scale == 1.0:
         assert not differ
     else:
@@ -283,32 +289,34 @@ def test_overlap_draws_from_all_rows_but_the_newest(monkeypatch: pytest.MonkeyPa
         held: list[int] = []
         monkeypatch.setattr(
             made.replay,
-            "sample",
+            "sample_with_ends",
             lambda *args, made=made, held=held: (
                 held.append(made.replay.total),
-                type(made.replay).sample(made.replay, *args),
+                type(made.replay).sample_with_ends(made.replay, *args),
             )[1],
         )
         made.run(60)
-        assert made.updates == {"world_model": 18, "behaviour": 18}
+        assert made.learner.updates == {"world_model": 18, "behaviour": 18}
         drawn[overlap] = held
     rows = np.array([drawn[True], drawn[False]])
     assert (rows[1] - rows[0] >= 1).all()  # two where an episode ended: its final observation
     assert (rows[1] - rows[0] <= 2).all()
 
 
-def test_a_random_state_of_another_device_begins_anew() -> None:
+def test_a_random_state_of_another_device_is_reseeded() -> None:
     notes: list[str] = []
     first, other = trainer(), trainer()
-    other.listeners = (lambda event, payload: notes.append(payload) if event == "note" else None,)
-    groups, state_ = snapshot.take(first)
-    loop = {**groups["loop"], "generator.replay": torch.zeros(16, dtype=torch.uint8)}
-    snapshot.restore(other, state_, loop, groups["optimiser"])
+    other.events.listeners = (
+        lambda event, payload: notes.append(payload) if event == "note" else None,
+    )
+    saved = first.random.state()
+    saved["loop"]["generator.replay"] = torch.zeros(16, dtype=torch.uint8)
+    saved["state"]["step"] = first.step
+    other.random.load_state(saved)
     assert len(notes) == 1
     assert "random state of replay" in notes[0]
-    acting, replay = other.generators["acting"], other.generators["replay"]
-    assert torch.equal(acting.get_state(), first.generators["acting"].get_state())
-    once = replay.get_state()
-    snapshot.restore(other, state_, loop, groups["optimiser"])
-    assert torch.equal(replay.get_state(), once)  # anew, yet the same at each attempt
-    assert not torch.equal(once, first.generators["replay"].get_state())
+    assert torch.equal(other.random.acting.get_state(), first.random.acting.get_state())
+    once = other.random.replay.get_state()
+    other.random.load_state(saved)
+    assert torch.equal(other.random.replay.get_state(), once)  # the same at each attempt
+    assert not torch.equal(once, first.random.replay.get_state())

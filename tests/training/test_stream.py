@@ -75,8 +75,8 @@ class Backwards(Clockwork):
 
 def rows(agent: Agent) -> list[tuple[float, float, bool, float, bool, bool]]:
     """Time, episode, first, reward, truncated, last: of every row of the replay."""
-    assert agent._trainer is not None
-    replay = agent._trainer.replay
+    assert agent._run.trainer is not None
+    replay = agent._run.trainer.replay
     r = {name: values[: len(replay)] for name, values in replay.columns.items()}
     seen = r["obs"].reshape(len(replay), -1)[:, :2].tolist()
     return [
@@ -218,14 +218,16 @@ def test_an_episode_of_which_a_step_was_broken_off_is_cut(after: bool) -> None:
     agent = Agent(env, config)
     with pytest.raises(KeyboardInterrupt):
         agent.learn(20)
-    assert agent._trainer is not None
-    state = agent._trainer.player_state
+    assert agent._run.trainer is not None
+    state = agent._run.trainer.collector.player_state
     assert agent.num_timesteps == 12
     agent.learn(3)
     assert rows(agent)[12:] == [*episode(2, 2, cut=True), *_begun(3, 3)]
     fresh = Agent(Clockwork(), config).learn(12)
-    assert fresh._trainer is not None
-    assert state.deter.equal(fresh._trainer.player_state.deter)  # the step was not read
+    assert fresh._run.trainer is not None
+    assert state.deter.equal(
+        fresh._run.trainer.collector.player_state.deter
+    )  # the step was not read
 
 
 @pytest.mark.parametrize("at", [3, 5, 6])
@@ -234,8 +236,8 @@ def test_rows_of_a_step_are_kept_though_somebody_interrupts(
 ) -> None:
     """At the third row of an episode, at the last that acts, and at its final observation."""
     agent = Agent(Clockwork(), tiny(NO_UPDATES)).learn(1)
-    assert agent._trainer is not None
-    replay = agent._trainer.replay
+    assert agent._run.trainer is not None
+    replay = agent._run.trainer.replay
     append = replay.append
 
     def interrupted(row: Any) -> None:
@@ -275,13 +277,13 @@ def test_the_seed_after_a_cut_is_kept_where_no_episode_has_begun_since(tmp_path:
         agent.learn(30, run_dir=tmp_path / "run")
     with pytest.raises(ConnectionError):
         agent.learn(30)
-    assert agent._trainer is not None
-    seed = agent._trainer.stream.seed
+    assert agent._run.trainer is not None
+    seed = agent._run.trainer.stream.seed
     assert seed != agent.config.seed
     loaded = Agent.load(tmp_path / "run", env=WiredReset)
     loaded.learn(1)
-    assert loaded._trainer is not None
-    assert loaded._trainer.stream.seed == seed
+    assert loaded._run.trainer is not None
+    assert loaded._run.trainer.stream.seed == seed
 
 
 class Talkative(Clockwork):
@@ -378,7 +380,12 @@ def test_who_goes_back_to_an_older_checkpoint_is_told_what_it_costs(tmp_path: Pa
     Agent(env_id(Walk), tiny(NO_UPDATES)).learn(45, run_dir=tmp_path / "run")
     newest, older = Notes(), Notes()
     Agent.load(tmp_path / "run").learn(1, listeners=[newest])
-    assert newest.about("dropped") == 0
+    assert newest.about("deleted") == 0
     Agent.load(tmp_path / "run" / "checkpoints" / "000000045").learn(1, listeners=[older])
-    assert older.about("going on from step 45: what the run wrote after it is dropped") == 1
+    assert (
+        older.about(
+            "continuing from step 45: later checkpoints (000000046) and log rows are deleted"
+        )
+        == 1
+    )
     assert older.about("000000046") == 1

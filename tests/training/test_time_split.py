@@ -15,8 +15,9 @@ from tests.training.runs import json_rows, tiny
 from drama import Agent
 from drama.behaviour import ActorCritic, Imagination, Player
 from drama.replay import ReplayBuffer
-from drama.training import trainer as trainer_module
-from drama.training.metrics import PHASES, RunLog
+from drama.training import checkpointer
+from drama.training.clock import PHASES
+from drama.training.metrics import RunLog
 from drama.training.stream import EnvStream
 from drama.world_model import WorldModel
 
@@ -50,12 +51,12 @@ def turned(monkeypatch: pytest.MonkeyPatch) -> Turned:
     clock.spend(EnvStream, "step", 2.0)
     clock.spend(Player, "act", 10.0)
     clock.spend(ReplayBuffer, "append", 0.5)
-    clock.spend(ReplayBuffer, "sample", 4.0)
+    clock.spend(ReplayBuffer, "sample_with_ends", 4.0)
     clock.spend(WorldModel, "loss", 100.0)
     clock.spend(Imagination, "rollout", 50.0)
     clock.spend(ActorCritic, "loss", 30.0)
     clock.spend(RunLog, "write_metrics", 7.0)
-    clock.spend(trainer_module, "write_checkpoint", 200.0)
+    clock.spend(checkpointer, "write_checkpoint", 200.0)
     return clock
 
 

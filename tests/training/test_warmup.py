@@ -21,7 +21,7 @@ def actions(hold: float, steps: int, seed: int = 0) -> list[int]:
     )
     agent = Agent("drama/Catch-v0", config=config)
     trainer = Trainer(agent.config, agent.env, agent.world_model, agent.behaviour)
-    trainer.rng = np.random.default_rng(seed)
+    trainer.random.warmup = np.random.default_rng(seed)
     for _ in range(steps):
         trainer.collect()
     return trainer.stream.actions

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from drama.agent import Agent, find_checkpoint
+from drama.agent import Agent
 from drama.cli.common import Parser, err, out
 from drama.config import Latents
 from drama.errors import CheckpointError, ConfigError
 from drama.evaluation import EvaluationResult, completed
 from drama.files import read_json, write_json
-from drama.training.checkpoint import Checkpoint, CheckpointDir
+from drama.training.checkpoint import Checkpoint, CheckpointDir, find_checkpoint
 
 _COMMON = ("lookahead", "latents", "scored", "step_limit")
 """Protocol fields that must be equal in both evaluations of one ``eval.json``."""

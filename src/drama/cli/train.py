@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from drama import presets
-from drama.agent import Agent, find_checkpoint
+from drama.agent import Agent
 from drama.cli.common import err, out, signals
 from drama.cli.evaluate import evaluate_and_report
 from drama.cli.options import base, parse, report_choices, split
 from drama.config import Config
 from drama.envs.source import env_source
 from drama.errors import CheckpointError, ConfigError
-from drama.training.checkpoint import CheckpointDir
+from drama.training.checkpoint import CheckpointDir, find_checkpoint
 from drama.training.device import pick_dtype
+from drama.training.events import Event
 from drama.training.resume import compare
 from drama.training.rundir import fresh_run_dir, suite_of
-from drama.training.trainer import Event
 from drama.version import __version__
 
 

@@ -22,7 +22,6 @@ from drama.text import first_line, size
 from drama.training.device import pick_replay_device
 from drama.training.graphs import EAGER_CALLS
 from drama.training.memory import PeakMemory, available_bytes, resident_bytes
-from drama.training.metrics import Clock
 from drama.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ class Measurement:
         replay = dataclasses.replace(self.config.replay, capacity=capacity)
         self.config = dataclasses.replace(self.config, replay=replay)
         self.trainer = Trainer(self.config, agent.env, agent.world_model, agent.behaviour)
-        self.trainer.clock = Clock(_synchronizer(agent.device))
+        self.trainer.clock.synchronize = _synchronizer(agent.device)
         self.peak = PeakMemory(agent.device)
         fill(self.trainer.replay, agent.world_model.actions.count)
 
@@ -130,7 +129,7 @@ class Measurement:
         config = self.config.training
         return PresetCost(
             preset=self.preset,
-            precision=str(self.trainer.dtype).removeprefix("torch."),
+            precision=str(self.trainer.learner.dtype).removeprefix("torch."),
             backend=str(self.agent.backend),
             threads=torch.get_num_threads(),
             env_seconds=env_seconds,
@@ -146,7 +145,7 @@ class Measurement:
         """Return seconds per environment step and per chosen action."""
         check_time(deadline)
         trainer = self.trainer
-        trainer.step = self.config.training.warmup_steps  # the policy acts from this step on
+        trainer.collector.step = self.config.training.warmup_steps  # the policy acts
         trainer.collect()  # excludes the reset, which is rare
         trainer.clock.flush()
         began, count = time.perf_counter(), 0
@@ -181,7 +180,7 @@ class Measurement:
         Warm-up creates optimiser moments, starts threads, selects kernels and records CUDA graphs.
         """
         self.peak.start()
-        self.trainer.forget_recordings()
+        self.trainer.learner.record_again()
         for _ in range(self._calls):
             check_time(deadline)
             self.once(section, size)
@@ -191,7 +190,7 @@ class Measurement:
     @property
     def _calls(self) -> int:
         """Warm-up updates of a new batch size."""
-        return EAGER_CALLS + 1 if self.trainer.records else 1
+        return EAGER_CALLS + 1 if self.trainer.learner.records else 1
 
     def _larger(self, size: int, full: int, sample: dict[str, float], until: float) -> int:
         """Return the next batch size that time and memory allow, or ``size``."""
@@ -208,7 +207,7 @@ class Measurement:
         """Return the seconds per phase of one update with batch size ``size``."""
         trainer, config = self.trainer, self.config
         part = dataclasses.replace(getattr(config, section), batch_size=size)
-        trainer.config = dataclasses.replace(config, **{section: part})
+        trainer.learner.config = dataclasses.replace(config, **{section: part})
         trainer.clock.flush()
         trainer.update(section)
         return trainer.clock.flush()
@@ -218,7 +217,9 @@ class Measurement:
         modules = (self.agent.world_model, self.agent.behaviour)
         weights = sum(t.nbytes for module in modules for t in module.state_dict().values())
         trained = sum(
-            p.numel() * p.element_size() for o in self.trainer.optimisers.values() for p in o.params
+            p.numel() * p.element_size()
+            for o in self.trainer.learner.optimisers.values()
+            for p in o.params
         )
         model = weights + 3 * trained  # gradients and two moments
         peaks = [update.peak_bytes for update in updates]

@@ -88,6 +88,8 @@ class ReplayBuffer:
         """How often each transition was sampled to train the world model."""
         self.imagined = self._column(torch.int64)
         """How often each transition was sampled to start an imagination, before scaling."""
+        self.cuts: list[int] = []
+        """Transitions that `mark_cut` changed, counted from the start of the run."""
         self._slots = torch.arange(self.capacity, device=self.device)
         self._empty_sample = torch.zeros((), dtype=torch.bool, device=self.device)
 
@@ -160,6 +162,7 @@ class ReplayBuffer:
         """Mark the newest transition as truncated: its episode could not be continued."""
         if self.total:
             self.columns["truncated"][(self.total - 1) % self.capacity] = True
+            self.cuts.append(self.total - 1)
 
     # -- sampling -----------------------------------------------------------------------------
 

@@ -66,11 +66,14 @@ class ReplayStore:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.segments: list[Segment] = []
+        self._cuts = 0  # changed transitions of the buffer that have been written again
 
     def save(self, buffer: ReplayBuffer) -> list[Segment]:
         """Write the transitions added since the last save.
 
-        If a segment has vanished from the disk, the whole ring is written again.
+        If a segment has vanished from the disk, the whole ring is written again. If the newest
+        segment's last transition has been marked as cut since, that segment is: under another
+        name, for more transitions follow, so that checkpoints that list the old one keep it.
 
         Returns:
             The segments now needed.
@@ -78,6 +81,10 @@ class ReplayStore:
         oldest = buffer.total - len(buffer)
         if self.vanished():
             self.segments = []
+        for changed in buffer.cuts[self._cuts :]:
+            if self.segments and self.segments[-1]["stop"] > changed:
+                self.segments.pop()
+        self._cuts = len(buffer.cuts)
         start = max(self.segments[-1]["stop"] if self.segments else 0, oldest)
         if start < buffer.total:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -90,18 +97,6 @@ class ReplayStore:
     def vanished(self) -> bool:
         """Whether a written segment is no longer on the disk."""
         return any(not (self.directory / s["file"]).is_file() for s in self.segments)
-
-    def reopen(self, changed: int) -> None:
-        """Let the next save rewrite the newest segment if transition ``changed`` lies in it.
-
-        More transitions follow, so the new file has another name, and checkpoints that list the
-        old one keep it.
-
-        Args:
-            changed: The newest transition, counted from the run's start.
-        """
-        if self.segments and self.segments[-1]["stop"] > changed:
-            self.segments.pop()
 
     def load(
         self,

@@ -18,12 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drama.agent import Agent, find_checkpoint
+from drama.agent import Agent
 from drama.envs.spaces import as_rgb
 from drama.replay import ReplayBuffer
 from drama.replay.storage import ReplayStore
 from drama.report.drawing import Figure, finished, legend, looks, new_canvas
-from drama.training.checkpoint import Checkpoint
+from drama.training.checkpoint import Checkpoint, find_checkpoint
 from drama.types import ObsArray
 
 CONTEXT = 4

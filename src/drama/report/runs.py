@@ -19,7 +19,7 @@ from drama.files import as_number, read_json
 from drama.suite import Cell
 from drama.suite.status import Status
 from drama.text import one_line
-from drama.training.schedule import NAMES, Kind, updates_due, why_no_update
+from drama.training.schedule import NAMES, updates_due, why_no_update
 
 Array = npt.NDArray[np.float64]
 
@@ -133,7 +133,7 @@ def read_run(cell: Cell, variant: str | None = None) -> Run:
 def _untrained(config: Config, steps: int) -> str:
     """Return which updates a run of ``steps`` steps never made, and why; empty if none."""
     due = updates_due(config.training, steps)
-    without: list[Kind] = [kind for kind, count in due.items() if not count]
+    without = [kind for kind, count in due.items() if not count]
     if not without:
         return ""
     which = "" if len(without) == len(due) else f" of the {NAMES[without[0]]}"

@@ -1,1 +1,1 @@
-"""Training: the loop, optimisers, metrics, checkpoints and run directories."""
+"""Training: the loop, its learner and collector, logs, checkpoints and run directories."""

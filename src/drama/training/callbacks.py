@@ -1,4 +1,4 @@
-"""Callbacks with the names and the order of calls of Stable-Baselines3."""
+"""Callbacks, called with the names and in the order of Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from drama.errors import ConfigError
-from drama.training.trainer import Event, Trainer
+from drama.training.events import Event
+from drama.training.trainer import Trainer
 
 
 @runtime_checkable
 class CallbackObject(Protocol):
-    """What a callback object must have; a Stable-Baselines3 ``BaseCallback`` does."""
+    """A callback object; a Stable-Baselines3 ``BaseCallback`` is one."""
 
     def on_step(self) -> bool:
-        """Return whether to go on, after each environment step."""
+        """Return whether to continue, after each environment step."""
         ...
 
 
@@ -76,7 +77,7 @@ class Callbacks:
         self._parts.append(callback)
 
     def start(self, trainer: Trainer, target: int) -> None:
-        """Training is about to begin, until ``target`` steps of the trainer are made."""
+        """Announce training until the trainer has made ``target`` steps."""
         self._trainer, self._model = trainer, self._agent
         if self._sb3:
             from drama.training import sb3
@@ -84,7 +85,7 @@ class Callbacks:
             self._model = sb3.as_model(self._agent)
         self._locals = {
             "self": self._model,
-            "total_timesteps": trainer.steps_before + target,
+            "total_timesteps": trainer.collector.steps_before + target,
             "reset_num_timesteps": False,
             "tb_log_name": "drama",
         }
@@ -93,7 +94,7 @@ class Callbacks:
         self._call("on_rollout_start")
 
     def __call__(self, event: Event, payload: Any) -> bool:
-        """Pass on one event of the trainer; returns whether all want to go on."""
+        """Forward one event of the trainer; returns whether all callbacks want to continue."""
         if event == "step" and self._parts:
             return self._step()
         if event == "episode":
@@ -119,7 +120,7 @@ class Callbacks:
         return go_on
 
     def _last_step(self) -> dict[str, Any]:
-        """The last step in the form of a vector of one environment."""
+        """Return the last step as a vector of one environment would."""
         stream = self._trainer.stream
         assert stream.last is not None
         obs, reward, terminated, truncated, info = stream.last
@@ -138,11 +139,11 @@ class Callbacks:
         }
 
     def end(self) -> None:
-        """Training has ended."""
+        """Announce the end of training."""
         self._call("on_training_end")
 
     def close(self) -> None:
-        """Write what is left, however training ended."""
+        """Flush the logger, however training ended."""
         if self._sb3 and self._locals:
             self._model.logger.dump(self._trainer.step)
             self._model.logger.close()
@@ -165,11 +166,11 @@ def _check_function(callback: Any) -> None:
         raise ConfigError(
             f"a callback function takes (locals, globals); {name} does not: {error}"
         ) from error
-    except ValueError:  # a builtin that does not tell
+    except ValueError:  # a builtin without a signature
         pass
 
 
 def _is_sb3(callback: Any) -> bool:
-    """Whether a callback is one of Stable-Baselines3, which is not imported to find out."""
+    """Whether a callback is one of Stable-Baselines3, without importing it."""
     module = sys.modules.get("stable_baselines3.common.callbacks")
     return module is not None and isinstance(callback, module.BaseCallback)

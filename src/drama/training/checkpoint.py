@@ -1,11 +1,11 @@
-"""Checkpoints that survive a kill at any moment.
+"""Checkpoint files, valid whenever the process is killed.
 
 ```
 RUN/
   config.json                     the resolved configuration
   run.json                        machine, versions and backend of each start
   metrics.jsonl, episodes.jsonl   cut back to the checkpoint's length when a run is resumed
-  replay/                         segments of rows, shared by the checkpoints
+  replay/                         segments of transitions, shared by the checkpoints
   checkpoints/
     last                          a line naming the newest complete checkpoint
     000005000/
@@ -17,8 +17,8 @@ RUN/
       loop.safetensors            random states, acting state, actions taken, replay counters
 ```
 
-A checkpoint is written into a hidden directory, synced and renamed; only then does ``last``
-move on, and only then are older checkpoints and their replay segments deleted.
+A checkpoint is written into a hidden directory, synced and renamed. Only then is ``last`` updated,
+and only then are older checkpoints and their replay segments deleted.
 """
 
 from __future__ import annotations
@@ -54,27 +54,27 @@ from drama.text import one_line, plural
 from drama.training.schema import check_manifest, check_state, whole
 
 FORMAT = 1
-"""Raised when a layout change makes older checkpoints unreadable."""
+"""Version of the layout; increased when older checkpoints become unreadable."""
 STEP = re.compile(r"[0-9]{9,16}")
 """Name of a checkpoint's directory."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint found on disk, its files verified when read."""
+    """A checkpoint on disk; its files are verified when read."""
 
     path: Path
     manifest: dict[str, Any]
 
     @property
     def step(self) -> int:
-        """Environment steps made when it was written."""
+        """Environment steps made until it was written."""
         step: int = self.manifest["step"]
         return step
 
     @property
     def segments(self) -> list[Segment]:
-        """Replay segments it needs."""
+        """Replay segments that it needs."""
         segments: list[Segment] = self.manifest["replay"]
         return segments
 
@@ -119,7 +119,7 @@ class Checkpoint:
         return read_json(self._verified(f"{name}.json"))
 
     def state(self) -> dict[str, Any]:
-        """Read ``state.json``, its fields checked.
+        """Read ``state.json`` and check its fields.
 
         Raises:
             CheckpointError: It is missing or damaged.
@@ -151,7 +151,7 @@ def write_checkpoint(
     segments: list[Segment],
     logs: Mapping[str, int],
 ) -> None:
-    """Write one complete checkpoint directory, or none."""
+    """Write one checkpoint directory atomically."""
     aside = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -171,7 +171,7 @@ def write_checkpoint(
     }
     write_json(aside / "manifest.json", {**manifest, "digest": _digest(manifest)})
     sync(aside)
-    # A complete directory of this name can be there: a run killed before `last` moved on.
+    # A complete one of this name exists if a run was killed before `last` was updated.
     shutil.rmtree(path, ignore_errors=True)
     os.replace(aside, path)
     sync(path.parent)
@@ -205,20 +205,20 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest's content: it vouches for all other files, so something must for it."""
+    """SHA-256 of a manifest's content, which holds the hashes of all other files."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def copy_checkpoint(
     checkpoint: Checkpoint, replay: Path | None, run_dir: Path, config: str
 ) -> None:
-    """Write ``checkpoint`` into another run directory, verified on the way.
+    """Copy a checkpoint into another run directory, verifying its files.
 
     Args:
-        checkpoint: What to copy.
-        replay: Directory of its replay segments; None leaves out what only learning needs.
+        checkpoint: Source.
+        replay: Directory of its replay segments; None copies only what acting needs.
         run_dir: An empty run directory.
-        config: The configuration that the copy goes on with, as JSON.
+        config: Configuration of the copy, as JSON.
     """
     everything = replay is not None
     segments = checkpoint.segments if everything else []
@@ -269,7 +269,7 @@ class CheckpointDir:
         """Open the newest checkpoint.
 
         Raises:
-            CheckpointError: There is none, or what ``last`` names is not there.
+            CheckpointError: There is none, or the one that ``last`` names is missing.
         """
         pointer = self.path / "last"
         if (why := self.missing_last()) is not None:
@@ -303,13 +303,13 @@ class CheckpointDir:
         )
 
     def publish(self, step: int) -> None:
-        """Let ``last`` name the checkpoint at ``step``."""
+        """Make ``last`` name the checkpoint at ``step``."""
         write_text(self.path / "last", self.at(step).name + "\n")
 
     def prune(self, newest: int) -> set[str]:
         """Delete all but the newest checkpoints up to ``newest``.
 
-        Checkpoints beyond it belong to a run that was rewound, so they go too.
+        Later ones belong to a run that was rolled back, and are deleted too.
 
         Returns:
             Names of the replay segments that the remaining ones need.
@@ -326,7 +326,24 @@ class CheckpointDir:
                 shutil.rmtree(doomed)
         needed = set()
         for path in kept:
-            # An older one that is damaged is left for its owner to look at, but keeps nothing.
+            # A damaged older one is kept for inspection, but not its segments.
             with contextlib.suppress(CheckpointError):
                 needed |= {segment["file"] for segment in open_checkpoint(path).segments}
         return needed
+
+
+def find_checkpoint(path: Path) -> tuple[Checkpoint, Path | None]:
+    """Open a checkpoint directory or the last checkpoint of a run directory.
+
+    Returns:
+        The checkpoint and its run directory, None if it was moved out of one.
+
+    Raises:
+        CheckpointError: There is no checkpoint.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is not a directory")
+    if (path / "manifest.json").is_file():
+        folder = path.resolve().parent
+        return open_checkpoint(path), folder.parent if folder.name == "checkpoints" else None
+    return CheckpointDir(path).last(), path

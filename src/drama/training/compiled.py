@@ -25,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Compiled(NamedTuple):
-    """What an update calls instead of the plain functions."""
+    """Compiled counterparts of the functions that an update calls."""
 
     world_model_loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
     """`WorldModel.loss`."""
@@ -38,7 +38,7 @@ class Compiled(NamedTuple):
 def compile_functions(
     world_model: WorldModel, behaviour: Behaviour, imagination: Imagination
 ) -> Compiled:
-    """Have `torch.compile` make what training spends its time in.
+    """Compile the functions that dominate training time with `torch.compile`.
 
     The work is done at the first call of each, a minute or so altogether. A break in a graph is
     an error: it would be a slow run that nobody asked for.

@@ -1,4 +1,4 @@
-"""Which device and which precision, picked once and said aloud."""
+"""Selection of device, precision and process settings."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def pick_device(name: str) -> torch.device:
     """Resolve ``auto``, ``cpu``, ``cuda[:N]`` or ``mps``.
 
     Raises:
-        ConfigError: The name is unknown or the device is not there.
+        ConfigError: The name is unknown or the device is not available.
     """
     return choose_device(name)[0]
 
 
 def choose_device(name: str) -> tuple[torch.device, str]:
-    """Resolve as :func:`pick_device` does; returns the device and why it is that one."""
+    """Resolve as :func:`pick_device` does; also returns the reason."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda"), "PyTorch finds a CUDA device"
@@ -49,17 +49,17 @@ def choose_device(name: str) -> tuple[torch.device, str]:
 
 
 def pick_replay_device(name: ReplayDevice, device: torch.device) -> torch.device:
-    """Resolve where the replay lives: ``cpu``, ``model`` (its device), ``auto``.
+    """Resolve the device of the replay: ``cpu``, ``model`` (the model's), ``auto``.
 
-    ``auto`` puts it beside the model on CUDA, where draws and updates then never wait for the
-    host, and into host memory elsewhere.
+    ``auto`` is the model's device on CUDA, where sampling and updates then never wait for the host,
+    and host memory elsewhere.
     """
-    beside = name == "model" or (name == "auto" and device.type == "cuda")
-    return device if beside else torch.device("cpu")
+    with_model = name == "model" or (name == "auto" and device.type == "cuda")
+    return device if with_model else torch.device("cpu")
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of the GPU, or of the processor as well as the system tells it."""
+    """Return the name of the GPU, or of the processor as far as the system reports it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -71,7 +71,7 @@ def device_name(device: torch.device) -> str:
 
 
 def _cpu_bf16_units() -> str | None:
-    """Name of what multiplies bfloat16 natively in this CPU: AMX, AVX512-BF16 or Arm's BF16."""
+    """Name the CPU's bfloat16 instructions: AMX, AVX512-BF16 or Arm's BF16; None without."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
@@ -81,12 +81,12 @@ def _cpu_bf16_units() -> str | None:
 
 
 def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Type of the matrix work. ``auto`` takes bfloat16 only where the hardware multiplies it."""
+    """Return the type of matrix products; ``auto`` is bfloat16 only with hardware support."""
     return choose_dtype(precision, device)[0]
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> tuple[torch.dtype, str]:
-    """Pick as :func:`pick_dtype` does; returns the type and why it is that one."""
+    """Choose as :func:`pick_dtype` does; also returns the reason."""
     if precision == "float32":
         return torch.float32, "asked for"
     if precision == "bfloat16":
@@ -105,7 +105,7 @@ def choose_dtype(precision: Precision, device: torch.device) -> tuple[torch.dtyp
 
 @contextlib.contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Give PyTorch so many CPU threads for a while; 0 leaves their number alone."""
+    """Set the number of PyTorch's CPU threads while inside; 0 does not change it."""
     before = torch.get_num_threads()
     if count:
         torch.set_num_threads(count)
@@ -118,10 +118,9 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def process_settings(config: TrainingConfig, device: torch.device) -> Iterator[None]:
-    """Give the process what suits a run: threads, memory management; all is put back.
+    """Set threads, memory management and cuDNN benchmarking for a run, and restore them afterwards.
 
-    On CUDA cuDNN tries its convolutions at their first call and keeps the quickest: their shapes
-    never change.
+    cuDNN benchmarks its convolutions at the first call and keeps the fastest: shapes are constant.
     """
     with contextlib.ExitStack() as stack:
         if device.type == "cuda":
@@ -135,7 +134,7 @@ def process_settings(config: TrainingConfig, device: torch.device) -> Iterator[N
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
-    """Context in which matrix work runs in ``dtype``."""
+    """Context in which matrix products use ``dtype``."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     context: contextlib.AbstractContextManager[None] = torch.autocast(device.type, dtype=dtype)
@@ -146,8 +145,8 @@ def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCon
 def training_mode(module: nn.Module) -> Iterator[None]:
     """Put ``module`` into training mode for one update, and back however the update ends.
 
-    Left in it, a model would normalise what it acts on with the statistics of single frames, and
-    move its running ones.
+    In training mode acting would normalise with the statistics of single frames and update the
+    running ones.
     """
     module.train()
     try:

@@ -1,9 +1,8 @@
-"""Whole updates recorded once as CUDA graphs and replayed.
+"""Whole updates captured as CUDA graphs and replayed.
 
-An update of this model is a few thousand small kernels: launched one by one from Python they keep
-a GPU waiting. A CUDA graph holds them all and is launched as one. It needs nothing beside PyTorch
-(no Triton, no compiler), replays the very kernels of the eager update, and leaves modules,
-parameters and their names as they are.
+An update launches a few thousand small kernels; launched one by one from Python, they leave a GPU
+idle. A CUDA graph launches all of them at once. It needs no Triton and no compiler, replays the
+kernels of the eager update, and does not change modules, parameters or their names.
 
 What is recorded must do all its work on the device, on tensors that stay where they are, with
 shapes that do not change, and must not look at a number: see :mod:`drama.ops.dispatch`.
@@ -20,7 +19,7 @@ from torch import Tensor
 from drama.errors import ConfigError
 
 EAGER_CALLS = 3
-"""Calls before the recording: libraries pick their kernels and reserve their memory in these."""
+"""Eager calls before recording, in which libraries select kernels and allocate memory."""
 
 Update = Callable[[], dict[str, Tensor]]
 

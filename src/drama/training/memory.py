@@ -63,7 +63,7 @@ def _mallopt() -> ctypes._NamedFuncPointer | None:
 
 
 class PeakMemory:
-    """The most memory taken between :meth:`start` and :meth:`read`, over what was held before.
+    """Peak memory between :meth:`start` and :meth:`read`, beyond what was held before.
 
     On the CPU that is the process's resident memory: on Linux by the kernel's own high-water mark,
     elsewhere by the largest size the process ever had, so that only a new maximum is seen. On CUDA
@@ -102,7 +102,7 @@ class PeakMemory:
                 self._held = _largest_resident()
 
     def read(self) -> int | None:
-        """Return the bytes taken since :meth:`start`; None where that cannot be seen."""
+        """Return the peak in bytes since :meth:`start`; None if unknown."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             return torch.cuda.max_memory_reserved(self.device) - self._held
@@ -114,7 +114,7 @@ class PeakMemory:
 
 
 def resident_bytes() -> int | None:
-    """Return the process's resident memory; None where the system does not tell (not Linux)."""
+    """Return the process's resident memory; None if the system does not report it (not Linux)."""
     try:
         return _status("VmRSS")
     except OSError:
@@ -182,7 +182,7 @@ def _status(field: str) -> int:
     text = Path("/proc/self/status").read_text()
     found = re.search(rf"^{field}:\s+(\d+) kB$", text, re.MULTILINE)
     if found is None:
-        raise OSError(f"/proc/self/status does not tell {field}")
+        raise OSError(f"/proc/self/status has no {field}")
     return 1024 * int(found[1])
 
 

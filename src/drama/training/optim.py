@@ -25,9 +25,9 @@ class Optimiser:
         m = beta1 m + (1 - beta1) a_t g sqrt(1 - beta2^t) / (sqrt(v) + eps)
         p = p - m a_t / b_t          with b = beta1 b + (1 - beta1) a_t
 
-    All that changes from one update to the next is in tensors on the device, the count of updates
-    included, so that an update can be recorded once as a CUDA graph and replayed. The LaProp of
-    `pytorch-optimizer` does not allow that; the tests hold the two together.
+    All state is in tensors on the device, including the update count, so that an update can be
+    captured as a CUDA graph. The LaProp of `pytorch-optimizer` does not allow that; the tests hold
+    the two equal.
 
     Args:
         named_parameters: Trained parameters with their names (names key the saved state).
@@ -49,7 +49,7 @@ class Optimiser:
 
     @property
     def updates(self) -> int:
-        """Updates made, those of an earlier process included. Looking waits for the device."""
+        """Updates made, including earlier processes. Reading it synchronises with the device."""
         return int(self._count)
 
     def learning_rate(self) -> Tensor:
@@ -58,7 +58,7 @@ class Optimiser:
         return self.config.lr * risen.clamp_max(1.0)
 
     def backward(self, loss: Tensor) -> Tensor:
-        """Compute fresh gradients of ``loss`` and clip them; returns their norm before."""
+        """Compute the gradients of ``loss`` and clip them; returns the norm before clipping."""
         for p in self.params:
             p.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
@@ -66,9 +66,9 @@ class Optimiser:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Apply the clipped gradients, which hold preconditioned ones afterwards.
+        """Apply the clipped gradients and overwrite them with preconditioned ones.
 
-        A parameter without gradient rests.
+        Parameters without gradient do not change.
         """
         c, lr = self.config, self.learning_rate()
         self._count += 1

@@ -14,31 +14,32 @@ from rich.live import Live
 from rich.table import Table
 
 from drama.text import clock
-from drama.training.trainer import Event, Trainer
+from drama.training.events import Event
+from drama.training.trainer import Trainer
 
 PLAIN_SECONDS = 15.0
 """Seconds between lines where the output is not a terminal."""
 RATE_SECONDS = 20.0
-"""Seconds over which the speed is averaged for the estimate of the time left."""
+"""Seconds over which the speed is averaged to estimate the time left."""
 
 MARK_SECONDS = 0.05
-"""Least seconds between two notes of the time."""
+"""Shortest time between two measurements in seconds."""
 LOSSES = (
     ("world_model/loss", "model loss"),
     ("world_model/reconstruction", "reconstruction"),
     ("world_model/kl", "KL"),
-    ("behaviour/return", "dreamt return"),
+    ("behaviour/return", "imagined return"),
     ("behaviour/entropy", "entropy"),
 )
-"""Metrics that are shown, and their headings."""
+"""Metrics shown, and their headings."""
 
 
 class Pace:
-    """Seconds per environment step of one phase, of late.
+    """Recent seconds per environment step of one phase.
 
     Args:
         start: Step at which the phase begins.
-        cycle: Steps over which its work repeats; only whole cycles are timed.
+        cycle: Steps after which its work repeats; only whole cycles are timed.
     """
 
     def __init__(self, start: int, cycle: int = 1) -> None:
@@ -47,7 +48,7 @@ class Pace:
         self._marks: collections.deque[tuple[float, int]] = collections.deque()
 
     def mark(self, now: float, step: int) -> None:
-        """Note the time of a step; the first cycle is not timed, for it also allocates."""
+        """Record the time of a step; the first cycle is excluded, since it also allocates."""
         cycles, rest = divmod(step - self.start, self.cycle)
         if not self._marks:
             if cycles and not rest:
@@ -62,7 +63,7 @@ class Pace:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds per step; None until two marks were made."""
+        """Seconds per step; None until two times are recorded."""
         if len(self._marks) < 2:
             return None
         (t0, s0), (t1, s1) = self._marks[0], self._marks[-1]
@@ -73,9 +74,9 @@ class Progress:
     """A listener that shows phase, speed, time left, running return and losses.
 
     Args:
-        trainer: Whose progress to show.
+        trainer: Source of the progress.
         target: Environment step at which this run ends.
-        console: Where to; standard error by default, so that results can be piped.
+        console: Output; standard error by default, so that results can be piped.
     """
 
     def __init__(self, trainer: Trainer, target: int, console: Console | None = None) -> None:
@@ -86,7 +87,7 @@ class Progress:
         self.returns: collections.deque[float] = collections.deque(maxlen=20)
         self.metrics: dict[str, float] = {}
         self.learning_seconds: float | None = None
-        """Estimated seconds that acting and updates add to a step, until they are measured."""
+        """Estimated seconds of acting and updates per step, used until they are measured."""
         c = trainer.config.training
         ratios = [r for r in (c.world_model_ratio, c.behaviour_ratio) if r > 0]
         self._paces = {
@@ -118,7 +119,7 @@ class Progress:
             self._print()
 
     def __call__(self, event: Event, payload: Any) -> None:
-        """Take in one event of the trainer."""
+        """Receive one event of the trainer."""
         if event == "episode":
             self.returns.append(payload.ret)
         elif event == "metrics":
@@ -148,7 +149,7 @@ class Progress:
 
     @property
     def phase(self) -> str:
-        """What the run is doing."""
+        """Phase of the run: ``collecting`` or ``training``."""
         warm = self.trainer.step < self.trainer.config.training.warmup_steps
         return "collecting" if warm else "training"
 

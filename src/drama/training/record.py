@@ -1,8 +1,7 @@
-"""What a run was made with: ``run.json``, one entry for each time it was started or continued.
+"""Record of a run's starts: ``run.json``, one entry for each start or resume.
 
-``config.json`` says what was asked for. This says what that came to on the machine at hand: device,
-precision, backend, threads, versions; and, once it stopped, where its time went. Nothing reads it
-to decide anything.
+``config.json`` holds what was requested; this holds what was used: device, precision, backend,
+threads, versions and, after the run, its time split. It decides nothing.
 """
 
 from __future__ import annotations
@@ -17,17 +16,16 @@ import torch
 from drama.errors import CheckpointError
 from drama.files import read_json, write_json
 from drama.ops.backend import Backend
+from drama.training.clock import TimeSplit
 from drama.training.device import device_name
-from drama.training.metrics import TimeSplit
 from drama.version import __version__
 
 DECISIVE = ("device", "device_name", "precision", "backend", "torch", "drama")
-"""Entries whose change may change the last bits of a result. Another number of threads is told of
-by the trainer, which looks into the checkpoint for it."""
+"""Entries whose change may change rounding. Threads are compared by the checkpointer."""
 
 
 def facts(device: torch.device, dtype: torch.dtype, backend: Backend) -> dict[str, Any]:
-    """Return what decides, beside the configuration, how a run goes on this machine."""
+    """Return the machine, versions and backend that a run uses besides its configuration."""
     return {
         "device": str(device),
         "device_name": device_name(device),
@@ -47,11 +45,11 @@ def record_start(run_dir: Path, step: int, entry: dict[str, Any]) -> str | None:
 
     Args:
         run_dir: Directory of the run.
-        step: Environment steps made so far.
+        step: Environment steps so far.
         entry: From :func:`facts`.
 
     Returns:
-        How it differs from the entry before, in words; None if it does not.
+        Differences from the entry before as text; None without.
     """
     path = run_dir / "run.json"
     starts = _read(path)
@@ -69,14 +67,14 @@ def record_start(run_dir: Path, step: int, entry: dict[str, Any]) -> str | None:
 
 
 def record_stop(run_dir: Path, step: int, split: TimeSplit) -> None:
-    """Add to the last entry of ``run.json`` where the time went since that start.
+    """Add the time split since the last start to its entry in ``run.json``.
 
-    A process that is killed adds nothing; the rows of ``metrics.jsonl`` tell its part.
+    A killed process adds nothing; its time is in the rows of ``metrics.jsonl``.
 
     Args:
         run_dir: Directory of the run.
-        step: Environment steps made so far.
-        split: Of the steps made since that start.
+        step: Environment steps so far.
+        split: Time split of the steps since that start.
     """
     path = run_dir / "run.json"
     starts = _read(path)
@@ -86,7 +84,7 @@ def record_stop(run_dir: Path, step: int, split: TimeSplit) -> None:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """Return the entries so far; none if the file is not there, or was spoilt by someone."""
+    """Return the entries so far; none if the file is missing or damaged."""
     try:
         starts = read_json(path)["starts"]
         return [dict(entry) for entry in starts]

@@ -1,4 +1,4 @@
-"""Run directories: never overwritten silently, never used by two processes at once."""
+"""Run directories: created, locked, and never overwritten silently."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from drama.files import open_regular, refuse_links
 
 
 def fresh_run_dir(root: Path, env_id: str, preset: str, seed: int) -> Path:
-    """Make ``root/<env>-<preset>-s<seed>-<n>`` with the first number that is not taken.
+    """Create ``root/<env>-<preset>-s<seed>-<n>`` with the first free number.
 
     ``preset`` may be a label: ``quick*`` becomes ``quick-changed``. The directory is
     made at once, empty, so that no other process can choose the same.
 
     Raises:
-        RunDirError: It cannot be made.
+        RunDirError: It cannot be created.
     """
     env = re.sub(r"[^A-Za-z0-9]+", "-", env_id.split("/")[-1]).strip("-")
     name = re.sub(r"[^A-Za-z0-9._]+", "-", preset.replace("*", "-changed")).strip("-")
@@ -43,10 +43,10 @@ def fresh_run_dir(root: Path, env_id: str, preset: str, seed: int) -> Path:
 
 
 def create_run_dir(path: Path) -> None:
-    """Make a new run directory.
+    """Create a new run directory.
 
     Raises:
-        RunDirError: It exists and is not empty, or cannot be made.
+        RunDirError: It exists and is not empty, or cannot be created.
     """
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -63,7 +63,7 @@ def create_run_dir(path: Path) -> None:
 
 
 def suite_of(run_dir: Path) -> Path | None:
-    """Return the directory of the suite that a run belongs to; None for a run on its own."""
+    """Return the directory of the suite that a run belongs to; None without."""
     parents = run_dir.resolve().parents  # SUITE/<variant>/<game>/seed-<n>
     return parents[2] if len(parents) > 2 and (parents[2] / "suite.json").is_file() else None
 
@@ -72,13 +72,13 @@ def check_links(run_dir: Path) -> None:
     """Refuse to write into a run directory that holds symbolic links.
 
     Raises:
-        RunDirError: It does: what is written there could land anywhere.
+        RunDirError: It does, so that files could be written anywhere.
     """
     try:
         refuse_links(run_dir, skip=("wandb",))  # its client makes links
     except OSError as error:
         raise RunDirError(
-            f"cannot go on in {run_dir}: {error.filename} {error.strerror}; "
+            f"cannot continue in {run_dir}: {error.filename} {error.strerror}; "
             "a run's files must lie in its directory"
         ) from error
 
@@ -88,7 +88,7 @@ class InUseError(RunDirError):
 
     Args:
         directory: The directory.
-        owner: Id of the process, as far as it is known.
+        owner: Process id, if known.
     """
 
     def __init__(self, directory: Path, owner: str) -> None:
@@ -108,7 +108,7 @@ class RunLock:
 
         Raises:
             InUseError: Another process trains there.
-            RunDirError: The lock's file cannot be made.
+            RunDirError: The lock file cannot be created.
         """
         try:
             self._acquire()
@@ -137,8 +137,8 @@ class RunLock:
             except OSError:  # a file system without locks
                 file.close()
                 raise
-            # Another process may have let go, and removed the file, between our two calls: then
-            # what we hold is a file that nobody else can find.
+            # Another process may have released and removed the file between our two calls: then
+            # the file that we locked has no name.
             if self.path.exists() and os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
                 break
             file.close()
@@ -148,7 +148,7 @@ class RunLock:
         self._file = file
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._file is not None:
             self.path.unlink(missing_ok=True)
             self._file.close()

@@ -75,12 +75,12 @@ class Model:
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write a row of metrics, and what callbacks have recorded, now."""
-        trainer: Any = self._trainer  # type: ignore[attr-defined]
+        trainer: Any = self._run.trainer  # type: ignore[attr-defined]
         trainer.flush_metrics()
         self.logger.dump(trainer.step)
 
     def save(self, path: str | Path, *, replay: bool = True) -> None:
-        """Save the agent as `Agent.save` does, in place of one saved there before."""
+        """Save the agent as `Agent.save` does, replacing one saved there before."""
         path = Path(path)
         save: Any = super().save  # type: ignore[misc]
         if not (path.is_dir() and {p.name for p in path.iterdir()} <= SAVED):
@@ -108,7 +108,7 @@ def as_model(agent: Any) -> Any:
 
 
 class _ToTheRun(KVWriter):
-    """Sends what callbacks record to where the run's metrics go, besides ``metrics.jsonl``."""
+    """Sends values recorded by callbacks to TensorBoard and Weights & Biases."""
 
     def __init__(self, agent: Any) -> None:
         self._agent = agent
@@ -121,12 +121,12 @@ class _ToTheRun(KVWriter):
         step: int = 0,
     ) -> None:
         """Write one row of what was recorded since the last."""
-        trainer = self._agent._trainer
+        trainer = self._agent._run.trainer
         log = trainer.log
         if log is None or not key_values:
             return
         if trainer.config.training.tensorboard:
-            if self._board is None:  # takes texts, pictures and histograms too
+            if self._board is None:  # also accepts text, images and histograms
                 self._board = TensorBoardOutputFormat(str(trainer.run_dir / "tensorboard"))
             self._board.write(key_values, key_excluded, step)
         numbers = (int, float, np.number)

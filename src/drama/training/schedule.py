@@ -1,18 +1,20 @@
-"""When updates are due, and whether a run has enough of them to learn from."""
+"""When updates are due, and whether a run makes enough of them to learn."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from drama.config import Config, TrainingConfig
 
-Kind = Literal["world_model", "behaviour"]
+if TYPE_CHECKING:
+    from drama.replay import Purpose
 
-NAMES: dict[Kind, str] = {"world_model": "world model", "behaviour": "policy"}
-"""What the updates of each kind train."""
+NAMES: dict[Purpose, str] = {"world_model": "world model", "behaviour": "policy"}
+"""What each kind of update trains."""
 
 
-def updates_due(training: TrainingConfig, step: int) -> dict[Kind, int]:
+def updates_due(training: TrainingConfig, step: int) -> dict[Purpose, int]:
     """Return the updates of each kind that are due once ``step`` environment steps are made."""
     trained = max(0, step - training.warmup_steps)
     return {
@@ -22,21 +24,21 @@ def updates_due(training: TrainingConfig, step: int) -> dict[Kind, int]:
 
 
 def shortfall(config: Config, until: int) -> str | None:
-    """Say that a run of ``until`` environment steps learns nothing or little, and why.
+    """Explain why a run of ``until`` environment steps learns nothing or little.
 
-    Little is fewer updates than the rise of the learning rate takes.
+    Little is fewer updates than the warm-up of the learning rate.
 
     Returns:
         One line, or None if every update rate is positive and there are enough updates.
     """
     due = updates_due(config.training, until)
-    without: list[Kind] = [kind for kind, count in due.items() if not count]
+    without = [kind for kind, count in due.items() if not count]
     if len(without) == len(due):
         return f"nothing will be learnt: {why_no_update(config, until, without[0])}"
     if without:
         reason = why_no_update(config, until, without[0])
         return f"the {NAMES[without[0]]} will not be trained: {reason}"
-    rises: dict[Kind, int] = {
+    rises: dict[Purpose, int] = {
         "world_model": config.world_model.optim.warmup,
         "behaviour": config.behaviour.optim.warmup,
     }
@@ -50,8 +52,19 @@ def shortfall(config: Config, until: int) -> str | None:
     return None
 
 
-def why_no_update(config: Config, until: int, kind: Kind) -> str:
-    """Say why no update of a kind is due by step ``until``."""
+def unlearnt(config: Config, step: int, updates: Mapping[Purpose, int]) -> str | None:
+    """Explain which models were never updated by environment step ``step``; None if all were."""
+    without = [kind for kind, count in updates.items() if not count]
+    if not without:
+        return None
+    reason = why_no_update(config, step, without[0])
+    if len(without) == len(updates):
+        return f"nothing was learnt: {reason}"
+    return f"the {NAMES[without[0]]} was not trained: {reason}"
+
+
+def why_no_update(config: Config, until: int, kind: Purpose) -> str:
+    """Explain why no update of a kind is due by step ``until``."""
     training = config.training
     ratios = {"world_model": training.world_model_ratio, "behaviour": training.behaviour_ratio}
     if not any(ratios.values()):

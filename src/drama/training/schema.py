@@ -1,8 +1,8 @@
-"""What the JSON files of a checkpoint may hold: checked once, before anything is done with them.
+"""Schema of the JSON files of a checkpoint, checked before they are used.
 
-Hashes and digests only find accidents: whoever changes a file can compute them anew. So every name
-that becomes a path matches a pattern, every number that becomes a size has bounds, and every field
-that training reads has its type.
+Hashes find accidents only: whoever changes a file can recompute them. So every name that becomes a
+path must match a pattern, every number that becomes a size has bounds, and every field that
+training reads has its type.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ _GENERATOR = _fields(
         "uinteger": _WORD,
     }
 )
-_METER = _fields({"keys": _list(_text, 1000), "count": whole()}, {"sums": lambda x: True})
+_METER = _fields({"keys": _list(_text, 1000), "count": whole(), "sums": _list(_number, 1000)})
 _STREAM = _fields(
     {},
     {
@@ -135,17 +135,14 @@ _STREAM = _fields(
 
 
 POSITION = ("is_first", "needs_reset", "return", "length")
-"""Fields of the stream's position that going on needs; the oldest versions wrote no seed."""
+"""Fields of the stream's position needed to resume; the oldest versions wrote no seed."""
+SCALARS = ("updates", "mean_lr")
+"""Fields of each optimiser needed to resume."""
 
 
-def _sums(x: Any) -> bool:
+def _meter(x: Any) -> bool:
     # A run that stopped at NaN keeps its last good checkpoint, so sums are finite.
-    return all(
-        isinstance(group["sums"], list)
-        and len(group["sums"]) == len(group["keys"])
-        and all(map(_number, group["sums"]))
-        for group in x
-    )
+    return _list(_METER, 1000)(x) and all(len(group["sums"]) == len(group["keys"]) for group in x)
 
 
 def _obs_shape(x: Any) -> bool:
@@ -167,7 +164,7 @@ LEARNING: Mapping[str, Check] = {
     "replay_total": whole(),
     "threads": whole(1, 2**20),
     "numpy": _GENERATOR,
-    "meter": lambda x: _list(_METER, 1000)(x) and _sums(x),
+    "meter": _meter,
     "optimisers": _fields(
         {
             name: _fields({}, {"updates": whole(), "mean_lr": _float32})
@@ -175,7 +172,7 @@ LEARNING: Mapping[str, Check] = {
         }
     ),
 }
-"""Fields of ``state.json`` that going on learning needs."""
+"""Fields of ``state.json`` that resuming needs."""
 
 
 def check_manifest(tree: Any, where: object) -> None:
@@ -193,7 +190,7 @@ def check_state(tree: Any, where: object, *, learning: bool) -> None:
     Args:
         tree: Its content.
         where: How messages call it.
-        learning: Whether the checkpoint also holds what learning needs.
+        learning: Whether the checkpoint can be resumed.
 
     Raises:
         CheckpointError: A field is not as it is written; one that is missing, only of those that
@@ -209,13 +206,15 @@ def check_state(tree: Any, where: object, *, learning: bool) -> None:
 
 
 def check_resumable(tree: Mapping[str, Any], where: object) -> None:
-    """Check that a ``state.json`` has every field that going on learning needs.
+    """Check that a ``state.json`` has every field that resuming needs.
 
     Raises:
         CheckpointError: One is missing.
     """
     lacking = [name for name in LEARNING if name not in tree]
     lacking += [f"stream.{name}" for name in POSITION if name not in tree.get("stream", POSITION)]
+    for kind, scalars in tree.get("optimisers", {}).items():
+        lacking += [f"optimisers.{kind}.{name}" for name in SCALARS if name not in scalars]
     if lacking:
         raise CheckpointError(
             f"{where} lacks {lacking[0]!r}: another version of drama wrote it. It can be "

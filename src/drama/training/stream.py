@@ -1,4 +1,4 @@
-"""The environment as a stream of replay rows, and the way back to where it was."""
+"""The training environment as a stream of transitions, and how its state is restored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from drama.types import Action, ObsArray, Transition
 
 @dataclass(frozen=True)
 class EpisodeEnd:
-    """A finished episode: the whole game, where a monitor reports it or a lost life ends one."""
+    """A finished episode: a whole game, also if episodes end at a lost life."""
 
     ret: float
     """Undiscounted return."""
@@ -24,6 +24,10 @@ class EpisodeEnd:
     """Agent steps, or what a monitor inside the environment counts as steps."""
     seconds: float
     """Wall time since it began."""
+
+    def row(self) -> dict[str, float]:
+        """Return the columns of ``episodes.jsonl`` besides the step."""
+        return {"return": self.ret, "length": self.length, "seconds": round(self.seconds, 3)}
 
 
 class EnvStream:
@@ -56,26 +60,26 @@ class EnvStream:
         self._calls = self._calls_of_all()
 
     def _calls_of_all(self) -> int:
-        """Resets and steps that the environment was asked for, by whomever; 0 if it keeps none."""
+        """Resets and steps of the environment by all users; 0 if it does not count them."""
         return int(getattr(self.env, "calls", 0))
 
     def is_lost(self) -> bool:
-        """Whether the environment may have left the place where this stream last saw it."""
-        # Before the first reset there is no place to leave: that reset is seeded.
+        """Whether the environment may have changed since this stream last used it."""
+        # Not before the first reset, which is seeded.
         return self.obs is not None and self._calls_of_all() != self._calls
 
     def cut(self) -> Transition | None:
-        """End the episode where it stands; the next one begins with a reset that is seeded anew.
+        """End the episode at its last step; the next one begins with a newly seeded reset.
 
         Returns:
-            The row of the final observation, unless rows have already ended the episode, or it
-            has none yet. The row before it must be marked as truncated.
+            The transition of the final observation, unless the episode has already ended or has no
+            step yet. The transition before it must be marked as truncated.
         """
         last = None
         if self.obs is not None and not (self.needs_reset or self.is_first):
             last = Transition(self.obs, False, ActionSpace.padding, 0.0, False, False, True)
         if self.seed is not None:
-            # Another seed than before, or the same episodes would come again.
+            # Another seed than before, or the same episodes would repeat.
             drawn = np.random.SeedSequence([self.seed, len(self.actions), 1]).generate_state(1)
             self.seed = int(drawn[0] >> 1)
         self.obs, self.actions = None, []
@@ -86,7 +90,7 @@ class EnvStream:
         return last
 
     def start(self) -> EpisodeEnd | None:
-        """Begin the next episode if the last one has ended, so that ``obs`` can be acted on.
+        """Begin the next episode if the last one has ended.
 
         Returns:
             The finished episode, where only the reset shows that it ended: a game that ended in
@@ -108,7 +112,7 @@ class EnvStream:
         """Take one action, after [start][drama.training.stream.EnvStream.start].
 
         Returns:
-            The rows it completes (two at an episode's end: the transition, and the final
+            The completed transitions (two at an episode's end, the second with the final
             observation), and the finished episode if a whole game ended.
         """
         assert self.obs is not None, "start() comes first"
@@ -134,7 +138,7 @@ class EnvStream:
         return end
 
     def position(self) -> dict[str, Any]:
-        """Where the stream stands, JSON-able; with ``obs`` it checks a return to this place."""
+        """Return the position in the episode, JSON-able; `return_to` compares it."""
         return {
             "seed": self.seed,
             "is_first": self.is_first,
@@ -147,9 +151,8 @@ class EnvStream:
         """Take ``actions`` again from the first reset on.
 
         Returns:
-            Whether that led to where the stream stood when ``obs`` and ``position`` were saved.
-            If not, the environment does not follow from its seed, and all that can be done is
-            to ``cut`` the episode there.
+            Whether that led to the saved ``obs`` and ``position``. If not, the environment is not
+            deterministic, and the episode must be ``cut``.
         """
         self.seed = position.get("seed", self.seed)  # checkpoints of earlier versions have none
         for action in actions:

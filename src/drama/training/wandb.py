@@ -15,7 +15,7 @@ from drama.training.rundir import suite_of
 RECORD = Path("wandb", "drama.json")
 """File of the run directory that holds the id; the client writes other files there."""
 LONGEST_TAG = 64
-"""Characters that Weights & Biases takes for one."""
+"""Longest tag that Weights & Biases accepts, in characters."""
 
 
 def import_wandb() -> Any:

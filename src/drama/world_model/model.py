@@ -46,6 +46,18 @@ class LossTerm(NamedTuple):
     """Factor in the loss."""
     metrics: Mapping[str, Tensor] = {}
     """Further detached scalars for the log."""
+    losses: Tensor | None = None
+    """Losses ``(B, T)`` that ``value`` averages; None excludes the term from window losses."""
+    mask: Tensor | None = None
+    """1 where a loss counts, ``(B, T)``; None counts all."""
+
+    def window_losses(self) -> Tensor | float:
+        """Weighted mean loss of each window, ``(B,)``, detached."""
+        if self.losses is None:
+            return 0.0
+        mask = torch.ones_like(self.losses) if self.mask is None else self.mask
+        sums = (self.losses.detach() * mask).sum(dim=1)
+        return self.weight * sums / mask.sum(dim=1).clamp_min(1.0)
 
 
 class WorldModel(nn.Module):
@@ -169,12 +181,15 @@ class WorldModel(nn.Module):
 
     # -- loss ---------------------------------------------------------------------------------
 
-    def loss(self, batch: Batch, random: Randomness) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, batch: Batch, random: Randomness, *, window_losses: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of the paper's equations 6 and 7: the weighted sum of :meth:`loss_terms`.
 
         Args:
             batch: Windows ``(B, T)``.
             random: Source of randomness for the latents.
+            window_losses: Also return ``window_losses``, the loss of each window ``(B,)``.
 
         Returns:
             The scalar loss, and detached scalars for the log: the loss, its terms before weighting,
@@ -191,6 +206,9 @@ class WorldModel(nn.Module):
         with torch.no_grad():
             log_probs = seen.posterior
             metrics["posterior_entropy"] = -(log_probs.exp() * log_probs).sum(dim=(-2, -1)).mean()
+        if window_losses:
+            each = (term.window_losses() for term in terms.values())
+            metrics["window_losses"] = torch.as_tensor(sum(each)).float()
         return loss, metrics
 
     def loss_terms(self, batch: Batch, seen: Observed) -> dict[str, LossTerm]:
@@ -199,27 +217,28 @@ class WorldModel(nn.Module):
         A further term is a method and an entry here; it is logged under its name.
         """
         return {
-            "reconstruction": LossTerm(self.reconstruction_loss(batch, seen)),
-            "reward": LossTerm(self.reward_loss(batch, seen)),
-            "termination": LossTerm(self.termination_loss(batch, seen)),
+            "reconstruction": self.reconstruction_term(batch, seen),
+            "reward": self.reward_term(batch, seen),
+            "termination": self.termination_term(batch, seen),
             **self.kl_terms(batch, seen),
         }
 
-    def reconstruction_loss(self, batch: Batch, seen: Observed) -> Tensor:
+    def reconstruction_term(self, batch: Batch, seen: Observed) -> LossTerm:
         """Squared error of the decoded latents, summed over each observation."""
-        return self.decoder.loss(seen.stoch, batch.obs, batch.is_first).mean()
+        losses = self.decoder.loss(seen.stoch, batch.obs, batch.is_first)  # (B, T)
+        return LossTerm(losses.mean(), losses=losses)
 
-    def reward_loss(self, batch: Batch, seen: Observed) -> Tensor:
+    def reward_term(self, batch: Batch, seen: Observed) -> LossTerm:
         """Cross-entropy to the two-hot rewards, where there was an action."""
         losses = self.twohot.loss(self.reward_head(seen.deter), batch.reward)  # (B, T)
-        return _masked_mean(losses, _acted(batch))
+        return _masked_term(losses, _acted(batch))
 
-    def termination_loss(self, batch: Batch, seen: Observed) -> Tensor:
+    def termination_term(self, batch: Batch, seen: Observed) -> LossTerm:
         """Binary cross-entropy to the terminations, where there was an action."""
         logits = self.termination_head(seen.deter).float().squeeze(-1)  # (B, T)
         target = batch.terminated.float()
         losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        return _masked_mean(losses, _acted(batch))
+        return _masked_term(losses, _acted(batch))
 
     def kl_terms(self, batch: Batch, seen: Observed) -> dict[str, LossTerm]:
         """Dynamics loss ``KL[sg(q) || p]`` and representation loss ``KL[q || sg(p)]``.
@@ -232,18 +251,20 @@ class WorldModel(nn.Module):
         linked = (~batch.is_first[:, 1:]).float()  # (B, T - 1)
         dyn = kl_divergence(posterior.detach(), prior)
         rep = kl_divergence(posterior, prior.detach())
-        dyn_loss = _masked_mean(dyn.clamp_min(config.free_bits), linked)
-        rep_loss = _masked_mean(rep.clamp_min(config.free_bits), linked)
-        kl = {"kl": _masked_mean(dyn.detach(), linked)}
-        return {
-            "dyn": LossTerm(dyn_loss, config.beta_dyn, kl),
-            "rep": LossTerm(rep_loss, config.beta_rep),
-        }
+        dyn_term = _masked_term(dyn.clamp_min(config.free_bits), linked, config.beta_dyn)
+        rep_term = _masked_term(rep.clamp_min(config.free_bits), linked, config.beta_rep)
+        kl = _masked_mean(dyn.detach(), linked)
+        return {"dyn": dyn_term._replace(metrics={"kl": kl}), "rep": rep_term}
 
 
 def _acted(batch: Batch) -> Tensor:
     """1 where there was an action, 0 at final observations: ``(B, T)``."""
     return (~batch.is_last).float()
+
+
+def _masked_term(losses: Tensor, mask: Tensor, weight: float = 1.0) -> LossTerm:
+    """Term of the losses ``(B, T)`` where ``mask`` is 1."""
+    return LossTerm(_masked_mean(losses, mask), weight, losses=losses, mask=mask)
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
