@@ -139,7 +139,9 @@ def markdown(result: dict[str, Any]) -> str:
         ]
         for phase in PHASES
     ]
-    lines = measure.table(["phase", "content", "share of the run", "ms per step"], rows).splitlines()
+    lines = measure.table(
+        ["phase", "content", "share of the run", "ms per step"], rows
+    ).splitlines()
     lines[1] = "| --- | --- | ---: | ---: |"
     pairs = [
         [f"`{phase}`", *(f"{1e3 * turns[side][phase]:.2f}" for side in ("doctor", "training"))]
