@@ -257,13 +257,13 @@ def train(env_id: str, name: str, steps: int, seed: int, episodes: int) -> dict[
     model.learn(steps, callback=curve)
     seconds = time.perf_counter() - began
     greedy = evaluate(model, spec, env_id, episodes, greedy=True)
-    drawn = evaluate(model, spec, env_id, episodes, greedy=False)
+    sampled = evaluate(model, spec, env_id, episodes, greedy=False)
     return {
         "seed": seed,
         "environment_steps": model.num_timesteps,
         "wall_seconds": round(seconds, 1),
         "greedy": {"mean": float(np.mean(greedy)), "returns": greedy},
-        "sampled": {"mean": float(np.mean(drawn)), "returns": drawn},
+        "sampled": {"mean": float(np.mean(sampled)), "returns": sampled},
         "episodes": curve.rows,
     }
 

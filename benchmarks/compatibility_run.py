@@ -165,7 +165,7 @@ class Stage:
         self.path = path
         self.found: dict[str, Any] = {}
 
-    def say(self, **facts: Any) -> None:
+    def record(self, **facts: Any) -> None:
         """Add facts."""
         self.found.update(facts)
         self.path.write_text(json.dumps(self.found), encoding="utf-8")
@@ -173,16 +173,16 @@ class Stage:
     @contextlib.contextmanager
     def attempt(self, name: str) -> Iterator[None]:
         """Record ``name`` as refused or crashed if the block raises."""
-        self.say(**{name: "hang"})  # remains if the process is killed
+        self.record(**{name: "hang"})  # remains if the process is killed
         try:
             yield
         except DramaError as error:
-            self.say(**{name: "refused", f"{name}_error": str(error)})
+            self.record(**{name: "refused", f"{name}_error": str(error)})
         except Exception as error:
             import traceback
 
             traceback.print_exc()
-            self.say(**{name: "crash", f"{name}_error": f"{type(error).__name__}: {error}"})
+            self.record(**{name: "crash", f"{name}_error": f"{type(error).__name__}: {error}"})
 
     def went(self, name: str) -> bool:
         """Whether an attempt succeeded."""
@@ -227,57 +227,57 @@ def train(case: Case, work: Path, stage: Stage) -> None:
     if case.given == "id":
         with stage.attempt("train"):
             command("train", "quick", "--run-dir", str(run), *options(case))
-            stage.say(train="yes")
+            stage.record(train="yes")
         if not stage.went("train"):
             return
         results = json.loads((run / "eval.json").read_text())
-        stage.say(evaluate={mode: scores(result) for mode, result in results.items()})
+        stage.record(evaluate={mode: scores(result) for mode, result in results.items()})
         agent = Agent(config=Config.from_json((run / "config.json").read_text()))
-        stage.say(read=reading(agent.env), describe=describe(agent.env))
+        stage.record(read=reading(agent.env), describe=describe(agent.env))
     else:
         with stage.attempt("train"):
             settings = config(case)
             source = case.source()
             agent = Agent(case.id if case.given == "config" else source, settings)
-            stage.say(read=reading(agent.env), describe=describe(agent.env))
+            stage.record(read=reading(agent.env), describe=describe(agent.env))
             agent.learn(STEPS, run_dir=run)
-            stage.say(train="yes")
+            stage.record(train="yes")
         if not stage.went("train"):
             return
         before = contents(place)
         with stage.attempt("evaluate"):
             result = agent.evaluate()
-            stage.say(
+            stage.record(
                 evaluate={result.mode: scores(result.to_dict())},
                 normalised=result.normalised is not None,
             )
         after = contents(place)
         lost = [k for k, old in before.items() if not after.get(k, b"").startswith(old)]
-        stage.say(files=len(before), overwritten=len(lost))
+        stage.record(files=len(before), overwritten=len(lost))
     with stage.attempt("probe"):
         given = [truth(case, agent.config, life_loss=True) for _ in range(2)]
         lives = case.given in ("id", "config")  # our own copies may play whole games
         playing = truth(case, agent.config, life_loss=False) if lives else given[0]
-        stage.say(given=given[0], playing=playing, repeats=given[0] == given[1], probe="yes")
+        stage.record(given=given[0], playing=playing, repeats=given[0] == given[1], probe="yes")
     if stage.went("probe"):
         with stage.attempt("copy"):
-            stage.say(copy=differing(playing, probe(agent.new_env(0))))
+            stage.record(copy=differing(playing, probe(agent.new_env(0))))
         if case.given not in ("id", "config"):
             with stage.attempt("state"):
-                stage.say(state=differing(given[0], probe(agent.env)))
+                stage.record(state=differing(given[0], probe(agent.env)))
 
 
 def loaded(case: Case, path: Path, stage: Stage, known: Mapping[str, Any]) -> Agent | None:
     """Load without arguments, and with ``env=`` if that is refused."""
     with stage.attempt("load"):
         agent = Agent.load(path)
-        stage.say(load=against(agent, known))
+        stage.record(load=against(agent, known))
         return Agent.load(path)
     if stage.found["load"] != "refused" or case.given in ("id", "config"):
         return None
     with stage.attempt("load_env"):
         agent = Agent.load(path, env=case.source())
-        stage.say(load_env=against(agent, known))
+        stage.record(load_env=against(agent, known))
         return Agent.load(path, env=case.source())
     return None
 
@@ -307,9 +307,9 @@ def load(case: Case, work: Path, stage: Stage) -> None:
             result = agent.evaluate()
             found = {result.mode: scores(result.to_dict())}
         else:
-            stage.say(evaluate=None)
+            stage.record(evaluate=None)
             return
-        stage.say(evaluate=found)
+        stage.record(evaluate=found)
 
 
 def resume(case: Case, work: Path, stage: Stage) -> None:
@@ -325,7 +325,7 @@ def resume(case: Case, work: Path, stage: Stage) -> None:
             keep = case.given == "config" or not needs_env
             agent = Agent.load(path, env=None if keep else case.source())
             agent.learn(STEPS - SAVED)
-        stage.say(resume=differing(run_state(run), run_state(again)))
+        stage.record(resume=differing(run_state(run), run_state(again)))
 
 
 STAGES: dict[str, Callable[[Case, Path, Stage], None]] = {
@@ -356,9 +356,9 @@ def serve(stage: str, name: str, place: str, seconds: int) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     case = next(case for case in CASES if case.name == name)
     noted = Stage(work / f"{stage}.json")
-    noted.say()
+    noted.record()
     STAGES[stage](case, work, noted)
-    noted.say(done=True)
+    noted.record(done=True)
 
 
 def one_line(text: str, hidden: Sequence[str] = ()) -> str:

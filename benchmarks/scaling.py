@@ -201,7 +201,7 @@ def _run(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [point for point in points if not point.get("skipped")]
 
 
-# ---------------------------------------------------------------------------------- what it says
+# ------------------------------------------------------------------------- interpretation
 
 
 def slope(points: Sequence[dict[str, Any]], key: str, fit_from: int) -> float | None:
@@ -228,7 +228,7 @@ def summarise(label: str, points: list[dict[str, Any]], fit_from: int) -> dict[s
     return {"points": points, "slope": slopes, "target": target, "met": met}
 
 
-COLOURS = {  # Okabe and Ito's, told apart by colour-blind readers; the marks differ too
+COLOURS = {  # Okabe and Ito's, distinguishable for colour-blind readers; markers differ too
     "Mamba-2": ("#0072B2", "o"),
     "Mamba-1": ("#E69F00", "s"),
     "GRU": ("#009E73", "^"),

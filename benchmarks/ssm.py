@@ -321,10 +321,10 @@ class Bench:
             chunks = dict.fromkeys([self.plan.their_chunk, sizes[2], *self.plan.chunks])
             others = {f"transformers, chunk {c}": (*sizes[:2], c) for c in chunks}
         cases: dict[str, Run] = {"ours": mine}
-        apart = 0.0
+        largest = 0.0
         for label, other_sizes in others.items():
             other = training_pass(theirs(layer, width, other_sizes), x, dy, bf16=bf16)
-            apart = max(apart, difference(mine, other, bf16=bf16))
+            largest = max(largest, difference(mine, other, bf16=bf16))
             cases[label] = other
         times = self.time(cases)
         title += f", {batch}×{length}×{width}, " + ("bf16 autocast" if bf16 else "float32")
@@ -341,7 +341,7 @@ class Bench:
                 limit=limit,
                 against=other,
                 all_compared={label: measure.spread(times[label]) for label in others},
-                difference=apart,
+                difference=largest,
             )
 
         best = min(others, key=lambda label: measure.spread(times[label])["median"])

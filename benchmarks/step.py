@@ -66,7 +66,7 @@ def build(config: Config, rows: int) -> Trainer:
 
 
 def in_plain_layout(trainer: Trainer) -> None:
-    """Switch images to ``(N, C, H, W)`` in memory."""
+    """Have images computed as ``(N, C, H, W)`` in memory."""
     for part in (trainer.world_model.encoder, trainer.world_model.decoder):
         part.to(memory_format=torch.contiguous_format)
         for module in part.modules():
@@ -145,7 +145,7 @@ def products(trainer: Trainer) -> list[Product]:
     trainer.update("world_model")
     for hook in hooks:
         hook.remove()
-    # Mamba layers pass the weights of their projections to the product directly.
+    # The layers of Mamba hand their projections' weights to the product directly.
     c = trainer.config.world_model
     window = (c.batch_size, c.batch_length)
     for module in trainer.world_model.dynamics.modules():
