@@ -150,7 +150,7 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             f"`drama train {result['preset']} --env {result['env']}`, {split['until_step']:,} "
-            f"steps in {split['wall_seconds']:.0f} s ({result['precision']}). Its last line:",
+            f"steps in {split['wall_seconds']:.0f} s ({result['precision']}). Its time split:",
             f"```\n{result['printed']}\n```",
             "\n".join(lines),
             "*Share of the run* includes the random warm-up; *ms per step* is after it, at "
