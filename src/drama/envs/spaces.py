@@ -302,7 +302,7 @@ class ActionAdapter:
             raise _unsupported_action(space)
         self.raw_space = space
         self._start = int(space.start)
-        from drama.actions import ActionSpace  # here: the settings need no torch
+        from drama.actions import ActionSpace  # on first use: environments need no torch
 
         self._actions = ActionSpace.of(space)
         self.space = spaces.Discrete(self._actions.count)
