@@ -37,7 +37,7 @@ from drama import Agent, presets
 from drama.actions import ActionSpace
 from drama.config import Config
 from drama.envs import adapt
-from drama.envs.adapt import as_batch
+from drama.envs.adapt import adapter_of, as_batch
 from drama.errors import CheckpointError, ConfigError, EnvError, RunDirError, UnknownEnvError
 from drama.training.collector import Collector
 from drama.world_model import WorldModel
@@ -697,7 +697,7 @@ def test_what_could_be_raw_or_adapted_is_taken_as_adapted() -> None:
     bright, _ = agent.get_env().reset()
     assert (dim.max(), bright.max()) == (10, 255)
     for obs in (dim, bright):
-        read, single, raw = as_batch(obs, agent.observation_space, agent._adapter)
+        read, single, raw = as_batch(obs, agent.observation_space, adapter_of(agent.env))
         assert np.array_equal(read[0], obs)
         assert (single, raw) == (True, False)
     assert set(agent.predict(np.stack([dim] * 40))[0]) == {0, 1}

@@ -65,7 +65,7 @@ class ActionSpace:
     @classmethod
     def of(cls, space: spaces.Space[Any]) -> ActionSpace:
         """Return the actions of an adapted environment's action space."""
-        assert isinstance(space, spaces.Discrete)  # see drama.envs.mapping.ActionAdapter
+        assert isinstance(space, spaces.Discrete)  # see drama.envs.spaces.ActionAdapter
         return cls(int(space.n))
 
     # -- the models ---------------------------------------------------------------------------

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,14 @@ import torch
 from drama.actions import ActionSpace
 from drama.attributes import constructor
 from drama.behaviour import Player
-from drama.config import BehaviourConfig, Config, Latents
-from drama.envs.adapt import adapter_of, as_batch
+from drama.config import Config, Latents
 from drama.envs.source import EnvLike, env_source
 from drama.errors import ConfigError
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.loading import SavedAgent
-from drama.machine.estimate import long_run_warning, may_be_long, measure_updates
+from drama.machine.estimate import warn_if_long
 from drama.ops.backend import backend_of
-from drama.predicting import carried_state
+from drama.predicting import Predictor
 from drama.presets import fitting, label, resolve
 from drama.training.callbacks import CallbackLike, Callbacks
 from drama.training.checkpointer import write_untrained
@@ -33,7 +32,7 @@ from drama.training.clock import TimeSplit
 from drama.training.device import cpu_threads, pick_device, pick_dtype, process_settings
 from drama.training.events import Listener, log_events
 from drama.training.progress import Progress
-from drama.training.record import facts
+from drama.training.record import facts, notes
 from drama.training.run import New, Run, create_run
 from drama.training.trainer import Trainer
 from drama.training.weights import load_weights, new_models
@@ -70,7 +69,7 @@ class Agent:
         fitted = config is None
         config = resolve(config)
         self._source = env_source(env, config.env)
-        config = dataclasses.replace(
+        config = replace(
             config,
             env=self._source.config,
             seed=config.seed if seed is None else seed,
@@ -81,7 +80,6 @@ class Agent:
         self._source.log_limits(self.env)
         self.observation_space = self.env.observation_space
         self.action_space = self.env.action_space
-        self._adapter = adapter_of(self.env)
 
         shape = tuple(self.observation_space.shape or ())
         actions = ActionSpace.of(self.action_space)
@@ -89,23 +87,20 @@ class Agent:
         """Why the preset was chosen; None if the configuration was given."""
         if fitted:
             fit, self.preset_reason = fitting(shape, self.device.type)
-            config = dataclasses.replace(
-                fit, env=config.env, seed=config.seed, device=config.device
-            )
+            config = replace(fit, env=config.env, seed=config.seed, device=config.device)
             logger.info("preset %s, chosen for %s", config.preset, self.preset_reason)
         self.config = config
         self.world_model, self.behaviour = new_models(config, shape, actions, self.device)
+        c = config.world_model
         self._dtype = pick_dtype(config.training.precision, self.device)
+        requested, resets = c.dynamics.backend, c.reset_at_episode_start
         self.backend = backend_of(
-            self.world_model,
-            self.device,
-            config.world_model.dynamics.backend,
-            dtype=self._dtype,
-            resets=config.world_model.reset_at_episode_start,
+            self.world_model, self.device, requested, dtype=self._dtype, resets=resets
         )
         """Backend of the SSM layers in training, and why it was chosen."""
-        self.player = self._player(config.behaviour)
+        self.player = Player(self.world_model, self.behaviour, config.behaviour)
         self._generator = torch.Generator(self.device).manual_seed(config.seed)
+        self._predictor = Predictor(self.player, self.env, self._generator)
         self._run = Run(New())
 
     def __repr__(self) -> str:
@@ -177,9 +172,12 @@ class Agent:
             progress = Progress(trainer, target) if progress_bar else None
             shown = log_events if progress is None else stack.enter_context(progress)
             trainer.events.listeners = (*listeners, callbacks, shown)
-            self._describe(trainer)
+            for text in notes(trainer.replay, trainer.stream.env, self.backend):
+                trainer.events.note(text)
             self._run.start(trainer, facts(self.device, self._dtype, self.backend))
-            self._estimate(trainer, target, progress)
+            step_seconds = warn_if_long(self, trainer, target)
+            if progress is not None:
+                progress.learning_seconds = step_seconds
             stack.callback(callbacks.close)
             callbacks.start(trainer, target)
             trainer.run(target)
@@ -188,22 +186,6 @@ class Agent:
 
     def _trainer(self, run_dir: Path | None) -> Trainer:
         return Trainer(self.config, self.env, self.world_model, self.behaviour, run_dir=run_dir)
-
-    def _describe(self, trainer: Trainer) -> None:
-        """Note what this run uses."""
-        trainer.events.note(trainer.replay.describe())
-        trainer.events.note(f"backend {self.backend}")
-        if self._adapter is not None:
-            trainer.events.note(f"observations: {self._adapter.adapt_observation.reading}")
-
-    def _estimate(self, trainer: Trainer, target: int, progress: Progress | None) -> None:
-        """Measure the cost of a step if the run may be long: for the progress, and to warn."""
-        steps = target - max(trainer.step, self.config.training.warmup_steps)
-        if steps > 0 and may_be_long(self, steps) and (cost := measure_updates(self)) is not None:
-            if progress is not None:
-                progress.learning_seconds = cost.step_seconds
-            if (long := long_run_warning(cost, trainer.step, target)) is not None:
-                trainer.events.warn(long)
 
     # -- saving -------------------------------------------------------------------------------
 
@@ -293,21 +275,7 @@ class Agent:
             EnvError: The observation fits neither the raw nor the adapted space, or holds NaN or
                 Inf; or another argument does not fit it.
         """
-        obs, single, raw = as_batch(observation, self.observation_space, self._adapter)
-        state, start = carried_state(self.player, state, episode_start, len(obs))
-        action, state = self.player.act(
-            torch.from_numpy(obs).to(self.device),
-            state,
-            torch.from_numpy(start).to(self.device),
-            self._generator,
-            latents="mode" if deterministic else "sampled",
-            actions="argmax" if deterministic else "sampled",
-        )
-        chosen = action.cpu().numpy()
-        if raw and self._adapter is not None:
-            mapping = self._adapter.adapt_action
-            chosen = np.array([mapping(a) for a in chosen], dtype=chosen.dtype)
-        return (chosen[0] if single else chosen), state
+        return self._predictor(observation, state, episode_start, deterministic)
 
     def evaluate(
         self,
@@ -343,16 +311,15 @@ class Agent:
         """
         player = self.player
         if lookahead is not None:
-            player = self._player(dataclasses.replace(self.config.behaviour, lookahead=lookahead))
-        given: dict[str, Any] = {
-            "episodes": episodes,
-            "num_envs": num_envs,
-            "seed": seed,
-            "latents": latents,
-            "max_episode_steps": max_episode_steps,
-        }
-        changes = {name: value for name, value in given.items() if value is not None}
-        config = dataclasses.replace(self.config.evaluation, **changes)
+            changed = replace(self.config.behaviour, lookahead=lookahead)
+            player = Player(self.world_model, self.behaviour, changed)
+        config = self.config.evaluation.with_given(
+            episodes=episodes,
+            num_envs=num_envs,
+            seed=seed,
+            latents=latents,
+            max_episode_steps=max_episode_steps,
+        )
         with cpu_threads(self.config.training.threads):  # as many as it was trained with
             return evaluate(
                 player,
@@ -362,9 +329,6 @@ class Agent:
                 protocol={"train_steps": self.num_timesteps, "train_seed": self.config.seed},
                 progress=progress,
             )
-
-    def _player(self, c: BehaviourConfig) -> Player:
-        return Player(self.world_model, self.behaviour, c)
 
     # -- environments -------------------------------------------------------------------------
 

@@ -1,15 +1,63 @@
-"""Arguments of `Agent.predict`, checked."""
+"""`Agent.predict`: actions for observations that a caller holds, with arguments checked."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from drama.behaviour import Player
+from drama.envs.adapt import adapter_of, as_batch
 from drama.errors import EnvError
 from drama.types import PolicyState
+
+
+class Predictor:
+    """Chooses actions for raw or adapted observations.
+
+    Args:
+        player: The policy.
+        env: Its environment, adapted.
+        generator: Source of randomness, on the player's device.
+    """
+
+    def __init__(self, player: Player, env: gym.Env[Any, Any], generator: torch.Generator) -> None:
+        self.player = player
+        self.space = env.observation_space
+        self.adapter = adapter_of(env)
+        self.generator = generator
+
+    def __call__(
+        self,
+        observation: npt.NDArray[Any],
+        state: PolicyState | None,
+        episode_start: npt.NDArray[np.bool_] | None,
+        deterministic: bool,
+    ) -> tuple[npt.NDArray[Any], PolicyState]:
+        """Choose actions, see `Agent.predict`.
+
+        Raises:
+            EnvError: An argument does not fit the environment or another argument.
+        """
+        obs, single, raw = as_batch(observation, self.space, self.adapter)
+        state, start = carried_state(self.player, state, episode_start, len(obs))
+        device = self.generator.device
+        action, state = self.player.act(
+            torch.from_numpy(obs).to(device),
+            state,
+            torch.from_numpy(start).to(device),
+            self.generator,
+            latents="mode" if deterministic else "sampled",
+            actions="argmax" if deterministic else "sampled",
+        )
+        chosen = action.cpu().numpy()
+        if raw and self.adapter is not None:
+            mapping = self.adapter.adapt_action
+            chosen = np.array([mapping(a) for a in chosen], dtype=chosen.dtype)
+        return (chosen[0] if single else chosen), state
 
 
 def carried_state(

@@ -21,7 +21,7 @@ from drama.world_model import WorldModel
 class Curious(ActorCritic):
     """Pays 1000 more for each step after which the first feature of ``d_t`` is positive."""
 
-    def intrinsic_reward(self, deter: Tensor, features: Tensor) -> Tensor:
+    def intrinsic_reward(self, world_model: WorldModel, deter: Tensor, features: Tensor) -> Tensor:
         assert deter.shape[:-1] == features.shape[:-1]
         return 1000.0 * (deter[..., 0] > 0).float()
 
@@ -41,7 +41,8 @@ def test_rollouts_and_q_values_have_it(
 ) -> None:
     world, policy = tiny_world(), tiny_policy(actor_gradient=gradient)
 
-    def bonus(deter: Tensor, features: Tensor) -> Tensor:
+    def bonus(model: WorldModel, deter: Tensor, features: Tensor) -> Tensor:
+        assert model is world
         return deter[..., 1] + features[..., 0]
 
     plain, rewarded = (
@@ -53,7 +54,7 @@ def test_rollouts_and_q_values_have_it(
     assert torch.equal(plain.features, rewarded.features)
     assert torch.equal(plain.action, rewarded.action)
     deter = rewarded.features[:, 1:, -16:]  # d_t: the context "previous"
-    added = bonus(deter, rewarded.features[:, 1:])
+    added = bonus(world, deter, rewarded.features[:, 1:])
     assert added.abs().min() > 0
     torch.testing.assert_close(rewarded.reward, plain.reward + added)
     if gradient == "all-actions":
@@ -81,6 +82,7 @@ def test_training_sees_it_and_acting_does_not(agent: Agent, tmp_path: Path) -> N
         assert abs(reward) < 100
         assert env._state is not None
         deters.append(env._state.deter)
-    assert agent.behaviour.intrinsic_reward(torch.cat(deters), torch.cat(deters)).max() == 1000
+    deter = torch.cat(deters)
+    assert agent.behaviour.intrinsic_reward(agent.world_model, deter, deter).max() == 1000
     assert agent.player.imagination.intrinsic_reward is None
     Agent.load(tmp_path / "run").learn(5)

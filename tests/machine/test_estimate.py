@@ -73,7 +73,7 @@ def test_a_run_of_days_is_warned_about_before_its_first_step(
     monkeypatch.setattr(estimate, "LONG_FLOPS", {"cpu": 0.0})
     # 7.25 s a step.
     slow = preset_cost(warmup_steps=24)
-    monkeypatch.setattr(agent, "measure_updates", lambda _: slow)
+    monkeypatch.setattr(estimate, "measure_updates", lambda _: slow)
     assert not any("takes about" in line for line in warnings_of(Agent(WALK, tiny()), 30))
     monkeypatch.setattr(estimate, "WARN_HOURS", 0.0)
     said = warnings_of(Agent(WALK, tiny()), 30, run_dir=tmp_path / "run")
@@ -81,7 +81,7 @@ def test_a_run_of_days_is_warned_about_before_its_first_step(
     # A run that goes on is estimated for the steps that are left.
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(
-        agent, "long_run_warning", lambda _, step, target: asked.append((step, target))
+        estimate, "long_run_warning", lambda _, step, target: asked.append((step, target))
     )
     Agent.load(tmp_path / "run", env=WALK).learn(10)
     assert asked == [(30, 40)]
@@ -101,7 +101,7 @@ def test_the_line_by_hand() -> None:
 
 def test_within_the_warm_up_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "LONG_FLOPS", {"cpu": 0.0})
-    monkeypatch.setattr(agent, "measure_updates", lambda _: pytest.fail("it measured"))
+    monkeypatch.setattr(estimate, "measure_updates", lambda _: pytest.fail("it measured"))
     Agent(WALK, tiny()).learn(24)
 
 
@@ -110,7 +110,7 @@ def test_the_estimate_is_the_first_time_left(
 ) -> None:
     monkeypatch.setattr(estimate, "LONG_FLOPS", {"cpu": 0.0})
     cost = preset_cost(env_seconds=0.0)
-    monkeypatch.setattr(agent, "measure_updates", lambda _: cost)
+    monkeypatch.setattr(estimate, "measure_updates", lambda _: cost)
     seen: list[float | None] = []
 
     class Kept(Progress):

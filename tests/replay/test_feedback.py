@@ -53,12 +53,12 @@ class Prioritised(Sampler):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(SAMPLERS.registered, "prioritised", Prioritised)
+    monkeypatch.setitem(SAMPLERS.registered, "tested", Prioritised)
     return
 
 
 def made(**changes: Any) -> Trainer:
-    config = tiny({"replay.sampler": "prioritised", **changes})
+    config = tiny({"replay.sampler": "tested", **changes})
     agent = Agent("drama/Catch-v0", config)
     trainer = Trainer(config, agent.env, agent.world_model, agent.behaviour)
     while trainer.step < 24:
@@ -95,7 +95,7 @@ def test_windows_of_large_loss_are_sampled_more_often() -> None:
 
 
 def test_a_run_with_feedback_resumes_bit_for_bit(tmp_path: Path) -> None:
-    config = tiny({"replay.sampler": "prioritised"})
+    config = tiny({"replay.sampler": "tested"})
     Agent("drama/Catch-v0", config).learn(60, run_dir=tmp_path / "whole")
     Agent("drama/Catch-v0", config).learn(40, run_dir=tmp_path / "parts")
     Agent.load(tmp_path / "parts").learn(20)
@@ -107,10 +107,10 @@ def test_feedback_changes_what_is_trained_on(tmp_path: Path) -> None:
         def update(self, slots: Tensor, losses: Tensor) -> None:
             pass
 
-    config = tiny({"replay.sampler": "prioritised"})
+    config = tiny({"replay.sampler": "tested"})
     one = everything(Agent("drama/Catch-v0", config).learn(60), tmp_path / "one")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SAMPLERS.registered, "prioritised", Forgetful)
+        patch.setitem(SAMPLERS.registered, "tested", Forgetful)
         other = everything(Agent("drama/Catch-v0", config).learn(60), tmp_path / "other")
     assert "loop/trained" in differences(one, other)
 

@@ -14,10 +14,11 @@ from drama.behaviour.standardise import RunningStandardise
 from drama.config import BehaviourConfig
 from drama.ops.categorical import Randomness
 from drama.types import Rollout
+from drama.world_model import WorldModel
 from drama.world_model.heads import MLP
 from drama.world_model.twohot import TwoHot
 
-IntrinsicReward = Callable[[Tensor, Tensor], "Tensor | None"]
+IntrinsicReward = Callable[[WorldModel, Tensor, Tensor], "Tensor | None"]
 """Signature of :meth:`Behaviour.intrinsic_reward`."""
 
 
@@ -122,12 +123,15 @@ class Behaviour(nn.Module):
         """
         return reward + self.config.gamma * (1.0 - termination) * self.value(features)
 
-    def intrinsic_reward(self, deter: Tensor, features: Tensor) -> Tensor | None:
+    def intrinsic_reward(
+        self, world_model: WorldModel, deter: Tensor, features: Tensor
+    ) -> Tensor | None:
         """Reward added to the predicted one in imagination, ``(...)``; None adds nothing.
 
         Override it to explore, for example. `DreamEnv`, evaluation and acting never call it.
 
         Args:
+            world_model: The imagined environment, in evaluation mode.
             deter: ``d_t`` after the action, ``(..., D)``.
             features: Policy features of the state that follows, ``(..., F)``.
         """

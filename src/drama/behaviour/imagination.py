@@ -251,7 +251,7 @@ class Imagination:
         """Add the intrinsic reward, if there is one."""
         if self.intrinsic_reward is None:
             return reward
-        intrinsic = self.intrinsic_reward(deter, features)
+        intrinsic = self.intrinsic_reward(self.world_model, deter, features)
         return reward if intrinsic is None else reward + intrinsic
 
     # -- one-step lookahead -------------------------------------------------------------------

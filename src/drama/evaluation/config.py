@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from drama.behaviour.config import Latents
 from drama.validation import Section, output, positive, require
@@ -29,3 +31,8 @@ class EvaluationConfig(Section):
             positive("evaluation", max_episode_steps=self.max_episode_steps)
         require(self.episodes >= 0, "evaluation.episodes must not be negative")
         require(0 <= self.seed < 2**62, f"evaluation.seed must not be negative, got {self.seed}")
+
+    def with_given(self, **settings: Any) -> EvaluationConfig:
+        """Return a copy with the settings replaced that are not None."""
+        given = {name: value for name, value in settings.items() if value is not None}
+        return dataclasses.replace(self, **given)

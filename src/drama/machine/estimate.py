@@ -17,6 +17,7 @@ from drama.text import duration
 
 if TYPE_CHECKING:
     from drama.agent import Agent
+    from drama.training.trainer import Trainer
 
 LONG_FLOPS = {"cpu": 1e14}
 """Operations above which a run may take hours, by device type."""
@@ -48,6 +49,25 @@ class Blank(gym.Env[Any, Any]):
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Return a zero observation and reward 0; episodes do not end."""
         return self._obs, 0.0, False, False, {}
+
+
+def warn_if_long(agent: Agent, trainer: Trainer, target: int) -> float | None:
+    """Measure the cost of a step if the run may be long; warn if it takes days.
+
+    Args:
+        agent: The agent.
+        trainer: Receives the warning.
+        target: Last environment step of the run.
+
+    Returns:
+        Seconds of acting and updates per step; None if the run is short or nothing was measured.
+    """
+    steps = target - max(trainer.step, agent.config.training.warmup_steps)
+    if steps <= 0 or not may_be_long(agent, steps) or (cost := measure_updates(agent)) is None:
+        return None
+    if (warning := long_run_warning(cost, trainer.step, target)) is not None:
+        trainer.events.warn(warning)
+    return cost.step_seconds
 
 
 def may_be_long(agent: Agent, steps: int) -> bool:

@@ -11,11 +11,14 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import torch
 
+from drama.envs.adapt import adapter_of
 from drama.errors import CheckpointError
 from drama.files import read_json, write_json
 from drama.ops.backend import Backend
+from drama.replay import ReplayBuffer
 from drama.training.clock import TimeSplit
 from drama.training.device import device_name
 from drama.version import __version__
@@ -38,6 +41,14 @@ def facts(device: torch.device, dtype: torch.dtype, backend: Backend) -> dict[st
         "python": platform.python_version(),
         "system": platform.platform(),
     }
+
+
+def notes(replay: ReplayBuffer, env: gym.Env[Any, Any], backend: Backend) -> list[str]:
+    """Return lines on what a run uses: replay, backend and reading of the observations."""
+    lines = [replay.describe(), f"backend {backend}"]
+    if (adapter := adapter_of(env)) is not None:
+        lines.append(f"observations: {adapter.adapt_observation.reading}")
+    return lines
 
 
 def record_start(run_dir: Path, step: int, entry: dict[str, Any]) -> str | None:
