@@ -293,9 +293,8 @@ def test_a_checkpoint_is_written_after_some_minutes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(0, 10**6, 7))  # every look at the clock takes 7 seconds
-    monkeypatch.setattr(
-        trainer_module, "time", SimpleNamespace(monotonic=lambda: float(next(clock)))
-    )
+    ticking = SimpleNamespace(monotonic=lambda: float(next(clock)))
+    monkeypatch.setattr(trainer_module, "time", ticking)
     saved: list[str] = []
 
     def listen(event: str, payload: Any) -> None:

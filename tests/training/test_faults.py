@@ -139,8 +139,8 @@ def test_a_loss_that_is_nan_takes_no_step(
     original = module.loss
     before = {k: t.clone() for k, t in module.named_parameters()}
 
-    def loss(*args: Any) -> Any:
-        value, metrics = original(*args)
+    def loss(*args: Any, **options: Any) -> Any:
+        value, metrics = original(*args, **options)
         return value * torch.nan, {name: m * torch.nan for name, m in metrics.items()}
 
     monkeypatch.setattr(module, "loss", loss)
@@ -176,7 +176,7 @@ def test_nor_does_one_that_raises(
 ) -> None:
     agent = Agent(env_id(Walk), tiny({"training.overlap": overlap})).learn(45, run_dir=tmp_path)
 
-    def loss(*_: Any) -> Any:
+    def loss(*_: Any, **__: Any) -> Any:
         raise ValueError("a head of one's own")
 
     monkeypatch.setattr(agent.world_model, "loss", loss)

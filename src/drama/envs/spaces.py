@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from drama.actions import ActionSpace
 from drama.envs.guard import as_declared
 from drama.errors import EnvError, UnsupportedSpaceError
 from drama.text import one_line
@@ -303,6 +302,8 @@ class ActionAdapter:
             raise _unsupported_action(space)
         self.raw_space = space
         self._start = int(space.start)
+        from drama.actions import ActionSpace  # on first use: environments need no torch
+
         self._actions = ActionSpace.of(space)
         self.space = spaces.Discrete(self._actions.count)
         self.is_identity = self._start == 0
