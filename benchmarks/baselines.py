@@ -1,27 +1,26 @@
-"""Model-free agents on the environments Drama plays: ``python -m benchmarks.baselines``.
+"""Model-free baselines on the same environments: ``python -m benchmarks.baselines``.
 
 Trains Stable-Baselines3's DQN and PPO on the same adapted environments for the same number of
-environment steps, evaluates them on seeds that no training run uses, and writes
-``docs/assets/results/<env>-<agent>.json``: learning curves, evaluation episodes, settings and where
-they are from, versions, wall time. Runs found finished under ``--runs`` are not made again.
+environment steps, evaluates them on seeds unused in training, and writes
+``docs/assets/results/<env>-<agent>.json``: learning curves, evaluation episodes, settings with
+sources, versions, wall time. Finished runs under ``--runs`` are not repeated.
 
-On MinAtar all get the small convolutional network of its paper.
+On MinAtar all use the small convolutional network of its paper.
 
 ``dqn``
-    The MinAtar paper's settings. They were chosen for five million steps.
+    The MinAtar paper's settings, tuned for five million steps.
 ``dqn-short``
-    The same, with what tens of thousands of steps ask for: exploration annealed over a tenth of the
-    run, an earlier first update, Adam.
+    The same, adapted to tens of thousands of steps: exploration annealed over 10 % of the run, an
+    earlier first update, Adam.
 ``ppo``
-    PureJaxRL's settings for MinAtar, with 8 environments instead of 64: as many more updates.
+    PureJaxRL's settings for MinAtar, with 8 environments instead of 64, so 8 times the updates.
 ``ppo-atari``
-    RL Baselines3 Zoo's settings for Atari, for which they were tuned, at ten million steps: four
-    stacked frames, the network of Nature's DQN, signs of rewards. The frames are those that Drama
-    sees (64 x 64, in colour), the environment is the same, and step size and clipping fall to zero
-    over this run.
+    RL Baselines3 Zoo's settings for Atari, tuned for ten million steps: four stacked frames, the
+    network of Nature's DQN, signs of rewards. Environment and frames (64 x 64, colour) are those of
+    Drama; step size and clipping are annealed to zero over this run.
 
-``greedy`` evaluates the most probable action, ``sampled`` draws it (PPO from the policy, DQN with
-its last epsilon). PPO ends at the first whole rollout at or beyond the number of steps.
+``greedy`` evaluates the most probable action, ``sampled`` a sampled one (PPO from the policy, DQN
+with its last epsilon). PPO ends with the first whole rollout at or after the number of steps.
 """
 
 from __future__ import annotations
@@ -51,9 +50,9 @@ from benchmarks import measure
 
 RESULTS = measure.DOCS / "assets" / "results"
 EPISODES = {"MinAtar/Freeway-v1": 20, "ALE/Boxing-v5": 20, "ALE/Pong-v5": 20}
-"""Episodes of an evaluation where not 100: those of Freeway always take 2501 steps."""
+"""Evaluation episodes, by default 100; those of Freeway always take 2501 steps."""
 EVALUATION_SEED = 10_000
-"""As :class:`drama.config.EvaluationConfig`: kept apart from training seeds."""
+"""As :class:`drama.config.EvaluationConfig`: distinct from training seeds."""
 
 MINATAR = (
     "Young & Tian 2019, arXiv:1903.03176, and its github.com/kenjyoung/MinAtar/examples/dqn.py"
@@ -91,20 +90,20 @@ class Baseline:
 
     algorithm: type[BaseAlgorithm]
     source: str
-    """Where the settings are from, and what differs from there."""
+    """Source of the settings, and deviations from it."""
     settings: dict[str, Any]
     policy: dict[str, Any] = field(default_factory=dict)
     num_envs: int = 1
     anneal: tuple[str, ...] = ()
-    """Settings that fall linearly to zero."""
+    """Settings annealed linearly to zero."""
     network: type[BaseFeaturesExtractor] = SmallCNN
     stack: int = 1
-    """Frames seen at a time."""
+    """Stacked frames."""
     signs: bool = False
     """Learn from the signs of rewards."""
 
     def environments(self, env_id: str, seed: int | None, count: int, *, learning: bool) -> VecEnv:
-        """Build environments as the algorithm sees them."""
+        """Make the wrapped environments of the algorithm."""
 
         def build() -> gym.Env[Any, Any]:
             env = drama.make_env(env_id, seed, life_loss=learning)
@@ -120,7 +119,7 @@ def rmsprop(parameters: Any, lr: float, **_: Any) -> torch.optim.Optimizer:
 
 
 def baselines(steps: int) -> dict[str, Baseline]:
-    """Every baseline by name, for a run of ``steps`` environment steps."""
+    """Return the baselines by name, for runs of ``steps`` environment steps."""
     dqn: dict[str, Any] = {
         "learning_rate": 2.5e-4,
         "buffer_size": 100_000,
@@ -200,7 +199,7 @@ def baselines(steps: int) -> dict[str, Baseline]:
 
 
 class Episodes(BaseCallback):
-    """Keeps the step, return and length of every finished training episode."""
+    """Records step, return and length of every training episode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -218,7 +217,7 @@ class Episodes(BaseCallback):
 def evaluate(
     model: BaseAlgorithm, spec: Baseline, env_id: str, episodes: int, *, greedy: bool
 ) -> list[float]:
-    """Return of each of ``episodes`` episodes, played one after the other."""
+    """Return the returns of ``episodes`` consecutive episodes."""
     env = spec.environments(env_id, EVALUATION_SEED, 1, learning=False)
     returns: list[float] = []
     obs, total = env.reset(), 0.0
@@ -258,13 +257,13 @@ def train(env_id: str, name: str, steps: int, seed: int, episodes: int) -> dict[
     model.learn(steps, callback=curve)
     seconds = time.perf_counter() - began
     greedy = evaluate(model, spec, env_id, episodes, greedy=True)
-    drawn = evaluate(model, spec, env_id, episodes, greedy=False)
+    sampled = evaluate(model, spec, env_id, episodes, greedy=False)
     return {
         "seed": seed,
         "environment_steps": model.num_timesteps,
         "wall_seconds": round(seconds, 1),
         "greedy": {"mean": float(np.mean(greedy)), "returns": greedy},
-        "sampled": {"mean": float(np.mean(drawn)), "returns": drawn},
+        "sampled": {"mean": float(np.mean(sampled)), "returns": sampled},
         "episodes": curve.rows,
     }
 
@@ -272,7 +271,7 @@ def train(env_id: str, name: str, steps: int, seed: int, episodes: int) -> dict[
 def run(
     env_id: str, name: str, steps: int, seeds: Sequence[int], episodes: int, place: Path
 ) -> dict[str, Any]:
-    """Train every seed that is not finished yet, and collect all of them."""
+    """Train the unfinished seeds and collect all results."""
     rows = []
     for seed in seeds:
         path = place / f"{slug(env_id)}-{name}-{steps}-seed-{seed}.json"
@@ -315,7 +314,7 @@ def run(
 
 
 def text(result: dict[str, Any]) -> str:
-    """Return ``result`` as JSON to be read by people, each run on a line of its own."""
+    """Return ``result`` as readable JSON, one run per line."""
     lines = ",\n".join("    " + json.dumps(row) for row in result["runs"])
     return (
         json.dumps({**result, "runs": []}, indent=2).replace(
@@ -336,7 +335,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--agents", nargs="+", default=["dqn", "dqn-short", "ppo"])
     parser.add_argument("--steps", type=int, default=50_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--episodes", type=int, help="of each evaluation")
+    parser.add_argument("--episodes", type=int, help="episodes per evaluation")
     parser.add_argument("--runs", type=Path, default=Path("runs/baselines"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)

@@ -1,18 +1,18 @@
-"""Which environments and wrappers work, and how: ``python -m benchmarks.compatibility``.
+"""Compatibility with environments and wrappers: ``python -m benchmarks.compatibility``.
 
 Every case of `benchmarks.compatibility_cases` is trained for 100 steps with a tiny model, loaded
-and evaluated again, and resumed from step 60, each in its own process. The results go to
-``docs/assets/compatibility.json``, and ``docs/compatibility.md`` is made of that file alone. Cases
-that are there already, made with the same code and packages, are not run again (``--fresh`` runs
-all). Some cases need packages that ``drama`` does not:
+and evaluated again, and resumed from step 60, each in a separate process. Results are written to
+``docs/assets/compatibility.json``; ``docs/compatibility.md`` is made from that file only. Cases
+with results of the same code and packages are skipped (``--fresh`` runs all). Some cases need
+packages that ``drama`` does not:
 
     pip install minigrid minatar moviepy pygame stable-baselines3 "gymnasium[box2d]"
 
 Cases whose packages are missing are listed as not installed.
 
-The processes are forked from one that has imported the packages and nothing else (started anew
-where the system cannot fork), so that nothing that a run has made or registered is left for the
-next. Standard output and error of each stage stay in ``--work DIR``, if it is given.
+Processes are forked from one that has only imported the packages (spawned where the system cannot
+fork), so that registrations of one run do not affect the next. ``--work DIR`` keeps standard output
+and error of each stage.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ PACKAGES = (
 JSON = Path("assets") / "compatibility.json"
 PAGE = "compatibility.md"
 SECONDS = 20
-"""Processor time after which a stage is ended."""
+"""Processor time limit of a stage, in seconds."""
 PATIENCE = 10
-"""Times as long on the clock."""
+"""Wall-time limit of a stage, in multiples of its processor time limit."""
 
 
 def code_version() -> str:
-    """Return a hash of the package's and this script's code, and of the packages' versions."""
+    """Return a hash of the code of package and script and of the packages' versions."""
     digest = hashlib.sha256(json.dumps(versions(PACKAGES)).encode())
     own = sorted(Path(__file__).parent.glob("compatibility*.py"))
     for path in (*sorted((measure.ROOT / "src" / "drama").rglob("*.py")), *own):
@@ -66,7 +66,7 @@ def code_version() -> str:
 
 
 def context() -> Any:
-    """Return how processes are started."""
+    """Return the multiprocessing context."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     server = multiprocessing.get_context("forkserver")
@@ -75,7 +75,7 @@ def context() -> Any:
 
 
 def run_case(case: Case, work: Path, seconds: int) -> dict[str, Any]:
-    """Run the stages of a case and return what they found."""
+    """Run the stages of a case and return their results."""
     missing = [name for name in case.needs if importlib.util.find_spec(name) is None]
     if missing:
         return {"missing": missing}
@@ -102,14 +102,14 @@ def run_case(case: Case, work: Path, seconds: int) -> dict[str, Any]:
     return {**found, "seconds": round(time.perf_counter() - began, 1)}
 
 
-# ----------------------------------------------------------------------- what it means
+# ----------------------------------------------------------------------- interpretation
 
 TROUBLE = ("crash", "hang", "other", "differs", "died", "overwritten", "normalised")
-"""Words that say that something is wrong, whatever was expected."""
+"""Words of cells that are unexpected in every case."""
 
 
 def status(case: Case, found: Mapping[str, Any]) -> dict[str, str]:
-    """Return the cells of a case: a word for each column."""
+    """Return the cells of a case by column."""
     columns = dict.fromkeys(("read", "trains", "copy", "load", "resume", "evaluate"), "–")
     if "missing" in found:
         return {**columns, "read": "not installed"}
@@ -146,14 +146,14 @@ def status(case: Case, found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _word(value: Any, same: str, other: str, repeats: bool) -> str:
-    """Return the word for a list of differences, or for an outcome that has one already."""
+    """Return the cell of a list of differences, or an outcome as it is."""
     if not isinstance(value, list):
         return "–" if value is None else str(value)
     return same if not value else other if repeats else "unseeded"
 
 
 def wrong(case: Case, found: Mapping[str, Any]) -> list[str]:
-    """Return the columns of a case that are not as they should be, with what they hold."""
+    """Return the columns of a case with unexpected results, and their cells."""
     if "missing" in found:
         return []
     cells = status(case, found)
@@ -173,29 +173,31 @@ def wrong(case: Case, found: Mapping[str, Any]) -> list[str]:
 
 INTRO = f"""# Compatibility
 
-What `drama` does with other people's environments and wrappers. Made by
-`python -m benchmarks.compatibility` from [its results](assets/compatibility.json); the packages
-that the cases need are in the docstring of `benchmarks/compatibility.py`.
+Environments and wrappers of other packages, tested with `drama`.
+`python -m benchmarks.compatibility` makes this page from [its results](assets/compatibility.json);
+the docstring of `benchmarks/compatibility.py` lists the required packages.
 
-A case is trained for {STEPS} steps with a tiny model. A fresh process loads the run and evaluates
-it; another continues it from step {SAVED}. Episodes are limited to 60 steps unless the row says
-otherwise. Arrows lead from the environment to the outermost wrapper.
+A case is trained for {STEPS} steps with a tiny model. One new process loads and evaluates the run;
+another resumes it from step {SAVED}. Episodes are limited to 60 steps unless the case sets another
+limit. Arrows lead from the environment to the outermost wrapper.
 
-- **given**: how the agent gets it: `id` on the command line, `config` as an id with settings in
-  Python, an `object`, a `factory` that can be imported, a `lambda`.
-- **read**: as a picture (height×width×channels) or a vector (length).
-- **trains**: `refused` with the message below the table, before the first step or at the fault.
-- **copy**: the environment made for evaluation against the one given, same seed and actions.
-  `stateful`: a reset with a seed does not bring the environment back after training (running
-  statistics, lives), and the copy begins without that state.
-- **load**: the environment of the loaded run against the one given, by description, observations,
-  rewards and ends. `env=`: refused until `Agent.load` is given the environment again.
-- **resume**: weights, optimisers, replay and episodes at the end against those of the uninterrupted
-  run, bit for bit.
-- **evaluate**: returns and lengths in the fresh process against those after training.
+- **given**: argument of the agent: an `id` on the command line, a `config` (an id with settings, in
+  Python), an `object`, an importable `factory`, a `lambda`.
+- **read**: picture (height×width×channels) or vector (length).
+- **trains**: `yes`, or `refused` with the message below the table, before the first step or at the
+  faulty step.
+- **copy**: the environment made for evaluation compared with the given one, for one seed and fixed
+  actions. `stateful`: a seeded reset after training does not restore the initial state (running
+  statistics, lives), and the copy starts without that state.
+- **load**: the environment of the loaded run compared with the given one: description,
+  observations, rewards and episode ends. `env=`: refused unless `Agent.load` receives the
+  environment.
+- **resume**: final weights, optimisers, replay and episodes compared with those of the
+  uninterrupted run, bit for bit.
+- **evaluate**: returns and lengths in the new process compared with those after training.
 
-`unseeded`: two environments made alike go different ways. `crash`: an exception that is no message.
-`hang`: stopped after {SECONDS} seconds of processor time. **Bold**: not as it should be."""
+`unseeded`: two environments with the same seed differ. `crash`: an unexpected exception. `hang`:
+stopped after {SECONDS} seconds of processor time. **Bold**: an unexpected result."""
 COLUMNS = ("case", "environment", "given", "read", "trains", "copy", "load", "resume", "evaluate")
 MESSAGES = (
     ("train", "train"),
@@ -218,11 +220,11 @@ def markdown(result: Mapping[str, Any]) -> str:
     missing = sum("missing" in found[case.name] for case in cases)
     older = len({found[case.name]["code"] for case in cases}) > 1
     counts = (
-        f"{len(cases)} cases with {packages}. Not as they should be: "
+        f"{len(cases)} cases with {packages}. Unexpected results: "
         f"{sum(map(bool, bad.values()))}; not installed: {missing}."
     )
     if older:
-        counts += " Some cases were run with another version of the code than the rest."
+        counts += " The cases were run with different versions of the code."
     parts = [INTRO, counts]
     for group in dict.fromkeys(case.group for case in cases):
         members = [case for case in cases if case.group == group]
@@ -243,7 +245,7 @@ def _row(case: Case, found: Mapping[str, Any], bad: Sequence[str]) -> tuple[str,
 
 
 def _messages(cases: Sequence[Case], found: Mapping[str, Any]) -> list[str]:
-    """Return the messages of a group, each with the cases and the attempts that it ended."""
+    """Return the messages of a group, each with its cases and failed attempts."""
     places: dict[str, list[str]] = {}
     for case in cases:
         for stage, attempt in MESSAGES:
@@ -255,7 +257,7 @@ def _messages(cases: Sequence[Case], found: Mapping[str, Any]) -> list[str]:
 
 
 def publish(docs: Path, result: Mapping[str, Any]) -> None:
-    """Write the results, and the page from them."""
+    """Write the results, then the page from them."""
     path = docs / JSON
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -264,21 +266,27 @@ def publish(docs: Path, result: Mapping[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the cases that are not there yet, write the page."""
+    """Run the cases without current results and write the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="run these cases (again)")
-    parser.add_argument("--jobs", type=int, default=1, help="cases side by side")
-    parser.add_argument("--fresh", action="store_true", help="run all cases again")
-    parser.add_argument("--seconds", type=int, default=SECONDS, help="processor time of a stage")
-    parser.add_argument("--docs", type=Path, default=measure.DOCS, help="where results go")
-    parser.add_argument("--work", type=Path, help="directory to keep runs and outputs in")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="run only these cases, even with current results"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="parallel cases")
+    parser.add_argument(
+        "--fresh", action="store_true", help="run all cases, even with current results"
+    )
+    parser.add_argument(
+        "--seconds", type=int, default=SECONDS, help="processor time limit of a stage"
+    )
+    parser.add_argument("--docs", type=Path, default=measure.DOCS, help="output directory")
+    parser.add_argument("--work", type=Path, help="directory that keeps runs and outputs")
     args = parser.parse_args(argv)
     names = {case.name: case for case in CASES}
     for name in args.only or ():
         if name not in names:
-            parser.error(f"no case is called {name!r}; there are {', '.join(names)}")
+            parser.error(f"unknown case {name!r}; choose from {', '.join(names)}")
 
     code = code_version()
     known: dict[str, Any] = {}
@@ -315,7 +323,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             shutil.rmtree(place, ignore_errors=True)
     for case in CASES:
         if case.name in known and (bad := wrong(case, known[case.name])):
-            print(f"not as it should be: {case.name}: {'; '.join(bad)}")
+            print(f"unexpected: {case.name}: {'; '.join(bad)}")
 
 
 if __name__ == "__main__":

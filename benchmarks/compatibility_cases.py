@@ -1,4 +1,4 @@
-"""The cases of the compatibility page: what makes each environment, and what is right for it."""
+"""Cases of the compatibility page: construction of each environment and expected result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Reads = Literal["picture", "vector", "refused"]
 
 @dataclass(frozen=True)
 class Ref:
-    """An argument that no literal says: the object at ``path``."""
+    """Argument given by import path: the object at ``path``."""
 
     path: str
     shown: str = "lambda"
@@ -61,12 +61,12 @@ class Case:
     name: str
     group: str
     parts: tuple[Part, ...]
-    """What makes the environment, then the wrappers from the inside out."""
+    """The call that makes the environment, then its wrappers from the inside out."""
     given: Given
     reads: Reads | None
-    """How it is read where all is right; None: either."""
+    """Expected reading; None = any."""
     needs: tuple[str, ...] = ()
-    """Modules to import before it is made."""
+    """Modules to import first."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Changes to the configuration."""
     lives: bool = False
@@ -85,7 +85,7 @@ class Case:
         return env
 
     def source(self) -> Any:
-        """Return what `drama.Agent` is given."""
+        """Return the argument of `drama.Agent`."""
         if self.given in ("id", "config"):
             return self.id
         for module in self.needs:
@@ -99,7 +99,7 @@ class Case:
 
     @property
     def recipe(self) -> str:
-        """Return what is made, from the inside out, with the settings that matter."""
+        """Return a readable form of the calls, from the inside out, with relevant settings."""
         settings = "".join(f" --{k.replace('_', '-')} {v}" for k, v in self.settings.items())
         return " → ".join(map(str, self.parts)) + settings
 

@@ -1,6 +1,6 @@
-"""Environments, wrappers and factories of the compatibility page that no package ships.
+"""Own environments, wrappers and factories of the compatibility page.
 
-Importing this module registers ``compat/Walk-v0``, so it is imported only where a case needs it.
+Importing this module registers ``compat/Walk-v0``, so only cases that need it import it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gymnasium import spaces
 
 
 class Walk(gym.Env[Any, Any]):
-    """Three random numbers a step, a reward for action 1, episodes of 7 steps."""
+    """Random vectors of 3, reward 1 for action 1, episodes of 7 steps."""
 
     observation_space: Any = spaces.Box(-1.0, 1.0, (3,), np.float32)
     action_space: Any = spaces.Discrete(2)
@@ -104,7 +104,7 @@ class RewardNone(Walk):
 
 
 class NanReward(Walk):
-    """Its 47th reward is NaN."""
+    """The 47th reward is NaN."""
 
     def step(self, action: Any) -> Any:
         obs, reward, *rest = super().step(action)
@@ -112,7 +112,7 @@ class NanReward(Walk):
 
 
 class NanObservation(Walk):
-    """Its 47th observation is NaN."""
+    """The 47th observation is NaN."""
 
     def observe(self) -> Any:
         obs = super().observe()
@@ -120,7 +120,7 @@ class NanObservation(Walk):
 
 
 class OutOfBounds(Walk):
-    """Its 47th observation lies outside of its space."""
+    """The 47th observation is outside the space."""
 
     def observe(self) -> Any:
         obs = super().observe()
@@ -128,7 +128,7 @@ class OutOfBounds(Walk):
 
 
 class Unseeded(Walk):
-    """Draws from the operating system, whatever the seed."""
+    """Ignores the seed: random numbers of the operating system."""
 
     def observe(self) -> Any:
         return np.random.default_rng().uniform(-1, 1, 3).astype(np.float32)
@@ -147,7 +147,7 @@ class ManyActions(Walk):
 
 
 class OldApi(Walk):
-    """Four results a step, and a reset without information."""
+    """Old Gym API: ``step`` returns 4 values, ``reset`` returns no ``info``."""
 
     def reset(self, **kwargs: Any) -> Any:
         return super().reset(**kwargs)[0]
@@ -158,7 +158,7 @@ class OldApi(Walk):
 
 
 class WithArgument(Walk):
-    """A class whose constructor needs an argument."""
+    """Constructor with a required argument."""
 
     def __init__(self, length: int) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ class Picture(gym.Env[Any, Any]):
 
 
 class FlipReward(gym.RewardWrapper[Any, Any]):
-    """A wrapper of one's own that does not record its arguments."""
+    """Wrapper that does not record its arguments."""
 
     def __init__(self, env: gym.Env[Any, Any], scale: float = -1.0) -> None:
         super().__init__(env)
@@ -212,7 +212,7 @@ class FlipReward(gym.RewardWrapper[Any, Any]):
 
 
 class SwapActions(gym.ActionWrapper[Any, Any, Any]):
-    """Two actions, exchanged."""
+    """Swaps two actions."""
 
     def action(self, action: Any) -> Any:
         return 1 - action
@@ -235,11 +235,11 @@ def make_lander() -> gym.Env[Any, Any]:
 
 
 def make_nothing() -> None:
-    """A factory that forgot its return."""
+    """Factory without a return value."""
 
 
 def make_vectors() -> Any:
-    """Two environments of Stable-Baselines3 side by side."""
+    """Vector of two environments of Stable-Baselines3."""
     from stable_baselines3.common.vec_env import DummyVecEnv
 
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What the compatibility page does with one case, each stage in its own process."""
+"""Stages of a compatibility case, each run in a separate process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from drama.errors import DramaError
 
 STEPS = 100
 SAVED = 60
-"""The step of the checkpoint that a fresh process resumes from."""
+"""Step of the checkpoint from which a new process resumes."""
 SETTINGS: dict[str, Any] = {
     "steps": STEPS,
     "device": "cpu",
@@ -62,7 +62,7 @@ SETTINGS: dict[str, Any] = {
     "evaluation.num_envs": 2,
     "evaluation.max_episode_steps": 200,
 }
-"""Changes to the preset ``quick``: the smallest model that does all that a large one does."""
+"""Changes to the preset ``quick``: a tiny model with all parts."""
 PROBE_STEPS = 80
 
 
@@ -79,7 +79,7 @@ def config(case: Case) -> Config:
 
 
 def options(case: Case) -> list[str]:
-    """Return the same as options of ``drama train quick``."""
+    """Return the settings of a case as options of ``drama train quick``."""
     args = ["--env", case.id]
     for path, value in {**SETTINGS, **case.settings}.items():
         flag = path.replace("_", "-")
@@ -95,7 +95,7 @@ def options(case: Case) -> list[str]:
 
 
 def probe(env: gym.Env[Any, Any]) -> dict[str, Any]:
-    """Hash what ``PROBE_STEPS`` fixed actions yield from a fixed seed on."""
+    """Hash the results of ``PROBE_STEPS`` fixed actions from a fixed seed."""
     rng = np.random.default_rng(7)
     observations, rewards, ends = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     space = env.action_space
@@ -124,7 +124,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def run_state(run: Path) -> dict[str, Any]:
-    """Return hashes of the last checkpoint's tensors, and the log of episodes."""
+    """Return hashes of the last checkpoint's tensors and of the episode log."""
     last = max(p for p in (run / "checkpoints").iterdir() if p.is_dir())
     state: dict[str, Any] = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
@@ -159,38 +159,38 @@ def reading(env: gym.Env[Any, Any]) -> dict[str, Any]:
 
 
 class Stage:
-    """The results of one stage, on disk as soon as they are known."""
+    """Results of one stage, written to disk immediately."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.found: dict[str, Any] = {}
 
-    def say(self, **facts: Any) -> None:
+    def record(self, **facts: Any) -> None:
         """Add facts."""
         self.found.update(facts)
         self.path.write_text(json.dumps(self.found), encoding="utf-8")
 
     @contextlib.contextmanager
     def attempt(self, name: str) -> Iterator[None]:
-        """Say that ``name`` was refused or crashed if the block raises."""
-        self.say(**{name: "hang"})  # what is left standing where the process is killed
+        """Record ``name`` as refused or crashed if the block raises."""
+        self.record(**{name: "hang"})  # remains if the process is killed
         try:
             yield
         except DramaError as error:
-            self.say(**{name: "refused", f"{name}_error": str(error)})
+            self.record(**{name: "refused", f"{name}_error": str(error)})
         except Exception as error:
             import traceback
 
             traceback.print_exc()
-            self.say(**{name: "crash", f"{name}_error": f"{type(error).__name__}: {error}"})
+            self.record(**{name: "crash", f"{name}_error": f"{type(error).__name__}: {error}"})
 
     def went(self, name: str) -> bool:
-        """Whether an attempt ended well."""
+        """Whether an attempt succeeded."""
         return self.found.get(name) not in ("hang", "refused", "crash")
 
 
 class Refused(DramaError):
-    """The command line refused."""
+    """The command line ended with an error."""
 
 
 def command(*args: str) -> str:
@@ -210,7 +210,7 @@ def command(*args: str) -> str:
 
 
 def truth(case: Case, settings: Config, *, life_loss: bool) -> dict[str, Any]:
-    """Probe the environment as the case makes it, without what a run has kept."""
+    """Probe the environment of the case, independent of a run."""
     if case.given in ("id", "config"):
         agent = Agent(config=settings)
         return probe(agent.env if life_loss else agent.new_env(0))
@@ -222,72 +222,72 @@ def truth(case: Case, settings: Config, *, life_loss: bool) -> dict[str, Any]:
 
 
 def train(case: Case, work: Path, stage: Stage) -> None:
-    """Train, evaluate, and note what the environment is."""
+    """Train, evaluate and record the environment."""
     run, place = work / "run", work / "here"
     if case.given == "id":
         with stage.attempt("train"):
             command("train", "quick", "--run-dir", str(run), *options(case))
-            stage.say(train="yes")
+            stage.record(train="yes")
         if not stage.went("train"):
             return
         results = json.loads((run / "eval.json").read_text())
-        stage.say(evaluate={mode: scores(result) for mode, result in results.items()})
+        stage.record(evaluate={mode: scores(result) for mode, result in results.items()})
         agent = Agent(config=Config.from_json((run / "config.json").read_text()))
-        stage.say(read=reading(agent.env), describe=describe(agent.env))
+        stage.record(read=reading(agent.env), describe=describe(agent.env))
     else:
         with stage.attempt("train"):
             settings = config(case)
             source = case.source()
             agent = Agent(case.id if case.given == "config" else source, settings)
-            stage.say(read=reading(agent.env), describe=describe(agent.env))
+            stage.record(read=reading(agent.env), describe=describe(agent.env))
             agent.learn(STEPS, run_dir=run)
-            stage.say(train="yes")
+            stage.record(train="yes")
         if not stage.went("train"):
             return
         before = contents(place)
         with stage.attempt("evaluate"):
             result = agent.evaluate()
-            stage.say(
+            stage.record(
                 evaluate={result.mode: scores(result.to_dict())},
                 normalised=result.normalised is not None,
             )
         after = contents(place)
         lost = [k for k, old in before.items() if not after.get(k, b"").startswith(old)]
-        stage.say(files=len(before), overwritten=len(lost))
+        stage.record(files=len(before), overwritten=len(lost))
     with stage.attempt("probe"):
         given = [truth(case, agent.config, life_loss=True) for _ in range(2)]
         lives = case.given in ("id", "config")  # our own copies may play whole games
         playing = truth(case, agent.config, life_loss=False) if lives else given[0]
-        stage.say(given=given[0], playing=playing, repeats=given[0] == given[1], probe="yes")
+        stage.record(given=given[0], playing=playing, repeats=given[0] == given[1], probe="yes")
     if stage.went("probe"):
         with stage.attempt("copy"):
-            stage.say(copy=differing(playing, probe(agent.new_env(0))))
+            stage.record(copy=differing(playing, probe(agent.new_env(0))))
         if case.given not in ("id", "config"):
             with stage.attempt("state"):
-                stage.say(state=differing(given[0], probe(agent.env)))
+                stage.record(state=differing(given[0], probe(agent.env)))
 
 
 def loaded(case: Case, path: Path, stage: Stage, known: Mapping[str, Any]) -> Agent | None:
-    """Load as it was saved, and with ``env=`` where that is refused."""
+    """Load without arguments, and with ``env=`` if that is refused."""
     with stage.attempt("load"):
         agent = Agent.load(path)
-        stage.say(load=against(agent, known))
+        stage.record(load=against(agent, known))
         return Agent.load(path)
     if stage.found["load"] != "refused" or case.given in ("id", "config"):
         return None
     with stage.attempt("load_env"):
         agent = Agent.load(path, env=case.source())
-        stage.say(load_env=against(agent, known))
+        stage.record(load_env=against(agent, known))
         return Agent.load(path, env=case.source())
     return None
 
 
 def against(agent: Agent, known: Mapping[str, Any]) -> list[str]:
-    """Return in what the environments of a loaded agent differ from those of the run."""
+    """Return the differences of a loaded agent's environments from those of the run."""
     found = [f"describe: {key}" for key in differing(known["describe"], describe(agent.env))]
     if known.get("repeats"):
         found += [f"learning: {key}" for key in differing(known["given"], probe(agent.env))]
-        with contextlib.suppress(DramaError):  # no second one can be made: evaluation says so
+        with contextlib.suppress(DramaError):  # no second one can be made: evaluation reports it
             playing = probe(agent.new_env(0))
             found += [f"playing: {key}" for key in differing(known["playing"], playing)]
     return found
@@ -307,13 +307,13 @@ def load(case: Case, work: Path, stage: Stage) -> None:
             result = agent.evaluate()
             found = {result.mode: scores(result.to_dict())}
         else:
-            stage.say(evaluate=None)
+            stage.record(evaluate=None)
             return
-        stage.say(evaluate=found)
+        stage.record(evaluate=found)
 
 
 def resume(case: Case, work: Path, stage: Stage) -> None:
-    """Go on from the earlier checkpoint, and compare the end with that of the run."""
+    """Resume from the earlier checkpoint and compare the results with those of the run."""
     run, again = work / "run", work / "again"
     shutil.copytree(run, again)
     path = again / "checkpoints" / f"{SAVED:09d}"
@@ -325,7 +325,7 @@ def resume(case: Case, work: Path, stage: Stage) -> None:
             keep = case.given == "config" or not needs_env
             agent = Agent.load(path, env=None if keep else case.source())
             agent.learn(STEPS - SAVED)
-        stage.say(resume=differing(run_state(run), run_state(again)))
+        stage.record(resume=differing(run_state(run), run_state(again)))
 
 
 STAGES: dict[str, Callable[[Case, Path, Stage], None]] = {
@@ -336,10 +336,10 @@ STAGES: dict[str, Callable[[Case, Path, Stage], None]] = {
 
 
 def serve(stage: str, name: str, place: str, seconds: int) -> None:
-    """Run one stage of a case in this process, which is its own.
+    """Run one stage of a case in this process, which serves no other.
 
-    The system ends it after so many seconds of processor time, which a busy machine does not
-    shorten (Windows: not at all; the caller's patience has an end too).
+    The system ends it after ``seconds`` of processor time, which excludes waiting on a busy machine
+    (not on Windows, where only the caller's wall-time limit holds).
     """
     with contextlib.suppress(ImportError):
         import resource
@@ -356,13 +356,13 @@ def serve(stage: str, name: str, place: str, seconds: int) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     case = next(case for case in CASES if case.name == name)
     noted = Stage(work / f"{stage}.json")
-    noted.say()
+    noted.record()
     STAGES[stage](case, work, noted)
-    noted.say(done=True)
+    noted.record(done=True)
 
 
 def one_line(text: str, hidden: Sequence[str] = ()) -> str:
-    """Return a message without what differs from one machine or process to the next."""
+    """Return a message without parts that depend on machine or process."""
     for path in hidden:
         text = text.replace(path, "DIR")
     text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(text.split()))

@@ -1,18 +1,18 @@
-"""Everything there is to know about training on a GPU, in one command and under eight minutes.
+"""Checks and measurements of training on a GPU, in under eight minutes.
 
-``python -m benchmarks.gpu`` needs PyTorch with CUDA and what `drama` needs: no network, no compiler
-(without Triton or a C++ compiler the compiled cases are left out, and that is recorded). It
+``python -m benchmarks.gpu`` needs PyTorch with CUDA and the dependencies of `drama`, but no network
+and no compiler (without Triton or a C++ compiler the compiled cases are skipped and listed). It
 
-1. checks results on the GPU against the CPU's, graphs against eager updates, and that no update
-   waits for the host (`benchmarks/gpu_checks.py`);
+1. compares results on GPU and CPU, graphs and eager updates, and checks that no update waits for
+   the host (`benchmarks/gpu_checks.py`);
 2. times each phase of a training step: eager in float32 and bfloat16, as CUDA graphs, compiled;
-3. trains on the real environment and counts environment steps per second, alone and with several
-   runs packed on the GPU;
-4. lists the kernels in which an update spends its time.
+3. trains on the real environment and measures environment steps per second, for one and for several
+   runs on the GPU;
+4. lists the kernels with the largest share of an update.
 
 Each section ends with a line on stdout and an entry in ``docs/assets/performance/gpu.json``, which
-is written anew after each, so that whatever was measured survives what breaks next. A section that
-fails leaves its error there. ``--device cpu`` runs all of it small, for its own test.
+is written after each section, so that later failures lose nothing. A failed section records its
+error. ``--device cpu`` runs everything at small sizes, for tests.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ CASES: dict[str, dict[str, Any]] = {
     "compiled": {"compile": True, "cuda_graphs": False},
     "compiled, graphs": {"compile": True},
 }
-"""Ways to run an update, by what they change in ``training``."""
+"""Variants of an update, by changed fields of ``training``."""
 
 
 def configured(device: str, env: str, small: bool, **training: Any) -> Config:
-    """Size XS, or its smallest relative, with changed fields of ``training``."""
+    """Return size XS, or a tiny one, with changed fields of ``training``."""
     config = presets.xs()
     if small:
         quick = presets.quick()
@@ -74,7 +74,7 @@ def configured(device: str, env: str, small: bool, **training: Any) -> Config:
 
 @contextmanager
 def trainer(config: Config, rows: int) -> Iterator[Trainer]:
-    """A trainer whose replay holds rows of random play; all is freed at the end."""
+    """Yield a trainer whose replay holds random play; free everything at the end."""
     agent = Agent(config=config)
     with process_settings(config.training, agent.device):
         made = Trainer(agent.config, agent.env, agent.world_model, agent.behaviour)
@@ -98,7 +98,7 @@ def wait(device: str) -> None:
 
 
 def ceilings(device: str, small: bool) -> dict[str, float]:
-    """Operations per second of a large matrix product and bytes per second of a large copy."""
+    """Return operations per second of a large product and bytes per second of a large copy."""
     size, count = (256, 3) if small else (8192, 20)
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     block = torch.randn(size * size * (1 if small else 16), device=device)
@@ -117,7 +117,7 @@ def ceilings(device: str, small: bool) -> dict[str, float]:
 
 
 def phases(device: str, env: str, small: bool, case: str, rounds: int) -> dict[str, Any]:
-    """Time both kinds of update in one way of running them, and the peak of memory."""
+    """Time both kinds of update in one variant and measure peak memory."""
     config = configured(device, env, small, **CASES[case])
     rows = max(config.training.warmup_steps, config.world_model.batch_length + 1)
     with trainer(config, rows) as made:
@@ -156,7 +156,7 @@ def phases(device: str, env: str, small: bool, case: str, rounds: int) -> dict[s
 
 
 def end_to_end(device: str, env: str, small: bool, seconds: float, **training: Any) -> dict:
-    """Environment steps per second of whole training, after the warm-up and recording."""
+    """Return environment steps per second of training after warm-up and graph capture."""
     config = configured(device, env, small, **training)
     with trainer(config, config.training.warmup_steps) as made:
         made.run(made.step + 20)
@@ -173,7 +173,7 @@ def end_to_end(device: str, env: str, small: bool, seconds: float, **training: A
 
 
 def packed(device: str, env: str, small: bool, seconds: float, count: int, **training: Any) -> dict:
-    """The same with several processes on one GPU at once."""
+    """Return the same for several parallel processes on one GPU."""
     request = {"device": device, "env": env, "small": small, "seconds": seconds, **training}
     command = [sys.executable, "-m", "benchmarks.gpu", "--child", json.dumps(request)]
     path = os.pathsep.join(filter(None, (str(measure.ROOT), os.environ.get("PYTHONPATH"))))
@@ -191,7 +191,7 @@ def packed(device: str, env: str, small: bool, seconds: float, count: int, **tra
 
 
 def profile(device: str, env: str, small: bool, case: str, top: int = 15) -> dict[str, Any]:
-    """Kernels by the time that they take in one update of each kind."""
+    """Return kernels by their time in one update of each kind."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 
@@ -227,7 +227,7 @@ def profile(device: str, env: str, small: bool, case: str, top: int = 15) -> dic
 
 
 class Report:
-    """The result so far, written after each section."""
+    """The result, written after each section."""
 
     def __init__(self, path: Path, seconds: float, head: dict[str, Any]) -> None:
         self.path, self.until = path, time.perf_counter() + seconds
@@ -235,10 +235,10 @@ class Report:
         self.result: dict[str, Any] = {**head, "sections": {}, "errors": {}}
 
     def add(self, name: str, run: Callable[[], Any], *, needs: float = 0.0) -> Any:
-        """Run one section unless fewer than ``needs`` seconds are left; keep what comes of it."""
+        """Run a section unless fewer than ``needs`` seconds remain; record result or error."""
         left = self.until - time.perf_counter()
         if left < needs:
-            self.result["errors"][name] = f"left out: {left:.0f} s were left and it needs {needs}"
+            self.result["errors"][name] = f"skipped: {left:.0f} s remain, {needs} s needed"
             print(f"{name}: {self.result['errors'][name]}", flush=True)
             return None
         began, found = time.perf_counter(), None
@@ -256,7 +256,7 @@ class Report:
 
 
 def run(device: str, env: str, small: bool, minutes: float, out: Path, command: str) -> dict:
-    """Run every section; returns the result."""
+    """Run every section and return the result."""
     head = {
         "command": command,
         "measured": device == "cuda",
@@ -310,7 +310,7 @@ def run(device: str, env: str, small: bool, minutes: float, out: Path, command: 
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The block of the performance page."""
+    """Return the block of the performance page."""
     if not result["measured"]:
         return (
             "Not yet measured: no run on a GPU has been recorded. `python -m benchmarks.gpu` on "
@@ -332,7 +332,7 @@ def markdown(result: dict[str, Any]) -> str:
                 f"{found['peak bytes'] / 1e9:.1f}",
             ]
         )
-    header = ["way", "world model, ms", "behaviour, ms", "both, ms", "steps/s at best", "peak GB"]
+    header = ["variant", "world model, ms", "behaviour, ms", "both, ms", "most steps/s", "peak GB"]
     parts = [measure.table(header, rows)]
     runs = [
         [name, f"{found['steps_per_second']:.1f}", "yes" if met else "no"]
@@ -341,9 +341,7 @@ def markdown(result: dict[str, Any]) -> str:
         for met in (found["steps_per_second"] >= result["goal"],)
     ]
     parts.append(
-        measure.table(
-            ["training, environment included", "env steps/s", f"≥ {result['goal']:.0f}"], runs
-        )
+        measure.table(["training with environment", "env steps/s", f"≥ {result['goal']:.0f}"], runs)
     )
     checks = [name for name in sections if name.startswith("check: ")]
     failed = [name for name in result["errors"] if name.startswith("check: ")]
@@ -356,16 +354,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.gpu")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--env", default="ALE/Pong-v5")
-    parser.add_argument("--minutes", type=float, default=7.5, help="begin nothing new after that")
+    parser.add_argument(
+        "--minutes", type=float, default=7.5, help="no new section begins after this time"
+    )
     parser.add_argument("--docs", type=Path, default=measure.DOCS)
-    parser.add_argument("--out", type=Path, help="where the JSON goes, instead of the docs")
+    parser.add_argument("--out", type=Path, help="path of the JSON, instead of the docs")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child:
         print(json.dumps(end_to_end(**json.loads(options.child))))
         return 0
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("benchmarks.gpu: PyTorch finds no CUDA device here", file=sys.stderr)
+        print("benchmarks.gpu: PyTorch finds no CUDA device", file=sys.stderr)
         return 2
     small = options.device == "cpu"
     out = options.out or options.docs / "assets" / "performance" / "gpu.json"

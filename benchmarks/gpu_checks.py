@@ -1,7 +1,7 @@
-"""What must hold on a GPU, checked there: against the CPU, against eager updates, against waiting.
+"""Checks on a GPU: agreement with the CPU and with eager updates, and no synchronisation.
 
-Each check takes a small configuration with its device, returns what it found, and raises
-AssertionError where that is not good enough. On a CPU the same code compares the CPU with itself.
+Each check takes a small configuration with its device, returns its measurements, and raises
+AssertionError on failure. On a CPU the same code compares the CPU with itself.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from drama.types import Batch
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
-    """Norm of the difference over the norm of what is expected; NaN never passes."""
+    """Return the norm of the difference / the norm of ``expected``; NaN never passes."""
     found, expected = found.detach().double().cpu(), expected.detach().double().cpu()
     return float((found - expected).norm() / expected.norm().clamp_min(1e-12))
 
 
 def require(distances: dict[str, float], limit: float) -> dict[str, Any]:
-    """Return the largest of them; all have to lie under ``limit``."""
+    """Return the largest distance; all must be at most ``limit``."""
     worst = max(distances, key=lambda name: distances[name])
     bad = {name: value for name, value in distances.items() if not value <= limit}
-    assert not bad, f"further apart than {limit}: {bad}"
+    assert not bad, f"distances above {limit}: {bad}"
     return {"largest": distances[worst], "where": worst, "limit": limit, "compared": len(distances)}
 
 
 def exact_float32() -> None:
-    """No TF32 in what is compared."""
+    """Disable TF32 in comparisons."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
 
 def scans(config: Config) -> dict[str, Any]:
-    """Both scans in float32, forward and backward, where they run against the CPU's float64."""
+    """Compare both scans in float32, forward and backward, with float64 on the CPU."""
     exact_float32()
     generator = torch.Generator().manual_seed(0)
 
@@ -89,7 +89,7 @@ def scans(config: Config) -> dict[str, Any]:
 
 
 def _pair(config: Config) -> tuple[Agent, Agent, Batch]:
-    """The same agent on the CPU and where it is checked, and windows of real experience."""
+    """Return the same agent on the CPU and on the device, and windows of real transitions."""
     host = Agent(config=dataclasses.replace(config, device="cpu"))
     there = Agent(config=config)
     for name in ("world_model", "behaviour"):
@@ -122,17 +122,17 @@ def _losses(config: Config, dtype: torch.dtype) -> dict[str, float]:
 
 
 def loss_float32(config: Config) -> dict[str, Any]:
-    """Loss of the world model and its gradient in float32, against the CPU's."""
+    """Compare world-model loss and gradient in float32 with the CPU."""
     return require(_losses(config, torch.float32), 1e-3)
 
 
 def loss_bfloat16(config: Config) -> dict[str, Any]:
-    """The same with bfloat16 matrix work, against the CPU's float32."""
+    """Compare the same with bfloat16 matrix products with float32 on the CPU."""
     return require(_losses(config, torch.bfloat16), 0.05)
 
 
 def _trained(config: Config, updates: int, **training: Any) -> tuple[dict[str, Tensor], Any]:
-    """Make updates on experience that is the same at each call; return weights and trainer."""
+    """Make updates on fixed transitions; return weights and trainer."""
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, **training))
     agent = Agent(config=config)
     made = Trainer(agent.config, agent.env, agent.world_model, agent.behaviour)
@@ -151,7 +151,7 @@ def _trained(config: Config, updates: int, **training: Any) -> tuple[dict[str, T
 
 
 def graphs(config: Config) -> dict[str, Any]:
-    """Weights after updates that were mostly replayed, against updates made eagerly."""
+    """Compare weights after replayed and after eager updates."""
     updates = EAGER_CALLS + 5
     replayed, made = _trained(config, updates, cuda_graphs=True)
     eager, other = _trained(config, updates, cuda_graphs=False)
@@ -166,7 +166,7 @@ def graphs(config: Config) -> dict[str, Any]:
 
 
 def no_waiting(config: Config) -> dict[str, Any]:
-    """No update makes the host wait for the device: PyTorch's debug mode would raise."""
+    """Check that no update synchronises with the host: PyTorch's debug mode would raise."""
     _, made = _trained(config, 2, cuda_graphs=False)
     if config.device != "cuda":
         return {"checked": False}
@@ -187,4 +187,4 @@ CHECKS: dict[str, Callable[[Config], dict[str, Any]]] = {
     "graphs": graphs,
     "no waiting": no_waiting,
 }
-"""Every check by name."""
+"""Checks by name."""

@@ -1,8 +1,7 @@
-"""What every benchmark needs: time, peak memory, the machine, and the way into the docs.
+"""Shared parts of benchmarks: time, peak memory, facts of the machine, blocks of the docs.
 
-A benchmark measures into one dictionary, which :func:`publish` writes to
-``docs/assets/performance/NAME.json``, and from that file alone makes the Markdown of its block in
-``docs/performance.md``.
+A benchmark returns one dictionary. :func:`publish` writes it to
+``docs/assets/performance/NAME.json`` and makes the block of ``docs/performance.md`` from that file.
 """
 
 from __future__ import annotations
@@ -46,19 +45,19 @@ def interleaved(
     least: int = 3,
     synchronize: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Time several callables in turn, so that a change of the machine's load meets all alike.
+    """Time several callables alternately, so that changes of load affect all of them.
 
     Args:
-        cases: What to time, by name.
-        rounds: Samples of each. In every round each case is timed once, in an order drawn anew.
-        warmup: Calls of each before the first sample.
-        sample_seconds: A sample is the mean of as many calls as take that long, judged by one call.
-        budget_seconds: No new round begins after that long, if there were ``least``.
-        least: Rounds made whatever they take.
-        synchronize: Waits for an accelerator's pending work; called around every sample.
+        cases: Callables by name.
+        rounds: Samples per case. Every round times each case once, in random order.
+        warmup: Calls per case before the first sample.
+        sample_seconds: Duration of a sample, the mean of several calls; estimated from one call.
+        budget_seconds: No new round begins after this time, if ``least`` are done.
+        least: Minimum number of rounds.
+        synchronize: Waits for pending work of an accelerator; called around every sample.
 
     Returns:
-        Seconds per call, one entry per round: entries of one index belong to one round.
+        Seconds per call, one entry per round.
     """
     calls = dict.fromkeys(cases, 1)
     for name, run in cases.items():
@@ -90,7 +89,7 @@ def interleaved(
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles of samples."""
+    """Return median and quartiles of samples."""
     if len(values) == 1:
         return dict.fromkeys(("median", "lower", "upper"), values[0])
     lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
@@ -98,7 +97,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def quotients(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles of the ratio, taken within each round, so that drift cancels."""
+    """Return median and quartiles of the ratio within each round, so that drift cancels."""
     return spread([a / b for a, b in zip(above, below, strict=True)])
 
 
@@ -106,10 +105,10 @@ def quotients(above: Sequence[float], below: Sequence[float]) -> dict[str, float
 
 
 class PeakMemory:
-    """The process's peak of resident memory since it was made, over what was resident then.
+    """Peak of the process's resident memory, minus the resident memory at construction.
 
-    The libraries should have been used once before (threads started, buffers made), in a process
-    that did nothing larger.
+    Use the libraries once before (to start threads and allocate buffers), in a process without
+    larger work.
     """
 
     def __init__(self) -> None:
@@ -117,26 +116,26 @@ class PeakMemory:
         self._meter.start()
 
     def read(self) -> int:
-        """Bytes of the peak; where the mark cannot be reset, those beyond all ever used."""
+        """Return bytes of the peak; if it cannot be reset, those above the process's maximum."""
         return self._meter.read() or 0
 
 
-# Has glibc return what is freed at once. Kept, it would be there before a pass, and hide its use.
+# Have glibc return freed memory at once: kept memory would hide the use of a pass.
 _RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def in_child(function: str, threads: int, *, for_memory: bool = False, **arguments: Any) -> Any:
-    """Call a function in a fresh process and return what it returned.
+    """Call a function in a new process and return its result.
 
     Args:
         function: ``"package.module:name"``.
-        threads: Threads that torch gets there.
-        for_memory: Have the process return freed memory at once, so that its peak is that of what
-            was alive. Slower: not for times.
-        arguments: Keyword arguments of the function; they and the result travel as JSON.
+        threads: Threads of torch in that process.
+        for_memory: Return freed memory at once, so that the peak is that of live tensors; too slow
+            for times.
+        arguments: Keyword arguments of the function; they and the result are passed as JSON.
 
     Raises:
-        RuntimeError: The process failed; its errors are on stderr.
+        RuntimeError: The process failed; its output is on stderr.
     """
     request = {"function": function, "threads": threads, "arguments": arguments}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
@@ -170,7 +169,7 @@ def _child() -> None:
 
 
 def physical_cores() -> int:
-    """Cores this process may use, hyper-threads not counted where the system tells them apart."""
+    """Return the physical cores that this process may use; logical ones if unknown."""
     usable = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -183,7 +182,7 @@ def physical_cores() -> int:
 
 
 def machine(threads: int, packages: Sequence[str] = ()) -> dict[str, Any]:
-    """Facts that a number depends on."""
+    """Return the facts of the machine that measurements depend on."""
     try:
         names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     except OSError:
@@ -202,7 +201,7 @@ def machine(threads: int, packages: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def matmul_rate(dtype: torch.dtype, threads: int, *, size: int = 2048, seconds: float) -> float:
-    """Operations per second of a large matrix product: a multiplication and an addition are two."""
+    """Return operations per second of a large matrix product, two per multiply-add."""
     a, b, out = (torch.ones(size, size, dtype=dtype) for _ in range(3))
     scope = {"torch": torch, "a": a, "b": b, "out": out}
     timer = Timer("torch.mm(a, b, out=out)", globals=scope, num_threads=threads)
@@ -210,11 +209,10 @@ def matmul_rate(dtype: torch.dtype, threads: int, *, size: int = 2048, seconds: 
 
 
 def bandwidth(working_set: int, threads: int, *, seconds: float) -> float:
-    """Bytes per second of ``out = a + 2 b`` on three arrays of ``working_set`` bytes together.
+    """Return bytes per second of ``out = a + 2 b`` on three arrays, ``working_set`` in total.
 
-    Two arrays are read and one is written, 12 bytes an element, as STREAM's triad counts. A working
-    set that fits a cache moves faster than one that does not, hence the argument; it is capped at
-    768 MiB, beyond which nothing changes.
+    Two arrays are read and one is written, 12 bytes per element, as in STREAM's triad. The working
+    set decides whether caches are used; it is capped at 768 MiB, above which the rate is constant.
     """
     elements = max(min(working_set, 768 * MIB) // 12, 1)
     a, b, out = (torch.ones(elements) for _ in range(3))
@@ -224,7 +222,7 @@ def bandwidth(working_set: int, threads: int, *, seconds: float) -> float:
 
 
 def rates(threads: int, *, seconds: float) -> dict[str, float]:
-    """Limits of the machine: operations and bytes per second, each measured for ``seconds``."""
+    """Return limits of the machine in operations and bytes per second, each timed ``seconds``."""
     return {
         "float32": matmul_rate(torch.float32, threads, seconds=seconds),
         "bfloat16": matmul_rate(torch.bfloat16, threads, seconds=seconds),
@@ -247,7 +245,7 @@ def publish(
 
 
 def replace_block(page: Path, name: str, text: str) -> None:
-    """Put ``text`` between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``.
+    """Replace the text between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``.
 
     Raises:
         ValueError: The page does not have each mark once, in this order.
@@ -262,19 +260,19 @@ def replace_block(page: Path, name: str, text: str) -> None:
 
 
 def milliseconds(seconds: float) -> str:
-    """Seconds as milliseconds, with about three digits."""
+    """Return seconds as milliseconds with about three digits."""
     value = 1e3 * seconds
     return f"{value:.3f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, the first column to the left and the others to the right."""
+    """Return a Markdown table, the first column left-aligned, the others right-aligned."""
     marks = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, marks, *rows))
 
 
 def provenance(result: Mapping[str, Any]) -> str:
-    """Say in a line or two where the numbers of a result come from."""
+    """Return command, date, machine, versions and load of a result, as a sentence."""
     facts = dict(result["machine"])
     cores, threads = (_count(facts.pop(key), key.removesuffix("s")) for key in ("cores", "threads"))
     date, cpu, system = facts.pop("date"), facts.pop("cpu"), facts.pop("platform")

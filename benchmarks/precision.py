@@ -1,11 +1,11 @@
-"""What ``training.precision auto`` picks on this CPU, and whether it is the faster one.
+"""Checks that ``training.precision auto`` selects the faster number type on this CPU.
 
-``python -m benchmarks.precision`` makes whole training steps of several presets at their own sizes
-in float32 and in bfloat16, by turns in one process and otherwise the same, and writes
+``python -m benchmarks.precision`` times whole training steps of several presets at their own sizes
+in float32 and bfloat16, alternately in one process, and writes
 ``docs/assets/performance/precision.json`` and its block of ``docs/performance.md``.
 
-oneDNN can be kept from using a processor's newer units, which shows what bfloat16 costs on one that
-lacks them: ``ONEDNN_MAX_CPU_ISA=AVX512_CORE python -m benchmarks.precision --print-only``.
+To measure without bfloat16 units, restrict oneDNN's instruction set:
+``ONEDNN_MAX_CPU_ISA=AVX512_CORE python -m benchmarks.precision --print-only``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 def compare(preset: str, env: str, rounds: int) -> dict[str, Any]:
-    """Time the phases of a step in both types; ``ratio`` is bfloat16's time over float32's."""
+    """Time the phases of a step in both types; ``ratio`` is bfloat16 time / float32 time."""
     config = small(presets.preset(preset), env)
     cases = {}
     for name in PRECISIONS:
@@ -52,7 +52,7 @@ def compare(preset: str, env: str, rounds: int) -> dict[str, Any]:
 
 
 def run(cases: list[str], threads: int, rounds: int, command: str) -> dict[str, Any]:
-    """Measure all cases; the result is what the published file holds."""
+    """Measure all cases; return the content of the published file."""
     torch.set_num_threads(threads)
     dtype, reason = choose_dtype("auto", torch.device("cpu"))
     machine = measure.machine(threads)
@@ -66,9 +66,9 @@ def run(cases: list[str], threads: int, rounds: int, command: str) -> dict[str, 
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The block of the performance page."""
+    """Return the block of the performance page."""
     auto = result["auto"]
-    header = ["bfloat16's time over float32's", *NAMES.values(), "whole step", "`auto` is faster"]
+    header = ["bfloat16 time / float32 time", *NAMES.values(), "whole step", "`auto` is faster"]
     rows = []
     for row in result["rows"]:
         ratio = row["ratio"]
@@ -84,7 +84,7 @@ def markdown(result: dict[str, Any]) -> str:
         )
     return "\n\n".join(
         [
-            f"`auto` picks {auto} here: {result['reason']}.",
+            f"`auto` selects {auto} here: {result['reason']}.",
             measure.table(header, rows),
             measure.provenance(result),
         ]
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=measure.physical_cores())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--docs", type=Path, default=measure.DOCS)
-    parser.add_argument("--print-only", action="store_true", help="write nothing")
+    parser.add_argument("--print-only", action="store_true", help="print the block, write no file")
     options = parser.parse_args(arguments)
     for case in options.cases:
         preset, _, env = case.partition(":")

@@ -1,8 +1,8 @@
-"""The quickstart's learning curve: ``python -m benchmarks.quickstart``.
+"""Learning curve of the quickstart: ``python -m benchmarks.quickstart``.
 
-Trains the ``quick`` preset on Catch with each seed (one process each, one after the other),
-evaluates 100 greedy episodes, and writes ``docs/assets/quickstart.json`` and ``.png``. Runs that
-are finished already under ``--runs`` are not made again.
+Trains the ``quick`` preset on Catch with each seed, sequentially in separate processes, evaluates
+100 greedy episodes, and writes ``docs/assets/quickstart.json`` and ``.png``. Finished runs under
+``--runs`` are not repeated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ASSETS = Path(__file__).resolve().parent.parent / "docs" / "assets"
 
 
 def train(run_dir: Path, seed: int) -> None:
-    """Train one seed unless its evaluation is there already; note the wall time."""
+    """Train one seed unless its evaluation exists; record the wall time."""
     if (run_dir / "eval.json").is_file():
         return
     command = [sys.executable, "-m", "drama", "train", "quick", "--env", ENV]
@@ -38,7 +38,7 @@ def train(run_dir: Path, seed: int) -> None:
 
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean of the latest ``width`` values, fewer at the beginning."""
+    """Return the mean of the last ``width`` values, fewer at the beginning."""
     sums = np.cumsum(np.insert(values, 0, 0.0))
     stop = np.arange(1, len(values) + 1)
     start = np.maximum(stop - width, 0)
@@ -47,7 +47,7 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def main() -> None:
-    """Train, collect, draw."""
+    """Train, collect and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/quickstart-curve"))
@@ -60,7 +60,7 @@ def main() -> None:
         train(run_dir, seed)
         episodes = [json.loads(line) for line in (run_dir / "episodes.jsonl").open()]
         returns = running_mean(np.array([e["return"] for e in episodes]), 20)
-        # The first few means are of too few episodes to be shown beside the others.
+        # The first means cover too few episodes.
         curves[seed] = (np.array([e["step"] for e in episodes])[19:], returns[19:])
         greedy = json.loads((run_dir / "eval.json").read_text())["greedy"]
         rows.append(

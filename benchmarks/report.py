@@ -1,7 +1,7 @@
-"""The picture of a report in the README: ``python -m benchmarks.report SUITE``.
+"""Screenshot of a report for the docs: ``python -m benchmarks.report SUITE``.
 
-Writes the report of a suite (``drama suite run toy`` makes one, in ``suites/toy``) and takes a
-picture of the top of its page with Chromium or Chrome: ``docs/assets/report.png``.
+Writes the report of a suite (such as ``suites/toy`` of ``drama suite run toy``) and a screenshot of
+the top of its page by Chromium or Chrome: ``docs/assets/report.png``.
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 def find_browser() -> str:
-    """Path of a browser; ``DRAMA_BROWSER`` names another one."""
+    """Return the path of a browser: ``DRAMA_BROWSER`` or an installed one."""
     found = os.environ.get("DRAMA_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
-        raise SystemExit("no browser: apt-get install chromium, or its path in DRAMA_BROWSER")
+        raise SystemExit(
+            "no browser found: apt-get install chromium, or set DRAMA_BROWSER to its path"
+        )
     return found
 
 
 def picture(page: Path, png: Path, width: int, height: int, *, dark: bool = False) -> None:
-    """Take a picture of the top of a page.
+    """Take a screenshot of the top of a page.
 
     Args:
         page: HTML file.
-        png: Where to.
-        width: In CSS pixels; no browser goes below 500.
-        height: In CSS pixels.
-        dark: As a reader who prefers dark pages sees it.
+        png: Output file.
+        width: CSS pixels, at least 500.
+        height: CSS pixels.
+        dark: Use the dark colour scheme.
     """
     with tempfile.TemporaryDirectory() as profile:
         options = [
@@ -58,7 +60,7 @@ def picture(page: Path, png: Path, width: int, height: int, *, dark: bool = Fals
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the report, take its picture."""
+    """Write the report and its screenshot."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suite", type=Path, help="directory of a suite")
     parser.add_argument("--out", type=Path, default=ASSETS / "report.png")

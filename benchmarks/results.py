@@ -1,11 +1,11 @@
 """The results page: ``python -m benchmarks.results [SUITE ...]``.
 
-Each suite directory given (made by ``drama suite run experiments/NAME.toml``) is condensed to
+Condenses each given suite directory (of ``drama suite run experiments/NAME.toml``) to
 ``docs/assets/results/suite-NAME.json``: settings, machine, wall time, evaluation and learning curve
-of every run. From these files and from those of ``benchmarks.baselines`` the tables and figures of
-``docs/results.md`` and the table of the README are made, with or without the suites at hand.
+of every run. These files and those of ``benchmarks.baselines`` suffice to make the tables and
+figures of ``docs/results.md`` and the table of the README.
 
-Intervals are 95 % bootstrap intervals of the mean over seeds; three seeds make them too narrow.
+Intervals are 95 % bootstrap intervals of the mean over seeds; with three seeds they are too narrow.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NAMES = {
     "ppo-atari": "SB3 PPO",
 }
 RANDOM_EPISODES = {"MinAtar/Breakout-v1": 1000, "MinAtar/Freeway-v1": 100}
-"""Episodes of random play for games whose random score is not known otherwise."""
+"""Episodes of random play for games without a reference score."""
 PUBLISHED = ("Drama-XS", "DreamerV3", "STORM", "PPO")
 """Methods whose published scores are shown."""
 
@@ -182,7 +182,7 @@ def baseline_of(env: str, place: Path) -> str:
 
 
 def random_of(env: str, place: Path) -> str:
-    """Return the mean return of the random policy: of the game's authors, or measured here."""
+    """Return the mean return of the random policy, published or measured."""
     reference = reference_of(env)
     if reference is not None:
         return f"{reference.floor:.2f}"
@@ -343,9 +343,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("suites", nargs="*", type=Path, help="directories of suites to condense")
     parser.add_argument(
-        "--keep", action="store_true", help="keep runs that the file has and the suite has not"
+        "--keep", action="store_true", help="keep runs of the file that the suite lacks"
     )
-    parser.add_argument("--random", action="store_true", help="play the random policy anew")
+    parser.add_argument("--random", action="store_true", help="measure the random policy again")
     parser.add_argument("--docs", type=Path, default=measure.DOCS)
     parser.add_argument("--readme", type=Path, default=measure.ROOT / "README.md")
     args = parser.parse_args(argv)

@@ -1,8 +1,8 @@
-"""Where the time of a run goes, and whether ``drama doctor`` measures the same work.
+"""Time split of a run, and comparison with the measurements of ``drama doctor``.
 
-``python -m benchmarks.runs`` trains a preset as a user would, reads what the run recorded, times
-the doctor's trainer and a training one by turns, and writes ``docs/assets/performance/runs.json``
-and its block of ``docs/runs.md``.
+``python -m benchmarks.runs`` trains a preset, reads the logs of the run, times the trainer of
+``drama doctor`` and a trainer in training alternately, and writes
+``docs/assets/performance/runs.json`` and its block of ``docs/runs.md``.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from drama.training.device import process_settings
 from drama.training.trainer import Trainer
 
 NAMES = {
-    "env": "the environment: steps and resets",
-    "acting": "choosing actions: the model, on one frame at a time",
-    "replay": "writing and drawing experience",
-    "world_model": "updates of the world model",
-    "imagination": "imagination",
-    "behaviour": "updates of actor and critic",
+    "env": "environment steps and resets",
+    "acting": "model inference on one frame per action",
+    "replay": "writing and sampling transitions",
+    "world_model": "world-model updates",
+    "imagination": "imagined rollouts",
+    "behaviour": "actor-critic updates",
     "logging": "`metrics.jsonl`, `episodes.jsonl`, TensorBoard",
-    "callbacks": "live progress, callbacks of the user",
+    "callbacks": "progress display, user callbacks",
     "checkpoint": "checkpoints",
-    "other": "the loop itself, and what nothing above accounts for",
+    "other": "the training loop and all time not listed above",
 }
 
 
 def drama(*args: str) -> str:
-    """Run the command; returns what it printed."""
+    """Run a drama command and return its output."""
     done = subprocess.run(
         [sys.executable, "-m", "drama", *args], check=True, stdout=subprocess.PIPE, text=True
     )
@@ -47,10 +47,10 @@ def drama(*args: str) -> str:
 
 
 def after_warmup(rows: Sequence[dict[str, Any]], warmup: int) -> dict[str, float]:
-    """Environment steps per second, and seconds per phase and step, once updates are made.
+    """Return environment steps per second, and seconds per phase and step, after the warm-up.
 
     Args:
-        rows: Of ``metrics.jsonl``.
+        rows: Rows of ``metrics.jsonl``.
         warmup: Steps before the first update; rows that begin earlier are left out.
     """
     seconds = dict.fromkeys(PHASES, 0.0)
@@ -67,21 +67,21 @@ def after_warmup(rows: Sequence[dict[str, Any]], warmup: int) -> dict[str, float
 
 
 def in_turn(preset: str, env: str, rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds of each update, in the doctor's trainer and in one that has trained, by turns.
+    """Return median seconds per phase of the doctor's trainer and of a trained one.
 
-    In one process and one after the other, so that other work on the machine meets both alike; the
-    median of the rounds. Both replays are drawn from, the doctor's full, the other's as it is.
+    Both run alternately in one process, so that other load on the machine affects both. The
+    doctor's replay is full, the other holds what was collected.
     """
     config = presets.preset(preset)
     agents = [Agent(env, config), Agent(env, config)]
     with process_settings(config.training, agents[0].device):
-        asked = Measurement(preset, agents[0]).trainer
+        doctor = Measurement(preset, agents[0]).trainer
         real = Trainer(config, agents[1].env, agents[1].world_model, agents[1].behaviour)
         real.run(config.training.warmup_steps + 100)
-        asked.step = real.step
+        doctor.step = real.step
         samples: dict[str, list[dict[str, float]]] = {"doctor": [], "training": []}
         for number in range(rounds + 3):
-            for name, trainer in (("doctor", asked), ("training", real)):
+            for name, trainer in (("doctor", doctor), ("training", real)):
                 trainer.clock.flush()
                 for _ in range(5):
                     trainer.collect()
@@ -103,7 +103,7 @@ def in_turn(preset: str, env: str, rounds: int) -> dict[str, dict[str, float]]:
 
 
 def run(preset: str, env: str, steps: int, rounds: int, command: str) -> dict[str, Any]:
-    """Train, read what the run recorded, and compare with the doctor's trainer."""
+    """Train, read the logs of the run, and compare with the doctor's trainer."""
     machine = measure.machine(1)
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place) / "run"
@@ -128,7 +128,7 @@ def run(preset: str, env: str, steps: int, rounds: int, command: str) -> dict[st
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The block of the page."""
+    """Return the block of the page."""
     split, real, turns = result["time_split"], result["after warm-up"], result["in turn"]
     rows = [
         [
@@ -139,7 +139,9 @@ def markdown(result: dict[str, Any]) -> str:
         ]
         for phase in PHASES
     ]
-    lines = measure.table(["phase", "what", "of the run", "ms a step"], rows).splitlines()
+    lines = measure.table(
+        ["phase", "content", "share of the run", "ms per step"], rows
+    ).splitlines()
     lines[1] = "| --- | --- | ---: | ---: |"
     pairs = [
         [f"`{phase}`", *(f"{1e3 * turns[side][phase]:.2f}" for side in ("doctor", "training"))]
@@ -148,14 +150,14 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             f"`drama train {result['preset']} --env {result['env']}`, {split['until_step']:,} "
-            f"steps in {split['wall_seconds']:.0f} s ({result['precision']}). It ended with",
+            f"steps in {split['wall_seconds']:.0f} s ({result['precision']}). Its time split:",
             f"```\n{result['printed']}\n```",
             "\n".join(lines),
-            "*Of the run* counts the random warm-up too; *ms a step* is after it, where "
-            f"{real['env_steps_per_second']:.1f} environment steps were made a second.",
-            "The trainer that the doctor measures against one that has just begun to train, by "
-            "turns in one process:",
-            measure.table(["one step, action or update", "doctor's, ms", "in training, ms"], pairs),
+            "*Share of the run* includes the random warm-up; *ms per step* is after it, at "
+            f"{real['env_steps_per_second']:.1f} environment steps per second.",
+            "The doctor's trainer and a trainer after its first updates, timed alternately in one "
+            "process:",
+            measure.table(["step, action or update", "doctor, ms", "training, ms"], pairs),
             measure.provenance(result),
         ]
     )
@@ -166,9 +168,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--env", default="drama/Catch-v0")
     parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=30, help="samples per trainer")
     parser.add_argument("--docs", type=Path, default=measure.DOCS)
-    parser.add_argument("--print-only", action="store_true", help="write nothing")
+    parser.add_argument("--print-only", action="store_true", help="print the block, write no file")
     options = parser.parse_args(arguments)
     command = f"python -m benchmarks.runs --preset {options.preset} --steps {options.steps}"
     result = run(options.preset, options.env, options.steps, options.rounds, command)

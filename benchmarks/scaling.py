@@ -1,27 +1,23 @@
-"""Time and memory against the length of a sequence, for every backbone of one width.
+"""Time and memory by sequence length, for every backbone at one width.
 
 ``python -m benchmarks.scaling`` writes ``docs/assets/performance/scaling.json`` and ``.png`` and
-the block of ``docs/performance.md``. Each series is timed in a process of its own.
-
-Everything is done for one sequence, so that the longest fits into memory and the cost depends on T
-alone.
+the block of ``docs/performance.md``. Each series is timed in a separate process, with batch 1, so
+that the longest sequence fits into memory and the cost depends on T only.
 
 **Training** is a forward and a backward pass of the backbone over T steps. Time is the median of
-``--rounds`` passes, all lengths in turn (fewer where that takes long). Memory is the
-peak over weights and input, of one pass in a fresh process.
+``--rounds`` passes, with alternating lengths (fewer passes for slow ones). Memory is the peak of
+one pass in a new process, minus weights and input.
 
-**Imagination** is T calls of ``step`` without gradients, each from the state that the last one left
-and each reading the last output: the time since the start and the peak of memory so far, noted as
-one rollout passes each T.
+**Imagination** is T recurrent calls of ``step`` without gradients. One rollout gives the elapsed
+time and the peak of memory at each T.
 
-``transformer`` attends to its last ``context`` steps. It is shown with the configuration's context,
-and with ``context = T``: full causal attention, as in the comparison of the Drama paper. With the
-latter every T is a model of its own, and its cache has full size from the first step, so that all
-steps do the same work: ``FULL_STEPS`` are timed and multiplied to T. (A cache that grows to T would
-do half of that work.)
+``transformer`` attends to its last ``context`` steps: the configured context, or ``context = T``,
+full causal attention as in the comparison of the Drama paper. In the latter case every T is a
+different model whose cache has full size from the first step, so that all steps cost the same:
+``FULL_STEPS`` are timed and extrapolated to T. (A cache growing to T would need half the work.)
 
-**Budget.** A length is not run if, growing as from the last length to this one, it would take more
-than ``SECONDS`` or ``BYTES`` of memory; nor are longer ones. The result says so.
+**Budget.** Lengths that are expected to need more than ``SECONDS`` or ``BYTES`` of memory,
+extrapolated from the previous lengths, are not run and are listed in the result.
 """
 
 from __future__ import annotations
@@ -44,14 +40,14 @@ from drama.dynamics import DynamicsConfig, make_dynamics
 SECONDS = 60.0
 BYTES = 4096 * MIB
 FIT_FROM = 512
-"""Slopes are fitted from this length on; below it fixed costs show."""
+"""Minimum length of slope fits; fixed costs dominate below it."""
 TARGET = 1.1
 RESOLUTION = MIB // 4
-"""Bytes below which a peak of resident memory means nothing: the kernel counts pages in batches."""
+"""Resolution of resident memory in bytes: the kernel counts pages in batches."""
 LENGTHS = tuple(64 * 2**k for k in range(9))
 LAYERS = 2
 FULL_STEPS = 16
-"""Steps timed of a transformer that attends to everything."""
+"""Timed steps of a transformer with full attention."""
 
 SERIES: dict[str, dict[str, Any]] = {
     "Mamba-2": {"name": "mamba2", "full": False},
@@ -61,18 +57,18 @@ SERIES: dict[str, dict[str, Any]] = {
     "Transformer, full": {"name": "transformer", "full": True},
 }
 
-# ------------------------------------------------------------ what runs in processes of its own
+# --------------------------------------------------------------- work in separate processes
 
 
 def build(name: str, width: int, full: bool, length: int) -> Any:
-    """A backbone of two layers; with ``full``, one that attends to ``length`` steps."""
+    """Return a backbone of two layers; with ``full``, attending to ``length`` steps."""
     torch.manual_seed(0)
     context = length if full else DynamicsConfig().context
     return make_dynamics(DynamicsConfig(name=name, width=width, layers=LAYERS, context=context))
 
 
 def training_pass(name: str, width: int, full: bool, length: int) -> Callable[[], object]:
-    """Forward and backward over one sequence."""
+    """Return a forward and backward pass over one sequence."""
     model = build(name, width, full, length)
     generator = torch.Generator().manual_seed(1)
     x, dy = (torch.randn(1, length, width, generator=generator) for _ in range(2))
@@ -81,7 +77,7 @@ def training_pass(name: str, width: int, full: bool, length: int) -> Callable[[]
 
 
 def training_once(name: str, width: int, length: int, full: bool) -> dict[str, Any]:
-    """Peak memory of a pass, and the time it took in a process that had not done one before."""
+    """Return peak memory and time of the first pass of a process."""
     training_pass(name, width, full, 2)()  # libraries load and threads start
     run = training_pass(name, width, full, length)
     meter = measure.PeakMemory()
@@ -94,7 +90,7 @@ def training_once(name: str, width: int, length: int, full: bool) -> dict[str, A
 def training_times(
     name: str, width: int, lengths: Sequence[int], rounds: int, full: bool
 ) -> list[dict[str, float]]:
-    """Median and quartiles of the time of a pass over each length, and how many were made."""
+    """Return median and quartiles of the time of a pass by length, and the number of passes."""
     passes = {str(length): training_pass(name, width, full, length) for length in lengths}
     passes[str(lengths[0])]()
     samples = measure.interleaved(passes, rounds=rounds, warmup=0, budget_seconds=30.0, least=1)
@@ -104,7 +100,7 @@ def training_times(
 
 @torch.no_grad()
 def imagination(name: str, width: int, lengths: Sequence[int]) -> list[dict[str, Any]]:
-    """Peak memory and time of one rollout up to each length within the budget."""
+    """Return peak memory and time of one rollout at each length within the budget."""
     model = build(name, width, False, 1)
     list(rollout(model, width, [4]))  # libraries load and threads start
     points: list[dict[str, Any]] = []
@@ -121,7 +117,7 @@ def imagination(name: str, width: int, lengths: Sequence[int]) -> list[dict[str,
 
 @torch.no_grad()
 def imagination_full(name: str, width: int, length: int) -> dict[str, Any]:
-    """The same for one length, from a few steps that each attend to as many."""
+    """Return the same for one length, extrapolated from a few steps with full attention."""
     list(rollout(build(name, width, True, 4), width, [4]))
     model, steps = build(name, width, True, length), min(FULL_STEPS, length)
     meter = measure.PeakMemory()
@@ -131,7 +127,7 @@ def imagination_full(name: str, width: int, length: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def rollout(model: Any, width: int, marks: Sequence[int]) -> Iterator[float]:
-    """Step, reading the last output; yield the seconds since the start after so many steps."""
+    """Step recurrently; yield the elapsed seconds at given numbers of steps."""
     state = model.init_state(1)
     x = torch.randn(1, width)
     taken, spent = 0, 0.0
@@ -147,7 +143,7 @@ def rollout(model: Any, width: int, marks: Sequence[int]) -> Iterator[float]:
 def series(
     mode: str, label: str, width: int, lengths: Sequence[int], rounds: int, threads: int
 ) -> list[dict[str, Any]]:
-    """The points of a series: those within the budget and the first beyond it."""
+    """Return the points of a series within the budget, and the first beyond it."""
     backbone = {**SERIES[label], "width": width}
     full = backbone.pop("full")
 
@@ -178,7 +174,7 @@ def series(
 
 
 def beyond_budget(points: Sequence[dict[str, Any]], length: int) -> dict[str, Any] | None:
-    """What to expect of a length that is not run; None if it is within the budget.
+    """Return the expected cost of a length beyond the budget; None if it is within.
 
     Time and memory are taken to grow as they last did, though by no more than four times: what
     grows with the square of the length does not grow faster, and the first points are small enough
@@ -197,7 +193,7 @@ def beyond_budget(points: Sequence[dict[str, Any]], length: int) -> dict[str, An
 
 
 def _point(length: int, seconds: float, size: float, spent: float) -> dict[str, Any]:
-    """A point of a series; ``spent`` seconds were needed to know the ``seconds`` it reports."""
+    """Return a point of a series; ``spent`` is the measurement time of ``seconds``."""
     return {"length": length, "seconds": seconds, "bytes": round(size), "spent": spent}
 
 
@@ -205,11 +201,11 @@ def _run(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [point for point in points if not point.get("skipped")]
 
 
-# ---------------------------------------------------------------------------------- what it says
+# ------------------------------------------------------------------------- interpretation
 
 
 def slope(points: Sequence[dict[str, Any]], key: str, fit_from: int) -> float | None:
-    """Exponent k of ``key ∝ T^k``: the least-squares slope on logarithmic axes.
+    """Return the exponent k of ``key ∝ T^k``: the least-squares slope on logarithmic axes.
 
     Points below ``fit_from`` and points that were not run do not count; None if fewer than three
     are left. Memory below ``RESOLUTION`` counts as that.
@@ -223,7 +219,7 @@ def slope(points: Sequence[dict[str, Any]], key: str, fit_from: int) -> float | 
 
 
 def summarise(label: str, points: list[dict[str, Any]], fit_from: int) -> dict[str, Any]:
-    """A series with its slopes, and whether they meet the target if it has one."""
+    """Return a series with its slopes and whether they meet its target."""
     slopes = {key: slope(points, key, fit_from) for key in ("seconds", "bytes")}
     target = TARGET if label.startswith("Mamba") else None
     met = None
@@ -232,7 +228,7 @@ def summarise(label: str, points: list[dict[str, Any]], fit_from: int) -> dict[s
     return {"points": points, "slope": slopes, "target": target, "met": met}
 
 
-COLOURS = {  # Okabe and Ito's, told apart by colour-blind readers; the marks differ too
+COLOURS = {  # Okabe and Ito's, distinguishable for colour-blind readers; markers differ too
     "Mamba-2": ("#0072B2", "o"),
     "Mamba-1": ("#E69F00", "s"),
     "GRU": ("#009E73", "^"),
@@ -243,7 +239,7 @@ UNITS = {"seconds": ("time, s", 1.0), "bytes": ("peak memory, MiB", MIB)}
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Draw time and memory of both modes; crosses are points that were not run, as expected."""
+    """Draw time and memory of both modes; crosses are extrapolated points."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
     from matplotlib.ticker import FuncFormatter, NullLocator
@@ -304,13 +300,13 @@ def _short(length: float, _: object) -> str:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The block of ``docs/performance.md``."""
+    """Return the block of ``docs/performance.md``."""
     lengths = result["lengths"]
     shown = [n for n in lengths if n >= result["fit_from"]]
     shown = [shown[0], shown[len(shown) // 2], shown[-1]]
     parts = [
         measure.provenance(result),
-        "![Time and peak memory against the number of steps, on logarithmic axes, for training and "
+        "![Time and peak memory by number of steps, on logarithmic axes, for training and "
         "imagination](assets/performance/scaling.png)",
     ]
     missed, not_run = [], []
@@ -339,7 +335,7 @@ def markdown(result: dict[str, Any]) -> str:
         header = (
             "",
             "slope of time",
-            "of memory",
+            "slope of memory",
             "target",
             "met",
             *(f"ms at {n}" for n in shown),
@@ -348,10 +344,8 @@ def markdown(result: dict[str, Any]) -> str:
         parts.append(f"**{mode.capitalize()}**\n\n{measure.table(header, rows)}")
     if not_run:
         budget = f"{result['budget']['seconds']:.0f} s or {result['budget']['bytes'] / MIB:.0f} MiB"
-        parts.append(f"Not run, for more than {budget} would be needed: {'; '.join(not_run)}.")
-    parts.append(
-        f"Targets not met: {'; '.join(missed)}." if missed else "All targets of this part are met."
-    )
+        parts.append(f"Not run (more than {budget} expected): {'; '.join(not_run)}.")
+    parts.append(f"Missed targets: {'; '.join(missed)}." if missed else "All targets are met.")
     return "\n\n".join(parts)
 
 
@@ -360,14 +354,14 @@ def _slope(value: float | None) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure every series, draw, write."""
+    """Measure all series, draw and write them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=measure.physical_cores())
-    parser.add_argument("--rounds", type=int, default=3, help="passes timed of each length")
-    parser.add_argument("--docs", type=Path, default=measure.DOCS, help="where results go")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it still run?")
+    parser.add_argument("--rounds", type=int, default=3, help="timed passes per length")
+    parser.add_argument("--docs", type=Path, default=measure.DOCS, help="output directory")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, for tests")
     args = parser.parse_args(argv)
     width, lengths, fit_from, labels = 512, LENGTHS, FIT_FROM, list(SERIES)
     if args.smoke:

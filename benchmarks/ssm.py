@@ -1,16 +1,16 @@
-"""The Mamba layers against other implementations, their own floor and themselves.
+"""Benchmarks of the Mamba layers: other implementations, the floor, early and late steps.
 
 ``python -m benchmarks.ssm`` measures every row and writes ``docs/assets/performance/ssm.json`` and
-the tables of ``docs/performance.md``; ``--only ROW ...`` measures some and only prints them.
+the tables of ``docs/performance.md``; ``--only ROW ...`` measures these rows and prints them only.
 
 Rows are a forward and a backward pass (gradients of the input and of every parameter), except
-``step``. Whatever is compared has the same weights and must give the same output and gradient, or
-the run ends with an error.
+``step``. Compared layers have the same weights and must give the same output and gradient;
+otherwise the run ends with an error.
 
-**The floor** of a row is ``operations / rate + bytes / bandwidth``: what the work would take if
-matrix products ran as fast as a product of two 2048×2048 matrices in the same number type, and
-everything between them were one pass over memory, one after the other. Rate and bandwidth are
-measured in the same run, the latter on as many bytes as the row moves.
+**The floor** of a row is ``operations / rate + bytes / bandwidth``: the time of the matrix products
+at the rate of a 2048×2048 product in the same number type, plus one sequential pass over memory for
+everything between them. Rate and bandwidth are measured in the same run, the latter on as many
+bytes as the row moves.
 
 - Operations of a projection with W weights on n = B·T steps: 2 n W forward, twice that backward.
 - Operations of Mamba-2's scan, per step: 4 H P N (write to the state, read from it) or, with all
@@ -21,8 +21,8 @@ measured in the same run, the latter on as many bytes as the row moves.
 - Bytes: the input, the output and their gradients once each; the weights and their gradients once
   each; and of the two tensors on either side of the scan, the output of ``in_proj`` and the input
   of ``out_proj``, five times: written and read forward, read again backward, their gradients
-  written and read. 4 bytes an element, under autocast 2 for what flows between the products.
-- ``step``: 2 operations a weight and 5 an element of the state, for each sequence; the weights are
+  written and read. 4 bytes per element; under autocast 2 for tensors between the products.
+- ``step``: 2 operations per weight and 5 per element of the state, for each sequence; weights are
   read, the state is read and written.
 """
 
@@ -61,17 +61,17 @@ class Plan:
     drama: tuple[int, int, int] = (16, 128, 64)
     """State size, head size and chunk of Drama's configuration."""
     default: tuple[int, int, int] = (128, 64, 256)
-    """Those a layer has unless told otherwise."""
+    """The same for the usual defaults of the layer."""
     their_chunk: int = 256
-    """The chunk that the other implementation has unless told otherwise."""
+    """Default chunk of the other implementation."""
     chunks: tuple[int, ...] = (64, 128)
-    """Others that it is tried with, besides ours."""
+    """Further chunks to measure it with, besides ours."""
     memory: tuple[str, ...] = ("mamba1", "mamba2-drama", "mamba2-default")
     """Rows whose peak memory is measured."""
     row_seconds: float = 30.0
-    """A row that takes longer ends before all its rounds are done, though not before the third."""
+    """Time limit of a row in seconds, after at least three rounds."""
     rate_seconds: float = 0.3
-    """How long each rate of the machine is measured."""
+    """Measurement time of each rate of the machine, in seconds."""
 
 
 SMOKE = Plan(
@@ -90,11 +90,11 @@ SMOKE = Plan(
     rate_seconds=0.01,
 )
 
-# ----------------------------------------------------------------------------- what is measured
+# ------------------------------------------------------------------------------- measured work
 
 
 def ours(layer: str, width: int, sizes: Sequence[int] = ()) -> nn.Module:
-    """Our layer, with fixed weights."""
+    """Return our layer with fixed weights."""
     torch.manual_seed(0)
     if layer == "mamba1":
         return Mamba1(width)
@@ -103,7 +103,7 @@ def ours(layer: str, width: int, sizes: Sequence[int] = ()) -> nn.Module:
 
 
 def theirs(layer: str, width: int, sizes: Sequence[int] = ()) -> nn.Module:
-    """The layer of mambapy (Mamba-1) or transformers (Mamba-2), with the weights of ours."""
+    """Return the layer of mambapy (Mamba-1) or transformers (Mamba-2) with our weights."""
     if layer == "mamba1":
         from mambapy.mamba import MambaBlock, MambaConfig
 
@@ -130,7 +130,7 @@ def theirs(layer: str, width: int, sizes: Sequence[int] = ()) -> nn.Module:
 
 
 def window(batch: int, length: int, width: int) -> tuple[Tensor, Tensor]:
-    """Input and gradient of the output, both ``(B, T, D)``."""
+    """Return an input and a gradient of the output, both ``(B, T, D)``."""
     generator = torch.Generator().manual_seed(1)
     x, dy = (torch.randn(batch, length, width, generator=generator) for _ in range(2))
     return x.requires_grad_(), dy
@@ -139,7 +139,7 @@ def window(batch: int, length: int, width: int) -> tuple[Tensor, Tensor]:
 def training_pass(
     module: nn.Module, x: Tensor, dy: Tensor, *, bf16: bool = False
 ) -> Callable[[], tuple[Tensor, ...]]:
-    """Forward and backward: output, gradient of the input, gradients of the parameters."""
+    """Return output, gradient of the input and gradients of the parameters."""
     wanted = [x, *module.parameters()]
 
     def run() -> tuple[Tensor, ...]:
@@ -154,7 +154,7 @@ def training_pass(
 def difference(
     run: Callable[[], tuple[Tensor, ...]], other: Callable[[], tuple[Tensor, ...]], *, bf16: bool
 ) -> float:
-    """Largest relative difference of output and of the input's gradient.
+    """Return the largest relative difference of output and input gradient.
 
     Raises:
         ValueError: It is more than rounding: what would be compared is not the same work.
@@ -169,7 +169,7 @@ def difference(
 def training_memory(
     kind: str, layer: str, width: int, sizes: Sequence[int], batch: int, length: int
 ) -> int:
-    """Peak bytes of a training pass over what weights and input take; for a process of its own."""
+    """Return peak bytes of a training pass minus weights and input; needs a new process."""
     module = (ours if kind == "ours" else theirs)(layer, width, sizes)
     training_pass(module, *window(1, 2, width))()
     run = training_pass(module, *window(batch, length, width))
@@ -179,7 +179,7 @@ def training_memory(
 
 
 def projections_pass(layer: Any, x: Tensor, dy: Tensor) -> Run:
-    """``in_proj`` and ``out_proj`` of a layer forward and backward, and nothing between them."""
+    """Return ``in_proj`` and ``out_proj`` alone, forward and backward."""
     first, last = layer.in_proj.weight, layer.out_proj.weight
     inner = torch.randn(*x.shape[:2], last.shape[1], requires_grad=True)
     dwide = torch.randn(*x.shape[:2], first.shape[0])
@@ -192,7 +192,7 @@ def projections_pass(layer: Any, x: Tensor, dy: Tensor) -> Run:
 
 
 def state_after(layer: Any, steps: int, batch: int) -> Any:
-    """State after ``steps`` steps of up to eight different sequences, repeated to ``batch`` rows.
+    """Return the state after ``steps`` steps of up to 8 sequences, repeated to ``batch``.
 
     The window pass gives it, which equals single steps, as the tests of the layers show.
     """
@@ -213,7 +213,7 @@ def state_after(layer: Any, steps: int, batch: int) -> Any:
 def work(
     layer: str, width: int, sizes: Sequence[int], batch: int, length: int, *, bf16: bool = False
 ) -> tuple[float, float]:
-    """Operations and bytes of a training pass; the formulas are told in the module's docstring."""
+    """Return operations and bytes of a training pass by the formulas of the module docstring."""
     steps, inner = batch * length, 2 * width
     if layer == "mamba1":
         d_state, rank = 16, -(-width // 16)
@@ -231,7 +231,7 @@ def work(
 
 
 def step_work(layer: str, width: int, sizes: Sequence[int], batch: int) -> tuple[float, float]:
-    """Operations and bytes of a step."""
+    """Return operations and bytes of a step."""
     inner = 2 * width
     d_state = 16 if layer == "mamba1" else sizes[0]
     weights = sum(p.numel() for p in ours(layer, width, sizes).parameters())
@@ -243,7 +243,7 @@ def step_work(layer: str, width: int, sizes: Sequence[int], batch: int) -> tuple
 
 
 class Bench:
-    """Measures the rows of a plan, each group of them interleaved."""
+    """Measures the rows of a plan; the cases of a group run alternately."""
 
     def __init__(self, plan: Plan, threads: int, rounds: int) -> None:
         self.plan, self.threads, self.rounds = plan, threads, rounds
@@ -283,7 +283,7 @@ class Bench:
         limit: dict[str, float],
         **more: Any,
     ) -> dict[str, Any]:
-        """One line: times in seconds, their ratio against its target, the floor."""
+        """Return a row: times in seconds, ratio, target and floor."""
         ratio = measure.quotients(mine, other)
         return {
             "row": name,
@@ -309,7 +309,7 @@ class Bench:
         length: int,
         bf16: bool = False,
     ) -> list[dict[str, Any]]:
-        """A layer against another implementation of it: as that comes, and at its best chunk."""
+        """Compare a layer with another implementation, at its default and its best chunk."""
         width = self.plan.width
         x, dy = window(batch, length, width)
         mine = training_pass(ours(layer, width, sizes), x, dy, bf16=bf16)
@@ -321,10 +321,10 @@ class Bench:
             chunks = dict.fromkeys([self.plan.their_chunk, sizes[2], *self.plan.chunks])
             others = {f"transformers, chunk {c}": (*sizes[:2], c) for c in chunks}
         cases: dict[str, Run] = {"ours": mine}
-        apart = 0.0
+        largest = 0.0
         for label, other_sizes in others.items():
             other = training_pass(theirs(layer, width, other_sizes), x, dy, bf16=bf16)
-            apart = max(apart, difference(mine, other, bf16=bf16))
+            largest = max(largest, difference(mine, other, bf16=bf16))
             cases[label] = other
         times = self.time(cases)
         title += f", {batch}×{length}×{width}, " + ("bf16 autocast" if bf16 else "float32")
@@ -341,7 +341,7 @@ class Bench:
                 limit=limit,
                 against=other,
                 all_compared={label: measure.spread(times[label]) for label in others},
-                difference=apart,
+                difference=largest,
             )
 
         best = min(others, key=lambda label: measure.spread(times[label])["median"])
@@ -360,7 +360,7 @@ class Bench:
         batch: int,
         length: int,
     ) -> dict[str, Any]:
-        """Peak bytes of ours and theirs, each in a fresh process."""
+        """Return peak bytes of both implementations, each in a new process."""
         peaks = {
             kind: measure.in_child(
                 "benchmarks.ssm:training_memory",
@@ -381,7 +381,7 @@ class Bench:
         return {**peaks, "ratio": ratio, "target": target, "met": met}
 
     def projections(self, name: str, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
-        """A Mamba-2 layer against its two large products alone."""
+        """Compare a Mamba-2 layer with its two projections alone."""
         plan = self.plan
         layer = ours("mamba2", plan.width, sizes)
         x, dy = window(plan.batch, plan.length, plan.width)
@@ -407,7 +407,7 @@ class Bench:
     def step(
         self, name: str, layer: str, sizes: tuple[int, ...], batch: int
     ) -> list[dict[str, Any]]:
-        """A step late in a sequence against one near its start."""
+        """Compare a late step of a sequence with an early one."""
         plan = self.plan
         module: Any = ours(layer, plan.width, sizes)
         x = torch.randn(batch, plan.width)
@@ -436,7 +436,7 @@ class Bench:
     def generations(
         self, name: str, configurations: dict[str, tuple[int, int, int]], length: int
     ) -> list[dict[str, Any]]:
-        """Our Mamba-2 against our Mamba-1."""
+        """Compare our Mamba-2 with our Mamba-1."""
         plan = self.plan
         x, dy = window(plan.batch, length, plan.width)
         cases = {
@@ -459,7 +459,7 @@ class Bench:
         ]
 
     def floor(self, operations: float, moved: float, *, bf16: bool = False) -> dict[str, float]:
-        """Seconds that some work takes at the measured rates, and the terms."""
+        """Return seconds of work at the measured rates, and the terms."""
         bandwidth = measure.bandwidth(int(moved), self.threads, seconds=self.plan.rate_seconds)
         seconds = operations / self.rates["bfloat16" if bf16 else "float32"] + moved / bandwidth
         return {
@@ -478,27 +478,27 @@ def _mamba2(sizes: Sequence[int]) -> str:
 
 TABLES = {
     "others": (
-        "Against other implementations as they come, forward and backward",
-        ("ours, ms", "theirs, ms", "theirs is"),
+        "Other implementations with default settings, forward and backward",
+        ("ours, ms", "other, ms", "other layer"),
     ),
     "tuned": (
-        "Against their fastest chunk for these windows, forward and backward",
-        ("ours, ms", "theirs, ms", "theirs is"),
+        "Other implementations with their fastest chunk, forward and backward",
+        ("ours, ms", "other, ms", "other layer"),
     ),
     "projections": (
-        "Against the layer's own two projections, forward and backward",
+        "Layer vs its two projections, forward and backward",
         ("layer, ms", "projections, ms"),
     ),
-    "step": ("A late step against an early one, no gradients", ("late, ms", "early, ms")),
+    "step": ("Late vs early step, no gradients", ("late, ms", "early, ms")),
     "generations": (
-        "Mamba-2 against Mamba-1, both ours, forward and backward, float32",
+        "Mamba-2 vs Mamba-1, both ours, forward and backward, float32",
         ("Mamba-2, ms", "Mamba-1, ms"),
     ),
 }
 
 
 def lines(rows: Sequence[dict[str, Any]], name: str) -> str:
-    """The rows of one table, in Markdown; empty if there are none."""
+    """Return one table in Markdown; empty without rows."""
     title, columns = TABLES[name]
     mine = [row for row in rows if row["table"] == name]
     if not mine:
@@ -529,12 +529,12 @@ def lines(rows: Sequence[dict[str, Any]], name: str) -> str:
 
 
 def at_floor(row: Mapping[str, Any]) -> float:
-    """The ratio that a layer at its floor would have: below that, no target can be met here."""
+    """Return the ratio of a layer at its floor, the lower bound on this machine."""
     return float(row["floor"]["seconds"] / row["compared"]["median"])
 
 
 def memory_lines(rows: Sequence[dict[str, Any]]) -> str:
-    """The table of peak memory; empty if none was measured."""
+    """Return the table of peak memory; empty if none was measured."""
     cells = [
         [
             row["title"],
@@ -550,40 +550,41 @@ def memory_lines(rows: Sequence[dict[str, Any]]) -> str:
     ]
     if not cells:
         return ""
-    header = ("", "ours, MiB", "theirs, MiB", "theirs is", "ratio", "target", "met")
-    title = "Peak memory of a forward and backward pass, over weights and input"
+    header = ("", "ours, MiB", "other, MiB", "other layer", "ratio", "target", "met")
+    title = "Peak memory of a forward and backward pass, without weights and input"
     return f"**{title}**\n\n{measure.table(header, cells)}"
 
 
 def missed(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Targets that were not met, as text."""
+    """Return a line per missed target."""
     found = []
     for row in rows:
         kind = TABLES[row["table"]][0].split(",")[0].lower()
         if row["met"] is False:
-            text = f"{row['ratio']['median']:.3g} for {row['target']:.2f}"
-            text += f"; at its floor {at_floor(row):.2f}"
+            text = f"{row['ratio']['median']:.3g}, target {row['target']:.2f}"
+            text += f", floor {at_floor(row):.2f}"
             found.append(f"{row['title']} ({kind}): {text}")
         memory = row.get("memory")
         if memory is not None and memory["met"] is False:
             found.append(
-                f"{row['title']} (peak memory): {memory['ratio']:.2f} for {memory['target']:.2f}"
+                f"{row['title']} (peak memory): {memory['ratio']:.2f}, "
+                f"target {memory['target']:.2f}"
             )
     return found
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The block of ``docs/performance.md``."""
+    """Return the block of ``docs/performance.md``."""
     rows, rates = result["rows"], result["rates"]
     not_met = missed(rows)
     parts = [
         measure.provenance(result),
-        f"Measured limits of the machine in the same run: matrix products "
+        f"Limits of the machine measured in the same run: matrix products "
         f"{rates['float32'] / 1e9:.0f} GFLOP/s in float32 and {rates['bfloat16'] / 1e9:.0f} in "
         f"bfloat16; memory {rates['memory'] / 1e9:.1f} GB/s.",
         *(lines(rows, name) for name in TABLES),
         memory_lines(rows),
-        "**Targets not met**\n\n" + "\n".join(f"- {text}" for text in not_met)
+        "**Missed targets**\n\n" + "\n".join(f"- {text}" for text in not_met)
         if not_met
         else "All targets are met.",
     ]
@@ -591,15 +592,15 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, write."""
+    """Measure, print and write the rows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=measure.physical_cores())
-    parser.add_argument("--rounds", type=int, default=15, help="samples of everything timed")
-    parser.add_argument("--only", nargs="+", metavar="ROW", help="measure these; write nothing")
-    parser.add_argument("--docs", type=Path, default=measure.DOCS, help="where results go")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it still run?")
+    parser.add_argument("--rounds", type=int, default=15, help="samples per case")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="print these rows, write no file")
+    parser.add_argument("--docs", type=Path, default=measure.DOCS, help="output directory")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, for tests")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     facts = measure.machine(args.threads, ("transformers", "mambapy"))

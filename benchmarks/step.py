@@ -1,21 +1,20 @@
-"""A full training step on a CPU, phase by phase: as it is run, and as plain eager float32.
+"""Phases of a full training step on a CPU: as in a run, and as plain eager float32.
 
 ``python -m benchmarks.step`` measures world-model update, imagination and behaviour update of a
 preset at its own sizes and writes ``docs/assets/performance/step.json`` and its block of
-``docs/performance.md``. Both cases run the same code in one process, in turn:
+``docs/performance.md``. Both cases run the same code alternately in one process:
 
-- *as run*: precision as ``auto`` picks it, channels-last images, freed memory kept;
-- *plain*: float32, images as ``(N, C, H, W)`` in memory, memory management as the system has it.
+- *as run*: precision of ``auto``, channels-last images, freed memory kept;
+- *plain*: float32, images as ``(N, C, H, W)`` in memory, the system's memory management.
 
-Where freed memory is kept, a run's first updates still ask the system for more, until the pieces
-that it has fit; seven steps were measured to be enough. Each sample is of the step behind them, as
-all but the first of a run are, and memory is given back before the other case's turn.
+With kept memory, the first updates of a run still allocate; seven steps were measured to suffice.
+Each sample is of the eighth step, and memory is released before the other case.
 
-``--compiled`` adds the step with `training.compile`: what compiling takes, and what it gains.
+``--compiled`` adds the step with `training.compile`: compilation time and speed-up.
 
-**The floor** is the world-model update's convolutions and linear layers, forward and backward,
-each timed alone at the shapes, the layout and the number type that the update gives it. Whatever
-else the update does (batch norm, SiLU, the scan, sampling, losses, optimiser) comes on top.
+**The floor** is the time of the world-model update's convolutions and linear layers, forward and
+backward, each timed alone at its shape, layout and number type in the update. The rest of the
+update (batch norm, SiLU, the scan, sampling, losses, optimiser) adds to it.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ NAMES = {
 
 
 def small(config: Config, env: str) -> Config:
-    """The preset on a CPU, its replay no larger than full batches of windows need."""
+    """Return the preset on a CPU with a replay just large enough for full batches of windows."""
     rows = max(4 * config.world_model.batch_size * config.world_model.batch_length, 1000)
     return replace(
         config,
@@ -58,7 +57,7 @@ def small(config: Config, env: str) -> Config:
 
 
 def build(config: Config, rows: int) -> Trainer:
-    """A trainer whose replay holds rows of random play of its environment."""
+    """Return a trainer whose replay holds ``rows`` transitions of random play."""
     agent = Agent(config=config)
     trainer = Trainer(config, agent.env, agent.world_model, agent.behaviour)
     while trainer.replay.total < rows:
@@ -76,19 +75,19 @@ def in_plain_layout(trainer: Trainer) -> None:
 
 
 STEPS_TO_SETTLE = 7
-"""Unmeasured steps before a sample where freed memory is kept, at the published sizes."""
+"""Steps before a sample with kept memory, at the published sizes."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to run the step."""
+    """One variant of the step."""
 
     trainer: Trainer
     keep_memory: bool
 
     @property
     def unmeasured(self) -> int:
-        """Steps taken before each sample."""
+        """Steps before each sample."""
         return STEPS_TO_SETTLE if self.keep_memory else 1
 
     def context(self) -> contextlib.AbstractContextManager[object]:
@@ -105,7 +104,7 @@ class Case:
 
 
 def measure_cases(cases: dict[str, Case], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Time the phases of each case in turn; every sample follows unmeasured steps of its own."""
+    """Time the phases of the cases alternately; unmeasured steps precede every sample."""
     samples = {name: {phase: [] for phase in (*PHASES, "step")} for name in cases}
     for _ in range(rounds):
         for name, case in cases.items():
@@ -124,7 +123,7 @@ def measure_cases(cases: dict[str, Case], rounds: int) -> dict[str, dict[str, li
 
 @dataclass(frozen=True)
 class Product:
-    """A convolution or linear layer with the input that the update gives it."""
+    """A convolution or linear layer with its input in the update."""
 
     module: nn.Module
     shape: tuple[int, ...]
@@ -132,7 +131,7 @@ class Product:
 
 
 def products(trainer: Trainer) -> list[Product]:
-    """Every convolution and linear layer of one world-model update, with its input's shape."""
+    """Return all convolutions and linear layers of a world-model update, with input shapes."""
     found: list[Product] = []
 
     def note(module: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -156,7 +155,7 @@ def products(trainer: Trainer) -> list[Product]:
 
 
 def floor(trainer: Trainer, rounds: int) -> dict[str, float]:
-    """Seconds that the products of one world-model update take alone, by kind."""
+    """Return seconds of the products of a world-model update alone, by kind."""
     totals = {"convolutions": 0.0, "linear layers": 0.0}
     for product in products(trainer):
         module, images = product.module, len(product.shape) == 4
@@ -196,7 +195,7 @@ def _product(module: nn.Module, x: Tensor, weight: Tensor) -> Callable[[], Tenso
 
 
 def compiled(config: Config, as_run: Trainer, rounds: int) -> dict[str, Any]:
-    """Seconds until the first compiled step is done, and phases of those after it."""
+    """Return seconds of the first compiled step, and phases of later ones."""
     training = replace(config.training, compile=True)
     trainer = build(replace(config, training=training), config.replay.capacity)
     case = Case(trainer, True)
@@ -217,7 +216,7 @@ def compiled(config: Config, as_run: Trainer, rounds: int) -> dict[str, Any]:
 def run(
     preset: str, env: str, threads: int, rounds: int, command: str, *, with_compiled: bool = False
 ) -> dict[str, Any]:
-    """Measure a preset; the result is what the published file holds."""
+    """Measure a preset; return the content of the published file."""
     torch.set_num_threads(threads)
     config = presets.preset(preset)
     config = small(config, env)
@@ -253,14 +252,14 @@ def run(
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The block of the performance page."""
+    """Return the block of the performance page."""
     rows = []
     for phase in (*PHASES, "step"):
         fast, plain = (result["seconds"][case][phase]["median"] for case in ("as run", "plain"))
         times = result["times faster"][phase]
         rows.append(
             [
-                NAMES.get(phase, "**together**"),
+                NAMES.get(phase, "**total**"),
                 f"{fast:.2f} s",
                 f"{plain:.2f} s",
                 f"{times['median']:.1f} ({times['lower']:.1f} to {times['upper']:.1f})",
@@ -270,25 +269,24 @@ def markdown(result: dict[str, Any]) -> str:
         f"`{result['preset']}` on `{result['env']}`",
         f"as run ({result['precision']})",
         "plain (float32, NCHW)",
-        "times faster",
+        "speed-up",
     ]
     alone = result["floor"]
-    told = []
+    notes = []
     if "compiled" in result:
         found = result["compiled"]
         ratio, update = (found["against as run"][k]["median"] for k in ("step", "world_model"))
-        told = [
-            f"With `training.compile` the first step takes {found['first step']:.0f} s, and those "
-            f"after it {ratio:.2f} times as long as without (the world-model update {update:.2f} "
-            "times)."
+        notes = [
+            f"With `training.compile` the first step takes {found['first step']:.0f} s, later "
+            f"steps {ratio:.2f}× the time without it (world-model update: {update:.2f}×)."
         ]
     return "\n\n".join(
         [
             measure.table(header, rows),
-            *told,
-            f"The update's convolutions alone take {alone['convolutions']:.2f} s and its linear "
-            f"layers {alone['linear layers']:.2f} s: the update takes "
-            f"{result['update over floor']:.2f} times as long as both together.",
+            *notes,
+            f"World-model update: {result['update over floor']:.2f}× the time of its convolutions "
+            f"({alone['convolutions']:.2f} s) and linear layers ({alone['linear layers']:.2f} s) "
+            "alone.",
             measure.provenance(result),
         ]
     )
@@ -301,8 +299,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=measure.physical_cores())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--docs", type=Path, default=measure.DOCS)
-    parser.add_argument("--compiled", action="store_true", help="measure training.compile too")
-    parser.add_argument("--print-only", action="store_true", help="write nothing")
+    parser.add_argument("--compiled", action="store_true", help="also measure training.compile")
+    parser.add_argument("--print-only", action="store_true", help="print the block, write no file")
     options = parser.parse_args(arguments)
     began = time.perf_counter()
     command = f"python -m benchmarks.step --preset {options.preset} --env {options.env}"

@@ -1,4 +1,4 @@
-"""Suites condensed to one JSON file each, for the pages that show their results."""
+"""Condenses suites to one JSON file each, for the pages of results."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from drama.suite.layout import Cell
 WIDTH = 20
 """Training episodes in a running mean."""
 WIDTHS = {"MinAtar/Freeway-v1": 5}
-"""The same for games of which a run has fewer episodes: 19 of 2500 steps."""
+"""The same for games with few episodes per run: 19 of 2500 steps."""
 POINTS = 120
-"""Points kept of a learning curve."""
+"""Points of a condensed learning curve."""
 MACHINE = ("device_name", "threads", "precision", "python", "torch")
-"""Fields of ``run.json`` that are kept."""
+"""Recorded fields of ``run.json``."""
 
 Array = npt.NDArray[np.float64]
 
 
 def condense(directory: Path, experiments: str = "experiments") -> dict[str, Any]:
-    """Return what the pages need of one suite; ``experiments`` is the folder of its TOML file."""
+    """Return the condensed results of a suite; ``experiments`` is the folder of its TOML file."""
     suite = read_suite(directory)
     labels = {variant.name: variant.label or variant.name for variant in suite.spec.variants}
     return {
@@ -48,8 +48,7 @@ def condense(directory: Path, experiments: str = "experiments") -> dict[str, Any
 def joined(here: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     """Merge the runs made here with the evaluated runs of an earlier file.
 
-    Of two runs of a cell the one with more steps is kept, so that seeds may be made on several
-    machines.
+    Of two runs of a cell the one with more steps is kept, so that several machines may run seeds.
 
     Raises:
         SystemExit: The settings of a variant differ.
@@ -158,7 +157,7 @@ def made(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def text(result: dict[str, Any]) -> str:
-    """Return JSON for people too, each run on a line."""
+    """Return readable JSON, one run per line."""
     lines = ",\n".join("    " + json.dumps(run) for run in result["runs"])
     whole = json.dumps({**result, "runs": []}, indent=2)
     return whole.replace('"runs": []', f'"runs": [\n{lines}\n  ]') + "\n"
@@ -169,7 +168,7 @@ def update(
 ) -> None:
     """Condense suite directories to ``suite-NAME.json`` in ``place``.
 
-    With ``keep``, runs that the file has and the suite has not are kept.
+    With ``keep``, runs of the file that the suite lacks are kept.
     """
     for directory in suites:
         result = condense(directory, experiments) | {"drama": drama.__version__}
