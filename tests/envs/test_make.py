@@ -23,7 +23,7 @@ from drama.errors import DramaError, EnvError, UnknownEnvError, UnsupportedSpace
         ("drama/Sparse-v3", "drama/Sparse-v0"),
         ("CartPole-v7", "CartPole-v1"),
         ("lunarlander", "LunarLander-v3"),
-        ("Taxi-v3", "Taxi-v4"),
+        ("FrozenLake-v0", "FrozenLake-v1"),
         ("PongDeterministic-v4", "ALE/Pong-v5"),
         ("Pong-ramNoFrameskip-v4", "ALE/Pong-v5"),
         ("ALE/SpaceInvaders-v4", "ALE/SpaceInvaders-v5"),

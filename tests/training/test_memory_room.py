@@ -61,9 +61,12 @@ def test_a_run_that_cannot_fit_says_what_to_lower(changes: dict[str, Any], tmp_p
 def test_a_limit_of_the_process_costs_one_line_not_an_abort(tmp_path: Path) -> None:
     changes = {"replay.capacity": 20_000_000, "steps": 30}
     args = ["train", "quick", "--env", "drama/Catch-v0", "--run-dir", str(tmp_path / "run")]
-    code = (
-        "import resource; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30)); "
-        "import sys; from drama.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = (  # limited after the import: the libraries of CUDA alone map several GiB
+        "import pathlib, resource, sys, torch; from drama.cli import main; "
+        "status = pathlib.Path('/proc/self/status').read_text(); "
+        "limit = (int(status.split('VmSize:')[1].split()[0]) << 10) + (3 << 30); "
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit)); "
+        "sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *args, *options(changes)],

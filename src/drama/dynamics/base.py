@@ -155,4 +155,4 @@ def _check_tuple(state: Any) -> None:
 
 def _rebuild(like: State, items: list[Any]) -> State:
     kind: Any = type(like)
-    return cast("State", kind(*items) if hasattr(kind, "_fields") else kind(items))
+    return cast("State", kind(*items) if hasattr(like, "_fields") else kind(items))

@@ -37,8 +37,9 @@ def differentiable_once(backward: Backward) -> Backward:
                 "create_graph=True reached an operation with a hand-written gradient, which can be "
                 "differentiated once only; drama.ssm.reference has scans without that limit"
             )
-        device = next((v.device.type for v in upstream if v is not None), "cpu")
-        with torch.autocast(device, enabled=False):
+        # No generator: torch.compile of PyTorch 2.8 cannot trace next() with a default.
+        devices = [v.device.type for v in upstream if v is not None] or ["cpu"]
+        with torch.autocast(devices[0], enabled=False):
             return backward(ctx, *upstream)
 
     return run

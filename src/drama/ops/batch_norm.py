@@ -30,16 +30,20 @@ class ConvLayers(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """Apply all layers."""
         fold = not (self.training or torch.is_grad_enabled())
-        rest = list(self)
-        while rest:
-            match rest:
-                case [nn.Conv2d() as conv, nn.BatchNorm2d() as norm, nn.SiLU(), *after] if fold:
-                    x, rest = conv_batch_norm_silu(conv, norm, x), after
-                case [nn.BatchNorm2d() as norm, nn.SiLU(), *after]:
-                    x, rest = batch_norm_silu(norm, x), after
-                case [layer, *after]:
-                    x, rest = layer(x), after
+        rest: list[Any] = list(self)
+        while rest:  # no `match`: torch.compile of PyTorch 2.8 does not trace it
+            if fold and _begins_with(rest, nn.Conv2d, nn.BatchNorm2d, nn.SiLU):
+                x, rest = conv_batch_norm_silu(rest[0], rest[1], x), rest[3:]
+            elif _begins_with(rest, nn.BatchNorm2d, nn.SiLU):
+                x, rest = batch_norm_silu(rest[0], x), rest[2:]
+            else:
+                x, rest = rest[0](x), rest[1:]
         return x
+
+
+def _begins_with(layers: list[Any], *types: type[nn.Module]) -> bool:
+    first = layers[: len(types)]
+    return len(first) == len(types) and all(map(isinstance, first, types))
 
 
 def reference(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:

@@ -32,11 +32,11 @@ class RandomSources:
         seeds = np.random.SeedSequence(seed).generate_state(4, dtype=np.uint64)
         self.warmup = np.random.default_rng(seeds[0])
         """Random actions before training starts."""
-        self.acting = torch.Generator(device).manual_seed(int(seeds[1] >> 1))
+        self.acting = torch.Generator(device).manual_seed(int(seeds[1]) >> 1)
         """Latents and actions of the training environment."""
-        self.learning = torch.Generator(device).manual_seed(int(seeds[2] >> 1))
+        self.learning = torch.Generator(device).manual_seed(int(seeds[2]) >> 1)
         """Latents and actions in updates."""
-        self.replay = torch.Generator(replay_device).manual_seed(int(seeds[3] >> 1))
+        self.replay = torch.Generator(replay_device).manual_seed(int(seeds[3]) >> 1)
         """Window sampling and random shifts."""
 
     def _generators(self) -> dict[str, torch.Generator]:
@@ -60,7 +60,7 @@ class RandomSources:
             found = tensor_like(tensors, key, torch.empty(0, dtype=torch.uint8), rows=size)
             if not _restored(name, generator, found):
                 seeds = np.random.SeedSequence([self.seed, state["step"], index])
-                generator.manual_seed(int(seeds.generate_state(1, dtype=np.uint64)[0] >> 1))
+                generator.manual_seed(int(seeds.generate_state(1, dtype=np.uint64)[0]) >> 1)
                 self.events.note(
                     f"the random state of {name} was saved on another type of device and is "
                     "reseeded, so the run will not be bit-for-bit the same"

@@ -81,7 +81,7 @@ class EnvStream:
         if self.seed is not None:
             # Another seed than before, or the same episodes would repeat.
             drawn = np.random.SeedSequence([self.seed, len(self.actions), 1]).generate_state(1)
-            self.seed = int(drawn[0] >> 1)
+            self.seed = int(drawn[0]) >> 1
         self.obs, self.actions = None, []
         self.is_first, self.needs_reset = True, True
         self._counter.clear()

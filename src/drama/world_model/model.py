@@ -251,10 +251,10 @@ class WorldModel(nn.Module):
         linked = (~batch.is_first[:, 1:]).float()  # (B, T - 1)
         dyn = kl_divergence(posterior.detach(), prior)
         rep = kl_divergence(posterior, prior.detach())
-        dyn_term = _masked_term(dyn.clamp_min(config.free_bits), linked, config.beta_dyn)
-        rep_term = _masked_term(rep.clamp_min(config.free_bits), linked, config.beta_rep)
         kl = _masked_mean(dyn.detach(), linked)
-        return {"dyn": dyn_term._replace(metrics={"kl": kl}), "rep": rep_term}
+        dyn_term = _masked_term(dyn.clamp_min(config.free_bits), linked, config.beta_dyn, kl=kl)
+        rep_term = _masked_term(rep.clamp_min(config.free_bits), linked, config.beta_rep)
+        return {"dyn": dyn_term, "rep": rep_term}
 
 
 def _acted(batch: Batch) -> Tensor:
@@ -262,9 +262,9 @@ def _acted(batch: Batch) -> Tensor:
     return (~batch.is_last).float()
 
 
-def _masked_term(losses: Tensor, mask: Tensor, weight: float = 1.0) -> LossTerm:
+def _masked_term(losses: Tensor, mask: Tensor, weight: float = 1.0, **metrics: Tensor) -> LossTerm:
     """Term of the losses ``(B, T)`` where ``mask`` is 1."""
-    return LossTerm(_masked_mean(losses, mask), weight, losses=losses, mask=mask)
+    return LossTerm(_masked_mean(losses, mask), weight, metrics, losses, mask)
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -57,11 +57,12 @@ def scan(window: Window, is_first: Tensor | None, chunk_size: int) -> tuple[Tens
     if plan is None:
         return None
     padded = window.padded(plan.chunks)
-    missing = padded.length - window.length
+    length = window.x.shape[1]
+    missing = padded.x.shape[1] - length
     if is_first is not None and missing:
         is_first = F.pad(is_first, (0, missing))
     y, state = _Factored.apply(plan, is_first, *padded)  # type: ignore[no-untyped-call]
-    return y[:, : window.length], state
+    return y[:, :length], state
 
 
 class _Factored(torch.autograd.Function):

@@ -39,11 +39,12 @@ def scan(window: Window, is_first: Tensor | None, chunk_size: int) -> tuple[Tens
         ``y`` ``(B, T, H, P)`` and the final state ``(B, H, P, N)``.
     """
     window = window.with_reset_decay(is_first, UNDERFLOW[window.logs.dtype])
-    headdim, d_state = window.x.shape[3], window.B.shape[3]
+    _, length, _, headdim = window.x.shape
+    d_state = window.B.shape[3]
     longest = min(chunk_size, preferred_chunk(headdim, d_state, window.x.device))
-    chunks = math.ceil(window.length / longest)
+    chunks = math.ceil(length / longest)
     y, state = _Masked.apply(chunks, *window.padded(chunks))  # type: ignore[no-untyped-call]
-    return y[:, : window.length], state
+    return y[:, :length], state
 
 
 def preferred_chunk(headdim: int, d_state: int, device: torch.device) -> int:

@@ -27,27 +27,28 @@ class Window(NamedTuple):
     initial_state: Tensor | None
     """State before the first step ``(B, H, P, N)``; zeros if None."""
 
-    @property
-    def length(self) -> int:
-        """Number of steps T."""
-        return self.x.shape[1]
-
     def with_reset_decay(self, is_first: Tensor | None, value: float) -> Window:
         """Set the log-decay of steps that begin a sequence, bool ``(B, T)``."""
         if is_first is None:
             return self
-        return self._replace(logs=self.logs.masked_fill(is_first[..., None], value))
+        logs = self.logs.masked_fill(is_first[..., None], value)
+        return self._with(self.x, self.dt, logs, self.B, self.C)
 
     def padded(self, chunks: int) -> Window:
         """Pad to a multiple of ``chunks`` steps: even chunks waste less than full ones and a rest.
 
         Steps of Δ = 0 neither decay nor write, so the final state is that of step T.
         """
-        missing = chunks * math.ceil(self.length / chunks) - self.length
+        length = self.x.shape[1]
+        missing = chunks * math.ceil(length / chunks) - length
         if not missing:
             return self
         x, dt, logs, B, C = (
             F.pad(v, (0, 0) * (v.dim() - 2) + (0, missing))
             for v in (self.x, self.dt, self.logs, self.B, self.C)
         )
-        return self._replace(x=x, dt=dt, logs=logs, B=B, C=C)
+        return self._with(x, dt, logs, B, C)
+
+    def _with(self, x: Tensor, dt: Tensor, logs: Tensor, B: Tensor, C: Tensor) -> Window:
+        # Not `_replace`, which torch.compile of PyTorch 2.8 does not trace.
+        return Window(x, dt, logs, B, C, self.D, self.initial_state)
