@@ -78,7 +78,7 @@ def in_turn(preset: str, env: str, rounds: int) -> dict[str, dict[str, float]]:
         doctor = Measurement(preset, agents[0]).trainer
         real = Trainer(config, agents[1].env, agents[1].world_model, agents[1].behaviour)
         real.run(config.training.warmup_steps + 100)
-        doctor.step = real.step
+        doctor.collector.step = real.step
         samples: dict[str, list[dict[str, float]]] = {"doctor": [], "training": []}
         for number in range(rounds + 3):
             for name, trainer in (("doctor", doctor), ("training", real)):

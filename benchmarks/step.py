@@ -237,7 +237,7 @@ def run(
         "machine": machine,
         "preset": preset,
         "env": env,
-        "precision": str(as_run.dtype).removeprefix("torch."),
+        "precision": str(as_run.learner.dtype).removeprefix("torch."),
         "seconds": {
             name: {phase: measure.spread(values) for phase, values in phases.items()}
             for name, phases in samples.items()

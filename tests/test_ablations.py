@@ -121,15 +121,15 @@ def test_help_names_them_all(capfd: Capture) -> None:
         (["--behaviour"], ["--behaviour"]),
         (
             ["--sampler", "uniform", "--replay.sampler", "dfs-trained"],
-            ["--sampler uniform and --replay.sampler dfs-trained: which one?"],
+            ["--sampler uniform contradicts --replay.sampler dfs-trained"],
         ),
         (
             ["--behaviour", "ppo", "--behaviour.algorithm", "actor-critic"],
-            ["--behaviour ppo and --behaviour.algorithm actor-critic: which one?"],
+            ["--behaviour ppo contradicts --behaviour.algorithm actor-critic"],
         ),
         (
             ["--env", "drama/Catch-v0", "--env.id", "drama/Recall-v0"],
-            ["--env drama/Catch-v0 and --env.id drama/Recall-v0: which one?"],
+            ["--env drama/Catch-v0 contradicts --env.id drama/Recall-v0"],
         ),
         (
             ["--behaviour", "ppo", "--behaviour.ppo.minibatches", "99"],
