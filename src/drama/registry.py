@@ -22,7 +22,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
 from drama.errors import ConfigError
-from drama.text import nearest
+from drama.text import brief, nearest
 
 T = TypeVar("T")
 Builder = Callable[..., Any]
@@ -116,7 +116,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     names = f"there are {', '.join(known)}"
     near = nearest(name, known)
     hint = names if near is None else f"did you mean {near}? ({names})"
-    return f"unknown {kind} {name!r}; {hint}"
+    return f"unknown {kind} {brief(name)}; {hint}"
 
 
 SEQUENCE_MODELS = Registry(

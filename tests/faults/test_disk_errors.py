@@ -39,7 +39,7 @@ def faulty(rng: random.Random, number: int) -> tuple[Any, ...]:
 def lost(answer: dict[str, Any]) -> str | None:
     """Name what is wrong with the error of a disturbed training; None if nothing is."""
     error: str = answer["error"]
-    if "\n" in error or not re.search(r": '/.+'", error):
+    if "\n" in error or not re.search(r"(?<!\w)/\w+/", error):
         return f"not one line that names a path: {error}"
     return None
 

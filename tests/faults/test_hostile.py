@@ -116,6 +116,25 @@ def test_a_name_of_thousands_of_letters_is_no_id() -> None:
         tiny({"env.id": "x" * 5000})
 
 
+@pytest.mark.parametrize(
+    "setting", ["replay.sampler", "behaviour.algorithm", "world_model.dynamics.name", "device"]
+)
+def test_a_name_of_thousands_of_letters_is_cut_in_the_message(setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"unknown [a-z ]+ 'xxx.*\.\.\.[;:]") as caught:
+        Agent(config=tiny({setting: "x" * 5000}))
+    assert len(str(caught.value)) < 300
+
+
+def test_counts_of_unknown_updates_are_left_out(sound: Path, tmp_path: Path) -> None:
+    run = copy_run(sound, tmp_path / "run")
+    checkpoint = run / "checkpoints" / "000000060"
+    tree = json.loads((checkpoint / "state.json").read_text())
+    tree["updates"]["behaviour2"] = 1
+    (checkpoint / "state.json").write_text(json.dumps(tree))
+    seal(checkpoint, rehash(run, checkpoint))
+    assert Agent.load(run).learn(1).num_timesteps == 61
+
+
 def test_a_newer_format_says_to_update(sound: Path, tmp_path: Path) -> None:
     run = copy_run(sound, tmp_path / "run")
     path = run / "checkpoints" / "000000060" / "manifest.json"

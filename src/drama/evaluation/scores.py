@@ -16,7 +16,7 @@ from importlib import resources
 from typing import NamedTuple
 
 from drama.errors import ConfigError
-from drama.text import nearest
+from drama.text import brief, nearest
 
 _RANDOM = "Random"
 _HUMAN = "Human"
@@ -86,7 +86,7 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
         hint = f"choose from {', '.join(by_key.values())}"
     else:
         hint = f"did you mean {by_key[near]}?"
-    return ConfigError(f"unknown {kind} {name!r}; {hint}")
+    return ConfigError(f"unknown {kind} {brief(name)}; {hint}")
 
 
 def _game(game: str) -> str:

@@ -110,7 +110,7 @@ def prepare(cell: Cell) -> None:
                 # Checked again under the lock: nothing of value may be deleted.
                 if (why := worth_keeping(cell.path)) is not None:
                     raise RunDirError(why)
-                shutil.rmtree(cell.path)
+                shutil.rmtree(os.fspath(cell.path))
         finally:
             lock.release()
     cell.path.parent.mkdir(parents=True, exist_ok=True)

@@ -323,7 +323,7 @@ class CheckpointDir:
                 doomed = path.with_name(f".{path.name}.tmp")
                 shutil.rmtree(doomed, ignore_errors=True)
                 os.replace(path, doomed)
-                shutil.rmtree(doomed)
+                shutil.rmtree(os.fspath(doomed))  # its errors quote the path as it is given
         needed = set()
         for path in kept:
             # A damaged older one is kept for inspection, but not its segments.

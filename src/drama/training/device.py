@@ -12,6 +12,7 @@ from torch import nn
 
 from drama.config import Precision, ReplayDevice, TrainingConfig
 from drama.errors import ConfigError
+from drama.text import brief
 from drama.training.memory import keep_freed_memory
 
 
@@ -35,14 +36,14 @@ def choose_device(name: str) -> tuple[torch.device, str]:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"unknown device {name!r}: use auto, cpu, cuda or mps") from error
+        raise ConfigError(f"unknown device {brief(name)}: use auto, cpu, cuda or mps") from error
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
     if device.type not in there:
-        raise ConfigError(f"unknown device {name!r}: use auto, cpu, cuda or mps")
+        raise ConfigError(f"unknown device {brief(name)}: use auto, cpu, cuda or mps")
     if not there[device.type]:
         raise ConfigError(f"device {name!r} is not available here: use cpu")
     return device, "asked for"

@@ -205,7 +205,7 @@ class Learner:
                 if key.startswith(prefix)
             }
             optimiser.load_state(own, saved["state"]["optimisers"][name])
-        self.updates = dict(saved["state"]["updates"])
+        self.updates = {kind: saved["state"]["updates"][kind] for kind in self.updates}
 
 
 def _cause(optimiser: Optimiser, metrics: dict[str, Tensor], purpose: Purpose) -> str:

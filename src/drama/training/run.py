@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -130,7 +131,9 @@ class Run:
                     trainer = make(directory)
                 except DramaError:
                     if self.state.directory is None and directory is not None:
-                        shutil.rmtree(directory)  # just created, it holds the settings alone
+                        shutil.rmtree(
+                            os.fspath(directory)
+                        )  # just created, it holds the settings alone
                     raise
             stack.callback(trainer.close)
             stack.callback(self._stop, trainer)

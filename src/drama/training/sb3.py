@@ -91,7 +91,7 @@ class Model:
         save(new, replay=replay)
         os.replace(path, old)
         os.replace(new, path)
-        shutil.rmtree(old)
+        shutil.rmtree(os.fspath(old))
 
 
 def as_model(agent: Any) -> Any:
