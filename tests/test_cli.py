@@ -663,7 +663,8 @@ def test_dynamics_selects_the_backbone(
     line = complaint(capfd, main([*args, other]))
     assert f"world_model.dynamics.name={other} (the run has {name})" in line
     error = complaint(capfd, main([*args, "zzz"]))
-    assert "gru" in error and "elsewhere" in error
+    assert "gru" in error
+    assert "elsewhere" in error
     assert main([*args, name]) == 0
     assert CheckpointDir(Path("run")).last().step == 30
 
