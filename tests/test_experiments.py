@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.suite.suites import assert_fits_its_games
 
-from drama.dynamics import registered
 from drama.envs import make_env
 from drama.suite import load_spec
-from drama.world_model.encoder import feature_side
 
 ROOT = Path(__file__).parent.parent
 SPECS = sorted((ROOT / "experiments").glob("*.toml"))
@@ -24,17 +23,7 @@ def test_every_experiment_is_on_the_results_page():
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_a_spec_fits_its_games(path):
-    spec = load_spec(str(path))
-    assert spec.name == path.stem
-    for game in spec.games:
-        if game.startswith("MinAtar/"):
-            pytest.importorskip("minatar", reason="the extra 'minatar' is not installed")
-        for variant in spec.variants:
-            config = spec.config(variant, game, spec.seeds[0])
-            assert config.steps <= config.replay.capacity
-            assert config.world_model.dynamics.name in registered()
-            env = make_env(game, image_size=config.env.image_size)
-            assert feature_side(env.observation_space.shape[0], config.world_model) >= 1
+    assert_fits_its_games(path)
 
 
 @pytest.mark.parametrize("path", [p for p in SPECS if p.stem.startswith("memory")])

@@ -7,11 +7,9 @@ import json
 import pytest
 from benchmarks.suites import settings
 from lab import LAB, LOG
+from tests.suite.suites import assert_fits_its_games
 
-from drama.dynamics import registered
-from drama.envs import make_env
 from drama.suite import load_spec
-from drama.world_model.encoder import feature_side
 
 SPECS = sorted((LAB / "experiments").glob("*.toml"))
 
@@ -37,14 +35,4 @@ def test_settings_are_those_of_the_recorded_runs(path):
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_a_spec_fits_its_games(path):
-    spec = load_spec(str(path))
-    assert spec.name == path.stem
-    for game in spec.games:
-        if game.startswith("MinAtar/"):
-            pytest.importorskip("minatar", reason="the extra 'minatar' is not installed")
-        for variant in spec.variants:
-            config = spec.config(variant, game, spec.seeds[0])
-            assert config.steps <= config.replay.capacity
-            assert config.world_model.dynamics.name in registered()
-            env = make_env(game, image_size=config.env.image_size)
-            assert feature_side(env.observation_space.shape[0], config.world_model) >= 1
+    assert_fits_its_games(path)

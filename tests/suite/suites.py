@@ -8,16 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 from tests.training.faulty_envs import Walk, env_id
 from tests.training.runs import TINY
 
 from drama.cli import main
+from drama.dynamics import registered
+from drama.envs import make_env
+from drama.suite import load_spec
 from drama.suite.layout import Cell, begin_suite
 from drama.suite.process import arguments, prepare
 from drama.suite.runner import Outcome, Runner
 from drama.suite.spec import SuiteSpec, Variant
 from drama.suite.view import View
+from drama.world_model.encoder import feature_side
 
 WALK = env_id(Walk)
 STEPS = 40
@@ -101,3 +106,18 @@ def edit_json(path: Path, change: Callable[[Any], object]) -> None:
     tree = json.loads(path.read_text())
     change(tree)
     path.write_text(json.dumps(tree))
+
+
+def assert_fits_its_games(path: Path) -> None:
+    """Each variant of a suite file can be trained in each of its games."""
+    spec = load_spec(str(path))
+    assert spec.name == path.stem
+    for game in spec.games:
+        if game.startswith("MinAtar/"):
+            pytest.importorskip("minatar", reason="the extra 'minatar' is not installed")
+        for variant in spec.variants:
+            config = spec.config(variant, game, spec.seeds[0])
+            assert config.steps <= config.replay.capacity
+            assert config.world_model.dynamics.name in registered()
+            env = make_env(game, image_size=config.env.image_size)
+            assert feature_side(env.observation_space.shape[0], config.world_model) >= 1
