@@ -548,7 +548,7 @@ class TestProcesses:
             process.send_signal(signal.SIGINT)
             assert process.wait(PATIENCE) == 130
         said = errors.read_text()
-        assert "stopping 2 runs after their step" in said
+        assert "stopping 2 runs after the current step" in said
         assert f"continue with: drama suite run {directory}" in said
         assert "Traceback" not in said
         for cell in read_suite(directory).cells:
