@@ -731,7 +731,6 @@ TYPOS: dict[str, tuple[list[str], list[str]]] = {
         ["train", "quick", "--world-model.dynamics.backend", "kernels"],
         ["backend 'kernels' cannot be used", "tensors are on the CPU"],
     ),
-    "picture": (["train", "quick", "--env.image-size", "30"], ["image_size", "multiple of 8"]),
     "device": (["train", "quick", "--device", "tpu"], ["'tpu'", "cpu, cuda or mps"]),
     "no value": (["train", "quick", "--env"], ["--env"]),
     "no directory": (["train", "quick", "--run-dir"], ["--run-dir"]),

@@ -13,6 +13,7 @@ from drama.behaviour import ActorCritic
 from drama.config import Config
 from drama.errors import ConfigError
 from drama.world_model import WorldModel
+from drama.world_model.encoder import feature_maps
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
@@ -141,21 +142,9 @@ def test_without_a_name_the_preset_fits_observation_and_device(
     assert why
 
 
-@pytest.mark.parametrize(
-    ("side", "filters", "stride"),
-    [
-        (8, (16, 32, 48), 2),
-        (40, (16, 32, 48), 2),
-        (20, (16, 32, 48), 1),
-        (10, (16, 32), 1),
-        (7, (16,), 1),
-    ],
-)
-def test_without_a_name_a_small_picture_is_halved_as_often_as_it_can_be(
-    side: int, filters: tuple[int, ...], stride: int
-) -> None:
+@pytest.mark.parametrize(("side", "last"), [(8, 4), (40, 5), (20, 5), (10, 5), (7, 4), (3, 3)])
+def test_quick_reads_small_images_of_any_size(side: int, last: int) -> None:
     config, _ = presets.fitting((side, side, 4), "cpu")
-    assert (config.world_model.filters, config.world_model.stem_stride) == (filters, stride)
-    WorldModel(
-        config.world_model, (side, side, 4), ActionSpace(3)
-    )  # raises where the layers do not fit
+    assert config == presets.quick()
+    assert feature_maps(side, side, config.world_model)[-1][:2] == (last, last)
+    WorldModel(config.world_model, (side, side, 4), ActionSpace(3))

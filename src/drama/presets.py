@@ -55,6 +55,7 @@ def laptop() -> Config:
         world_model=WorldModelConfig(
             filters=(16, 32, 48, 64),
             stem_stride=2,
+            min_feature_side=4,
             motion_weight=10.0,
             batch_size=8,
             batch_length=64,
@@ -81,6 +82,7 @@ def quick() -> Config:
             filters=(16, 32, 48),
             kernel=3,
             stem_stride=2,
+            min_feature_side=4,
             latent_variables=16,
             latent_classes=16,
             head_units=128,
@@ -146,23 +148,11 @@ def fitting(shape: Sequence[int], device: str) -> tuple[Config, str]:
         return quick(), "vector observations"
     picture = f"{shape[0]}x{shape[1]} pictures"
     if max(shape[:2]) < SMALL_PICTURE:
-        return _small(shape[0]), f"small pictures ({shape[0]}x{shape[1]})"
+        return quick(), f"small pictures ({shape[0]}x{shape[1]})"
     if device == "cuda":
         return xs(), f"{picture} on CUDA"
     # On Apple's GPU, too, a run of xs takes days.
     return laptop(), f"{picture} on {device.upper()}"
-
-
-def _small(side: int) -> Config:
-    """Return `quick` with one convolution for each time that the picture can be halved."""
-    config = quick()
-    filters = config.world_model.filters
-    halvings = (side & -side).bit_length() - 1  # the power of 2 that divides the side
-    if halvings >= len(filters):
-        return config
-    return config.override(
-        {"world_model.filters": filters[: halvings + 1], "world_model.stem_stride": 1}
-    )
 
 
 SMALL_PICTURE = 64

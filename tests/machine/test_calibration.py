@@ -446,10 +446,10 @@ def test_a_preset_that_fails_does_not_keep_the_next_from_being_measured(
 
 
 def test_sizes_that_do_not_go_with_the_environment() -> None:
-    presets = {"deep": lambda: tiny({"world_model.filters": (4,) * 9}), "tiny": tiny}
-    deep, small = calibrate(presets, env="drama/Catch-v0", device="cpu", seconds=60.0).presets
-    assert isinstance(deep, Unmeasured)
-    assert "image_size" in deep.error
+    presets = {"shifted": lambda: tiny({"replay.random_shift": (40, 40)}), "tiny": tiny}
+    shifted, small = calibrate(presets, env="drama/Catch-v0", device="cpu", seconds=60.0).presets
+    assert isinstance(shifted, Unmeasured)
+    assert "random_shift" in shifted.error
     assert isinstance(small, PresetCost)
 
 
@@ -487,7 +487,7 @@ def keys(tree: object) -> object:
 
 
 def test_the_tree_that_tools_read() -> None:
-    presets = {"tiny": tiny, "deep": lambda: tiny({"world_model.filters": (4,) * 9})}
+    presets = {"tiny": tiny, "bad": lambda: tiny({"replay.random_shift": (40, 40)})}
     found = calibrate(presets, env="drama/Catch-v0", device="cpu", seconds=60.0).to_dict()
     tree = json.loads(json.dumps(found, allow_nan=False))
     assert tree == found
@@ -517,7 +517,7 @@ def test_the_tree_that_tools_read() -> None:
         ],
     }
     assert tree["obs_shape"] == [32, 32, 3]
-    assert [preset["preset"] for preset in tree["presets"]] == ["tiny", "deep"]
+    assert [preset["preset"] for preset in tree["presets"]] == ["tiny", "bad"]
     assert tree["presets"][0]["error"] is None
     assert tree["presets"][1]["error"]
 

@@ -22,7 +22,6 @@ from drama.suite.process import arguments, prepare
 from drama.suite.runner import Outcome, Runner
 from drama.suite.spec import SuiteSpec, Variant
 from drama.suite.view import View
-from drama.world_model.encoder import feature_side
 
 WALK = env_id(Walk)
 STEPS = 40
@@ -119,5 +118,4 @@ def assert_fits_its_games(path: Path) -> None:
             config = spec.config(variant, game, spec.seeds[0])
             assert config.steps <= config.replay.capacity
             assert config.world_model.dynamics.name in registered()
-            env = make_env(game, image_size=config.env.image_size)
-            assert feature_side(env.observation_space.shape[0], config.world_model) >= 1
+            make_env(game, image_size=config.env.image_size)

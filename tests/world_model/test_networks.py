@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from drama import presets
 from drama.actions import ActionSpace
 from drama.config import WorldModelConfig
-from drama.errors import ConfigError
 from drama.ops.pixel_loss import pixel_loss
 from drama.types import Batch
 from drama.world_model import WorldModel, symlog
 from drama.world_model import encoder as encoder_module
 from drama.world_model.decoder import ImageDecoder, VectorDecoder
-from drama.world_model.encoder import ImageEncoder, VectorEncoder
+from drama.world_model.encoder import ImageEncoder, VectorEncoder, feature_maps
 from drama.world_model.heads import MLP
 from drama.world_model.motion import moving_pixels
 
@@ -116,17 +115,35 @@ def test_vectors(tiny_config: Callable[..., WorldModelConfig]) -> None:
     assert VectorDecoder((5,), config)(torch.zeros(2, 7, 12)).shape == (2, 7, 5)
 
 
-@pytest.mark.parametrize("side", [6, 10, 63, 2])
-def test_a_side_that_cannot_be_halved_names_the_right_multiple(
-    tiny_config: Callable[..., WorldModelConfig], side: int
+@pytest.mark.parametrize(
+    ("size", "min_side", "maps"),
+    [
+        ((10, 10), 1, [(5, 5), (3, 3), (2, 2)]),
+        ((10, 10), 4, [(10, 10), (10, 10), (5, 5)]),
+        ((63, 63), 4, [(32, 32), (16, 16), (8, 8)]),
+        ((8, 20), 4, [(8, 20), (8, 20), (4, 10)]),
+        ((2, 2), 4, [(2, 2), (2, 2), (2, 2)]),
+        ((1, 3), 1, [(1, 2), (1, 1), (1, 1)]),
+        ((32, 32), 4, [(16, 16), (8, 8), (4, 4)]),
+    ],
+)
+def test_images_of_any_size_keep_a_least_side(
+    tiny_config: Callable[..., WorldModelConfig],
+    size: tuple[int, int],
+    min_side: int,
+    maps: list[tuple[int, int]],
 ) -> None:
-    with pytest.raises(ConfigError, match=f"{side} pixels.*multiple of 4"):
-        WorldModel(tiny_config(), (side, side, 3), ActionSpace(2))
-
-
-def test_frames_must_be_square(tiny_config: Callable[..., WorldModelConfig]) -> None:
-    with pytest.raises(ConfigError, match="square, got 8x16"):
-        WorldModel(tiny_config(), (8, 16, 3), ActionSpace(2))
+    config = tiny_config(filters=(2, 3, 4), min_feature_side=min_side)
+    assert [(h, w) for h, w, _ in feature_maps(*size, config)] == maps
+    model = WorldModel(config, (*size, 3), ActionSpace(2)).eval()
+    obs = torch.randint(256, (2, *size, 3), dtype=torch.uint8)
+    found: list[tuple[int, ...]] = []
+    for module in itertools.chain(model.encoder.modules(), model.decoder.modules()):
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            module.register_forward_hook(lambda _m, _x, y: found.append(tuple(y.shape[-2:])))
+    stoch = model.sample(model.posterior(obs), None)
+    assert model.decoder(stoch).shape == (2, *size, 3)
+    assert found == [*maps, maps[1], maps[0], size]
 
 
 def test_pixels_are_read_as_fractions(tiny_config: Callable[..., WorldModelConfig]) -> None:

@@ -55,17 +55,17 @@ def measure(preset: str, agent: Agent, until: float, deadline: float) -> PresetC
     Raises:
         OutOfTime: The deadline passed before every part was measured once.
     """
-    needed = _transition_bytes(agent) * agent.config.replay.capacity
-    device = pick_replay_device(agent.config.replay.device, agent.device)
-    free = available_bytes(device)
-    if free is not None and needed > free:
-        # Linux would overcommit and kill the process later.
-        return Unmeasured(
-            preset,
-            f"does not fit: its replay needs {size(needed)} and {size(free)} are free on {device}; "
-            "lower replay.capacity",
-        )
     try:
+        needed = _transition_bytes(agent) * agent.config.replay.capacity
+        device = pick_replay_device(agent.config.replay.device, agent.device)
+        free = available_bytes(device)
+        if free is not None and needed > free:
+            # Linux would overcommit and kill the process later.
+            return Unmeasured(
+                preset,
+                f"does not fit: its replay needs {size(needed)} and {size(free)} are free on "
+                f"{device}; lower replay.capacity",
+            )
         return Measurement(preset, agent).run(until, deadline)
     except (MemoryError, torch.OutOfMemoryError) as error:
         return Unmeasured(preset, f"does not fit: {first_line(error)}")

@@ -18,6 +18,7 @@ import torch
 from drama.config import Config
 from drama.errors import ConfigError
 from drama.text import size
+from drama.world_model.encoder import feature_maps
 
 # Parameters of mallopt(3) and what they are by default.
 _TRIM_THRESHOLD, _DEFAULT_TRIM_THRESHOLD = -1, 128 * 1024
@@ -211,7 +212,10 @@ def least_bytes(config: Config, obs_shape: tuple[int, ...]) -> dict[str, int]:
     c, values = config.world_model, math.prod(obs_shape)
     frames = c.batch_size * c.batch_length
     picture = len(obs_shape) == 3
-    width = values if not picture else values * c.filters[0] // (obs_shape[2] * c.stem_stride**2)
+    width = values
+    if picture:
+        first = feature_maps(obs_shape[0], obs_shape[1], c)[0]
+        width = first.height * first.width * c.filters[0]
     return {
         "replay": config.replay.capacity * (values * (1 if picture else 4) + 40),
         "update": 4 * frames * (values + 2 * width),

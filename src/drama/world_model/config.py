@@ -32,6 +32,8 @@ class WorldModelConfig(Section):
     """Side of every convolution kernel (odd)."""
     stem_stride: Literal[1, 2] = learning(1)
     """Stride of the first convolution (the others: 2): 1 in the public code; 2 is faster."""
+    min_feature_side: int = learning(1, most=2**12)
+    """Smallest side of a feature map; the first layers keep a smaller image's size."""
     vector_units: int = learning(256, most=2**16)
     """Width of the two hidden layers that replace convolutions for vector observations."""
     latent_variables: int = learning(32, most=2**12)
@@ -87,6 +89,7 @@ class WorldModelConfig(Section):
         positive(
             section,
             kernel=self.kernel,
+            min_feature_side=self.min_feature_side,
             vector_units=self.vector_units,
             latent_variables=self.latent_variables,
             head_units=self.head_units,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from drama.config import WorldModelConfig
 from drama.ops.batch_norm import ConvLayers
 from drama.ops.pixel_loss import pixel_loss
-from drama.world_model.encoder import feature_side, vector_layers
+from drama.world_model.encoder import feature_maps, vector_layers
 from drama.world_model.motion import moving_pixels
 from drama.world_model.twohot import symexp, symlog
 
@@ -23,20 +23,27 @@ class ImageDecoder(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], config: WorldModelConfig) -> None:
         super().__init__()
-        height, _, channels = shape
-        filters, stride = config.filters[::-1], config.stem_stride
+        height, width, channels = shape
+        maps = feature_maps(height, width, config)
+        *_, (h, w, _) = maps
+        self.map_shape = (h, w, config.filters[-1])
+        self.inp = nn.Linear(config.stoch_size, math.prod(self.map_shape), bias=False)
+        layers: list[nn.Module] = [nn.BatchNorm2d(config.filters[-1]), nn.SiLU()]
+        sizes = [(height, width), *[(h, w) for h, w, _ in maps]]
+        outputs = [channels, *config.filters]
         kernel, padding = config.kernel, config.kernel // 2
-        self.side, self.filters = feature_side(height, config), filters[0]
-        self.inp = nn.Linear(config.stoch_size, self.side * self.side * self.filters, bias=False)
-        layers: list[nn.Module] = [nn.BatchNorm2d(self.filters), nn.SiLU()]
-        for i, o in itertools.pairwise(filters):
-            conv = nn.ConvTranspose2d(i, o, kernel, 2, padding, output_padding=1, bias=False)
-            layers += [conv, nn.BatchNorm2d(o), nn.SiLU()]
-        layers.append(
-            nn.ConvTranspose2d(
-                filters[-1], channels, kernel, stride, padding, output_padding=stride - 1
+        for i in reversed(range(len(maps))):
+            stride, last = maps[i].stride, i == 0
+            # Undo the encoder's rounding: the output has the size of that layer's input.
+            (h, w), (h_in, w_in) = sizes[i], sizes[i + 1]
+            extra = (h - (h_in - 1) * stride - 1, w - (w_in - 1) * stride - 1)
+            layers.append(
+                nn.ConvTranspose2d(
+                    outputs[i + 1], outputs[i], kernel, stride, padding, extra, bias=last
+                )
             )
-        )
+            if not last:
+                layers += [nn.BatchNorm2d(outputs[i]), nn.SiLU()]
         self.layers = ConvLayers(*layers)
         self.motion_weight = config.motion_weight
 
@@ -44,7 +51,7 @@ class ImageDecoder(nn.Module):
         """Map latents ``(..., Z)`` to images ``(..., H, W, C)`` before the sigmoid."""
         lead = stoch.shape[:-1]
         x = self.inp(stoch.reshape(-1, stoch.shape[-1]))  # (N, h * w * filters)
-        x = x.reshape(-1, self.side, self.side, self.filters).permute(0, 3, 1, 2)
+        x = x.reshape(-1, *self.map_shape).permute(0, 3, 1, 2)
         x = self.layers(x).permute(0, 2, 3, 1)  # (N, H, W, C)
         logits: Tensor = x.reshape(*lead, *x.shape[1:])
         return logits

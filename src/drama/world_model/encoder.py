@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from drama.config import WorldModelConfig
-from drama.errors import ConfigError
 from drama.ops.batch_norm import ConvLayers
 from drama.ops.dtypes import matmul_dtype
 from drama.ops.rms_norm import RMSNorm
@@ -16,22 +17,31 @@ FRAMES_AT_ONCE = 128
 """Images encoded at once without a gradient; bounds memory in imagination."""
 
 
-def feature_side(image_side: int, config: WorldModelConfig) -> int:
-    """Return the side of the last feature map of a square image, in pixels.
+class FeatureMap(NamedTuple):
+    """Size of a feature map in pixels, and the stride of the convolution that makes it."""
 
-    Raises:
-        ConfigError: The image cannot be halved as often as the layers require.
+    height: int
+    width: int
+    stride: int
+
+
+def feature_maps(height: int, width: int, config: WorldModelConfig) -> list[FeatureMap]:
+    """Return the feature map of each convolution for images of any size.
+
+    Strides are ``stem_stride`` and then 2. Where these would leave less than
+    ``min_feature_side`` pixels a side, the first layers have stride 1 instead. A map of odd side
+    is padded: stride 2 rounds up.
     """
-    halvings = len(config.filters) - 1 + (config.stem_stride == 2)
-    factor: int = 2**halvings
-    side, rest = divmod(image_side, factor)
-    if rest or side < 1:
-        raise ConfigError(
-            f"{len(config.filters)} convolution layers halve an image {halvings} times, which "
-            f"{image_side} pixels do not allow; set env.image_size to a multiple of {factor}, or "
-            "world_model.filters to fewer layers"
-        )
-    return side
+    strides = [config.stem_stride, *[2] * (len(config.filters) - 1)]
+    side, halvings = min(height, width), 0
+    while (side := (side + 1) // 2) >= config.min_feature_side and halvings < len(strides):
+        halvings += 1
+    strides[: len(strides) - halvings] = [1] * (len(strides) - halvings)
+    maps = []
+    for stride in strides:
+        height, width = -(-height // stride), -(-width // stride)
+        maps.append(FeatureMap(height, width, stride))
+    return maps
 
 
 class ImageEncoder(nn.Module):
@@ -40,17 +50,14 @@ class ImageEncoder(nn.Module):
     def __init__(self, shape: tuple[int, ...], config: WorldModelConfig) -> None:
         super().__init__()
         height, width, channels = shape
-        if height != width:
-            raise ConfigError(f"images must be square, got {height}x{width}; set env.image_size")
-        side, kernel = feature_side(height, config), config.kernel
+        maps, kernel = feature_maps(height, width, config), config.kernel
         layers: list[nn.Module] = []
-        for i, filters in enumerate(config.filters):
-            stride = config.stem_stride if i == 0 else 2
+        for filters, (_, _, stride) in zip(config.filters, maps, strict=True):
             conv = nn.Conv2d(channels, filters, kernel, stride, kernel // 2, bias=False)
             layers += [conv, nn.BatchNorm2d(filters), nn.SiLU()]
             channels = filters
         self.layers = ConvLayers(*layers)
-        self.out = nn.Linear(side * side * channels, config.stoch_size)
+        self.out = nn.Linear(maps[-1].height * maps[-1].width * channels, config.stoch_size)
         self.latent_shape = (config.latent_variables, config.latent_classes)
 
     def forward(self, obs: Tensor) -> Tensor:
