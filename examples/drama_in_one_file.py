@@ -50,7 +50,7 @@ class Args:
     # Replay
     capacity: int = 20_000  # transitions [100000]
     sampler: Literal["dfs", "uniform"] = "dfs"
-    tau: float = 10.0  # temperature of DFS
+    tau: float = 2.0  # temperature of DFS: 10 for 16 windows sampled a step, here 3.2 [10]
     alpha: float = 1.0  # DFS for imagination: weight of the imagination counter b
     beta: float = 1.0  # DFS for imagination: weight of max(0, v - b)
 

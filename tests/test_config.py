@@ -156,7 +156,7 @@ def test_an_unknown_field_names_the_nearest(path: str, near: str | None) -> None
         ("env__image_size", 64.0),
         ("replay__tau", "10"),
         ("replay__tau", True),
-        ("replay__tau", None),
+        ("replay__alpha", None),
         ("replay__sampler", "fifo"),
         ("replay__sampler", None),
         ("replay__sampler", ["dfs"]),

@@ -92,7 +92,8 @@ def args_of(config: Config) -> Any:
     replay, model, behaviour = config.replay, config.world_model, config.behaviour
     dynamics, training = model.dynamics, config.training
     assert model.optim.eps == behaviour.optim.eps
-    assert replay.tau == replay.imagination_tau
+    tau, imagination_tau = replay.temperatures(model.batch_size * training.world_model_ratio)
+    assert tau == imagination_tau
     assert (model.bins, model.bin_limit) == (behaviour.bins, behaviour.bin_limit)
     shared = {
         name: getattr(part, name)
@@ -103,6 +104,7 @@ def args_of(config: Config) -> Any:
     return one.Args(
         **{
             **shared,
+            "tau": tau,
             "seed": config.seed,
             "steps": config.steps,
             "eval_episodes": config.evaluation.episodes,
@@ -161,7 +163,9 @@ class Pair:
 
     def replays(self, steps: int = 300, **changes: Any) -> tuple[ReplayBuffer, Any]:
         """Both filled with the same short episodes."""
-        config = replace(self.config.replay, **changes)
+        config = replace(
+            self.config.replay, tau=self.args.tau, imagination_tau=self.args.tau, **changes
+        )
         image = len(self.obs_shape) == 3
         buffer = ReplayBuffer(
             config,

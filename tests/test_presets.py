@@ -60,7 +60,8 @@ def test_the_papers_loop() -> None:
     assert (config.training.world_model_ratio, config.training.behaviour_ratio) == (1.0, 1.0)
     assert (config.world_model.batch_size, config.world_model.batch_length) == (16, 128)
     assert config.replay.capacity == 100_000
-    assert (config.replay.tau, config.replay.imagination_tau) == (10.0, 10.0)
+    windows = config.world_model.batch_size * config.training.world_model_ratio
+    assert config.replay.temperatures(windows) == (10.0, 10.0)
     assert (config.replay.alpha, config.replay.beta) == (1.0, 1.0)
     sizes = config.world_model.dynamics
     assert (sizes.name, sizes.width, sizes.layers) == ("mamba2", 512, 2)

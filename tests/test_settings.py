@@ -103,6 +103,8 @@ def changed(name: str) -> Config:
         "evaluation.max_episode_steps": 5,
         "evaluation.latents": "mode",
         "replay.sampler": "uniform",
+        "replay.tau": 3.0,
+        "replay.imagination_tau": 3.0,
         "replay.random_shift": (1, 0),
         "replay.device": "cpu",
         "world_model.filters": (16, 32),

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from drama.config import ReplayConfig
 from drama.errors import ReplayError
 from drama.replay import (
     dfs_behaviour_scores,
@@ -192,3 +193,31 @@ def test_the_outermost_points_fall_on_rows_with_weight(
     scores = counts(-torch.inf, -torch.inf, 0.3, -0.1, 0.2, -torch.inf)
     index = sample_indices(scores, 1, g(), replacement=True)
     assert index.item() == (2 if point == 0 else 4)
+
+
+@pytest.mark.parametrize(
+    ("windows_per_step", "expected"), [(16, 10.0), (1.6, 1.0), (3.2, 2.0), (32, 20.0), (0, 10.0)]
+)
+def test_temperature_follows_the_windows_sampled_per_step(
+    windows_per_step: float, expected: float
+) -> None:
+    assert ReplayConfig().temperatures(windows_per_step) == pytest.approx((expected, expected))
+    assert ReplayConfig(tau=3.0).temperatures(windows_per_step)[0] == 3.0
+    assert ReplayConfig(imagination_tau=4.0).temperatures(windows_per_step)[1] == 4.0
+
+
+@pytest.mark.parametrize("windows_per_step", [16, 4])
+def test_new_transitions_have_the_same_share_at_any_update_ratio(windows_per_step: int) -> None:
+    """After many steps of sampling, the newest 5 % of transitions get the same share."""
+    tau, _ = ReplayConfig().temperatures(windows_per_step)
+    generator = torch.Generator().manual_seed(0)
+    counters = torch.zeros(4000, dtype=torch.float64)
+    newest = total = 0
+    for filled in range(200, 4001, 4):
+        scores = dfs_world_model_scores(counters[:filled], tau)
+        sampled = sample_indices(scores, 4 * windows_per_step, generator)
+        counters[sampled] += 1
+        if filled > 3000:
+            newest += int((sampled >= 0.95 * filled).sum())
+            total += len(sampled)
+    assert newest / total == pytest.approx(0.153, abs=0.01)

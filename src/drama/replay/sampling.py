@@ -100,12 +100,16 @@ class Uniform(Sampler):
 class DFS(Sampler):
     """The paper's dynamic frequency-based sampling (its section 2.4)."""
 
+    def __init__(self, config: ReplayConfig, device: torch.device) -> None:
+        super().__init__(config, device)
+        self.tau, self.imagination_tau = config.temperatures()
+
     def scores(self, purpose: Purpose, v: Tensor, b: Tensor) -> Tensor:
         """Favour transitions trained on less often, or imagined from less than trained on."""
         c = self.config
         if purpose == "world_model":
-            return dfs_world_model_scores(v, c.tau)
-        return dfs_behaviour_scores(v, b, c.imagination_tau, c.alpha, c.beta)
+            return dfs_world_model_scores(v, self.tau)
+        return dfs_behaviour_scores(v, b, self.imagination_tau, c.alpha, c.beta)
 
 
 class DFSTrained(DFS):
@@ -116,7 +120,7 @@ class DFSTrained(DFS):
         c = self.config
         if purpose == "world_model":
             return super().scores(purpose, v, b)
-        return dfs_trained_scores(v, b, c.imagination_tau, c.alpha, c.beta)
+        return dfs_trained_scores(v, b, self.imagination_tau, c.alpha, c.beta)
 
 
 def uniform_scores(v: Tensor) -> Tensor:

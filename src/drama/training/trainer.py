@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -297,8 +298,10 @@ def _make_replay(config: Config, env: gym.Env[Any, Any], device: torch.device) -
     shape = tuple(env.observation_space.shape or ())
     replay_device = pick_replay_device(config.replay.device, device)
     check_room(config, shape, replay_device, device)
+    windows_per_step = config.world_model.batch_size * config.training.world_model_ratio
+    tau, imagination_tau = config.replay.temperatures(windows_per_step)
     return ReplayBuffer(
-        config.replay,
+        dataclasses.replace(config.replay, tau=tau, imagination_tau=imagination_tau),
         shape,
         torch.uint8 if env.observation_space.dtype == np.uint8 else torch.float32,
         device=replay_device,
