@@ -22,6 +22,7 @@ from drama.dynamics import (
     DynamicsConfig,
     make_dynamics,
     map_state,
+    peek,
     registered,
     step_inplace,
     where_state,
@@ -192,6 +193,20 @@ def test_every_model_learns_in_bfloat16(name: str, tmp_path: Path) -> None:
     after = agent.world_model.dynamics.state_dict()
     assert all(v.isfinite().all() for v in after.values())
     assert any(not torch.equal(v, after[k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize("name", registered())
+@torch.no_grad()
+def test_peek_is_the_output_of_a_step(name: str) -> None:
+    p = Problem(name, **CASES["long"])
+    state = p.state
+    for t in range(p.length):
+        before = map_state(torch.clone, state)
+        output = peek(p.model, p.x[:, t], state)
+        for a, b in zip(flatten(before), flatten(state), strict=True):
+            assert torch.equal(a, b)
+        expected, state = p.model.step(p.x[:, t], state)
+        torch.testing.assert_close(output, expected)
 
 
 @pytest.mark.parametrize("name", registered())

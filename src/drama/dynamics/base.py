@@ -120,6 +120,15 @@ def step_inplace(model: SequenceModel[State], x: Tensor, state: State) -> tuple[
     return step(x, state)
 
 
+def peek(model: SequenceModel[State], x: Tensor, state: State) -> Tensor:
+    """Return the output of one step ``(B, D)``; the state is unchanged.
+
+    Calls ``model.peek`` if there is one, which need not compute the next state.
+    """
+    own: Callable[[Tensor, State], Tensor] | None = getattr(model, "peek", None)
+    return model.step(x, state)[0] if own is None else own(x, state)
+
+
 def map_state(fn: Callable[[Tensor], Tensor], state: State) -> State:
     """Apply ``fn`` to every tensor of a state, nested tuples included."""
     if isinstance(state, Tensor):

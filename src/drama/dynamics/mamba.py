@@ -43,6 +43,13 @@ class MambaBlock(nn.Module):
         y, state = self.mixer.step(self.norm(x), state, inplace=inplace)
         return x + y, state
 
+    def peek(self, x: Tensor, state: Mamba1State | Mamba2State) -> Tensor:
+        """Output of a step ``(B, D)``, where the mixer can compute it without the next state."""
+        y: Tensor = self.norm(x)
+        own = hasattr(self.mixer, "peek")
+        y = self.mixer.peek(y, state) if own else self.mixer.step(y, state)[0]
+        return x + y
+
 
 class MambaStack(nn.Module):
     """Pre-norm residual blocks and a final RMSNorm, ``(B, T, D) -> (B, T, D)``."""
@@ -87,6 +94,15 @@ class MambaStack(nn.Module):
             x, new = block.step(x, layer, inplace=inplace)
             states.append(new)
         return self.norm(x), MambaState(tuple(states))
+
+    def peek(self, x: Tensor, state: MambaState) -> Tensor:
+        """Output of a step ``(B, D)``, without the next state."""
+        check_step(x, self.width, state, MambaState)
+        check_layers(state.layers, len(self.blocks))
+        for block, layer in zip(cast("list[MambaBlock]", self.blocks), state.layers, strict=True):
+            x = block.peek(x, layer)
+        output: Tensor = self.norm(x)
+        return output
 
 
 class Mamba2Dynamics(MambaStack):

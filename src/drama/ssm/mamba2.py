@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drama.errors import ConfigError
-from drama.ops.backend import BackendName, check_backend_name, step_backend, window_backend
+from drama.ops.backend import (
+    BackendName,
+    ChosenBackend,
+    check_backend_name,
+    step_backend,
+    window_backend,
+)
 from drama.ops.conv1d import causal_conv1d_silu, causal_conv1d_silu_step
 from drama.ops.dtypes import accumulation_dtype
 from drama.ops.kernels import LayerSizes
@@ -17,7 +23,7 @@ from drama.ops.linear import split_linear
 from drama.ops.rms_norm import GatedRMSNorm
 from drama.ssm.checks import check_mixer, check_sizes
 from drama.ssm.init import inverse_softplus, log_uniform_dt
-from drama.ssm.ssd import ssd, ssd_step
+from drama.ssm.ssd import ssd, ssd_peek, ssd_step
 
 
 class Mamba2State(NamedTuple):
@@ -171,14 +177,7 @@ class Mamba2(nn.Module):
         Raises:
             ConfigError: The input or the state has another shape, or another batch size.
         """
-        if state is None:
-            raise ConfigError("Mamba2: step needs a state, see init_state")
-        self._check(x, ("B", self.d_model), state)
-        z, xBC, dt = torch.split(self.in_proj(x), self._parts, dim=-1)
-        backend = step_backend(self.backend, self.kernel_sizes, xBC)
-        xBC, conv = causal_conv1d_silu_step(
-            xBC, self.conv1d.weight, self.conv1d.bias, state.conv, backend=backend
-        )
+        z, xBC, dt, conv, backend = self._read_step(x, state)
         x, B, C = self._heads(xBC)
         y, ssm = ssd_step(
             x,
@@ -193,6 +192,28 @@ class Mamba2(nn.Module):
         )
         y = self.norm(y.flatten(-2), z)
         return self.out_proj(y), Mamba2State(conv, ssm)
+
+    def peek(self, x: Tensor, state: Mamba2State) -> Tensor:
+        """Output of :meth:`step` ``(B, d_model)``, without the state after it."""
+        z, xBC, dt, _, _ = self._read_step(x, state)
+        x, B, C = self._heads(xBC)
+        y = ssd_peek(x, self._dt(dt), -torch.exp(self.A_log), B, C, state.ssm, D=self.D)
+        output: Tensor = self.out_proj(self.norm(y.flatten(-2), z))
+        return output
+
+    def _read_step(
+        self, x: Tensor, state: Mamba2State
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, ChosenBackend]:
+        """Return z, xBC, Δ before softplus, the next convolution state, and the backend."""
+        if state is None:
+            raise ConfigError("Mamba2: step needs a state, see init_state")
+        self._check(x, ("B", self.d_model), state)
+        z, xBC, dt = torch.split(self.in_proj(x), self._parts, dim=-1)
+        backend = step_backend(self.backend, self.kernel_sizes, xBC)
+        xBC, conv = causal_conv1d_silu_step(
+            xBC, self.conv1d.weight, self.conv1d.bias, state.conv, backend=backend
+        )
+        return z, xBC, dt, conv, backend
 
     @property
     def _parts(self) -> list[int]:

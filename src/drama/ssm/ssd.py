@@ -144,6 +144,45 @@ def ssd_step(
     return y.to(x.dtype), next_state
 
 
+def ssd_peek(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    state: Tensor,
+    *,
+    D: Tensor | None = None,
+) -> Tensor:
+    """Output of :func:`ssd_step` alone: ``y = exp(Δ A) h C + Δ (B · C) x + D x``.
+
+    The next state, by far the largest tensor of a step, is not computed.
+
+    Args:
+        x: Input ``(B, H, P)``.
+        dt: Step size ``(B, H)``.
+        A: ``(H,)``.
+        B: ``(B, G, N)``.
+        C: ``(B, G, N)``.
+        state: ``(B, H, P, N)``.
+        D: ``(H,)``.
+
+    Returns:
+        ``y`` ``(B, H, P)`` in the type of ``x``.
+    """
+    batch, heads, headdim = x.shape
+    groups, dtype = B.shape[1], state.dtype
+    with torch.autocast(x.device.type, enabled=False):
+        dt, values, B, C = dt.to(dtype), x.to(dtype), B.to(dtype), C.to(dtype)
+        grouped = state.view(batch, groups, heads // groups * headdim, -1)
+        # As row times matrix: on a CPU several times faster than matrix times column.
+        read = torch.matmul(C[:, :, None], grouped.transpose(-1, -2)).view(batch, heads, headdim)
+        alignment = (B * C).sum(-1).repeat_interleave(heads // groups, dim=1)  # (B, H)
+        gain = dt * alignment if D is None else dt * alignment + D.to(dtype)
+        y: Tensor = torch.exp(dt * A.to(dtype))[..., None] * read + gain[..., None] * values
+    return y.to(x.dtype)
+
+
 def _check_shapes(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk_size: int) -> None:
     if x.dim() != 4 or x.shape[1] < 1:
         raise ConfigError(f"ssd: x must be (B, T, H, P) with T >= 1, got {tuple(x.shape)}")

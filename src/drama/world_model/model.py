@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from drama.actions import ActionSpace
 from drama.config import WorldModelConfig
-from drama.dynamics import make_dynamics, step_inplace
+from drama.dynamics import make_dynamics, peek, step_inplace
 from drama.ops.categorical import Randomness, mix_uniform
 from drama.ops.dispatch import on_cpu
 from drama.ops.rms_norm import RMSNormSiLU
@@ -126,8 +126,7 @@ class WorldModel(nn.Module):
         state does.
         """
         null = self.actions.null(stoch.shape[:-1], stoch.device)
-        deter: Tensor = self.dynamics.step(self.sequence_input(stoch, null), state)[0]
-        return deter
+        return peek(self.dynamics, self.sequence_input(stoch, null), state)
 
     def reward(self, deter: Tensor) -> Tensor:
         """Expected reward of transition t from ``d_t``: ``(..., D)`` to ``(...)``."""
