@@ -105,8 +105,6 @@ class BehaviourConfig(Section):
     """Initialise the last layers of actor and critic to zero (uniform policy, value 0)."""
     standardise_input: bool = learning(False)
     """Standardise the input of actor and critic by running moments, clip ±10 (public code)."""
-    start_at_episode_starts: bool = learning(True)
-    """Imagine from an episode's first frame, without context, if a context window ends there."""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(grad_clip=100.0))
     """Optimiser of actor and critic together."""
     ppo: PPOConfig = field(
