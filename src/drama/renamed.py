@@ -27,6 +27,7 @@ class Removed(NamedTuple):
 
 
 REMOVED = {
+    "behaviour.ppo.advantage_scale": Removed("returns", "0.1.0"),
     "behaviour.start_at_episode_starts": Removed(True, "0.1.0"),
     "behaviour.unimix": Removed(0.0, "0.1.0"),
     "replay.replacement": Removed(False, "0.1.0"),
