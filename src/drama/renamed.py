@@ -30,7 +30,9 @@ REMOVED = {
     "behaviour.ppo.advantage_scale": Removed("returns", "0.1.0"),
     "behaviour.start_at_episode_starts": Removed(True, "0.1.0"),
     "behaviour.unimix": Removed(0.0, "0.1.0"),
+    "behaviour.zero_init_heads": Removed(True, "0.1.0"),
     "replay.replacement": Removed(False, "0.1.0"),
+    "world_model.zero_init_heads": Removed(True, "0.1.0"),
 }
 """Each removed setting by its dotted name."""
 

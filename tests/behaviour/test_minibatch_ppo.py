@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from tests.behaviour.build import randomise_heads
 from torch import Tensor
 
 from drama.actions import ActionSpace
@@ -23,15 +24,16 @@ from drama.types import Rollout
 FEATURES, ACTIONS = 5, 3
 
 
-def build(ppo: PPOConfig | None = None, *, seed: int = 1, **changes: Any) -> MinibatchPPO:
-    """A tiny PPO whose policy is not uniform."""
+def build(
+    ppo: PPOConfig | None = None, *, seed: int = 1, zero_heads: bool = False, **changes: Any
+) -> MinibatchPPO:
+    """A tiny PPO whose policy is not uniform, unless ``zero_heads`` is true."""
     torch.manual_seed(seed)
     sizes: dict[str, Any] = {
         "actor_units": 8,
         "critic_units": 8,
         "bins": 21,
         "bin_limit": 5.0,
-        "zero_init_heads": False,
         "entropy": 0.0,
         "gamma": 0.9,
         "lambda_": 0.8,
@@ -39,6 +41,8 @@ def build(ppo: PPOConfig | None = None, *, seed: int = 1, **changes: Any) -> Min
     config = BehaviourConfig(algorithm="ppo", ppo=ppo or PPOConfig(), **{**sizes, **changes})
     model = make_behaviour(config, FEATURES, ActionSpace(ACTIONS)).eval()
     assert isinstance(model, MinibatchPPO)
+    if not zero_heads:
+        randomise_heads(model)
     model.actor.out.weight.data *= 3
     return model
 
@@ -264,7 +268,7 @@ def test_advantages_are_divided_by_the_running_range_of_returns_and_never_by_les
 
 
 def test_a_dream_without_rewards_teaches_nothing() -> None:
-    model = build(zero_init_heads=True).train()
+    model = build(zero_heads=True).train()
     rollout = dream(model)
     batch = whole(model, rollout._replace(reward=torch.zeros(6, 5)))
     # The critic's zero is one of rounding: bins cancel.
@@ -484,7 +488,7 @@ FAST = OptimConfig(lr=3e-3, eps=1e-8, warmup=10, grad_clip=100.0)
 
 def test_a_contextual_bandit_is_learnt() -> None:
     # One-step episodes: in context c the right action is (2 c + 1) mod 3, worth 1.
-    model = build(zero_init_heads=True, optim=FAST, entropy=0.01)
+    model = build(zero_heads=True, optim=FAST, entropy=0.01)
 
     def make(g: torch.Generator) -> Rollout:
         context = torch.randint(0, FEATURES, (64,), generator=g)
@@ -508,7 +512,7 @@ def test_a_contextual_bandit_is_learnt() -> None:
 def test_a_reward_that_comes_late_is_learnt() -> None:
     # Five cells in a row, start in the middle: the left end pays 0.2 at once, the right end 1, and
     # both end the episode. Only what comes back through the values tells them apart.
-    model = build(zero_init_heads=True, optim=FAST, entropy=0.01, gamma=0.95)
+    model = build(zero_heads=True, optim=FAST, entropy=0.01, gamma=0.95)
     cells = torch.eye(FEATURES)
 
     def make(g: torch.Generator) -> Rollout:

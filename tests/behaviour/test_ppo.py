@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.behaviour.build import randomise_heads
 from torch import Tensor
 
 from drama import presets
@@ -23,18 +24,21 @@ FEATURES, ACTIONS = 5, 3
 FORM = PPOConfig(epochs=3, minibatches=1, recompute_advantages=True)
 
 
-def build(algorithm: str = "ppo", ppo: PPOConfig = FORM, **changes: Any) -> Any:
-    """A tiny behaviour whose policy is not uniform, in evaluation mode."""
+def build(
+    algorithm: str = "ppo", ppo: PPOConfig = FORM, zero_heads: bool = False, **changes: Any
+) -> Any:
+    """A tiny behaviour in evaluation mode; its policy is not uniform unless ``zero_heads``."""
     torch.manual_seed(1)
     sizes: dict[str, Any] = {
         "actor_units": 8,
         "critic_units": 8,
         "bins": 21,
         "bin_limit": 5.0,
-        "zero_init_heads": False,
     }
     config = BehaviourConfig(algorithm=algorithm, ppo=ppo, **{**sizes, **changes})
     model = make_behaviour(config, FEATURES, ActionSpace(ACTIONS)).eval()
+    if not zero_heads:
+        randomise_heads(model)
     model.actor.out.weight.data *= 3
     return model
 
@@ -118,7 +122,7 @@ def test_the_first_epoch_is_a_step_of_the_actor_critic() -> None:
 )
 def test_clipped_objective_by_hand(old: float, reward: float, slope: float) -> None:
     # gamma 0, value 0: the advantage is the reward over the scale of returns, here 4.
-    model = build(zero_init_heads=True, gamma=0.0, entropy=0.0)
+    model = build(zero_heads=True, gamma=0.0, entropy=0.0)
     model.actor.out.bias.data = torch.tensor([0.5, 0.25, 0.25]).log()
     model.return_scale.high.fill_(4.0)
     one = torch.ones(1, 1)
@@ -152,7 +156,7 @@ def test_each_epoch_is_given_the_whole_rollout() -> None:
 
 def test_each_epoch_recomputes_its_advantages() -> None:
     # V = v everywhere, lambda 0: the advantage of an action is r - 0.5 v.
-    model = build(zero_init_heads=True, gamma=0.5, lambda_=0.0, entropy=0.0)
+    model = build(zero_heads=True, gamma=0.5, lambda_=0.0, entropy=0.0)
     rollout = dream(model)._replace(termination=torch.zeros(6, 5))
     onehot = torch.nn.functional.one_hot(rollout.action, ACTIONS).float()
     for centre, v in ((12, math.expm1(1.0)), (14, math.expm1(2.0))):  # bins are 0.5 apart
@@ -180,7 +184,7 @@ def test_only_training_moves_what_runs() -> None:
 def test_a_contextual_bandit_is_learnt() -> None:
     # One-step episodes: in context c the right action is (2 c + 1) mod 3, worth 1.
     fast = OptimConfig(lr=3e-3, eps=1e-8, warmup=10, grad_clip=100.0)
-    model = build(zero_init_heads=True, optim=fast, entropy=0.01)
+    model = build(zero_heads=True, optim=fast, entropy=0.01)
     optimiser = Optimiser(model.named_parameters(), model.config.optim)
     g = torch.Generator().manual_seed(0)
     for _ in range(100):

@@ -97,8 +97,6 @@ class BehaviourConfig(Section):
     """The bins span [-bin_limit, bin_limit] in symlog space."""
     twohot_decode: TwoHotDecode = learning("symexp-mean")
     """Expected return: symexp of the mean bin (public code) or mean of symexp (DreamerV3)."""
-    zero_init_heads: bool = learning(True)
-    """Initialise the last layers of actor and critic to zero (uniform policy, value 0)."""
     standardise_input: bool = learning(False)
     """Standardise the input of actor and critic by running moments, clip ±10 (public code)."""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(grad_clip=100.0))
