@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.training.runs import assert_same_run, tiny
 
-from drama import presets
+from drama import Agent, presets
 from drama.cli import main
 from drama.config import Config
 from drama.errors import ConfigError
@@ -34,9 +35,12 @@ NEW = Config().override(
 )
 
 
+to_json = Config.to_json
+
+
 def old_tree(config: Config) -> dict[str, Any]:
     """A configuration as the version before the renaming saved it."""
-    tree: dict[str, Any] = json.loads(config.to_json())
+    tree: dict[str, Any] = json.loads(to_json(config))
     for old, new in RENAMED.items():
         section = tree
         *path, name = old.split(".")
@@ -124,6 +128,52 @@ def test_an_option_of_a_removed_setting_is_told_so(
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert f"{setting} was removed after version {last} and is always {value} now" in err
+
+
+def old_run(path: Path, monkeypatch: pytest.MonkeyPatch, **settings: object) -> Path:
+    """A run of 40 steps as the version before the removals saved it, with these settings."""
+
+    def saved(config: Config) -> str:
+        tree = old_tree(config)
+        for setting, value in settings.items():
+            put(tree, setting, value)
+        return json.dumps(tree)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Config, "to_json", saved)
+        Agent("drama/Catch-v0", tiny()).learn(40, run_dir=path)
+    assert json.loads((path / "config.json").read_text())["replay"]["replacement"] is False
+    return path
+
+
+def test_an_old_run_resumes_as_it_would_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Agent("drama/Catch-v0", tiny()).learn(60, run_dir=tmp_path / "whole")
+    run = old_run(tmp_path / "run", monkeypatch)
+    Agent.load(run).learn(20)
+    assert_same_run(tmp_path / "whole", run)
+
+
+@pytest.mark.parametrize("command", [["eval"], ["train", "--resume"], ["report"]])
+def test_an_old_run_with_another_value_of_a_removed_setting_is_refused(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    setting = "behaviour.start_at_episode_starts"
+    run = old_run(tmp_path / "run", monkeypatch, **{setting: False})
+    capsys.readouterr()
+    message = f"{setting} was removed after version 0.1.0 and is always True now; "
+    message += "version 0.1.0 reads False"
+    with pytest.raises(ConfigError) as caught:
+        Agent.load(run)
+    assert str(caught.value) == message
+    assert main([*command, str(run)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message in err
 
 
 def test_both_names_of_a_setting_contradict_each_other() -> None:
