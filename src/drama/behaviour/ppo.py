@@ -67,9 +67,9 @@ class MinibatchPPO(Behaviour):
     soft terminations. They and the targets of the critic are fixed while the rollout is trained on.
     Losses, and the mean at which advantages are centred, are weighted by continuation weights.
 
-    Advantages are divided by the running range of returns, at least
-    ``min_return_scale``. Their own standard deviation, usual in PPO, would scale up the noise of a
-    world model that has not learned any reward, and the entropy bonus would be small against it.
+    Advantages are divided by the running range of returns, at least ``min_return_scale``. Their
+    own standard deviation, usual in PPO, would scale up the noise of a world model that has not
+    learned any reward, and the entropy bonus would be small against it.
 
     The critic is trained on the two-hot code of its target, without value clipping. Actor and
     critic share no weights and the optimiser normalises gradients: no relative weight is needed.
