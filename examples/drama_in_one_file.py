@@ -91,7 +91,6 @@ class Args:
     imagination_batch: int = 128  # trajectories per update [1024]
     context: int = 4  # replayed steps before imagination [8]
     horizon: int = 10  # imagined steps [16]
-    start_at_episode_starts: bool = True  # imagine from the first frame of an episode too
     gamma: float = 0.985
     lambda_: float = 0.95
     entropy: float = 1e-2  # [3e-4]
@@ -153,9 +152,8 @@ class Replay:
         # The whole window must be stored: the oldest transition lies where the next is written.
         allowed = (torch.arange(n) - self.total) % n >= length - 1
         if purpose == "behaviour":  # imagination needs a future
-            ended = self.transitions.terminated[:n]
-            if args.start_at_episode_starts:  # there it starts before the action, not after it
-                ended = ended & ~self.transitions.is_first[:n]
+            # At an episode's first transition it starts before the action, not after it.
+            ended = self.transitions.terminated[:n] & ~self.transitions.is_first[:n]
             allowed &= ~(ended | self.transitions.is_last[:n])
         return score.masked_fill(~allowed, -math.inf).softmax(0)
 
@@ -540,11 +538,10 @@ def imagine(world_model: WorldModel, behaviour: "ActorCritic", context: Batch) -
     _, posterior_stoch, deter, state = world_model.observe(context)
     deter = deter[:, -1]  # (B, D)
     stoch = sample_latent(world_model.prior(deter))  # (B, Z)
-    if args.start_at_episode_starts:
-        # Where the last context step is the first of an episode, start at it: posterior, d = 0.
-        fresh = context.is_first[:, -1]
-        stoch = torch.where(fresh[:, None], posterior_stoch[:, -1], stoch)
-        deter, state = deter * ~fresh[:, None], clear(state, fresh)
+    # Where the last context step is the first of an episode, start at it: posterior, d = 0.
+    fresh = context.is_first[:, -1]
+    stoch = torch.where(fresh[:, None], posterior_stoch[:, -1], stoch)
+    deter, state = deter * ~fresh[:, None], clear(state, fresh)
     features = [world_model.policy_features(stoch, deter, state)]
     actions, deters = [], []
     for _ in range(args.horizon):

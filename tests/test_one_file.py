@@ -172,7 +172,6 @@ class Pair:
             self.obs_shape,
             torch.uint8 if image else torch.float32,
             behaviour_scale=self.config.behaviour.batch_size / self.config.world_model.batch_size,
-            starts_at_first=self.config.behaviour.start_at_episode_starts,
         )
         own = one.Replay(replace(self.args, sampler=config.sampler), self.obs_shape, image)
         rng = np.random.default_rng(0)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.training.runs import assert_same_run, tiny
 
-from drama import presets
+from drama import Agent, presets
 from drama.cli import main
 from drama.config import Config
 from drama.errors import ConfigError
@@ -34,9 +35,12 @@ NEW = Config().override(
 )
 
 
+to_json = Config.to_json
+
+
 def old_tree(config: Config) -> dict[str, Any]:
     """A configuration as the version before the renaming saved it."""
-    tree: dict[str, Any] = json.loads(config.to_json())
+    tree: dict[str, Any] = json.loads(to_json(config))
     for old, new in RENAMED.items():
         section = tree
         *path, name = old.split(".")
@@ -47,10 +51,17 @@ def old_tree(config: Config) -> dict[str, Any]:
         section, name = setting.split(".")
         former = {value: old for old, value in values.items()}
         tree[section][name] = former.get(tree[section][name], tree[section][name])
-    for setting, value in REMOVED.items():
-        section, name = setting.split(".")
-        tree[section][name] = value
+    for setting, removed in REMOVED.items():
+        put(tree, setting, removed.value)
     return tree
+
+
+def put(tree: dict[str, Any], setting: str, value: object) -> None:
+    """Set a setting by its dotted name in a nested tree."""
+    *sections, name = setting.split(".")
+    for part in sections:
+        tree = tree.setdefault(part, {})
+    tree[name] = value
 
 
 def test_the_table_renames_within_sections_and_to_settings_that_exist() -> None:
@@ -79,12 +90,90 @@ def test_an_old_configuration_loads() -> None:
 @pytest.mark.parametrize("setting", REMOVED)
 def test_a_removed_setting_loads_with_its_default_only(setting: str) -> None:
     assert setting not in flat(dataclasses.asdict(Config()))
-    section, name = setting.split(".")
-    assert Config.from_json(json.dumps({section: {name: REMOVED[setting]}})) == Config()
-    with pytest.raises(ConfigError, match=f"{setting} is no longer a setting; only its default"):
-        Config.from_json(json.dumps({section: {name: 0.7}}))
-    with pytest.raises(ConfigError, match=f"^{setting} is no longer a setting$"):
-        Config().override({setting: REMOVED[setting]})
+    value, last = REMOVED[setting]
+    kept: dict[str, Any] = json.loads(Config().to_json())
+    alone: dict[str, Any] = {}
+    for tree in (kept, alone):
+        put(tree, setting, value)
+        assert Config.from_json(json.dumps(tree)) == Config()
+    assert update_names(alone) == {}  # nor is a section left that sets nothing
+    other = not value if isinstance(value, bool) else "other"
+    put(kept, setting, other)
+    removal = f"{setting} was removed after version {last} and is always {value} now"
+    with pytest.raises(ConfigError) as caught:
+        Config.from_json(json.dumps(kept))
+    assert str(caught.value) == f"{removal}; version {last} reads {other!r}"
+    with pytest.raises(ConfigError) as caught:
+        Config().override({setting: value})
+    assert str(caught.value) == removal
+
+
+@pytest.mark.parametrize("setting", REMOVED)
+@pytest.mark.parametrize(
+    "form",
+    [
+        "--{section}.{name}",
+        "--{section}.{name}={value}",
+        "--{section}.{name} {value}",
+        "--{section}.no-{name}",
+    ],
+)
+def test_an_option_of_a_removed_setting_is_told_so(
+    setting: str, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section, _, name = setting.replace("_", "-").rpartition(".")
+    value, last = REMOVED[setting]
+    words = form.format(section=section, name=name, value=value).split()
+    assert main(["train", "quick", *words, "--print-config"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"{setting} was removed after version {last} and is always {value} now" in err
+
+
+def old_run(path: Path, monkeypatch: pytest.MonkeyPatch, **settings: object) -> Path:
+    """A run of 40 steps as the version before the removals saved it, with these settings."""
+
+    def saved(config: Config) -> str:
+        tree = old_tree(config)
+        for setting, value in settings.items():
+            put(tree, setting, value)
+        return json.dumps(tree)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Config, "to_json", saved)
+        Agent("drama/Catch-v0", tiny()).learn(40, run_dir=path)
+    assert json.loads((path / "config.json").read_text())["replay"]["replacement"] is False
+    return path
+
+
+def test_an_old_run_resumes_as_it_would_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Agent("drama/Catch-v0", tiny()).learn(60, run_dir=tmp_path / "whole")
+    run = old_run(tmp_path / "run", monkeypatch)
+    Agent.load(run).learn(20)
+    assert_same_run(tmp_path / "whole", run)
+
+
+@pytest.mark.parametrize("command", [["eval"], ["train", "--resume"], ["report"]])
+def test_an_old_run_with_another_value_of_a_removed_setting_is_refused(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    setting = "behaviour.start_at_episode_starts"
+    run = old_run(tmp_path / "run", monkeypatch, **{setting: False})
+    capsys.readouterr()
+    message = f"{setting} was removed after version 0.1.0 and is always True now; "
+    message += "version 0.1.0 reads False"
+    with pytest.raises(ConfigError) as caught:
+        Agent.load(run)
+    assert str(caught.value) == message
+    assert main([*command, str(run)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message in err
 
 
 def test_both_names_of_a_setting_contradict_each_other() -> None:

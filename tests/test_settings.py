@@ -122,7 +122,6 @@ def changed(name: str) -> Config:
         "behaviour.policy_latent": "posterior",
         "behaviour.policy_context": "current",
         "behaviour.actor_gradient": "all-actions",
-        "behaviour.ppo.advantage_scale": "deviation",
         "training.precision": "float32",
     }
     if name in others:
@@ -136,7 +135,7 @@ def changed(name: str) -> Config:
     else:
         value = f"{value}2"
     extra = {}
-    if name in ("behaviour.ppo.advantage_scale", "behaviour.ppo.minibatches"):
+    if name == "behaviour.ppo.minibatches":
         extra = {"behaviour.ppo.recompute_advantages": False}
     if name in ("training.random_action_repeat",):
         value = 2.0

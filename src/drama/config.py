@@ -17,7 +17,6 @@ from typing import Any
 
 from drama.behaviour.config import (
     ActorGradient,
-    AdvantageScale,
     BehaviourConfig,
     Latents,
     PolicyContext,
@@ -45,7 +44,6 @@ from drama.world_model.config import TwoHotDecode, WorldModelConfig
 
 __all__ = [
     "ActorGradient",
-    "AdvantageScale",
     "BehaviourConfig",
     "Config",
     "DynamicsConfig",

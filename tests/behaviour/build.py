@@ -1,4 +1,4 @@
-"""Imagination and players with single settings changed."""
+"""Behaviours that are not trivial, imagination and players with single settings changed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drama.behaviour import Imagination, LatentState, Player
+from drama.behaviour import ActorCritic, Behaviour, Imagination, LatentState, Player
 from drama.behaviour.imagination import Successors
 from drama.config import BehaviourConfig
 from drama.types import Batch, Rollout
+
+
+def randomise_heads(model: Behaviour) -> None:
+    """Replace the zeros of the output layers: no uniform policy, no value of 0."""
+    for head in (model.actor, model.critic):
+        head.out.reset_parameters()
+    if isinstance(model, ActorCritic):
+        model.slow_critic.load_state_dict(model.critic.state_dict())
 
 
 def imagine(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from tests.behaviour.build import randomise_heads
 from torch import Tensor
 
 from drama.actions import ActionSpace
@@ -135,13 +136,13 @@ def tiny_world() -> Callable[..., WorldModel]:
             head_units=8,
             bins=21,
             bin_limit=5.0,
-            zero_init_heads=False,
             dynamics=DynamicsConfig(
                 name=dynamics, width=16, layers=2, d_state=4, headdim=8, num_heads=2, context=4
             ),
             **changes,
         )
         model = WorldModel(config, (8, 8, 3), ActionSpace(3))
+        model.reward_head.out.reset_parameters()  # else it predicts 0
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.uniform_(-0.1, 0.1)
@@ -156,19 +157,25 @@ def tiny_world() -> Callable[..., WorldModel]:
 
 @pytest.fixture(scope="session")
 def tiny_policy() -> Callable[..., ActorCritic]:
-    """Build a tiny actor-critic for the tiny world (features: 12 + 16)."""
+    """Build a tiny actor-critic for the tiny world (features: 12 + 16).
 
-    def build(features: int = 28, num_actions: int = 3, **changes: Any) -> ActorCritic:
+    Its policy is not uniform, nor its value 0, unless ``zero_heads`` is true.
+    """
+
+    def build(
+        features: int = 28, num_actions: int = 3, zero_heads: bool = False, **changes: Any
+    ) -> ActorCritic:
         torch.manual_seed(1)
         sizes: dict[str, Any] = {
             "actor_units": 8,
             "critic_units": 8,
             "bins": 21,
             "bin_limit": 5.0,
-            "zero_init_heads": False,
         }
         config = BehaviourConfig(**{**sizes, **changes})
         policy = ActorCritic(config, features, ActionSpace(num_actions)).eval()
+        if not zero_heads:
+            randomise_heads(policy)
         policy.actor.out.weight.data *= 3
         return policy
 

@@ -59,7 +59,7 @@ def test_sizes_of_the_paper() -> None:
 def test_a_new_policy_is_uniform_and_a_new_critic_says_zero(
     build: Callable[..., ActorCritic],
 ) -> None:
-    model = build(zero_init_heads=True)
+    model = build(zero_heads=True)
     features = dream().features
     torch.testing.assert_close(model.policy(features).log_probs.exp(), torch.full((6, 6, 3), 1 / 3))
     assert model.value(features).abs().max() < 1e-6
@@ -70,7 +70,7 @@ def test_every_value_is_decoded_as_configured(
     build: Callable[..., ActorCritic], decode: Any
 ) -> None:
     # Bins are 0.5 apart in symlog space: odds of 0.9 and 0.1 for bins 10 (0) and 20 (symlog 5).
-    model = build(zero_init_heads=True, twohot_decode=decode, gamma=0.5, lambda_=0.0)
+    model = build(zero_heads=True, twohot_decode=decode, gamma=0.5, lambda_=0.0)
     odds = torch.full((21,), -100.0)
     odds[10], odds[20] = math.log(0.9), math.log(0.1)
     model.critic.out.bias.data = model.slow_critic.out.bias.data = odds
@@ -99,7 +99,7 @@ def test_no_gradient_flows_through_decoding(
 def test_actor_gradient_by_hand(build: Callable[..., ActorCritic]) -> None:
     # Uniform policy, value 0, gamma 0, scale 1: the advantage of an action is its reward, and
     # d loss / d logits = -reward (onehot - 1/3), averaged over batch and time.
-    model = build(zero_init_heads=True, gamma=0.0)
+    model = build(zero_heads=True, gamma=0.0)
     rollout = dream()
     onehot = torch.nn.functional.one_hot(rollout.action, 3).float()
     expected = -(rollout.reward.unsqueeze(-1) * (onehot - 1 / 3)).mean(dim=(0, 1))
@@ -111,7 +111,7 @@ def test_the_advantage_is_the_return_less_the_value_acted_from(
 ) -> None:
     # The critic's only input that matters is a constant: V = v everywhere. One-step returns are
     # r + 0.5 v, so the advantage is r - 0.5 v.
-    model = build(zero_init_heads=True, gamma=0.5, lambda_=0.0)
+    model = build(zero_heads=True, gamma=0.5, lambda_=0.0)
     model.critic.out.bias.data[14] = 50.0  # bins are 0.5 apart, the centre is 10: symlog 2
     v = math.expm1(2.0)
     rollout = dream()
@@ -125,7 +125,7 @@ def test_the_advantage_is_the_return_less_the_value_acted_from(
 def test_gradient_of_all_actions_by_hand(build: Callable[..., ActorCritic]) -> None:
     # Uniform policy: d loss / d logits = -(Q - mean Q) / 3 / scale. The actions that the dream
     # took, their returns, and what all actions have in common do not enter.
-    model = build(zero_init_heads=True, gamma=0.0, entropy=0.0, min_return_scale=0.5)
+    model = build(zero_heads=True, gamma=0.0, entropy=0.0, min_return_scale=0.5)
     model.eval()
     model.return_scale.high.fill_(4.0)
     promised = torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(1))
@@ -140,7 +140,7 @@ def test_gradient_of_all_actions_by_hand(build: Callable[..., ActorCritic]) -> N
 
 
 def test_nothing_promised_beyond_an_end_is_learnt_from(build: Callable[..., ActorCritic]) -> None:
-    model = build(zero_init_heads=True, gamma=0.0, entropy=0.0).eval()
+    model = build(zero_heads=True, gamma=0.0, entropy=0.0).eval()
     promised = torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(1))
     ends = torch.zeros(6, 5)
     ends[:, 1] = 1.0
@@ -169,7 +169,7 @@ def test_an_improved_policy_by_hand(build: Callable[..., ActorCritic]) -> None:
 def test_critic_gradient_by_hand(build: Callable[..., ActorCritic]) -> None:
     # gamma 0: the target is the reward, here e - 1 (symlog 1: bin 12 of 21, 0.5 apart). The slow
     # copy gives the same target, so the two regressions add up: 2 (softmax - code).
-    model = build(zero_init_heads=True, gamma=0.0)
+    model = build(zero_heads=True, gamma=0.0)
     rollout = dream()._replace(reward=torch.full((6, 5), math.e - 1))
     code = torch.nn.functional.one_hot(torch.tensor(12), 21).float()
     found = gradients(model, rollout)["critic.out.bias"]
@@ -181,7 +181,7 @@ def test_the_critic_is_held_near_the_returns_of_its_slow_copy(
 ) -> None:
     # Reward 0, lambda 0, gamma 1: the critic's own target is symlog 0 (it says 0), its slow
     # copy's is what that copy says of the next state, symlog 2 (bin 14).
-    model = build(zero_init_heads=True, gamma=1.0, lambda_=0.0)
+    model = build(zero_heads=True, gamma=1.0, lambda_=0.0)
     model.slow_critic.out.bias.data[14] = 50.0
     rollout = dream()._replace(reward=torch.zeros(6, 5))
     code = torch.zeros(21)
@@ -249,7 +249,7 @@ def test_nothing_after_a_certain_end_is_learnt_from(build: Callable[..., ActorCr
 
 def test_a_likely_end_weighs_what_follows(build: Callable[..., ActorCritic]) -> None:
     # gamma 0, one action rewarded, at step 1: its gradient is weighted by 1 - e_0 = 1/4.
-    model = build(zero_init_heads=True, gamma=0.0)
+    model = build(zero_heads=True, gamma=0.0)
     reward, termination = torch.zeros(6, 5), torch.zeros(6, 5)
     reward[:, 1] = 1.0
     rollout = dream()._replace(reward=reward)

@@ -64,11 +64,12 @@ def test_a_scripted_dream(scripted_world: Any, scripted_policy: Any) -> None:
     torch.testing.assert_close(torch.stack(policy.seen, 1), rollout.features[:, :-1])
 
 
-def test_without_the_switch_every_dream_follows_its_last_row(
+def test_without_a_first_row_at_their_end_all_contexts_are_continued(
     scripted_world: Any, scripted_policy: Any
 ) -> None:
     policy = scripted_policy(ACTIONS)
-    rollout = imagine(scripted_world, policy, CONTEXT, 4, None, start_at_episode_starts=False)
+    context = CONTEXT._replace(is_first=torch.zeros(2, 3, dtype=torch.bool))
+    rollout = imagine(scripted_world, policy, context, 4, None)
     latent, deter = rollout.features[..., :7].argmax(-1), rollout.features[..., 7:]
     assert deter[1, 0].tolist() == [6, 2, 3]
     assert latent[1, 0] == (6 + 2) % 7
@@ -263,15 +264,14 @@ def test_a_dream_in_pieces_is_the_dream_as_a_whole(
 
     monkeypatch.setattr(world, "sample", mode)  # other pieces would be given other draws
     is_first = torch.zeros(7, 5, dtype=torch.bool)
-    is_first[1, 2] = is_first[3, 4] = is_first[6, 4] = True
+    is_first[1, 2] = True
+    is_first[3, 4] = is_first[6, 4] = at_starts
     context = frames(7, is_first=is_first)
 
     def dream(piece: int) -> tuple[Any, list[int]]:
         monkeypatch.setattr(imagination, "CPU_BATCH", piece)
         policy = Greedy(tiny_policy())
-        return imagine(
-            world, policy, context, 6, None, start_at_episode_starts=at_starts
-        ), policy.rows
+        return imagine(world, policy, context, 6, None), policy.rows
 
     whole, rows = dream(100)
     assert rows == [7] * 6

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.behaviour.build import randomise_heads
 from tests.training.faulty_envs import Walk, env_id
 from tests.training.runs import assert_same_run, tiny
 from torch import Tensor
@@ -32,9 +33,10 @@ KINDS: list[dict[str, Any]] = [
 
 def build(**changes: Any) -> Behaviour:
     torch.manual_seed(1)
-    sizes = {"actor_units": 8, "critic_units": 8, "bins": 21, "bin_limit": 5.0}
-    config = BehaviourConfig(**{"zero_init_heads": False, **sizes, **changes})
-    return make_behaviour(config, FEATURES, ActionSpace(3)).eval()
+    config = BehaviourConfig(actor_units=8, critic_units=8, bins=21, bin_limit=5.0, **changes)
+    model = make_behaviour(config, FEATURES, ActionSpace(3)).eval()
+    randomise_heads(model)
+    return model
 
 
 def dream(model: Behaviour, seed: int = 0) -> Rollout:

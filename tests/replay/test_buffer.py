@@ -114,20 +114,6 @@ def test_seams_are_marked_and_rows_without_a_future_start_no_dream(
     np.testing.assert_array_equal(windows.is_last[0].numpy(), place[rows] == episode - 1)
 
 
-def test_episodes_of_one_step_can_be_dreamt_from(fill: Build) -> None:
-    for starts_at_first in (True, False):
-        buffer = ReplayBuffer(
-            ReplayConfig(capacity=20), (2, 2, 1), torch.uint8, starts_at_first=starts_at_first
-        )
-        for _ in range(6):
-            obs = np.zeros((2, 2, 1), np.uint8)
-            buffer.append(Transition(obs, True, 0, 1.0, True, False, False))
-            buffer.append(Transition(obs, False, 0, 0.0, False, False, True))
-        expected = {2, 4, 6, 8, 10} if starts_at_first else set()
-        scores = buffer.scores("behaviour", 2)
-        assert set(torch.isfinite(scores).nonzero().flatten().tolist()) == expected
-
-
 def test_a_truncated_transition_has_a_future(make_buffer: Build, fill: Build) -> None:
     buffer = fill(make_buffer(capacity=30), 20, 5)  # ends at rows 3, 8, 13, 18
     live = ends(buffer, "behaviour", 1)
@@ -348,21 +334,14 @@ def test_static_shapes_draw_no_empty_slot(make_buffer: Build, fill: Build) -> No
 
 
 def test_episodes_of_one_step_start_dreams_at_their_first_row_only(
-    numbered: Callable[..., Transition],
+    make_buffer: Build, numbered: Callable[..., Transition]
 ) -> None:
-    """Where that is switched off the error says so."""
-
-    def played(starts_at_first: bool) -> ReplayBuffer:
-        config = ReplayConfig(capacity=50)
-        buffer = ReplayBuffer(config, (2, 2, 1), torch.uint8, starts_at_first=starts_at_first)
-        for i in range(0, 20, 2):
-            buffer.append(numbered(i, is_first=True, terminated=True))
-            buffer.append(numbered(i + 1, is_last=True))
-        return buffer
-
-    assert played(True).sample("behaviour", 4, 4, g()).is_first[:, -1].all()
-    with pytest.raises(ReplayError, match=r"episodes of one step .*start_at_episode_starts"):
-        played(False).sample("behaviour", 4, 4, g())
+    buffer = make_buffer(capacity=50)
+    for i in range(0, 20, 2):
+        buffer.append(numbered(i, is_first=True, terminated=True))
+        buffer.append(numbered(i + 1, is_last=True))
+    assert ends(buffer, "behaviour", 4) == set(range(4, 20, 2))
+    assert buffer.sample("behaviour", 4, 4, g()).is_first[:, -1].all()
 
 
 def test_a_draw_from_nothing_is_told_when_one_looks(make_buffer: Build, fill: Build) -> None:

@@ -42,13 +42,21 @@ def tiny_config() -> Callable[..., WorldModelConfig]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_config: Callable[..., WorldModelConfig]) -> Callable[..., WorldModel]:
-    """Build a tiny world model in evaluation mode, its BatchNorm statistics not trivial."""
+    """Build a tiny world model in evaluation mode, its BatchNorm statistics not trivial.
+
+    Its reward head predicts 0 at first unless ``zero_heads`` is false.
+    """
 
     def build(
-        obs_shape: tuple[int, ...] = (8, 8, 3), num_actions: int = 3, **changes: Any
+        obs_shape: tuple[int, ...] = (8, 8, 3),
+        num_actions: int = 3,
+        zero_heads: bool = True,
+        **changes: Any,
     ) -> WorldModel:
         torch.manual_seed(0)
         model = WorldModel(tiny_config(**changes), obs_shape, ActionSpace(num_actions))
+        if not zero_heads:  # one that predicts rewards
+            model.reward_head.out.reset_parameters()
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.uniform_(-0.1, 0.1)

@@ -228,7 +228,7 @@ def test_the_decoder_reads_the_latent_alone(
 def test_padding_of_a_last_row_does_not_matter(
     tiny_model: Callable[..., WorldModel], make_batch: Callable[..., Batch]
 ) -> None:
-    model = tiny_model(zero_init_heads=False, reset_at_episode_start=True)
+    model = tiny_model(zero_heads=False, reset_at_episode_start=True)
     is_last = torch.zeros(2, 6, dtype=torch.bool)
     is_first = torch.zeros(2, 6, dtype=torch.bool)
     is_last[0, 2] = is_first[0, 3] = is_last[1, 5] = True
@@ -388,7 +388,7 @@ def test_each_kl_pulls_one_side_only(
 def test_the_loss_is_the_weighted_sum_of_its_parts(
     tiny_model: Callable[..., WorldModel], make_batch: Callable[..., Batch]
 ) -> None:
-    model = tiny_model(beta_dyn=0.7, beta_rep=0.3, free_bits=0.01, zero_init_heads=False)
+    model = tiny_model(beta_dyn=0.7, beta_rep=0.3, free_bits=0.01, zero_heads=False)
     loss, m = model.loss(make_batch(), g())
     expected = (
         m["reconstruction"] + m["reward"] + m["termination"] + 0.7 * m["dyn"] + 0.3 * m["rep"]
@@ -426,7 +426,7 @@ def test_bfloat16_work_keeps_latents_exact_and_losses_float32(
     make_batch: Callable[..., Batch],
     obs_shape: tuple[int, ...],
 ) -> None:
-    model = tiny_model(obs_shape, zero_init_heads=False).train()
+    model = tiny_model(obs_shape, zero_heads=False).train()
     batch = make_batch(batch=8, length=16, obs_shape=obs_shape)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         seen = model.observe(batch, g())
@@ -445,7 +445,7 @@ def test_bfloat16_work_keeps_latents_exact_and_losses_float32(
 def test_every_parameter_learns(
     tiny_model: Callable[..., WorldModel], make_batch: Callable[..., Batch]
 ) -> None:
-    model = tiny_model(zero_init_heads=False, free_bits=0.0).train()
+    model = tiny_model(zero_heads=False, free_bits=0.0).train()
     terminated = torch.rand(2, 6, generator=g()) < 0.5
     model.loss(make_batch(terminated=terminated), g())[0].backward()
     for name, p in model.named_parameters():
@@ -468,7 +468,7 @@ def test_heads_speak_in_rewards_and_probabilities(scripted: Callable[..., WorldM
 def test_a_new_model_predicts_no_reward(tiny_model: Callable[..., WorldModel]) -> None:
     deter = torch.randn(32, 16, generator=g())
     assert tiny_model().reward(deter).abs().max() < 1e-5
-    assert tiny_model(zero_init_heads=False).reward(deter).abs().max() > 1e-3
+    assert tiny_model(zero_heads=False).reward(deter).abs().max() > 1e-3
 
 
 def test_a_further_term_is_one_method_and_one_entry(

@@ -44,12 +44,13 @@ class Behaviour(nn.Module):
         super().__init__()
         self.config = config
         self.actions = actions
-        layers, zero = config.layers, config.zero_init_heads
+        layers = config.layers
+        # At first the policy is uniform and the value 0.
         self.actor = MLP(
-            features, actions.policy_size, layers=layers, units=config.actor_units, zero_init=zero
+            features, actions.policy_size, layers=layers, units=config.actor_units, zero_init=True
         )
         self.critic = MLP(
-            features, config.bins, layers=layers, units=config.critic_units, zero_init=zero
+            features, config.bins, layers=layers, units=config.critic_units, zero_init=True
         )
         self.twohot = TwoHot(config.bins, config.bin_limit, config.twohot_decode)
         self.return_scale = ReturnScale(config.return_decay, config.min_return_scale)

@@ -10,7 +10,6 @@ from drama.training.config import OptimConfig
 from drama.validation import Section, fraction, learning, positive, require
 from drama.world_model.config import TwoHotDecode, check_bins
 
-AdvantageScale = Literal["returns", "deviation"]
 PolicyLatent = Literal["prior", "posterior"]
 PolicyContext = Literal["previous", "current"]
 ActorGradient = Literal["sampled", "all-actions"]
@@ -29,18 +28,15 @@ class PPOConfig(Section):
     """Gradient steps per epoch, on shuffled single actions; 1 with recompute_advantages."""
     recompute_advantages: bool = learning(False)
     """Recompute returns and advantages each epoch, with a slow critic (as in the public code)."""
-    advantage_scale: AdvantageScale = learning("returns")
-    """Divisor of the advantages: ``returns``, their running range, or ``deviation``, their own."""
 
     def _check(self) -> None:
         section = "behaviour.ppo"
         require(0 < self.clip < 1, f"{section}.clip must lie in (0, 1), got {self.clip}")
         positive(section, epochs=self.epochs, minibatches=self.minibatches)
-        whole = self.minibatches == 1 and self.advantage_scale == "returns"
         require(
-            whole or not self.recompute_advantages,
-            f"{section}: recompute_advantages needs minibatches 1 and advantage_scale returns, got "
-            f"{self.minibatches} and {self.advantage_scale}; turn it off for others",
+            self.minibatches == 1 or not self.recompute_advantages,
+            f"{section}: recompute_advantages needs minibatches 1, got {self.minibatches}; "
+            "turn it off for more",
         )
 
 
@@ -101,12 +97,8 @@ class BehaviourConfig(Section):
     """The bins span [-bin_limit, bin_limit] in symlog space."""
     twohot_decode: TwoHotDecode = learning("symexp-mean")
     """Expected return: symexp of the mean bin (public code) or mean of symexp (DreamerV3)."""
-    zero_init_heads: bool = learning(True)
-    """Initialise the last layers of actor and critic to zero (uniform policy, value 0)."""
     standardise_input: bool = learning(False)
     """Standardise the input of actor and critic by running moments, clip ±10 (public code)."""
-    start_at_episode_starts: bool = learning(True)
-    """Imagine from an episode's first frame, without context, if a context window ends there."""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(grad_clip=100.0))
     """Optimiser of actor and critic together."""
     ppo: PPOConfig = field(

@@ -146,9 +146,9 @@ class Imagination:
         """Read ``context`` in parallel, then act for ``config.horizon`` steps on sampled latents.
 
         The first imagined state follows the last context transition ``t``: latent
-        ``z ~ p(. | d_t)`` and ``d_t``. Where transition ``t`` is the first of an episode and
-        ``config.start_at_episode_starts`` is set, imagination starts at it instead, with its
-        posterior latent, ``d = 0`` and an empty state, as acting does on a first frame.
+        ``z ~ p(. | d_t)`` and ``d_t``. Where transition ``t`` is the first of an episode,
+        imagination starts at it instead, with its posterior latent, ``d = 0`` and an empty state,
+        as acting does on a first frame.
 
         Rollouts continue after an imagined end; ``termination`` marks it. No gradient flows: the
         behaviour computes the score-function gradient of the actor.
@@ -189,7 +189,7 @@ class Imagination:
         stoch = world_model.sample(world_model.prior(deter), generator)  # (B, Z)
         fresh = context.is_first[:, -1]
         # On a CPU the check is free and may save two copies of the state; elsewhere it would wait.
-        if self.config.start_at_episode_starts and (not on_cpu(fresh) or bool(fresh.any())):
+        if not on_cpu(fresh) or bool(fresh.any()):
             stoch = torch.where(fresh.unsqueeze(-1), seen.stoch[:, -1], stoch)
             deter = deter.masked_fill(fresh.unsqueeze(-1), 0.0)
             dynamics = where_state(fresh, world_model.dynamics.init_state(1), dynamics)

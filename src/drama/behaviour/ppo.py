@@ -67,9 +67,9 @@ class MinibatchPPO(Behaviour):
     soft terminations. They and the targets of the critic are fixed while the rollout is trained on.
     Losses, and the mean at which advantages are centred, are weighted by continuation weights.
 
-    Advantages are divided by the running range of returns, at least 1, or by their own standard
-    deviation (``advantage_scale``). The latter, usual in PPO, scales up the noise of a world model
-    that has not learned any reward, and the entropy bonus is small against it.
+    Advantages are divided by the running range of returns, at least ``min_return_scale``. Their
+    own standard deviation, usual in PPO, would scale up the noise of a world model that has not
+    learned any reward, and the entropy bonus would be small against it.
 
     The critic is trained on the two-hot code of its target, without value clipping. Actor and
     critic share no weights and the optimiser normalises gradients: no relative weight is needed.
@@ -95,7 +95,6 @@ class MinibatchPPO(Behaviour):
     @torch.no_grad()
     def _prepare(self, rollout: Rollout) -> Minibatch:
         """Return the whole rollout as one minibatch ``(B H, ...)``, in order."""
-        config = self.config
         features = self.network_input(rollout.features)  # (B, H + 1, F)
         features = features.to(matmul_dtype(features))
         value = self.twohot.decode(self.critic(features))  # (B, H + 1)
@@ -107,8 +106,6 @@ class MinibatchPPO(Behaviour):
         if self.training:
             self.return_scale.update(returns)
         scale = self.return_scale.scale()
-        if config.ppo.advantage_scale == "deviation":
-            scale = variance.sqrt() + 1e-5  # above rounding, where all advantages are equal
         _, return_variance = weighted_moments(returns, weight)
         explained = 1.0 - variance / return_variance.clamp_min(_TINY)
         metrics = {

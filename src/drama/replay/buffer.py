@@ -43,8 +43,6 @@ class ReplayBuffer:
         device: Device of the ring.
         behaviour_scale: Imagination batch size over training batch size: the ratio of the two
             counters.
-        starts_at_first: Whether an imagination that is given an episode's first transition starts
-            at it, instead of after it.
 
     Raises:
         ConfigError: ``config.random_shift`` does not fit the observations.
@@ -59,7 +57,6 @@ class ReplayBuffer:
         *,
         device: torch.device | str = "cpu",
         behaviour_scale: float = 64.0,
-        starts_at_first: bool = True,
     ) -> None:
         self.shifts = any(config.random_shift)
         if self.shifts:
@@ -68,7 +65,6 @@ class ReplayBuffer:
         self.capacity = config.capacity
         self.device = torch.device(device)
         self.behaviour_scale = behaviour_scale
-        self.starts_at_first = starts_at_first
         self.static_shapes = not on_cpu(self.device)
         self.sampler: Sampler = SAMPLERS.get(config.sampler)(config, self.device)
         self._total = 0
@@ -170,7 +166,8 @@ class ReplayBuffer:
         """Score the slots as ends of windows of ``length`` transitions, -inf for those excluded.
 
         Excluded are empty slots, windows that leave the ring and, for behaviour, transitions
-        without a future: an episode's final observation, or a transition that terminated it.
+        without a future: an episode's final observation, or a transition that terminated it,
+        unless it is also the episode's first.
 
         Returns:
             ``(len(self),)``, or ``(capacity,)`` with static shapes.
@@ -184,9 +181,8 @@ class ReplayBuffer:
         oldest = torch.where(total > self.capacity, total % self.capacity, 0)
         excluded = ((slots - oldest) % self.capacity < length - 1) | (slots >= total)
         if purpose == "behaviour":
-            ended = self.columns["terminated"][:count]
-            if self.starts_at_first:  # imagination starts before the action, not after it
-                ended = ended & ~self.columns["is_first"][:count]
+            # At an episode's first transition imagination starts before the action, not after it.
+            ended = self.columns["terminated"][:count] & ~self.columns["is_first"][:count]
             excluded |= self.columns["is_last"][:count] | ended
         return scores.masked_fill(excluded, -torch.inf)
 

@@ -21,8 +21,7 @@ Purpose = Literal["world_model", "behaviour"]
 
 NOTHING_TO_SAMPLE = (
     "no transition can be sampled yet: the sampler gives each probability 0. Imagination does not "
-    "start at the end of an episode, so episodes of one step need "
-    "behaviour.start_at_episode_starts; replay.sampler dfs-trained excludes transitions that the "
+    "start at the end of an episode; replay.sampler dfs-trained excludes transitions that the "
     "world model has not been trained on"
 )
 """Only imagination can meet this: a window of the world model may end at any transition."""

@@ -306,5 +306,4 @@ def _make_replay(config: Config, env: gym.Env[Any, Any], device: torch.device) -
         torch.uint8 if env.observation_space.dtype == np.uint8 else torch.float32,
         device=replay_device,
         behaviour_scale=config.behaviour.batch_size / config.world_model.batch_size,
-        starts_at_first=config.behaviour.start_at_episode_starts,
     )

@@ -50,8 +50,6 @@ class WorldModelConfig(Section):
     """The bins span [-bin_limit, bin_limit] in symlog space."""
     twohot_decode: TwoHotDecode = learning("symexp-mean")
     """Expected reward: symexp of the mean bin (public code) or mean of symexp (DreamerV3)."""
-    zero_init_heads: bool = learning(True)
-    """Initialise the last layer of the reward head to zero (predicts 0, as in DreamerV3)."""
     free_bits: float = learning(1.0)
     """Nats below which the KL of a step has no gradient."""
     beta_dyn: float = learning(1.0)

@@ -85,8 +85,9 @@ class WorldModel(nn.Module):
         )
         self.dynamics = make_dynamics(config.dynamics)
         self.prior_head = nn.Linear(width, config.stoch_size)
+        # It predicts 0 at first, as in DreamerV3.
         self.reward_head = MLP(
-            width, config.bins, layers=1, units=config.head_units, zero_init=config.zero_init_heads
+            width, config.bins, layers=1, units=config.head_units, zero_init=True
         )
         self.termination_head = MLP(width, 1, layers=1, units=config.head_units)
         self.twohot = TwoHot(config.bins, config.bin_limit, config.twohot_decode)
