@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from drama.errors import ConfigError
 from drama.ops.backend import (
     BackendName,
-    ChosenBackend,
     check_backend_name,
     step_backend,
     window_backend,
 )
+from drama.ops.backend_name import ChosenBackend
 from drama.ops.conv1d import causal_conv1d_silu, causal_conv1d_silu_step
 from drama.ops.dtypes import accumulation_dtype
 from drama.ops.kernels import LayerSizes
