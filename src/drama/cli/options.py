@@ -61,7 +61,7 @@ def split(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """
     positional = args[0] if args and not args[0].startswith("-") else None
     parser = Parser(add_help=False, allow_abbrev=False)
-    for name in ("run-dir", "resume", "preset", "config", *SHORT):
+    for name in ("run-dir", "resume", "preset", "config", "hours", *SHORT):
         parser.add_argument(f"--{name}")
     parser.add_argument("--print-config", action="store_true")
     parser.add_argument("--trust-env", action="store_true")
@@ -191,7 +191,7 @@ def _check_words(args: list[str]) -> None:
     """Suggest the nearest short option for an unknown one, which tyro does not know."""
     fields = (field.name.replace("_", "-") for field in dataclasses.fields(Config))
     own = (
-        *("run-dir", "resume", "preset", "config", "print-config", "trust-env"),
+        *("run-dir", "resume", "preset", "config", "hours", "print-config", "trust-env"),
         *("help", "help-all"),
     )
     known = [*SHORT, *fields, *own]
@@ -289,6 +289,11 @@ def _help_parser(config: Config) -> argparse.ArgumentParser:
     )
     run.add_argument("--run-dir", metavar="DIR", help="new run directory (default: under runs/)")
     run.add_argument("--resume", metavar="DIR", help="continue a run from its last checkpoint")
+    run.add_argument(
+        "--hours",
+        metavar="H",
+        help="choose update ratios for a run of H hours here; or afternoon (3), night (10)",
+    )
     settings = parser.add_argument_group("settings")
     words = {
         "env": "Gymnasium id, such as ALE/Pong-v5, or module:make_env",

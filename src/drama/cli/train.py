@@ -12,12 +12,13 @@ from typing import Any
 
 from drama import presets
 from drama.agent import Agent
-from drama.cli.common import err, out, signals
+from drama.cli.common import err, out, signals, status
 from drama.cli.evaluate import evaluate_and_report
 from drama.cli.options import base, parse, report_choices, split
 from drama.config import Config
 from drama.envs.source import env_source
 from drama.errors import CheckpointError, ConfigError
+from drama.machine.budget import measure_run, read_hours, within_hours
 from drama.training.checkpoint import CheckpointDir, find_checkpoint
 from drama.training.device import pick_dtype
 from drama.training.events import Event
@@ -32,14 +33,26 @@ def train(args: list[str]) -> int:
     if options.resume is not None:
         if (options.preset, options.run_dir, options.config) != (None, None, None):
             raise ConfigError("--resume uses the run's own preset, settings and directory")
+        if options.hours is not None:
+            raise ConfigError(
+                "--hours chooses the ratios of a new run; --resume takes "
+                "--training.world-model-ratio and --training.behaviour-ratio"
+            )
         return _resume(Path(options.resume), options, fields)
     if options.run_dir is not None and not options.run_dir.strip():
         raise ConfigError("--run-dir is empty; name a new directory")
     if options.trust_env and options.config is None:
         raise ConfigError("--trust-env needs --resume or --config; code named by --env is trusted")
     start = base(options, fields)
+    hours = None if options.hours is None else read_hours(options.hours)
     config = parse(start.config, options, fields)
     report_choices(start, config, options, fields)
+    if hours is not None:
+        with status() as show:
+            show(f"measuring preset {presets.label(config)} for --hours {hours:g}")
+            cost = measure_run(config)
+        config, choice = within_hours(config, hours, cost)
+        err.print(choice)
     if options.print_config:
         print(config.to_json(), end="")
         return 0

@@ -12,11 +12,10 @@ import gymnasium as gym
 import numpy as np
 
 from drama.machine.costs import PresetCost
-from drama.machine.measurement import ROWS, OutOfTime, measure
+from drama.machine.measurement import ROWS, OutOfTime, Trainable, measure
 from drama.text import duration
 
 if TYPE_CHECKING:
-    from drama.agent import Agent
     from drama.training.trainer import Trainer
 
 LONG_FLOPS = {"cpu": 1e14}
@@ -36,7 +35,7 @@ WARN_HOURS = 24.0
 class Blank(gym.Env[Any, Any]):
     """Environment with the agent's spaces: measuring must not step the agent's own."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Trainable) -> None:
         self.observation_space, self.action_space = agent.observation_space, agent.action_space
         self._obs = np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
 
@@ -51,7 +50,7 @@ class Blank(gym.Env[Any, Any]):
         return self._obs, 0.0, False, False, {}
 
 
-def warn_if_long(agent: Agent, trainer: Trainer, target: int) -> float | None:
+def warn_if_long(agent: Trainable, trainer: Trainer, target: int) -> float | None:
     """Measure the cost of a step if the run may be long; warn if it takes days.
 
     Args:
@@ -70,7 +69,7 @@ def warn_if_long(agent: Agent, trainer: Trainer, target: int) -> float | None:
     return cost.step_seconds
 
 
-def may_be_long(agent: Agent, steps: int) -> bool:
+def may_be_long(agent: Trainable, steps: int) -> bool:
     """Whether ``steps`` steps of training may take hours, by their number of operations."""
     c = agent.config
     models = (agent.world_model, agent.behaviour)
@@ -87,7 +86,7 @@ def may_be_long(agent: Agent, steps: int) -> bool:
     return steps * each > LONG_FLOPS.get(agent.device.type, LONG_FLOPS_ELSEWHERE)
 
 
-def measure_updates(agent: Agent) -> PresetCost | None:
+def measure_updates(agent: Trainable) -> PresetCost | None:
     """Measure acting and updates on a copy of the agent's models, in a few seconds.
 
     The agent's weights, statistics, random states and environment do not change.

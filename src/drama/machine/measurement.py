@@ -10,22 +10,24 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal, Protocol
 
+import gymnasium as gym
 import numpy as np
 import torch
 
+from drama.behaviour import Behaviour
+from drama.config import Config
 from drama.errors import DramaError
 from drama.machine.costs import Memory, PresetCost, Unmeasured, UpdateCost
+from drama.ops.backend import Backend
 from drama.replay import ReplayBuffer
 from drama.text import first_line, size
 from drama.training.device import pick_replay_device
 from drama.training.graphs import EAGER_CALLS
 from drama.training.memory import PeakMemory, available_bytes, resident_bytes
 from drama.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    from drama.agent import Agent
+from drama.world_model import WorldModel
 
 Section = Literal["world_model", "behaviour"]
 
@@ -39,11 +41,26 @@ ROWS = 8192
 """Capacity of the synthetic replay: sampling from a larger one costs about the same."""
 
 
+class Trainable(Protocol):
+    """The parts of `drama.Agent` that training needs."""
+
+    config: Config
+    device: torch.device
+    backend: Backend
+    env: gym.Env[Any, Any]
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+    world_model: WorldModel
+    behaviour: Behaviour
+
+
 class OutOfTime(Exception):
     """The deadline passed before every part of a preset was measured once."""
 
 
-def measure(preset: str, agent: Agent, until: float, deadline: float) -> PresetCost | Unmeasured:
+def measure(
+    preset: str, agent: Trainable, until: float, deadline: float
+) -> PresetCost | Unmeasured:
     """Measure one preset, or return the reason why that fails.
 
     Args:
@@ -78,7 +95,7 @@ def measure(preset: str, agent: Agent, until: float, deadline: float) -> PresetC
         return Unmeasured(preset, f"does not fit: {first_line(error)}")
 
 
-def _transition_bytes(agent: Agent) -> int:
+def _transition_bytes(agent: Trainable) -> int:
     """Bytes of one transition in the agent's replay."""
     space = agent.observation_space
     dtype = torch.uint8 if space.dtype == np.uint8 else torch.float32
@@ -95,7 +112,7 @@ class Measurement:
             :func:`~drama.training.device.process_settings`.
     """
 
-    def __init__(self, preset: str, agent: Agent) -> None:
+    def __init__(self, preset: str, agent: Trainable) -> None:
         self.preset = preset
         self.agent = agent
         self.config = agent.config
@@ -284,7 +301,7 @@ def fill(replay: ReplayBuffer, num_actions: int) -> None:
     replay.total = replay.capacity
 
 
-def _on_host(agent: Agent) -> bool:
+def _on_host(agent: Trainable) -> bool:
     return agent.device.type == "cpu"
 
 
