@@ -38,7 +38,7 @@ from benchmarks import measure
 from torch import Tensor
 
 import drama
-from drama.behaviour import policy_features
+from drama.behaviour import Imagination, LatentState
 from drama.envs.toy import Recall
 from drama.suite import load_spec, read_suite
 from drama.suite.override import override
@@ -178,30 +178,22 @@ def ask(agent: drama.Agent, seen: Batch, question: int) -> dict[str, float]:
     deter = model.dynamics(model.sequence_input(stoch, seen.action), seen.is_first)[0]
     before = deter[:, :question]  # d_{t-1} of steps 1 to the question
     latent = model.sample(model.prior(before), generator)
-    memory = before
-    if agent.config.behaviour.policy_context == "current":
-        memory = null_action_outputs(model, model.sequence_input(stoch, seen.action), latent)
-    policy = agent.behaviour.policy(policy_features(latent, memory))
-    log_probs = policy.log_probs  # (B, question, answers)
+    imagination = Imagination(model, agent.behaviour, agent.config.behaviour)
+    dynamics, columns = model.dynamics.init_state(len(stoch)), []
+    for t in range(question):
+        _, dynamics = model.step(stoch[:, t], seen.action[:, t], dynamics)
+        columns.append(imagination.features(LatentState(latent[:, t], before[:, t], dynamics)))
+    features = torch.stack(columns, dim=1)  # (B, question, Z + D)
+    log_probs = agent.behaviour.policy(features).log_probs  # (B, question, answers)
     entropy = -(log_probs.exp() * log_probs).sum(-1)
     return {
         **look(model, seen, question),
         "recalls_before": probe(before[:, -1], right),
-        "policy_sees": probe(memory[:, -1], right),
+        "policy_sees": probe(features[:, -1, latent.shape[-1] :], right),
         "right": float(log_probs[:, -1].exp().gather(-1, right[:, None]).mean()),
         "entropy_asked": float(entropy[:, -1].mean()),
         "entropy": float(entropy.mean()),
     }
-
-
-def null_action_outputs(model: WorldModel, inputs: Tensor, latent: Tensor) -> Tensor:
-    """Return null-action outputs for the latents ``(B, S, Z)`` of steps 1 to S: ``(B, S, D)``."""
-    state = model.dynamics.init_state(len(inputs))
-    memory = []
-    for step in range(latent.shape[1]):
-        _, state = model.dynamics.step(inputs[:, step], state)
-        memory.append(model.null_action_output(latent[:, step], state))
-    return torch.stack(memory, dim=1)
 
 
 @torch.no_grad()

@@ -86,10 +86,10 @@ class DreamEnv(gym.Env[ObsArray, Action]):
         """
         if self._state is None:
             raise EnvError("call reset() before step()")
-        model = self.world_model
-        taken = model.actions.to_tensor([model.actions.check(action)], self.device)
+        actions = self.world_model.actions
+        taken = actions.to_tensor([actions.check(action)], self.device)
         self._state = state = self._imagination.step(self._state, taken, self._generator)
-        self._frame = model.decoder.to_obs(model.decoder(state.stoch))[0].cpu().numpy()
+        self._frame = self.world_model.decode(state.stoch)[0].cpu().numpy()
         self._steps += 1
         reward, end = (float(x) for x in self._imagination.outcome(state.deter))
         threshold = 0.5
