@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import drama
-from drama.behaviour import Imagination, LatentState
+from drama.behaviour import LatentState
 from drama.envs.toy import Recall
 from drama.types import Batch
 from drama.world_model import WorldModel
@@ -91,11 +91,11 @@ def ask(agent: drama.Agent, seen: Batch, question: int) -> dict[str, float]:
     deter = model.dynamics(model.sequence_input(stoch, seen.action), seen.is_first)[0]
     before = deter[:, :question]  # d_{t-1} of steps 1 to the question
     latent = model.sample(model.prior(before), generator)
-    imagination = Imagination(model, agent.behaviour, agent.config.behaviour)
     dynamics, columns = model.dynamics.init_state(len(stoch)), []
     for t in range(question):
         _, dynamics = model.step(stoch[:, t], seen.action[:, t], dynamics)
-        columns.append(imagination.features(LatentState(latent[:, t], before[:, t], dynamics)))
+        state = LatentState(latent[:, t], before[:, t], dynamics)
+        columns.append(agent.player.imagination.features(state))
     features = torch.stack(columns, dim=1)  # (B, question, Z + D)
     log_probs = agent.behaviour.policy(features).log_probs  # (B, question, answers)
     entropy = -(log_probs.exp() * log_probs).sum(-1)

@@ -30,7 +30,6 @@ from benchmarks import measure
 from torch import Tensor
 
 import drama
-from drama.behaviour import Imagination
 from drama.envs.source import env_source
 from drama.report.drawing import looks
 from drama.suite import read_suite
@@ -93,8 +92,8 @@ def play(agent: drama.Agent, *, length: int, windows: int, episodes: int) -> Win
 def compare(agent: drama.Agent, seen: Windows, context: int) -> dict[str, list[float] | float]:
     """Return rollout errors over all windows, by horizon."""
     model, generator = agent.world_model.eval(), torch.Generator().manual_seed(SEED)
-    imagination = Imagination(model, agent.behaviour, agent.config.behaviour)
-    predicted = imagination.open_loop(seen.obs[:, :context], seen.action, generator)
+    read = seen.obs[:, :context]
+    predicted = agent.player.imagination.open_loop(read, seen.action, generator)
     curves: dict[str, list[float]] = {"dream": [], "last_frame": [], "reconstruction": []}
     for t in range(context, seen.action.shape[1]):
         real = seen.obs[:, t]

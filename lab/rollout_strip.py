@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 import drama
-from drama.behaviour import Imagination
 from drama.envs import as_rgb
 from drama.envs.source import env_source
 from drama.types import ObsArray
@@ -58,8 +57,9 @@ def strips(agent: drama.Agent, *, seed: int, seen: int, length: int, skip: int) 
     rebuilt = model.decode(stoch)
     read, imagined = max(skip + seen, 1), rebuilt
     if read < len(real):
-        imagination = Imagination(model, agent.behaviour, agent.config.behaviour)
-        predicted = imagination.open_loop(real[None, :read], torch.tensor([actions]), generator)
+        predicted = agent.player.imagination.open_loop(
+            real[None, :read], torch.tensor([actions]), generator
+        )
         imagined = torch.cat([rebuilt[:read], predicted.obs[0]])
     rows = [as_rgb(each[skip:].numpy()) for each in (real, rebuilt, imagined)]
     return np.stack(rows)

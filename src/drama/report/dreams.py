@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from drama.agent import Agent
-from drama.behaviour import Imagination
 from drama.envs.spaces import as_rgb
 from drama.replay import ReplayBuffer
 from drama.replay.storage import ReplayStore
@@ -182,10 +181,10 @@ def rollout(agent: Agent, windows: Windows, context: int, seed: int = 0) -> Tens
     Returns:
         Predicted observations ``(W, T - context, ...)``.
     """
-    imagination = Imagination(agent.world_model.eval(), agent.behaviour, agent.config.behaviour)
+    agent.world_model.eval()
     generator = torch.Generator(agent.device).manual_seed(seed)
     obs, action = (t.to(agent.device) for t in windows)
-    return imagination.open_loop(obs[:, :context], action, generator).obs.cpu()
+    return agent.player.imagination.open_loop(obs[:, :context], action, generator).obs.cpu()
 
 
 def compare(predicted: Tensor, windows: Windows, context: int) -> Errors:
