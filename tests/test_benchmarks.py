@@ -1,5 +1,7 @@
 """The benchmarks run, and what they compute from their samples is right."""
 
+# One file: the benchmarks share the measuring functions and the page they write to.
+
 from __future__ import annotations
 
 import json
