@@ -21,6 +21,8 @@ On MinAtar all use the small convolutional network of its paper.
 
 ``greedy`` evaluates the most probable action, ``sampled`` a sampled one (PPO from the policy, DQN
 with its last epsilon). PPO ends with the first whole rollout at or after the number of steps.
+
+One file: each baseline's settings stand next to the code that trains and evaluates it.
 """
 
 from __future__ import annotations

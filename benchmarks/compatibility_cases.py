@@ -1,4 +1,7 @@
-"""Cases of the compatibility page: construction of each environment and expected result."""
+"""Cases of the compatibility page: construction of each environment and expected result.
+
+One file: it is a list, mostly data.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Stages of a compatibility case, each run in a separate process."""
+"""Stages of a compatibility case, each run in a separate process.
+
+One file: the stages share their settings, comparisons and result.
+"""
 
 from __future__ import annotations
 

@@ -13,6 +13,8 @@ and no compiler (without Triton or a C++ compiler the compiled cases are skipped
 Each section ends with a line on stdout and an entry in ``docs/assets/performance/gpu.json``, which
 is written after each section, so that later failures lose nothing. A failed section records its
 error. ``--device cpu`` runs everything at small sizes, for tests.
+
+One file: the sections share their settings and one report.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ of every run. These files and those of ``benchmarks.baselines`` suffice to make 
 figures of ``docs/results.md`` and the table of the README.
 
 Intervals are 95 % bootstrap intervals of the mean over seeds; with three seeds they are too narrow.
+
+One file: tables and figures share the list of benchmarks and the readers of the results.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ different model whose cache has full size from the first step, so that all steps
 
 **Budget.** Lengths that are expected to need more than ``SECONDS`` or ``BYTES`` of memory,
 extrapolated from the previous lengths, are not run and are listed in the result.
+
+One file: measurement, fit, figure and table share the form of the measured points.
 """
 
 from __future__ import annotations

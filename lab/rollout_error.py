@@ -33,7 +33,6 @@ import drama
 from drama.envs.source import env_source
 from drama.report.drawing import looks
 from drama.suite import read_suite
-from drama.types import Batch
 from lab import LAB, LOG
 
 SEED = 20_000
@@ -93,31 +92,16 @@ def play(agent: drama.Agent, *, length: int, windows: int, episodes: int) -> Win
 def compare(agent: drama.Agent, seen: Windows, context: int) -> dict[str, list[float] | float]:
     """Return rollout errors over all windows, by horizon."""
     model, generator = agent.world_model.eval(), torch.Generator().manual_seed(SEED)
-    none = torch.zeros_like(seen.terminated)
-    read = Batch(
-        seen.obs[:, :context],
-        none[:, :context],
-        seen.action[:, :context],
-        seen.reward[:, :context],
-        none[:, :context],
-        none[:, :context],
-        none[:, :context],
-    )
-    observed = model.observe(read, generator)
-    deter, state = observed.deter[:, -1], observed.state
+    read = seen.obs[:, :context]
+    predicted = agent.player.imagination.open_loop(read, seen.action, generator)
     curves: dict[str, list[float]] = {"dream": [], "last_frame": [], "reconstruction": []}
-    rewards, ends = [], []
     for t in range(context, seen.action.shape[1]):
-        latent = model.sample(model.prior(deter), generator)
         real = seen.obs[:, t]
         posterior = model.sample(model.posterior(real), generator)
-        curves["dream"].append(error(model.decoder.to_obs(model.decoder(latent)), real))
+        curves["dream"].append(error(predicted.obs[:, t - context], real))
         curves["last_frame"].append(error(seen.obs[:, context - 1], real))
-        curves["reconstruction"].append(error(model.decoder.to_obs(model.decoder(posterior)), real))
-        deter, state = model.step(latent, seen.action[:, t], state)
-        rewards.append(model.reward(deter))
-        ends.append(model.termination(deter) > 0.5)
-    return {**curves, **outcomes(torch.stack(rewards, 1), torch.stack(ends, 1), seen, context)}
+        curves["reconstruction"].append(error(model.decode(posterior), real))
+    return {**curves, **outcomes(predicted.reward, predicted.termination > 0.5, seen, context)}
 
 
 def error(predicted: Tensor, real: Tensor) -> float:

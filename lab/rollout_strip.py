@@ -54,17 +54,14 @@ def strips(agent: drama.Agent, *, seed: int, seen: int, length: int, skip: int) 
     env.close()
     real = torch.from_numpy(np.stack(frames))  # (T, H, W, C)
     stoch = model.sample(model.posterior(real), generator)  # (T, Z)
-    rebuilt = model.decoder.to_obs(model.decoder(stoch))
-
-    imagined, dynamics, deter = [], model.dynamics.init_state(1), None
-    for t, action in enumerate(actions):
-        if t < skip + seen or deter is None:
-            latent = stoch[t : t + 1]
-        else:
-            latent = model.sample(model.prior(deter), generator)
-        imagined.append(model.decoder.to_obs(model.decoder(latent))[0])
-        deter, dynamics = model.step(latent, torch.tensor([action]), dynamics)
-    rows = [as_rgb(each[skip:].numpy()) for each in (real, rebuilt, torch.stack(imagined))]
+    rebuilt = model.decode(stoch)
+    read, imagined = max(skip + seen, 1), rebuilt
+    if read < len(real):
+        predicted = agent.player.imagination.open_loop(
+            real[None, :read], torch.tensor([actions]), generator
+        )
+        imagined = torch.cat([rebuilt[:read], predicted.obs[0]])
+    rows = [as_rgb(each[skip:].numpy()) for each in (real, rebuilt, imagined)]
     return np.stack(rows)
 
 

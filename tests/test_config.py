@@ -1,5 +1,7 @@
 """The configuration tree: JSON round trip, and one clear line for every mistake."""
 
+# One file: the tests of one tree, one rule each.
+
 from __future__ import annotations
 
 import ast

@@ -4,6 +4,8 @@ Float32 results agree to a few roundings, not bit for bit: the package sums in a
 (blocked norms, folded BatchNorm, its own form of the scan). Gradients are compared in float64,
 where the order of sums does not show; the package keeps its two-hot code and frame error in
 float32, so they agree to float32's rounding.
+
+One file: every test compares the same pair of models.
 """
 
 from __future__ import annotations

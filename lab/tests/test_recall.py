@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab import recall
+from lab import recall, recall_probe
 from torch import Tensor
 
 from drama.suite import load_spec
@@ -34,31 +34,31 @@ def test_a_probe_finds_what_is_there_and_nothing_else():
     told[:, 3] += 5.0 * (answers == 1)
     told[:, 7] += 5.0 * (answers == 2)
     told[:, 9] += 5.0 * (answers == 3)
-    assert recall.probe(told, answers) > 0.95
-    assert recall.probe(noise, answers) < 0.4
+    assert recall_probe.probe(told, answers) > 0.95
+    assert recall_probe.probe(noise, answers) < 0.4
 
 
 def test_share_by_hand():
     # Means 1 and 5 about 3: between 4 x 4 = 16; within 4 x 1 = 4.
     features = torch.tensor([[0.0], [2.0], [4.0], [6.0]])
-    assert recall.share(features, torch.tensor([0, 0, 1, 1])) == pytest.approx(0.8)
-    assert recall.share(features, torch.tensor([0, 1, 1, 0])) == pytest.approx(0.0)
+    assert recall_probe.share(features, torch.tensor([0, 0, 1, 1])) == pytest.approx(0.8)
+    assert recall_probe.share(features, torch.tensor([0, 1, 1, 0])) == pytest.approx(0.0)
 
 
 def test_episodes_are_whole_and_their_colours_are_told():
-    seen = recall.episodes(ENV, 16, 60, seed=3)
+    seen = recall_probe.episodes(ENV, 16, 60, seed=3)
     assert seen.action.shape == (60, GAP + 4)
     assert seen.obs.shape == (60, GAP + 4, 16, 16, 3)
     question = GAP + 2
     assert bool(seen.is_first[:, 0].all())
     assert bool(seen.is_last[:, -1].all())
     assert bool(seen.terminated[:, question].all())
-    right = recall.colours(seen, question)
+    right = recall_probe.colours(seen, question)
     expected = torch.where(seen.action[:, question] == right, 1.0, -1.0)
     torch.testing.assert_close(seen.reward[:, question], expected)
     nothing_paid = seen._replace(reward=-seen.reward.abs())
     with pytest.raises(ValueError, match="more episodes"):
-        recall.colours(nothing_paid, question)
+        recall_probe.colours(nothing_paid, question)
 
 
 class Oracle(torch.nn.Module):
@@ -89,9 +89,9 @@ class Oracle(torch.nn.Module):
 
 @pytest.mark.parametrize("know", [True, False])
 def test_a_model_that_knows_and_one_that_does_not(know: bool):
-    seen = recall.episodes(ENV, 16, 80, seed=3)
+    seen = recall_probe.episodes(ENV, 16, 80, seed=3)
     question = GAP + 2
-    found = recall.look(Oracle(recall.colours(seen, question), know), seen, question)  # type: ignore[arg-type]
+    found = recall_probe.look(Oracle(recall_probe.colours(seen, question), know), seen, question)  # type: ignore[arg-type]
     assert found["recalls"] == 1.0
     assert 0.3 < found["action_share"] < 0.7  # half of d is the answer
     if know:

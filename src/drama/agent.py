@@ -277,7 +277,7 @@ class Agent:
         """
         return self._predictor(observation, state, episode_start, deterministic)
 
-    def evaluate(
+    def evaluate(  # noqa: PLR0913 (keywords mirror the fields of EvaluationConfig)
         self,
         episodes: int | None = None,
         *,

@@ -59,6 +59,9 @@ class ScriptedWorld:
     def sample(self, log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
         return log_probs.exp().flatten(-2)
 
+    def decode(self, stoch: Tensor) -> Tensor:
+        return stoch.argmax(-1, keepdim=True).float()
+
     def step(
         self, stoch: Tensor, action: Tensor, state: Count, *, inplace: bool = False
     ) -> tuple[Tensor, Count]:

@@ -1,5 +1,7 @@
 """Gradients of actor and critic against numbers worked out by hand, and what must not move."""
 
+# One file: the tests share one rollout and the gradients of its loss.
+
 from __future__ import annotations
 
 import math

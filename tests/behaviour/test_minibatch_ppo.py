@@ -1,5 +1,7 @@
 """PPO with fixed advantages: numbers by hand, slow plain versions, Stable-Baselines3's own code."""
 
+# One file: the tests share the minibatch and the objective computed by hand.
+
 from __future__ import annotations
 
 import math

@@ -1,5 +1,7 @@
 """Registering, naming and configuring backbones, and the helpers for their states."""
 
+# One file: the tests share the small backbones, each of which breaks one rule.
+
 from __future__ import annotations
 
 import importlib.metadata

@@ -1,3 +1,5 @@
+# One file: the tests share the spaces and the readings that are adapted.
+
 from __future__ import annotations
 
 import gymnasium as gym

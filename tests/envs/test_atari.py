@@ -1,3 +1,5 @@
+# One file: a scripted game and real ones check the same wrappers.
+
 from __future__ import annotations
 
 import gymnasium as gym

@@ -1,5 +1,7 @@
 """A run records the source of its environment: an id, a function or an object."""
 
+# One file: the tests share the environments and the comparison of their rewards.
+
 from __future__ import annotations
 
 import logging

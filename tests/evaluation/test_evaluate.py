@@ -1,5 +1,7 @@
 """Evaluation: whole episodes, shared out evenly, and nothing of the agent moves."""
 
+# One file: the tests share the recorded environment and the player.
+
 from __future__ import annotations
 
 import json

@@ -1,5 +1,7 @@
 """What a preset costs: the arithmetic by hand, and that what is measured is the training itself."""
 
+# One file: the tests share the spy on measured updates and the example costs.
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,5 +1,7 @@
 """The ring: what it keeps, what it may hand out, and what it counts."""
 
+# One file: the tests of one class, all of them short.
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """``drama report``: real runs in, files out; what is missing, spoilt or in the way."""
 
+# One file: the tests share one suite of real runs and the reader of its page.
+
 from __future__ import annotations
 
 import json

@@ -1,5 +1,7 @@
 """Which state a run is in: every way a directory can be whole, half done, damaged or foreign."""
 
+# One file: two tables of run directories with the expected status of each.
+
 from __future__ import annotations
 
 import dataclasses

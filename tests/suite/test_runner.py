@@ -1,5 +1,7 @@
 """Carrying out a suite, with runs in this process or pretended ones."""
 
+# One file: the tests share the pool that runs in this process.
+
 from __future__ import annotations
 
 import io

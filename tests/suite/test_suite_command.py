@@ -1,5 +1,7 @@
 """``drama suite`` at the command line: mistakes, dry runs, and real processes that are killed."""
 
+# One file: the tests share the small suite and the way to run the command.
+
 from __future__ import annotations
 
 import csv

@@ -1,5 +1,7 @@
 """The environment of a run, where it is used in ways that no run would use it."""
 
+# One file: the tests share one environment and its variants.
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -15,7 +15,7 @@ from tests.training.runs import json_rows, tiny
 from drama import Agent
 from drama.behaviour import ActorCritic, Imagination, Player
 from drama.replay import ReplayBuffer
-from drama.training import checkpointer
+from drama.training.checkpoint import CheckpointDir
 from drama.training.clock import PHASES
 from drama.training.metrics import RunLog
 from drama.training.stream import EnvStream
@@ -56,7 +56,7 @@ def turned(monkeypatch: pytest.MonkeyPatch) -> Turned:
     clock.spend(Imagination, "rollout", 50.0)
     clock.spend(ActorCritic, "loss", 30.0)
     clock.spend(RunLog, "write_metrics", 7.0)
-    clock.spend(checkpointer, "write_checkpoint", 200.0)
+    clock.spend(CheckpointDir, "write", 200.0)
     return clock
 
 

@@ -3,6 +3,8 @@
 Most tests put a *scripted* world in place of the networks, one in which the action alone decides
 the reward, the end and the next latent. Every part of the loss is then known in advance, and is
 large where a target is read one step early or late.
+
+One file: the tests share the scripted world.
 """
 
 from __future__ import annotations

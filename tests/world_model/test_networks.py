@@ -1,5 +1,7 @@
 """Encoder, decoder and sizes: shapes, exact doubling, one frame at a time."""
 
+# One file: encoder and decoder share the frames and the comparison of buffers.
+
 from __future__ import annotations
 
 import itertools

@@ -44,6 +44,17 @@ class LatentState(NamedTuple):
     """State of the sequence model after step t - 1, a NamedTuple of tensors."""
 
 
+class Prediction(NamedTuple):
+    """Open-loop prediction of ``H`` steps of ``B`` trajectories."""
+
+    obs: Tensor
+    """Decoded observations, one before each action: ``(B, H, ...)``, of the environment's dtype."""
+    reward: Tensor
+    """Expected reward of each action, ``(B, H)``."""
+    termination: Tensor
+    """Termination probability of each action, ``(B, H)``."""
+
+
 class ImaginedStep(NamedTuple):
     """One imagined step of ``B`` trajectories."""
 
@@ -79,7 +90,8 @@ class Imagination:
     """Steps a world model under a policy: in training, on the real environment, in `DreamEnv`.
 
     ``rollout`` is the imagination that actor and critic learn from. ``start`` and ``step`` are
-    single steps from real observations with given actions.
+    single steps from real observations with given actions; ``open_loop`` predicts what follows a
+    context under recorded actions.
 
     Args:
         world_model: Expected in evaluation mode.
@@ -140,6 +152,32 @@ class Imagination:
         return policy_features(state.stoch, context)
 
     # -- rollouts -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def open_loop(
+        self, obs: Tensor, action: Tensor, generator: torch.Generator | None
+    ) -> Prediction:
+        """Read ``C`` observations of each episode, then predict ``H`` steps from the actions alone.
+
+        Args:
+            obs: The context, ``(B, C, ...)``, as the environment gives it.
+            action: Recorded actions from the first observation on, ``(B, C + H)`` int64.
+            generator: Source of randomness for the latents.
+        """
+        world_model, context = self.world_model, obs.shape[1]
+        seen = world_model.sample(world_model.posterior(obs), generator)  # (B, C, Z)
+        dynamics = world_model.dynamics.init_state(len(obs))
+        for t in range(context):
+            deter, dynamics = world_model.step(seen[:, t], action[:, t], dynamics, inplace=True)
+        deter = deter.float()
+        stoch = world_model.sample(world_model.prior(deter), generator)
+        state = LatentState(stoch, deter, dynamics)
+        predicted, deters = [], []
+        for t in range(context, action.shape[1]):
+            predicted.append(world_model.decode(state.stoch))
+            state = self.step(state, action[:, t], generator)
+            deters.append(state.deter)
+        return Prediction(torch.stack(predicted, 1), *self.outcome(torch.stack(deters, 1)))
 
     @torch.no_grad()
     def rollout(self, context: Batch, generator: torch.Generator | None) -> Rollout:

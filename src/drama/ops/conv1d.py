@@ -121,7 +121,7 @@ class _ConvSiLU(torch.autograd.Function):
     """In tiles whose intermediates stay in cache; saves its inputs and recomputes the sums."""
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0913 (six besides autograd's context)
         ctx: Any,
         x: Tensor,
         filters: Tensor,

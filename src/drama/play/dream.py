@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import torch
 
-from drama.behaviour import Imagination, LatentState
+from drama.behaviour import LatentState
 from drama.envs import as_rgb
 from drama.errors import ConfigError, EnvError
 from drama.types import Action, ObsArray
@@ -47,8 +47,7 @@ class DreamEnv(gym.Env[ObsArray, Action]):
         self.max_episode_steps = max_episode_steps
         self.sample_termination = sample_termination
         self.render_mode = "rgb_array"
-        # Without the intrinsic reward that training may add.
-        self._imagination = Imagination(agent.world_model, agent.behaviour, agent.config.behaviour)
+        self._imagination = agent.player.imagination
         self._first_frames = agent.new_env(life_loss=agent.config.env.life_loss)
         self._generator = torch.Generator(self.device)
         self._seeded = False
@@ -86,10 +85,10 @@ class DreamEnv(gym.Env[ObsArray, Action]):
         """
         if self._state is None:
             raise EnvError("call reset() before step()")
-        model = self.world_model
-        taken = model.actions.to_tensor([model.actions.check(action)], self.device)
+        actions = self.world_model.actions
+        taken = actions.to_tensor([actions.check(action)], self.device)
         self._state = state = self._imagination.step(self._state, taken, self._generator)
-        self._frame = model.decoder.to_obs(model.decoder(state.stoch))[0].cpu().numpy()
+        self._frame = self.world_model.decode(state.stoch)[0].cpu().numpy()
         self._steps += 1
         reward, end = (float(x) for x in self._imagination.outcome(state.deter))
         threshold = 0.5

@@ -169,7 +169,6 @@ def replay_windows(replay: ReplayBuffer, length: int) -> Windows | None:
     return Windows(batch.obs[chosen], batch.action[chosen])
 
 
-@torch.no_grad()
 def rollout(agent: Agent, windows: Windows, context: int, seed: int = 0) -> Tensor:
     """Predict the frames of ``windows`` after the first ``context`` from the actions.
 
@@ -182,19 +181,10 @@ def rollout(agent: Agent, windows: Windows, context: int, seed: int = 0) -> Tens
     Returns:
         Predicted observations ``(W, T - context, ...)``.
     """
-    model = agent.world_model.eval()
-    random = torch.Generator(agent.device).manual_seed(seed)
+    agent.world_model.eval()
+    generator = torch.Generator(agent.device).manual_seed(seed)
     obs, action = (t.to(agent.device) for t in windows)
-    stoch = model.sample(model.posterior(obs[:, :context]), random)  # (W, context, Z)
-    state = model.dynamics.init_state(len(obs))
-    for t in range(context):
-        deter, state = model.step(stoch[:, t], action[:, t], state)
-    frames = []
-    for t in range(context, action.shape[1]):
-        latent = model.sample(model.prior(deter.float()), random)  # (W, Z)
-        frames.append(model.decoder.to_obs(model.decoder(latent)).cpu())
-        deter, state = model.step(latent, action[:, t], state)
-    return torch.stack(frames, dim=1)
+    return agent.player.imagination.open_loop(obs[:, :context], action, generator).obs.cpu()
 
 
 def compare(predicted: Tensor, windows: Windows, context: int) -> Errors:

@@ -141,42 +141,6 @@ class Checkpoint:
             raise CheckpointError(f"{path} is damaged: it is not UTF-8") from error
 
 
-def write_checkpoint(
-    path: Path,
-    *,
-    step: int,
-    config: str,
-    state: Mapping[str, Any],
-    tensors: Mapping[str, Mapping[str, Tensor]],
-    segments: list[Segment],
-    logs: Mapping[str, int],
-) -> None:
-    """Write one checkpoint directory atomically."""
-    aside = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    files: dict[str, str] = {}
-    for name, group in tensors.items():
-        files[f"{name}.safetensors"] = write_tensors(aside / f"{name}.safetensors", group)
-    write_json(aside / "state.json", state)
-    write_text(aside / "config.json", config)
-    for name in ("state.json", "config.json"):
-        files[name] = sha256(aside / name)
-    manifest = {
-        "format": FORMAT,
-        "step": step,
-        "files": files,
-        "replay": segments,
-        "logs": dict(logs),
-    }
-    write_json(aside / "manifest.json", {**manifest, "digest": _digest(manifest)})
-    sync(aside)
-    # A complete one of this name exists if a run was killed before `last` was updated.
-    shutil.rmtree(path, ignore_errors=True)
-    os.replace(aside, path)
-    sync(path.parent)
-
-
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open a checkpoint directory.
 
@@ -226,17 +190,14 @@ def copy_checkpoint(
         assert replay is not None
         copy_segment(segment, replay, run_dir / "replay")
     names = ("model", "optimiser", "loop") if everything else ("model",)
-    checkpoints = CheckpointDir(run_dir)
-    write_checkpoint(
-        checkpoints.at(checkpoint.step),
-        step=checkpoint.step,
+    CheckpointDir(run_dir).write(
+        checkpoint.step,
         config=config,
         state=checkpoint.state(),
         tensors={name: checkpoint.tensors(name) for name in names if checkpoint.has(name)},
         segments=segments,
         logs={"metrics": 0, "episodes": 0},
     )
-    checkpoints.publish(checkpoint.step)
 
 
 class CheckpointDir:
@@ -254,6 +215,43 @@ class CheckpointDir:
     def at(self, step: int) -> Path:
         """Directory of the checkpoint at ``step``."""
         return self.path / f"{step:09d}"
+
+    def write(
+        self,
+        step: int,
+        *,
+        config: str,
+        state: Mapping[str, Any],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        segments: list[Segment],
+        logs: Mapping[str, int],
+    ) -> None:
+        """Write the checkpoint at ``step`` atomically, then make ``last`` name it."""
+        path = self.at(step)
+        aside = path.with_name(f".{path.name}.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        files: dict[str, str] = {}
+        for name, group in tensors.items():
+            files[f"{name}.safetensors"] = write_tensors(aside / f"{name}.safetensors", group)
+        write_json(aside / "state.json", state)
+        write_text(aside / "config.json", config)
+        for name in ("state.json", "config.json"):
+            files[name] = sha256(aside / name)
+        manifest = {
+            "format": FORMAT,
+            "step": step,
+            "files": files,
+            "replay": segments,
+            "logs": dict(logs),
+        }
+        write_json(aside / "manifest.json", {**manifest, "digest": _digest(manifest)})
+        sync(aside)
+        # A complete one of this name exists if a run was killed before `last` was updated.
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(aside, path)
+        sync(path.parent)
+        self.publish(step)
 
     def all(self) -> list[Path]:
         """Complete checkpoints, oldest first."""

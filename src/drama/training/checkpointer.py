@@ -16,7 +16,7 @@ from drama.envs import describe
 from drama.files import truncate, write_text
 from drama.replay import ReplayBuffer
 from drama.replay.storage import ReplayStore
-from drama.training.checkpoint import Checkpoint, CheckpointDir, write_checkpoint
+from drama.training.checkpoint import Checkpoint, CheckpointDir
 from drama.training.events import Events
 from drama.training.schema import check_resumable
 from drama.training.weights import model_tensors
@@ -84,16 +84,14 @@ class Checkpointer:
             for file, content in part.state().items():
                 saved[file].update(content)
         state = {**saved.pop("state"), "threads": torch.get_num_threads()}
-        write_checkpoint(
-            self.directory.at(step),
-            step=step,
+        self.directory.write(
+            step,
             config=self.config.to_json(),
             state=state,
             tensors=saved if resumable else {"model": saved["model"]},
             segments=self.store.save(self.replay) if resumable else [],
             logs=logs,
         )
-        self.directory.publish(step)
         self._prune(step)
         return self.directory.at(step)
 
@@ -157,10 +155,8 @@ def write_untrained(
     env: gym.Env[Any, Any],
 ) -> None:
     """Write a checkpoint of an agent that has not been trained: its weights alone."""
-    directory = CheckpointDir(run_dir)
-    write_checkpoint(
-        directory.at(0),
-        step=0,
+    CheckpointDir(run_dir).write(
+        0,
         config=config.to_json(),
         state={
             "step": 0,
@@ -172,4 +168,3 @@ def write_untrained(
         segments=[],
         logs=NO_LOGS,
     )
-    directory.publish(0)

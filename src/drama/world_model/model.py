@@ -141,6 +141,11 @@ class WorldModel(nn.Module):
         """Sample a flattened one-hot latent ``(..., Z)`` with straight-through gradient."""
         return sample_one_hot(log_probs, random).flatten(-2)
 
+    def decode(self, stoch: Tensor) -> Tensor:
+        """Decode latents ``(..., Z)`` to observations in the dtype and range of the environment."""
+        obs: Tensor = self.decoder.to_obs(self.decoder(stoch))
+        return obs
+
     # -- windows ------------------------------------------------------------------------------
 
     def observe(
