@@ -85,7 +85,7 @@ def test_random_return_of_sparse_is_exact():
 
     total = 0.0
     for door in range(8):
-        after = np.zeros((97, 64, len(right)))  # (steps left, cell, goal), with the key in hand
+        after = np.zeros((97, 64, len(right)))  # (steps left, cell, goal), holding the key
         after[:, right, range(len(right))] = 1
         moves = successors(True, door)
         for left_over in range(1, 97):
@@ -217,7 +217,7 @@ def test_the_longest_path_of_sparse():
     assert longest == 31
 
 
-def test_one_seed_one_sequence_of_episodes():
+def test_same_seed_repeats_the_episodes():
     def starts(seed):
         env = Catch()
         first = env.reset(seed=seed)[0]
