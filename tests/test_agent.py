@@ -1,4 +1,4 @@
-"""The Python API as its users meet it, Stable-Baselines3's tools included."""
+"""The Python API of users, including Stable-Baselines3's tools."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def walk() -> Walk:
 
 @pytest.fixture(scope="module")
 def catch() -> Agent:
-    """An agent that has learnt a little, for tests that do not change it."""
+    """An agent after a few updates; do not modify."""
     return Agent("drama/Catch-v0", tiny()).learn(34)
 
 
@@ -73,7 +73,7 @@ def test_sb3_evaluates_on_a_raw_environment(cart: Agent) -> None:
     returns, lengths = evaluate_policy(
         cart, gym.make("CartPole-v1"), 3, warn=False, return_episode_rewards=True
     )
-    assert returns == lengths  # CartPole pays 1 a step
+    assert returns == lengths  # CartPole rewards each step with 1
     assert all(length >= 8 for length in lengths)
 
 
@@ -118,7 +118,7 @@ class Counting(BaseCallback):
         return self.num_timesteps != self.stop_at
 
 
-def test_an_sb3_callback_lives_through_learn() -> None:
+def test_sb3_callback_is_called_during_learn() -> None:
     agent, callback = Agent(WALK, tiny()), Counting()
     agent.learn(5, callback)
     assert callback.events == ["init", "start", "end"]
@@ -134,13 +134,13 @@ def test_an_sb3_callback_ends_training() -> None:
     assert callback.events[-1] == "end"
 
 
-def test_callbacks_of_sb3_that_save_and_that_nest(tmp_path: Path) -> None:
+def test_saving_and_nested_sb3_callbacks_work(tmp_path: Path) -> None:
     saving = CheckpointCallback(save_freq=30, save_path=str(tmp_path), name_prefix="agent")
     inner = Counting()
     Agent(WALK, tiny()).learn(40, CallbackList([saving, EveryNTimesteps(10, inner)]))
     assert [n for _, n in inner.steps] == [10, 20, 30, 40]
     (saved,) = tmp_path.iterdir()
-    # Saved in the midst of learn(), it goes on like an agent that was never saved.
+    # Saved in the middle of learn(), it continues like an agent that was never saved.
     twin, agent = Agent.load(saved), Agent(WALK, tiny()).learn(30)
     assert twin.num_timesteps == 30
     ends = [everything(a.learn(10), tmp_path / n) for a, n in ((twin, "a"), (agent, "b"))]
@@ -151,7 +151,7 @@ def _without_logs(*ends: dict[str, Any]) -> list[dict[str, Any]]:
     return [{k: v for k, v in end.items() if k not in ("metrics", "episodes")} for end in ends]
 
 
-def test_functions_and_lists() -> None:
+def test_functions_and_lists_of_callbacks_work() -> None:
     seen: list[Any] = []
 
     def count(held: dict[str, Any], other: dict[str, Any]) -> None:
@@ -167,7 +167,7 @@ def test_functions_and_lists() -> None:
 
 
 @pytest.mark.parametrize("no", [False, np.bool_(False)])
-def test_any_one_of_them_ends_training_and_all_hear_the_last_step(no: Any) -> None:
+def test_any_callback_can_end_training_and_all_receive_the_last_step(no: Any) -> None:
     steps: list[int] = []
 
     def stop(held: dict[str, Any], _: dict[str, Any]) -> Any:
@@ -177,7 +177,7 @@ def test_any_one_of_them_ends_training_and_all_hear_the_last_step(no: Any) -> No
     agent.learn(50, [stop, lambda held, _: steps.append(held["self"].num_timesteps)])
     assert agent.num_timesteps == 3
     assert steps == [1, 2, 3]
-    assert agent.learn(2).num_timesteps == 5  # and it can go on
+    assert agent.learn(2).num_timesteps == 5  # and it can continue
 
 
 def test_a_numpy_bool_of_an_sb3_callback_ends_training() -> None:
@@ -188,32 +188,32 @@ def test_a_numpy_bool_of_an_sb3_callback_ends_training() -> None:
     assert Agent(WALK, tiny()).learn(50, Threshold()).num_timesteps == 4
 
 
-def test_what_is_no_callback_is_refused_before_anything_happens(tmp_path: Path) -> None:
+def test_invalid_callback_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"callback.*int"):
         Agent(WALK, tiny()).learn(5, [3], run_dir=tmp_path / "run")  # type: ignore[list-item]
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("steps", [0, -1])
-def test_no_steps_are_refused(steps: int, tmp_path: Path) -> None:
+def test_zero_steps_are_refused(steps: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         Agent(WALK, tiny()).learn(steps, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
-def test_a_log_that_cannot_be_kept_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+def test_unavailable_logger_is_refused_before_anything_is_created(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(ConfigError, match="needs Weights & Biases: pip install"):
         Agent(WALK, tiny({"training.wandb": True})).learn(5, run_dir=run)
     assert not run.exists()
-    Agent(WALK, tiny()).learn(5, run_dir=run)  # its name is free
+    Agent(WALK, tiny()).learn(5, run_dir=run)  # its name is still free
     before = contents(run)
     config = tiny({"training.wandb": True, "env.id": WALK})
     with pytest.raises(ConfigError, match="needs Weights & Biases"):
         Agent.load(run, config=config).learn(5)
     assert contents(run) == before
-    # Where no log is kept, nothing is missing.
+    # Without a run directory no logger is needed.
     assert Agent(WALK, tiny({"training.wandb": True})).learn(5).num_timesteps == 5
 
 
@@ -236,7 +236,7 @@ def test_load_on_an_agent_is_refused_with_the_right_call(tmp_path: Path) -> None
     assert isinstance(copy.copy(agent), Agent)
 
 
-def test_load_on_a_class_makes_one_of_that_class(tmp_path: Path) -> None:
+def test_load_on_a_subclass_returns_the_subclass(tmp_path: Path) -> None:
     class Mine(Agent):
         pass
 
@@ -267,34 +267,34 @@ def test_load_is_typed_by_the_class_it_is_called_on(tmp_path: Path) -> None:
 # -- where the environment comes from ----------------------------------------------------------
 
 
-def test_an_id_an_object_and_a_factory_learn_the_same(tmp_path: Path) -> None:
+def test_id_object_and_factory_train_identically(tmp_path: Path) -> None:
     ends = []
     for name, source in (("id", WALK), ("object", Walk()), ("factory", walk)):
         agent = Agent(source, tiny(), seed=2).learn(34)
         ends.append(everything(agent, tmp_path / name))
-        ends[-1]["state"].pop("env")  # its id: of an object it is the class
+        ends[-1]["state"].pop("env")  # its id: the class, for an object
     for other in ends[1:]:
         assert set(differences(ends[0], other)) <= {"config"}
 
 
-def test_every_source_can_be_evaluated() -> None:
+def test_environments_of_every_source_can_be_evaluated() -> None:
     for source in (WALK, walk, gym.make(WALK), gym.make("CartPole-v1")):
         assert len(Agent(source, tiny()).evaluate(2).episodes) == 2
 
 
 @pytest.mark.parametrize("env", ["drama/Catch-v0", "CartPole-v1"])
-def test_an_environment_from_make_env_can_be_learnt_and_evaluated(env: str) -> None:
+def test_environment_from_make_env_can_be_trained_and_evaluated(env: str) -> None:
     agent = Agent(drama.make_env(env, 3), tiny()).learn(26)
     assert len(agent.evaluate(2).episodes) == 2
 
 
-def test_a_bare_object_cannot_be_made_again_and_says_what_to_do() -> None:
+def test_object_that_cannot_be_rebuilt_gives_a_clear_error() -> None:
     with pytest.raises(EnvError, match="function that returns a new environment"):
         Agent(Walk(), tiny()).evaluate(2)
 
 
 class NoEnv:
-    """Has what an environment has, but is none."""
+    """Has the attributes of an environment, but is none."""
 
     observation_space = Walk.observation_space
     action_space = Walk.action_space
@@ -314,12 +314,12 @@ class NoEnv:
         (NoEnv, r"NoEnv was given as a function .* returned <NoEnv>.* wrap it with shimmy"),
     ],
 )
-def test_what_is_no_environment_is_refused(source: Any, words: str) -> None:
+def test_invalid_environment_is_refused(source: Any, words: str) -> None:
     with pytest.raises(EnvError, match=words):
         Agent(source, tiny())
 
 
-def test_environments_side_by_side_are_refused() -> None:
+def test_vector_environments_are_refused() -> None:
     several = gym.make_vec("CartPole-v1", num_envs=2)
     with pytest.raises(EnvError, match=r"CartPoleVectorEnv is several environments .* from one"):
         Agent(several, tiny())  # type: ignore[arg-type]
@@ -333,7 +333,7 @@ def test_environments_side_by_side_are_refused() -> None:
     several.close()
 
 
-def test_a_preset_by_its_name() -> None:
+def test_preset_can_be_given_by_name() -> None:
     assert Agent("drama/Catch-v0", "quick", device="cpu").config.preset == "quick"
     with pytest.raises(ConfigError, match="unknown preset 'quik'; did you mean quick"):
         Agent("drama/Catch-v0", "quik")
@@ -351,7 +351,7 @@ def test_a_preset_by_its_name() -> None:
         ("ALE/Pong-v5", "laptop", "64x64 pictures on CPU"),
     ],
 )
-def test_without_a_configuration_the_preset_fits_and_is_named(
+def test_default_preset_fits_the_environment_and_is_reported(
     env: str, name: str, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="drama")
@@ -363,7 +363,7 @@ def test_without_a_configuration_the_preset_fits_and_is_named(
     assert f"Agent('{env}', preset {name}, " in repr(agent)
 
 
-def test_an_agent_shows_what_it_is(caplog: pytest.LogCaptureFixture) -> None:
+def test_repr_describes_the_agent(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="drama")
     agent = Agent("CartPole-v1", tiny())
     assert repr(agent) == "Agent('CartPole-v1', preset quick*, 0.0 M world-model parameters, cpu)"
@@ -371,15 +371,13 @@ def test_an_agent_shows_what_it_is(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
 
 
-def test_unknown_environments_name_the_nearest() -> None:
+def test_unknown_environment_suggests_the_nearest() -> None:
     with pytest.raises(UnknownEnvError, match="'drama/Catch-v0'"):
         Agent("drama/Cacth-v0", tiny())
 
 
 @pytest.mark.parametrize("local", [False, True])
-def test_an_agent_from_a_local_factory_needs_it_again_when_loaded(
-    local: bool, tmp_path: Path
-) -> None:
+def test_agent_from_a_local_factory_needs_it_again_at_load(local: bool, tmp_path: Path) -> None:
     agent = Agent((lambda: walk()) if local else walk, tiny()).learn(30)
     agent.save(tmp_path / "a")
     if local:
@@ -412,7 +410,7 @@ def test_a_warning_reaches_the_user_with_or_without_a_progress_bar(
     assert expected in (printed if progress_bar else logged)
 
 
-def test_learning_twice_is_learning_once(tmp_path: Path) -> None:
+def test_learn_in_two_calls_equals_one_call(tmp_path: Path) -> None:
     twice = Agent("drama/Catch-v0", tiny())
     assert twice.num_timesteps == 0
     assert twice.learn(27, run_dir=tmp_path / "twice") is twice
@@ -426,7 +424,7 @@ def test_learning_twice_is_learning_once(tmp_path: Path) -> None:
         assert torch.equal(tensor, once.world_model.state_dict()[name])
 
 
-def test_a_callback_that_raises_costs_nothing(tmp_path: Path) -> None:
+def test_exception_in_a_callback_loses_no_training(tmp_path: Path) -> None:
     def tired(held: dict[str, Any], _: dict[str, Any]) -> None:
         if held["self"].num_timesteps == 33:
             raise TimeoutError("enough for today")
@@ -440,7 +438,7 @@ def test_a_callback_that_raises_costs_nothing(tmp_path: Path) -> None:
     assert not differences(snapshot(tmp_path / "run"), snapshot(tmp_path / "whole"))
 
 
-def test_saved_and_loaded_it_predicts_and_learns_the_same(catch: Agent, tmp_path: Path) -> None:
+def test_loaded_agent_predicts_and_trains_bit_for_bit(catch: Agent, tmp_path: Path) -> None:
     agent = Agent("drama/Catch-v0", tiny()).learn(35)
     agent.save(tmp_path / "saved")
     before = everything(agent, tmp_path / "before")
@@ -463,7 +461,7 @@ def test_saved_and_loaded_it_predicts_and_learns_the_same(catch: Agent, tmp_path
     assert differences(before, ends[0])
 
 
-def test_saving_changes_nothing(tmp_path: Path) -> None:
+def test_saving_does_not_change_training(tmp_path: Path) -> None:
     agent = Agent(WALK, tiny()).learn(31, run_dir=tmp_path / "run")
     agent.save(tmp_path / "copy")
     agent.learn(9)
@@ -472,7 +470,7 @@ def test_saving_changes_nothing(tmp_path: Path) -> None:
     assert Agent.load(tmp_path / "copy").num_timesteps == 31
 
 
-def test_a_loaded_agent_saved_again_has_lost_nothing(tmp_path: Path) -> None:
+def test_loaded_agent_can_be_saved_again_without_loss(tmp_path: Path) -> None:
     agent = Agent(WALK, tiny()).learn(31)
     agent.save(tmp_path / "one")
     Agent.load(tmp_path / "one").save(tmp_path / "two")
@@ -483,9 +481,7 @@ def test_a_loaded_agent_saved_again_has_lost_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("replay", [True, False])
-def test_a_loaded_agent_saved_again_keeps_the_settings_it_was_given(
-    replay: bool, tmp_path: Path
-) -> None:
+def test_loaded_agent_saved_again_keeps_its_given_settings(replay: bool, tmp_path: Path) -> None:
     Agent(WALK, tiny()).learn(26).save(tmp_path / "one", replay=replay)
     config = tiny({"env.id": WALK, "evaluation.episodes": 7, "training.log_every": 3})
     Agent.load(tmp_path / "one", config=config).save(tmp_path / "two", replay=replay)
@@ -493,7 +489,7 @@ def test_a_loaded_agent_saved_again_keeps_the_settings_it_was_given(
     assert Config.from_json((tmp_path / "two" / "config.json").read_text()) == config
 
 
-def test_saving_without_the_replay_keeps_what_plays(tmp_path: Path) -> None:
+def test_agent_saved_without_replay_can_act(tmp_path: Path) -> None:
     agent = Agent(WALK, tiny()).learn(31)
     agent.save(tmp_path / "small", replay=False)
     assert not (tmp_path / "small" / "replay").exists()
@@ -504,7 +500,7 @@ def test_saving_without_the_replay_keeps_what_plays(tmp_path: Path) -> None:
     assert Agent.load(tmp_path / "again").num_timesteps == 31
 
 
-def test_an_agent_without_its_replay_counts_on_and_can_learn(tmp_path: Path) -> None:
+def test_agent_saved_without_replay_keeps_its_step_count_and_can_learn(tmp_path: Path) -> None:
     Agent(WALK, tiny()).learn(31).save(tmp_path / "small", replay=False)
     agent = Agent.load(tmp_path / "small").learn(40)
     assert agent.num_timesteps == 71
@@ -512,9 +508,7 @@ def test_an_agent_without_its_replay_counts_on_and_can_learn(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("replay", [True, False])
-def test_steps_made_before_a_replay_was_left_out_are_never_forgotten(
-    replay: bool, tmp_path: Path
-) -> None:
+def test_steps_before_a_save_without_replay_stay_counted(replay: bool, tmp_path: Path) -> None:
     Agent(WALK, tiny()).learn(31).save(tmp_path / "small", replay=False)
     agent = Agent.load(tmp_path / "small").learn(30, run_dir=tmp_path / "run")
     assert agent.num_timesteps == 61
@@ -523,7 +517,7 @@ def test_steps_made_before_a_replay_was_left_out_are_never_forgotten(
         loaded = Agent.load(path)
         assert loaded.num_timesteps == 61
         assert loaded.evaluate(1).protocol["train_steps"] == 61
-    # Once more around: written by what was loaded, and learnt on.
+    # Again: saved by the loaded agent, then trained further.
     loaded.save(tmp_path / "again", replay=replay)
     again = Agent.load(tmp_path / "again")
     assert again.num_timesteps == 61
@@ -533,7 +527,7 @@ def test_steps_made_before_a_replay_was_left_out_are_never_forgotten(
     assert Agent.load(tmp_path / "run").learn(5).num_timesteps == 66
 
 
-def test_a_checkpoint_that_does_not_say_what_was_before_it_has_nothing_before(
+def test_checkpoint_without_earlier_steps_counts_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Collector.state
@@ -550,7 +544,7 @@ def test_a_checkpoint_that_does_not_say_what_was_before_it_has_nothing_before(
     assert agent.learn(4).num_timesteps == 30
 
 
-def test_an_agent_that_has_learnt_nothing_can_be_saved(tmp_path: Path) -> None:
+def test_untrained_agent_can_be_saved(tmp_path: Path) -> None:
     agent = Agent(WALK, tiny(), seed=9)
     agent.save(tmp_path / "new")
     twin = Agent.load(tmp_path / "new")
@@ -558,7 +552,7 @@ def test_an_agent_that_has_learnt_nothing_can_be_saved(tmp_path: Path) -> None:
     assert not differences(*_without_logs(*ends))
 
 
-def test_a_directory_with_content_is_not_written_over(tmp_path: Path) -> None:
+def test_non_empty_directory_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("x")
     with pytest.raises(RunDirError, match="exists already"):
         Agent(WALK, tiny()).save(tmp_path)
@@ -567,7 +561,7 @@ def test_a_directory_with_content_is_not_written_over(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
-def test_seed_and_device_replace_the_configuration_s() -> None:
+def test_seed_and_device_override_the_configuration() -> None:
     agent = Agent(WALK, tiny(), seed=11, device="cpu")
     assert agent.config.seed == 11
     assert agent.device == torch.device("cpu")
@@ -578,8 +572,8 @@ def test_seed_and_device_replace_the_configuration_s() -> None:
         Agent(WALK, tiny(), device="abacus")
 
 
-def test_no_random_state_of_the_caller_moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of a GPU neither: no weight is drawn there, and it would not be put back."""
+def test_global_random_states_are_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Including that of a GPU, where no weight is sampled and the state would not be restored."""
 
     def touched(*_: object) -> None:
         raise AssertionError("the GPU's random state was set")
@@ -609,7 +603,7 @@ def frames(*lead: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (*lead, 32, 32, 3), dtype=np.uint8)
 
 
-def test_one_and_many(catch: Agent) -> None:
+def test_predict_accepts_one_observation_or_a_batch(catch: Agent) -> None:
     obs = frames(3)
     actions, state = catch.predict(obs, deterministic=True)
     assert actions.shape == (3,)
@@ -622,7 +616,7 @@ def test_one_and_many(catch: Agent) -> None:
         torch.testing.assert_close(single.deter[0], state.deter[i])
 
 
-def test_deterministic_calls_repeat_and_draw_nothing(catch: Agent) -> None:
+def test_deterministic_predict_uses_no_random_numbers(catch: Agent) -> None:
     obs = frames(5)
     before = catch._generator.get_state()
     first, state = catch.predict(obs, deterministic=True)
@@ -632,7 +626,7 @@ def test_deterministic_calls_repeat_and_draw_nothing(catch: Agent) -> None:
     assert torch.equal(before, catch._generator.get_state())
 
 
-def test_drawn_actions_differ_and_follow_the_seed() -> None:
+def test_sampled_actions_differ_and_depend_on_the_seed() -> None:
     obs = frames(64)
     draws = [Agent("drama/Catch-v0", tiny(), seed=s).predict(obs)[0] for s in (1, 1, 2)]
     assert np.array_equal(draws[0], draws[1])
@@ -640,7 +634,7 @@ def test_drawn_actions_differ_and_follow_the_seed() -> None:
     assert set(draws[0]) == {0, 1, 2}  # a new policy is uniform
 
 
-def test_the_state_carries_the_past_and_a_start_forgets_it(catch: Agent) -> None:
+def test_state_carries_the_past_and_episode_start_resets_it(catch: Agent) -> None:
     past, now = frames(2, 3)
     _, carried = catch.predict(past, deterministic=True)
     kept = copy.deepcopy(carried)
@@ -650,15 +644,15 @@ def test_the_state_carries_the_past_and_a_start_forgets_it(catch: Agent) -> None
     assert not torch.allclose(on.deter, fresh.deter)
     torch.testing.assert_close(mixed.deter[[0, 2]], fresh.deter[[0, 2]])
     torch.testing.assert_close(mixed.deter[1], on.deter[1])
-    # What was passed in can be used again.
+    # The passed state can be used again.
     assert torch.equal(carried.deter, kept.deter)
     _, default = catch.predict(now, carried, deterministic=True)
     assert torch.equal(default.deter, on.deter)
 
 
-def test_raw_and_adapted_observations_are_both_understood() -> None:
+def test_raw_and_adapted_observations_are_accepted() -> None:
     class Grey(Walk):
-        """Float pictures and actions that count from 5: both have to be adapted."""
+        """Float images and actions that start at 5: both have to be adapted."""
 
         observation_space = gym.spaces.Box(0.0, 1.0, (16, 16), np.float32)
         action_space = gym.spaces.Discrete(3, start=5)
@@ -682,7 +676,7 @@ def test_raw_and_adapted_observations_are_both_understood() -> None:
 
 
 class Dim(Walk):
-    """Its pictures have the agent's shape and type, but end at 10; its actions count from 1."""
+    """Images with the agent's shape and type, but a maximum of 10; actions start at 1."""
 
     observation_space = gym.spaces.Box(0, 10, (16, 16, 3), np.uint8)
     action_space = gym.spaces.Discrete(2, start=1)
@@ -691,7 +685,7 @@ class Dim(Walk):
         return np.full((16, 16, 3), 10, np.uint8)
 
 
-def test_what_could_be_raw_or_adapted_is_taken_as_adapted() -> None:
+def test_ambiguous_observations_are_read_as_adapted() -> None:
     agent = Agent(Dim, tiny({"env.image_size": 16}))
     dim, _ = Dim().reset()
     bright, _ = agent.get_env().reset()
@@ -701,7 +695,7 @@ def test_what_could_be_raw_or_adapted_is_taken_as_adapted() -> None:
         assert np.array_equal(read[0], obs)
         assert (single, raw) == (True, False)
     assert set(agent.predict(np.stack([dim] * 40))[0]) == {0, 1}
-    # As the documentation advises: adapted, the environment takes these actions.
+    # As documented: the adapted environment accepts these actions.
     env = adapt(Dim(), image_size=16)
     returns, _ = evaluate_policy(agent, env, 2, warn=False, return_episode_rewards=True)
     assert len(returns) == 2
@@ -734,13 +728,13 @@ def test_observations_of_another_kind_are_refused(cart: Agent) -> None:
         (np.array([0, 0, np.inf, 0]), "contains NaN or Inf"),
     ],
 )
-def test_what_is_no_observation_is_refused(observation: Any, what: str, cart: Agent) -> None:
+def test_invalid_observations_are_refused(observation: Any, what: str, cart: Agent) -> None:
     with pytest.raises(EnvError, match=what) as caught:
         cart.predict(observation)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_state_is_refused(cart: Agent) -> None:
+def test_invalid_states_are_refused(cart: Agent) -> None:
     obs = np.zeros(4, np.float32)
     with pytest.raises(EnvError, match=r"state must be what the last call returned, .* got tuple"):
         cart.predict(obs, (1, 2))
@@ -748,7 +742,7 @@ def test_what_is_no_state_is_refused(cart: Agent) -> None:
         cart.predict(obs, cart.predict(obs)[1], "a")
 
 
-def test_starts_that_do_not_match_the_batch_are_refused(catch: Agent) -> None:
+def test_episode_starts_of_another_batch_size_are_refused(catch: Agent) -> None:
     _, state = catch.predict(frames(2))
     with pytest.raises(EnvError):
         catch.predict(frames(2), state, np.ones(3, dtype=bool))

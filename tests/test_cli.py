@@ -1,4 +1,4 @@
-"""The ``drama`` command: exit codes, the one line that a mistake costs, and what is left behind."""
+"""The ``drama`` command: exit codes, one-line errors and written files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _in_an_empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 40 steps, of 40 that were asked for."""
+    """A finished run of 40 steps."""
     path = tmp_path_factory.mktemp("cli") / "run"
     Agent(WALK, tiny({"steps": 40, "env.id": WALK})).learn(40, run_dir=path)
     return path
@@ -74,10 +74,10 @@ def complaint(capfd: Capture, code: int, expected: int = 2) -> str:
     return lines[-1]
 
 
-# -- what goes well ----------------------------------------------------------------------------
+# -- successful commands------------------------------------------------------------------------
 
 
-def test_a_whole_run(capfd: Capture, tmp_path: Path) -> None:
+def test_complete_run_writes_its_files(capfd: Capture, tmp_path: Path) -> None:
     assert train("--run-dir", str(tmp_path / "run"), changes={"steps": 40}) == 0
     captured = capfd.readouterr()
     assert str(tmp_path / "run") in captured.out
@@ -114,7 +114,7 @@ def test_a_whole_run(capfd: Capture, tmp_path: Path) -> None:
     assert_same_run(tmp_path / "run", tmp_path / "api")
 
 
-def test_a_directory_with_an_odd_name(capfd: Capture, tmp_path: Path) -> None:
+def test_directory_with_special_characters(capfd: Capture, tmp_path: Path) -> None:
     run = tmp_path / "a [bold]run[/x] of mine"
     assert train("--run-dir", str(run), changes={"steps": 5}) == 0
     assert f"run: {run}" in capfd.readouterr().out
@@ -136,10 +136,10 @@ def test_runs_are_numbered(capfd: Capture) -> None:
     ]
 
 
-def test_runs_that_start_at_the_same_time_have_directories_of_their_own(
+def test_runs_that_start_at_the_same_time_get_separate_directories(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The second one chooses its name while the first has chosen, but written nothing yet."""
+    """The second chooses its name after the first has chosen and before it has written."""
     changes = {"steps": 5, "evaluation.episodes": 0}
     learn, codes = Agent.learn, []
 
@@ -157,9 +157,7 @@ def test_runs_that_start_at_the_same_time_have_directories_of_their_own(
     ]
 
 
-def test_a_name_that_nothing_was_written_under_is_free_again(
-    capfd: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unused_run_name_is_released(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise ConfigError("not today")
 
@@ -188,7 +186,7 @@ def test_eval_writes_both_modes_and_json_alone_to_standard_output(
 
 
 @pytest.mark.faults
-def test_eval_keeps_its_result_where_nothing_can_be_written(
+def test_eval_prints_its_result_if_it_cannot_be_written(
     run: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path, tree: object) -> None:
@@ -201,27 +199,25 @@ def test_eval_keeps_its_result_where_nothing_can_be_written(
     assert "eval.json: Read-only file system" in captured.err.splitlines()[-1]
 
 
-def test_eval_can_ask_the_model_before_acting(run: Path, capfd: Capture) -> None:
+def test_eval_supports_lookahead(run: Path, capfd: Capture) -> None:
     args = ["eval", str(run), "--episodes", "2", "--mode", "greedy"]
     for futures in (0, 3):
         assert main([*args, "--lookahead", str(futures)]) == 0
         tree = json.loads((run / "eval.json").read_text())
         assert tree["greedy"]["protocol"]["lookahead"] == futures
-    # What was measured of another way of acting does not stay beside it.
+    # Results of other action selection are replaced.
     assert main(["eval", str(run), "--episodes", "2", "--mode", "sampled"]) == 0
     tree = json.loads((run / "eval.json").read_text())
     assert list(tree) == ["sampled"]
     assert tree["sampled"]["protocol"]["lookahead"] == 0
-    assert main(args) == 0  # what the run has
+    assert main(args) == 0  # the value of the run
     assert list(json.loads((run / "eval.json").read_text())) == ["greedy", "sampled"]
     capfd.readouterr()
     assert main([*args, "--lookahead", "-1"]) == 2
     assert "lookahead must lie in [0, 1024], got -1" in capfd.readouterr().err
 
 
-def test_eval_says_which_latents_and_actions_and_never_mixes_them(
-    run: Path, capfd: Capture
-) -> None:
+def test_eval_reports_latents_and_actions_and_does_not_mix_them(run: Path, capfd: Capture) -> None:
     args = ["eval", str(run), "--episodes", "2", "--mode"]
     assert main([*args, "greedy"]) == 0
     assert "latents sampled, actions argmax)" in capfd.readouterr().out
@@ -235,8 +231,8 @@ def test_eval_says_which_latents_and_actions_and_never_mixes_them(
     assert list(json.loads((run / "eval.json").read_text())) == ["sampled"]
 
 
-def test_eval_takes_an_older_greedy_evaluation_for_one_of_the_mode(run: Path) -> None:
-    """Before latents were recorded, greedy took their mode and sampled sampled them."""
+def test_eval_reads_older_greedy_evaluations_as_mode_latents(run: Path) -> None:
+    """Before latents were recorded, greedy used their mode and sampled sampled them."""
     args = ["eval", str(run), "--episodes", "2"]
     assert main([*args, "--latents", "mode", "--mode", "greedy"]) == 0
     tree = json.loads((run / "eval.json").read_text())
@@ -250,7 +246,7 @@ def test_eval_takes_an_older_greedy_evaluation_for_one_of_the_mode(run: Path) ->
     assert list(json.loads((run / "eval.json").read_text())) == ["sampled"]
 
 
-def test_eval_truncates_where_it_is_told_and_says_so(run: Path, capfd: Capture) -> None:
+def test_eval_truncates_at_the_given_limit_and_reports_it(run: Path, capfd: Capture) -> None:
     args = ["eval", str(run), "--episodes", "2", "--mode", "greedy"]
     assert main([*args, "--max-episode-steps", "3"]) == 0
     said = " ".join(capfd.readouterr().out.split())
@@ -259,12 +255,12 @@ def test_eval_truncates_where_it_is_told_and_says_so(run: Path, capfd: Capture) 
     assert (protocol["step_limit"], protocol["truncated_by_limit"]) == (3, 2)
     assert main([*args, "--episodes", "1"]) == 0
     said = capfd.readouterr().out
-    assert "over 1 episode (latents" in said  # of one there is no deviation
+    assert "over 1 episode (latents" in said  # one episode has no deviation
     assert main([*args, "--max-episode-steps", "0"]) == 2
     assert "--max-episode-steps must be at least 1, got 0" in capfd.readouterr().err
 
 
-def test_eval_says_why_there_is_no_normalised_score(tmp_path: Path, capfd: Capture) -> None:
+def test_eval_explains_a_missing_normalised_score(tmp_path: Path, capfd: Capture) -> None:
     config = tiny({"world_model.filters": (4, 4, 4), "env.max_episode_steps": 40})
     Agent("ALE/Pong-v5", config).save(tmp_path / "short")
     assert main(["eval", str(tmp_path / "short"), "--episodes", "1", "--mode", "greedy"]) == 0
@@ -275,7 +271,7 @@ def test_eval_says_why_there_is_no_normalised_score(tmp_path: Path, capfd: Captu
     assert (result["normalised"], result["normalised_reason"]) == (None, why)
 
 
-def test_eval_changes_nothing_but_its_own_file(run: Path) -> None:
+def test_eval_changes_only_its_file(run: Path) -> None:
     before = contents(run)
     assert main(["eval", str(run), "--episodes", "2"]) == 0
     after = contents(run)
@@ -291,7 +287,7 @@ def test_eval_keeps_the_other_mode_of_the_same_agent(run: Path, capfd: Capture) 
     tree = json.loads((run / "eval.json").read_text())
     assert list(tree) == ["greedy", "sampled"]
     assert tree["sampled"] == sampled
-    # Not that of an agent that had learnt less, nor what cannot be read.
+    # Not that of an earlier step, and no unreadable file.
     tree["sampled"]["protocol"]["train_steps"] = 20
     for text in (json.dumps(tree), "{", "[]", '{"sampled": 3}'):
         (run / "eval.json").write_text(text)
@@ -299,7 +295,7 @@ def test_eval_keeps_the_other_mode_of_the_same_agent(run: Path, capfd: Capture) 
         assert list(json.loads((run / "eval.json").read_text())) == ["greedy"]
 
 
-def test_eval_of_an_older_checkpoint_leaves_that_of_the_last(run: Path, capfd: Capture) -> None:
+def test_eval_of_an_older_checkpoint_keeps_that_of_the_last(run: Path, capfd: Capture) -> None:
     assert main(["eval", str(run), "--episodes", "2"]) == 0
     before = contents(run)
     capfd.readouterr()
@@ -314,7 +310,7 @@ def test_eval_of_an_older_checkpoint_leaves_that_of_the_last(run: Path, capfd: C
     assert contents(run) == before
 
 
-def test_training_replaces_the_evaluation_of_what_was_there(run: Path) -> None:
+def test_training_replaces_an_earlier_evaluation(run: Path) -> None:
     assert main(["eval", str(run), "--episodes", "2"]) == 0
     tree = json.loads((run / "eval.json").read_text())
     for result in tree.values():
@@ -349,7 +345,7 @@ def test_version_help_and_usage(capfd: Capture) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
-def test_what_needs_no_torch_does_not_import_it(args: list[str], code: int) -> None:
+def test_commands_without_torch_do_not_import_it(args: list[str], code: int) -> None:
     script = (
         "import sys\n"
         "from drama.cli import main\n"
@@ -363,7 +359,7 @@ def test_what_needs_no_torch_does_not_import_it(args: list[str], code: int) -> N
     assert done.returncode == code, done.stderr.decode()
 
 
-def test_the_package_has_its_names_without_torch() -> None:
+def test_package_lists_its_names_without_torch() -> None:
     script = (
         "import sys, drama, gymnasium\n"
         "assert set(drama.__all__) <= set(dir(drama))\n"
@@ -411,13 +407,13 @@ def printed_config(capfd: Capture, *args: str) -> Config:
 
 
 @pytest.mark.parametrize("args", [["quick"], ["--preset", "quick"], ["--preset=quick"]])
-def test_both_spellings_select_the_preset(args: list[str], capfd: Capture) -> None:
+def test_preset_can_be_positional_or_an_option(args: list[str], capfd: Capture) -> None:
     assert printed_config(capfd, *args, "--env", "CartPole-v1") == dataclasses.replace(
         presets.quick(), env=dataclasses.replace(Config().env, id="CartPole-v1")
     )
 
 
-def test_the_start_line_and_the_directory_name_what_runs(capfd: Capture) -> None:
+def test_start_line_and_directory_name_the_run(capfd: Capture) -> None:
     steps = ["--steps", "2", "--evaluation.episodes", "0", "--env", "CartPole-v1"]
     assert main(["train", "--preset", "quick", *steps]) == 0
     assert ": preset quick, CartPole-v1" in capfd.readouterr().err
@@ -447,7 +443,7 @@ def test_without_a_preset_the_choice_is_printed(
     assert presets.label(config) == name
 
 
-def test_train_alone_is_the_smallest_run_and_says_so(
+def test_train_without_arguments_uses_the_defaults_and_prints_them(
     capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Agent, "learn", lambda *_, **__: 1 / 0)
@@ -462,7 +458,7 @@ def test_train_alone_is_the_smallest_run_and_says_so(
 # -- settings from a file ----------------------------------------------------------------------
 
 
-def test_what_is_printed_can_be_read_back(run: Path, capfd: Capture, tmp_path: Path) -> None:
+def test_printed_configuration_can_be_read_back(run: Path, capfd: Capture, tmp_path: Path) -> None:
     file = tmp_path / "printed.json"
     config = printed_config(capfd, "laptop", "--env", "CartPole-v1", "--replay.random-shift=1", "2")
     file.write_text(config.to_json())
@@ -478,7 +474,9 @@ def test_a_run_of_an_older_version_keeps_its_values(
     run: Path, capfd: Capture, tmp_path: Path
 ) -> None:
     tree = json.loads((run / "config.json").read_text())
-    del tree["behaviour"]["policy_context"]  # "current" in preset quick, "previous" before it was
+    del tree["behaviour"][
+        "policy_context"
+    ]  # "current" in preset quick, "previous" in older versions
     file = tmp_path / "config.json"
     file.write_text(json.dumps(tree))
     config = printed_config(capfd, "--config", str(file))
@@ -486,13 +484,13 @@ def test_a_run_of_an_older_version_keeps_its_values(
     assert presets.label(config) == "quick*"
 
 
-def test_a_toml_changes_the_preset(capfd: Capture, tmp_path: Path) -> None:
+def test_toml_file_changes_the_preset(capfd: Capture, tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('preset = "quick"\n[training]\nwarmup-steps = 500\n[env]\nid = "CartPole-v1"\n')
     expected = presets.quick().override({"training.warmup_steps": 500, "env.id": "CartPole-v1"})
     assert printed_config(capfd, "--config", str(file)) == expected
     assert printed_config(capfd, "quick", "--config", str(file)) == expected
-    # Without a preset it fits the environment, and may hold what another preset refused.
+    # Without a preset the default fits the environment, and accepts values that another refused.
     file.write_text("[replay]\ncapacity = 100\n[env]\nid = 'CartPole-v1'\n")
     assert printed_config(capfd, "--config", str(file)).replay.capacity == 100
 
@@ -511,7 +509,7 @@ def test_a_toml_changes_the_preset(capfd: Capture, tmp_path: Path) -> None:
         (None, ["quick"], ["cannot read --config mine.toml: No such file"]),
     ],
 )
-def test_a_wrong_file_costs_one_line(
+def test_invalid_file_is_reported_in_one_line(
     text: str | None, args: list[str], words: list[str], capfd: Capture
 ) -> None:
     if text is not None:
@@ -521,7 +519,7 @@ def test_a_wrong_file_costs_one_line(
         assert word in line
 
 
-def test_print_config_of_a_resumed_run(run: Path, capfd: Capture) -> None:
+def test_print_config_shows_the_settings_of_a_resumed_run(run: Path, capfd: Capture) -> None:
     before = contents(run)
     assert main(["train", "--resume", str(run), "--steps", "60", "--print-config"]) == 0
     assert Config.from_json(capfd.readouterr().out).steps == 60
@@ -539,7 +537,9 @@ def test_presets_are_listed_with_size_and_purpose(capfd: Capture) -> None:
     assert "--env needs --speed" in complaint(capfd, main(["presets", "--env", "CartPole-v1"]))
 
 
-def test_presets_with_their_speed(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presets_are_listed_with_their_speed(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("drama.cli.presets.PRESETS", {"quick": tiny})
     assert main(["presets", "--speed", "--seconds", "20", "--device", "cpu"]) == 0
     out = capfd.readouterr().out
@@ -553,17 +553,19 @@ def test_trust_without_a_file_that_names_code_is_refused(capfd: Capture) -> None
     assert "--trust-env needs --resume or --config" in capfd.readouterr().err
 
 
-def test_printing_a_resumed_run_shows_the_environment_given(run: Path, capfd: Capture) -> None:
+def test_print_config_of_a_resumed_run_shows_the_given_environment(
+    run: Path, capfd: Capture
+) -> None:
     args = ["train", "--resume", str(run), "--steps", "60", "--print-config"]
     assert main([*args, "--env", "tests.training.faulty_envs:Walk"]) == 0
     printed = json.loads(capfd.readouterr().out)
     assert printed["env"]["id"] == "tests.training.faulty_envs:Walk"
 
 
-# -- runs that learn nothing -------------------------------------------------------------------
+# -- runs without updates ----------------------------------------------------------------------
 
 
-def test_a_run_without_updates_says_so_before_and_after(capfd: Capture) -> None:
+def test_run_without_updates_warns_before_and_after(capfd: Capture) -> None:
     assert train("--run-dir", "run", changes={"steps": 20, "evaluation.episodes": 1}) == 0
     err = capfd.readouterr().err
     reason = (
@@ -575,7 +577,7 @@ def test_a_run_without_updates_says_so_before_and_after(capfd: Capture) -> None:
     )
 
 
-def test_a_run_says_where_its_time_went(capfd: Capture) -> None:
+def test_run_reports_its_time_split(capfd: Capture) -> None:
     assert train("--run-dir", "run") == 0
     *_, told, where = capfd.readouterr().out.splitlines()
     assert where == "run: run"
@@ -588,7 +590,7 @@ def test_a_run_says_where_its_time_went(capfd: Capture) -> None:
     assert told.startswith(f"time: {largest.replace('_', ' ')} ")
 
 
-def test_the_end_of_a_run_names_the_next_commands(capfd: Capture) -> None:
+def test_end_of_a_run_prints_the_next_commands(capfd: Capture) -> None:
     def named(*args: str, **changes: Any) -> list[str]:
         assert train(*args, changes={"steps": 30, "evaluation.episodes": 0, **changes}) == 0
         return [line for line in capfd.readouterr().err.splitlines() if line.startswith("next: ")]
@@ -607,7 +609,7 @@ def test_the_end_of_a_run_names_the_next_commands(capfd: Capture) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_ctrl_c_leaves_the_progress_line_whole() -> None:
+def test_ctrl_c_keeps_the_progress_line_intact() -> None:
     import pty
 
     ours, theirs = pty.openpty()
@@ -643,7 +645,7 @@ def test_ctrl_c_leaves_the_progress_line_whole() -> None:
 def test_dynamics_selects_the_backbone(
     name: str, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of installed packages included."""
+    """Including backbones of installed packages."""
     entry = importlib.metadata.EntryPoint(
         "elsewhere", "drama.dynamics.gru:GRUDynamics", "drama.dynamics"
     )
@@ -657,7 +659,7 @@ def test_dynamics_selects_the_backbone(
     kind = type(agent.world_model.dynamics).__name__.lower()
     assert kind == ("gru" if name == "elsewhere" else name) + "dynamics"
     assert isinstance(agent.world_model.dynamics, GRUDynamics) == (name in ("gru", "elsewhere"))
-    # Said again it is the run's own; another one would be another run.
+    # The same name is accepted at resume; another one is refused.
     args = ["train", "--resume", "run", "--steps", "30", "--dynamics"]
     other = "mamba1" if name == "mamba2" else "mamba2"
     line = complaint(capfd, main([*args, other]))
@@ -669,13 +671,13 @@ def test_dynamics_selects_the_backbone(
     assert CheckpointDir(Path("run")).last().step == 30
 
 
-def test_the_longer_option_may_say_the_same(capfd: Capture) -> None:
+def test_short_and_long_option_may_agree(capfd: Capture) -> None:
     args = ["--dynamics", "gru", "--world-model.dynamics.name", "gru", "--run-dir", "run"]
     assert train(*args, changes={"steps": 4, "evaluation.episodes": 0}) == 0
     assert "parameters (gru)" in capfd.readouterr().err
 
 
-# -- what is mistyped --------------------------------------------------------------------------
+# -- invalid arguments -------------------------------------------------------------------------
 
 TYPOS: dict[str, tuple[list[str], list[str]]] = {
     "command": (["trian"], ["'trian'", "train"]),
@@ -756,7 +758,7 @@ TYPOS: dict[str, tuple[list[str], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", TYPOS)
-def test_a_mistake_costs_one_line(
+def test_user_error_is_reported_in_one_line(
     case: str, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -772,14 +774,12 @@ def test_a_mistake_costs_one_line(
     assert not list(Path().iterdir()), "something was left behind"
 
 
-def test_a_hint_is_one_option(capfd: Capture) -> None:
+def test_hint_names_one_option(capfd: Capture) -> None:
     line = complaint(capfd, main(["train", "quick", "--training.compil", "auto"]))
     assert line.endswith("did you mean --training.compile?")
 
 
-def test_what_the_system_refuses_costs_one_line(
-    capfd: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_os_error_is_reported_in_one_line(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     from drama.cli import app
 
     for error, words in (
@@ -796,11 +796,11 @@ def test_what_the_system_refuses_costs_one_line(
 
 
 @pytest.mark.faults
-def test_a_disk_that_is_full_at_a_checkpoint_costs_one_line(
+def test_full_disk_at_a_checkpoint_is_reported_in_one_line(
     capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resource = pytest.importorskip("resource")
-    # Files that may not grow stand in for a full disk; the system's signal would end the process.
+    # A file size limit simulates a full disk; its signal would end the process.
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     save = Checkpointer.save
@@ -823,12 +823,12 @@ def test_a_disk_that_is_full_at_a_checkpoint_costs_one_line(
     assert main(["train", "--resume", "run", "--steps", "45"]) == 0
 
 
-def test_more_memory_than_there_is(capfd: Capture) -> None:
+def test_replay_larger_than_the_memory_is_refused(capfd: Capture) -> None:
     line = complaint(capfd, main(["train", "quick", "--replay.capacity", str(10**14)]))
     assert "replay.capacity" in line or "memory" in line
 
 
-def test_too_short_a_warm_up_is_said_at_once(capfd: Capture) -> None:
+def test_too_short_warm_up_is_refused_at_once(capfd: Capture) -> None:
     code = train("--run-dir", "run", changes={"training.warmup_steps": 3, "steps": 40})
     assert "warmup" in complaint(capfd, code)
 
@@ -836,14 +836,14 @@ def test_too_short_a_warm_up_is_said_at_once(capfd: Capture) -> None:
 # -- directories -------------------------------------------------------------------------------
 
 
-def test_a_run_directory_that_exists_is_left_alone(run: Path, capfd: Capture) -> None:
+def test_existing_run_directory_is_unchanged(run: Path, capfd: Capture) -> None:
     before = contents(run)
     line = complaint(capfd, train("--run-dir", str(run)))
     assert f"--resume {run}" in line
     assert contents(run) == before
 
 
-def test_a_run_directory_in_use_is_left_alone(run: Path, capfd: Capture) -> None:
+def test_run_directory_in_use_is_unchanged(run: Path, capfd: Capture) -> None:
     pytest.importorskip("fcntl")
     lock = RunLock(run)
     lock.acquire()
@@ -854,7 +854,7 @@ def test_a_run_directory_in_use_is_left_alone(run: Path, capfd: Capture) -> None
     lock.release()
 
 
-def test_a_damaged_checkpoint_is_left_alone(run: Path, capfd: Capture) -> None:
+def test_damaged_checkpoint_is_unchanged(run: Path, capfd: Capture) -> None:
     for name in ("model", "optimiser", "loop"):
         path = run / "checkpoints" / "000000040" / f"{name}.safetensors"
         sound = path.read_bytes()
@@ -867,10 +867,10 @@ def test_a_damaged_checkpoint_is_left_alone(run: Path, capfd: Capture) -> None:
         path.write_bytes(sound)
 
 
-# -- continuing --------------------------------------------------------------------------------
+# -- resume ------------------------------------------------------------------------------------
 
 
-def test_resume_adds_the_steps_that_are_missing(run: Path, capfd: Capture, tmp_path: Path) -> None:
+def test_resume_makes_the_missing_steps(run: Path, capfd: Capture, tmp_path: Path) -> None:
     assert main(["train", "--resume", str(run), "--steps", "60"]) == 0
     err = capfd.readouterr().err
     assert "from step 40" in err
@@ -882,11 +882,11 @@ def test_resume_adds_the_steps_that_are_missing(run: Path, capfd: Capture, tmp_p
     Agent(WALK, tiny({"steps": 60, "env.id": WALK})).learn(60, run_dir=tmp_path / "whole")
     assert_same_run(run, tmp_path / "whole")
     capfd.readouterr()
-    # It remembers: 60 steps are what this run now has.
+    # The run records its 60 steps.
     assert "60 steps" in complaint(capfd, main(["train", "--resume", str(run)]))
 
 
-def test_resume_of_a_finished_run(run: Path, capfd: Capture) -> None:
+def test_resume_of_a_finished_run_makes_no_steps(run: Path, capfd: Capture) -> None:
     before = contents(run)
     line = complaint(capfd, main(["train", "--resume", str(run)]))
     assert "40 steps" in line
@@ -896,7 +896,7 @@ def test_resume_of_a_finished_run(run: Path, capfd: Capture) -> None:
     assert contents(run) == before
 
 
-def test_resume_keeps_the_run_s_own_settings(run: Path, capfd: Capture) -> None:
+def test_resume_keeps_the_settings_of_the_run(run: Path, capfd: Capture) -> None:
     before = contents(run)
     args = ["--seed", "7", "--behaviour.gamma", "0.9", "--training.log-every", "5", "--steps", "60"]
     args += ["--training.random-action-repeat", "8"]
@@ -913,7 +913,7 @@ def test_resume_keeps_the_run_s_own_settings(run: Path, capfd: Capture) -> None:
     assert contents(run) == before
 
 
-def test_resume_may_take_another_backend(run: Path, capfd: Capture) -> None:
+def test_resume_may_use_another_backend(run: Path, capfd: Capture) -> None:
     args = ["train", "--resume", str(run), "--steps", "60", "--world-model.dynamics.backend"]
     before = contents(run)
     assert "cannot be used" in complaint(capfd, main([*args, "kernels"]))
@@ -924,7 +924,7 @@ def test_resume_may_take_another_backend(run: Path, capfd: Capture) -> None:
     assert "backend torch: requested" in err
 
 
-def test_resume_from_one_checkpoint(run: Path, capfd: Capture, tmp_path: Path) -> None:
+def test_resume_from_a_given_checkpoint(run: Path, capfd: Capture, tmp_path: Path) -> None:
     older = run / "checkpoints" / "000000020"
     assert main(["train", "--resume", str(older), "--steps", "40"]) == 0
     assert "from step 20" in capfd.readouterr().err
@@ -933,11 +933,11 @@ def test_resume_from_one_checkpoint(run: Path, capfd: Capture, tmp_path: Path) -
     assert_same_run(run, tmp_path / "whole")
 
 
-# -- training that breaks or is interrupted ----------------------------------------------------
+# -- failed and interrupted training -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [NanReward, WildObs])
-def test_a_faulty_environment_costs_one_line_and_nothing_learnt(
+def test_faulty_environment_is_reported_in_one_line_and_training_is_kept(
     kind: type[Walk], capfd: Capture
 ) -> None:
     code = train("--run-dir", "run", env=env_id(kind))
@@ -947,8 +947,8 @@ def test_a_faulty_environment_costs_one_line_and_nothing_learnt(
     assert CheckpointDir(Path("run")).last().step == 46
 
 
-def test_an_error_of_the_environment_s_own_is_shown_in_full(capfd: Capture) -> None:
-    """It is no mistake at the command line: whoever wrote it needs the traceback."""
+def test_exception_of_the_environment_is_shown_with_its_traceback(capfd: Capture) -> None:
+    """It is not a usage error: the author of the environment needs the traceback."""
     with pytest.raises(ZeroDivisionError):
         train("--run-dir", "run", env=env_id(Crash))
     assert CheckpointDir(Path("run")).last().step == 46
@@ -985,7 +985,7 @@ def interrupt(at: int, times: int, number: int, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_is_saved_and_goes_on(
+def test_interrupted_run_is_saved_and_resumes(
     number: int, capfd: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
@@ -1004,9 +1004,7 @@ def test_an_interrupted_run_is_saved_and_goes_on(
     assert_same_run(Path("run"), tmp_path / "whole", files=False)
 
 
-def test_a_second_interrupt_gives_up_at_once(
-    capfd: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_interrupt_aborts_at_once(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         interrupt(32, 2, signal.SIGINT, patch)
         assert train("--run-dir", "run") == 130
@@ -1018,7 +1016,7 @@ def test_a_second_interrupt_gives_up_at_once(
     assert CheckpointDir(Path("run")).last().step == 60
 
 
-def test_an_interrupt_in_the_last_step_names_what_is_left_to_do(
+def test_interrupt_in_the_last_step_prints_the_eval_command(
     capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -1037,7 +1035,7 @@ def test_an_interrupt_in_the_last_step_names_what_is_left_to_do(
         ("after", "stopped without saving; all steps are done; evaluate with: drama eval run"),
     ],
 )
-def test_giving_up_at_the_last_save_tells_what_it_left(
+def test_abort_at_the_last_save_reports_the_last_checkpoint(
     moment: str, words: str, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = Trainer.save
@@ -1058,7 +1056,7 @@ def test_giving_up_at_the_last_save_tells_what_it_left(
     assert main(command) == 0
 
 
-def test_giving_up_before_the_first_checkpoint_promises_none(
+def test_abort_before_the_first_checkpoint_reports_none(
     capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -1070,9 +1068,7 @@ def test_giving_up_before_the_first_checkpoint_promises_none(
     assert "holds no checkpoint" in complaint(capfd, main(["train", "--resume", "run"]))
 
 
-def test_an_interrupt_before_the_first_step(
-    capfd: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupt_before_the_first_step(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(0, 1, signal.SIGINT, monkeypatch)
     assert train("--run-dir", "run") == 130
     assert "saved at step 1" in capfd.readouterr().err
@@ -1095,9 +1091,7 @@ def test_an_interrupted_evaluation_leaves_a_finished_run(
     assert not (run / "eval.json").exists()
 
 
-def test_an_interrupt_while_everything_is_being_made(
-    capfd: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupt_during_construction(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -1106,10 +1100,10 @@ def test_an_interrupt_while_everything_is_being_made(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_stream_that_writes_paths_of_any_bytes_is_left_alone(
+def test_surrogateescape_output_is_unchanged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """So that a path printed is a path that exists; what would be refused is escaped."""
+    """Printed paths stay exact; characters that the stream would refuse are escaped."""
     for errors, written in (("surrogateescape", b"d\xff\n"), ("strict", b"d\\udcff\n")):
         raw = io.BytesIO()
         stream = io.TextIOWrapper(raw, encoding="utf-8", errors=errors)
