@@ -40,7 +40,7 @@ def test_deleted_replay_is_written_again(tmp_path: Path, untouched: dict[str, An
     run = tmp_path / "run"
     said = learn(run, 50, lambda: shutil.rmtree(run / "replay"))
     assert len(said) == 1
-    assert "replay had vanished: the whole replay is written again" in said[0]
+    assert "replay were deleted: the whole replay is written again" in said[0]
     assert not differences(snapshot(run), untouched)
     assert Agent.load(run).learn(5).num_timesteps == 65
 
@@ -49,7 +49,7 @@ def test_deleted_replay_is_written_again(tmp_path: Path, untouched: dict[str, An
 def test_deleted_log_is_started_again(name: str, tmp_path: Path, untouched: dict[str, Any]) -> None:
     run = tmp_path / "run"
     said = learn(run, 45, (run / f"{name}.jsonl").unlink)
-    assert said == [f"{name}.jsonl had vanished: begun anew, earlier lines are lost"]
+    assert said == [f"{name}.jsonl was deleted: started again, earlier lines are lost"]
     assert json_rows(run / f"{name}.jsonl")
     assert differences(snapshot(run), untouched) == [name]
     assert Agent.load(run).learn(5).num_timesteps == 65

@@ -83,7 +83,7 @@ def test_busy_machine_is_reported() -> None:
 
 def test_report_of_this_machine() -> None:
     machine = inspect_machine("cpu")
-    assert (machine.device, machine.device_reason) == ("cpu", "asked for")
+    assert (machine.device, machine.device_reason) == ("cpu", "requested")
     assert machine.precision in ("float32", "bfloat16")
     assert "this CPU" in machine.precision_reason
     assert (machine.backend, machine.backend_reason) == ("torch", "tensors are on the CPU")

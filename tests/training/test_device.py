@@ -46,8 +46,8 @@ def test_device_is_selected_with_a_reason(
     machine(monkeypatch, cuda=cuda, mps=mps)
     assert choose_device("auto") == (torch.device(name), reason)
     assert pick_device("auto") == torch.device(name)
-    assert choose_device(name) == (torch.device(name), "asked for")
-    assert choose_device("cpu") == (CPU, "asked for")
+    assert choose_device(name) == (torch.device(name), "requested")
+    assert choose_device("cpu") == (CPU, "requested")
 
 
 def test_missing_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,8 +85,8 @@ def test_bfloat16_is_selected_if_the_cpu_has_units_for_it(
         assert choose_dtype("auto", CPU) == none
     else:
         assert choose_dtype("auto", CPU) == (torch.bfloat16, expected)
-    assert choose_dtype("float32", CPU) == (torch.float32, "asked for")
-    assert choose_dtype("bfloat16", CPU) == (torch.bfloat16, "asked for")
+    assert choose_dtype("float32", CPU) == (torch.float32, "requested")
+    assert choose_dtype("bfloat16", CPU) == (torch.bfloat16, "requested")
 
 
 @pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
