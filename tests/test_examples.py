@@ -56,8 +56,8 @@ def test_each_example_runs(
     assert capsys.readouterr().out.strip()
 
 
-def test_an_example_needs_nothing_but_the_package(tmp_path: Path) -> None:
-    """As a script of its own, from elsewhere, with warnings as errors of our own code."""
+def test_each_example_needs_only_the_package(tmp_path: Path) -> None:
+    """As a separate script in another directory, with warnings of the package as errors."""
     env = {**os.environ, "PYTHONPATH": str(Path(drama.__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "custom_dynamics.py")],

@@ -45,7 +45,7 @@ def rows(lanes: list[int], firsts: list[int], rewards: list[float]) -> predictab
     )
 
 
-def test_hits_are_told_from_crossings_and_episode_boundaries() -> None:
+def test_hits_are_distinguished_from_crossings_and_episode_boundaries() -> None:
     found = rows([9, 8, 9, 8, 1, 9, 8, 9], [1, 0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 1, 0, 0, 0])
     # No hit is possible in the bottom lane; 4 is rewarded; 6 is followed by an episode's start.
     assert found.asked.tolist() == [False, True, False, True, False, False, False]

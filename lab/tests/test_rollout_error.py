@@ -1,4 +1,4 @@
-"""Rollout errors by hand."""
+"""Rollout errors: hand-computed values."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_every_ball_can_be_caught_even_after_wasted_actions(wasted):
     assert len(starts) == 8 * 4
 
 
-def test_a_missed_ball_costs_one():
+def test_missed_ball_has_reward_minus_one():
     env = Catch()
     env.reset(seed=0)
     rewards = [env.step(0 if env._column > 3 else 2)[1] for _ in range(7)]

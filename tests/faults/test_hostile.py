@@ -133,7 +133,7 @@ def test_counts_of_unknown_updates_are_left_out(sound: Path, tmp_path: Path) -> 
     assert Agent.load(run).learn(1).num_timesteps == 61
 
 
-def test_a_newer_format_says_to_update(sound: Path, tmp_path: Path) -> None:
+def test_newer_format_suggests_an_update(sound: Path, tmp_path: Path) -> None:
     run = copy_run(sound, tmp_path / "run")
     path = run / "checkpoints" / "000000060" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))

@@ -119,7 +119,7 @@ def test_files_written_after_the_checkpoint_are_ignored(
     assert loaded.columns["reward"][:8].tolist() == [0, 1, 2, 3, 4, 99, 99, 99]
 
 
-def test_prune_keeps_what_is_listed(tmp_path: Path, make_buffer: Build, fill: Build) -> None:
+def test_prune_keeps_the_listed_files(tmp_path: Path, make_buffer: Build, fill: Build) -> None:
     store, buffer = ReplayStore(tmp_path), make_buffer(capacity=30)
     for total in (5, 10, 15):
         segments = store.save(fill(buffer, total))

@@ -1,4 +1,4 @@
-"""Open-loop rollouts: windows, errors by hand, and the report of a single run."""
+"""Open-loop rollouts: windows, hand-computed errors, and the report of a single run."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ def resident():
 found = {"before": resident(), "faults": []}
 with keep_freed_memory() as kept:
     found["kept"] = kept
-    # A block that does not fit where the last one was, for something small lies there now, gets a
-    # place beside it: most processes do that once or twice, and then use both again.
+    # A block whose last place is partly reused gets another place: most processes do that once or
+    # twice, and then reuse both.
     for _ in range(8):
         found["faults"].append(faults())
     found["inside"] = resident()

@@ -198,7 +198,7 @@ def test_log_size_includes_earlier_rows_and_truncated_log_continues(tmp_path: Pa
     first.write({"step": 2, "note": "é"})
     first.close()
     second = JsonLines(path)
-    assert second.size() == path.stat().st_size  # bytes, whatever the letters
+    assert second.size() == path.stat().st_size  # bytes, not characters
     second.close()
     with path.open("r+b") as file:
         file.truncate(size)

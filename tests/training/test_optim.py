@@ -29,7 +29,7 @@ def update(optimiser: Optimiser, p: nn.Parameter, grad: float) -> float:
 
 def test_two_updates_match_hand_computed_values() -> None:
     p, optimiser = one(1.0)
-    # Both corrections cancel in the first update: a step of lr against the sign, whatever g is.
+    # Both corrections cancel in the first update: a step of lr against the sign for any g.
     assert update(optimiser, p, 3.0) == pytest.approx(-0.1, rel=1e-6)
     # v = 0.99 * 0.09 + 0.01 * 1 = 0.0991, corrected by 1 - 0.99^2 = 0.0199: root 2.231572...
     second = -1.0 / math.sqrt(0.0991 / 0.0199)
@@ -77,7 +77,7 @@ def test_equals_an_independent_laprop() -> None:
     oracle = LaProp(theirs, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
     for k in range(12):
         for p, q in zip(ours.parameters(), theirs, strict=True):
-            # Far from zero: the oracle adds 1e-15 to the second moment, whatever its eps.
+            # Far from zero: the oracle adds 1e-15 to the second moment, for any eps.
             p.grad = torch.sign(torch.randn_like(p)) * (1 + torch.rand_like(p)) * 10.0 ** (k % 3)
             q.grad = p.grad.clone()
         oracle.param_groups[0]["lr"] = float(optimiser.learning_rate())

@@ -146,7 +146,7 @@ def test_nan_minibatch_makes_no_optimiser_step(
 
 @pytest.mark.learning
 @pytest.mark.parametrize("seed", [0, 1])
-def test_catch_is_learnt(seed: int, tmp_path: Path) -> None:
+def test_ppo_learns_catch(seed: int, tmp_path: Path) -> None:
     quick = drama.presets.quick()
     behaviour = dataclasses.replace(quick.behaviour, algorithm="ppo")
     config = dataclasses.replace(quick, behaviour=behaviour)
