@@ -1,9 +1,9 @@
-"""Does the latent hold what moves? ``python -m lab.latent_capacity``.
+"""Does the latent encode moving objects? ``python -m lab.latent_capacity``.
 
-World models, and nothing else, are trained on random play of MinAtar's Freeway (actions held for
-24 steps on average), with the settings of ``experiments/minatar.toml`` and the changes that each
-case names. Told is the squared error of a reconstruction, summed over a frame and averaged over the
-updates since the last look, beside that of the mean frame, which knows of no car where it is.
+World models alone are trained on random play of MinAtar's Freeway (actions repeated for 24 steps on
+average), with the settings of ``experiments/minatar.toml`` and the changes of each case. The result
+is the squared reconstruction error, summed over a frame and averaged over the updates since the
+last evaluation, compared with that of the mean frame, which shows no cars.
 
 Writes ``lab/assets/latent_capacity.json`` and the block ``latent_capacity`` of ``lab/log.md``.
 """
@@ -38,7 +38,7 @@ CASES: Mapping[str, Mapping[str, Any]] = {
 
 
 def train(changes: Mapping[str, Any], steps: int, updates: int, every: int) -> dict[str, Any]:
-    """Reconstruction errors at every look, and the mean frame's."""
+    """Return reconstruction errors at every evaluation, and that of the mean frame."""
     config = override(load_spec(str(SPEC)).variant("drama").config, changes)
     warmup = {"training.warmup_steps": 10**6, "training.random_action_repeat": 24}
     agent = drama.Agent(GAME, override(config, warmup), device="cpu")
@@ -67,9 +67,9 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train every case, write."""
+    """Train every case and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m lab.latent_capacity")
-    parser.add_argument("--steps", type=int, default=15_000, help="of random play")
+    parser.add_argument("--steps", type=int, default=15_000, help="steps of random play")
     parser.add_argument("--updates", type=int, default=750)
     parser.add_argument("--every", type=int, default=250)
     parser.add_argument("--lab", type=Path, default=LAB)

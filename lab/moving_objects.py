@@ -1,8 +1,8 @@
-"""Do reconstructions show what moves? ``python -m lab.moving_objects objects LABEL=RUN ...``.
+"""Do reconstructions show moving objects? ``python -m lab.moving_objects objects LABEL=RUN ...``.
 
 The world model is trained further on the run's replay, with other settings each; the policy is
-unused. Measured is the share of the squared deviation from the median frame that reconstructions
-explain, in regions where one object only moves: 1 is all of it, 0 as little as the median frame.
+unused. The result is the share of the squared deviation from the median frame that reconstructions
+explain, in regions where only one object moves: 1 for a perfect one, 0 for the median frame.
 
 The run is copied, never written to. Each call adds to ``lab/assets/moving_objects-objects.json``,
 or replaces the entry of the same run and case, and rewrites that block in ``lab/log.md``.
@@ -37,7 +37,7 @@ PLACES: Mapping[str, Mapping[str, tuple[slice, slice]]] = {
 
 
 def pixels(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]]:
-    """Train each model further, and measure what its reconstructions show."""
+    """Train each model further, and measure its reconstructions."""
     for case in options.cases or MODELS:
         with continued(run, MODELS[case]) as (agent, trainer):
             places = PLACES[agent.config.env.id]
@@ -96,7 +96,7 @@ PARTS: Mapping[str, Part] = {"objects": (pixels, pixels_table)}
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, add to the file, rewrite the block."""
     parser = options_of("moving_objects", __doc__, PARTS)
-    parser.add_argument("--cases", nargs="+", help="some of the settings only")
+    parser.add_argument("--cases", nargs="+", help="only these cases")
     parser.add_argument("--updates", type=int, default=300)
     parser.add_argument("--every", type=int, default=300)
     options = parser.parse_args(argv)

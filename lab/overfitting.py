@@ -44,7 +44,7 @@ def errors(model: WorldModel, replay: ReplayBuffer, length: int, windows: int) -
     prior = model.prior(seen.deter[:, :-1])
     kl = kl_divergence(seen.posterior[:, 1:], prior)[linked]
     frame = model.decoder.loss(seen.stoch, batch.obs, batch.is_first)
-    # The first frame only serves the motion weight of the second: any latent will do.
+    # The first frame only gives the motion weight of the second: its latent does not matter.
     ahead = torch.cat([seen.stoch[:, :1], model.sample(prior, generator)], dim=1)
     predicted = model.decoder.loss(ahead, batch.obs, batch.is_first)[:, 1:][linked]
     found = {"frame": frame, "predicted": predicted, "kl": kl}

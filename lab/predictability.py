@@ -2,8 +2,8 @@
 
 Events: in MinAtar's Freeway a car hits the chicken (``thrown``); in any game an action is rewarded
 (``paid``: a hit in Boxing). Predictors: the world model of a finished run, and small networks that
-learn nothing else from the same transitions: a convolution (shared over places), an MLP (not
-shared), and an MLP on the world model's latents. Measured is the area under the ROC curve on
+learn only this from the same transitions: a convolution (shared over places), an MLP (not
+shared), and an MLP on the world model's latents. The result is the area under the ROC curve on
 training transitions and on held-out episodes of the run's policy. If the convolution does well on
 held-out episodes, the transitions suffice; if the MLP on latents does, the latents do.
 
@@ -40,7 +40,7 @@ WINDOW = 32
 PLACES = 10
 """A convolution halves its frames while they are twice as wide as this."""
 FRAMES = {"one frame": 1, "four frames": 4}
-"""How far back a network sees."""
+"""Frames that a network reads."""
 
 # -------------------------------------------------------------------------------------- events
 
@@ -54,7 +54,7 @@ def thrown(rows: Batch) -> Asked:
     place = lane.argmax(-1)
     here, following = place[:-1], place[1:]
     seen = lane.amax(-1) > 0
-    # At the top a crossing pays and begins anew at the bottom, which is no accident.
+    # At the top a crossing is rewarded and starts again at the bottom, which is no hit.
     on_the_road = (here < 9) & (rows.reward[0, :-1] == 0)
     asked = seen[:-1] & seen[1:] & ~rows.is_first[0, 1:] & on_the_road
     return asked, (following == 9) & on_the_road
@@ -114,7 +114,7 @@ Build = Callable[[int, int], nn.Module]
 
 
 class Convolution(nn.Module):
-    """Three layers of 3x3 convolutions, behind as many of stride 2 as a wide frame takes."""
+    """Three layers of 3x3 convolutions, after layers of stride 2 for wide frames."""
 
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Convolution(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """Two hidden layers over all places at once."""
+    """Two hidden layers on the flattened input."""
 
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
@@ -250,8 +250,8 @@ def ask(
             Rows(in_order(replay), model.actions.count, event.of)
             for replay in (trainer.replay, played(agent, seed, new_rows))
         ]
-        # The same rows for all. Windows that the model reads may begin before an episode, as those
-        # that it learnt from do: some games have shorter ones.
+        # The same transitions for all. Windows of the model may begin before an episode, as in
+        # training, since some games have shorter episodes.
         longest = max(FRAMES.values())
         indices = [spaced(rows.having(longest), most) for rows in both]
         scores: dict[str, list[float]] = {}
@@ -298,14 +298,14 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Ask, write the file, rewrite the block."""
+    """Measure, write the file, rewrite the block."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m lab.predictability")
     parser.add_argument("runs", nargs="+", metavar="LABEL=RUN")
     parser.add_argument("--event", choices=list(EVENTS), default="thrown")
     parser.add_argument("--new-rows", type=int, default=6000)
     parser.add_argument("--updates", type=int, default=1500)
-    parser.add_argument("--most", type=int, default=5000, help="rows asked about, of each kind")
-    parser.add_argument("--seed", type=int, default=20_000, help="of the held-out episodes")
+    parser.add_argument("--most", type=int, default=5000, help="transitions per case")
+    parser.add_argument("--seed", type=int, default=20_000, help="seed of the held-out episodes")
     parser.add_argument("--lab", type=Path, default=LAB)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)

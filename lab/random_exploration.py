@@ -1,8 +1,8 @@
 """How often is random play rewarded? ``python -m lab.random_exploration``.
 
-Plays each game with random actions, sampled at each step or repeated for some steps on average, as
-in warm-up with `training.random_action_repeat`, and counts the steps with a positive reward, beside
-the mean return of the best constant action. Writes ``lab/assets/random_exploration.json`` and the
+Plays each game with random actions, sampled at each step or repeated for some steps on average (as
+with `training.random_action_repeat`). Counts the steps with a positive reward, and measures the
+mean return of the best constant action. Writes ``lab/assets/random_exploration.json`` and the
 block of that name in ``lab/log.md``.
 """
 
@@ -23,7 +23,7 @@ from lab import LAB, LOG
 GAMES = ("MinAtar/Freeway-v1", "drama/Sparse-v0")
 HOLDS = (1, 4, 8, 16, 32, 64)
 EVALUATION_SEED = 10_000
-"""As :class:`drama.config.EvaluationConfig`: the episodes that agents are judged by."""
+"""As in :class:`drama.config.EvaluationConfig`: the evaluation episodes of agents."""
 
 
 def rewarded(env_id: str, hold: float, steps: int, seed: int = 0) -> int:
@@ -44,7 +44,7 @@ def rewarded(env_id: str, hold: float, steps: int, seed: int = 0) -> int:
 
 
 def steadily(env_id: str, episodes: int, seed: int) -> float:
-    """Mean return of the best of the policies that always do the same."""
+    """Mean return of the best constant action."""
     means = []
     actions = drama.make_env(env_id).action_space.n  # type: ignore[attr-defined]
     for action in range(actions):
@@ -78,7 +78,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Play, write."""
+    """Play and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m lab.random_exploration")
     parser.add_argument("--games", nargs="+", default=list(GAMES))
     parser.add_argument("--holds", nargs="+", type=float, default=list(HOLDS))

@@ -1,4 +1,4 @@
-"""Parts that the scripts about one run share: reopen a copy, play on, record and print."""
+"""Shared parts of the scripts about one run: open a copy, play episodes, record and print."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def markdown(part: Part, result: Mapping[str, Any]) -> str:
 
 
 def options_of(name: str, description: str | None, parts: Mapping[str, Part]) -> Any:
-    """Return a parser with the options that every script about runs has."""
+    """Return a parser with the common options of these scripts."""
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,

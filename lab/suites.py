@@ -1,8 +1,8 @@
 """Tables of whole suites in the log: ``python -m lab.suites [SUITE ...]``.
 
-Each suite directory given is condensed to ``lab/assets/suite-NAME.json``, as
-``benchmarks.results`` does for the suites of the results page; its files are read too. From them,
-and from the baselines, the blocks ``suite-NAME`` of ``lab/log.md`` and their figures are made.
+Condenses each suite directory to ``lab/assets/suite-NAME.json``, as ``benchmarks.results`` does for
+the suites of the results page, whose files are read too. Then writes the blocks ``suite-NAME`` of
+``lab/log.md`` and their figures from these files and the baselines.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def score_table(result: dict[str, Any], place: Path) -> str:
 
 def score_row(label: str, means: Sequence[float], steps: str, minutes: float) -> tuple[str, ...]:
     low, high = interval(means)
-    # One seed tells nothing of others.
+    # One seed gives no interval.
     between = f"{low:.2f} to {high:.2f}" if len(means) > 1 else ""
     each = ", ".join(f"{mean:.2f}" for mean in means)
     mean = f"**{np.mean(means):.2f}**"
@@ -77,10 +77,10 @@ def score_row(label: str, means: Sequence[float], steps: str, minutes: float) ->
 
 
 def reach_table(result: dict[str, Any], place: Path) -> str:
-    """Steps at which the variants stand where a baseline stood at its end; empty without any.
+    """Steps at which variants reach the final training return of a baseline; empty without any.
 
-    Against the steps at which the baseline first stood there itself: one that has stopped learning
-    early is not charged with the rest of its run.
+    The ratio is to the steps at which the baseline first reached it, so that steps of a baseline
+    after its plateau do not count.
     """
     rows = []
     for env in result["games"]:
@@ -119,7 +119,7 @@ def steps_to_reach(curve: dict[str, list[float]], level: float) -> int | None:
 
 
 def where_it_ended(other: dict[str, Any], width: int) -> tuple[float, float | None]:
-    """Mean last return of a baseline's seeds, and the median step at which each first had its own.
+    """Mean final return of a baseline's seeds, and the median step at which each first reached it.
 
     The step is None if no seed has enough episodes.
     """
@@ -163,7 +163,7 @@ def markdown(result: dict[str, Any], place: Path, picture: str) -> str:
 
 
 def blocks(page: Path) -> list[str]:
-    """Names of the blocks of ``page`` that are made here."""
+    """Names of the blocks of ``page`` that this script writes."""
     return re.findall(r"<!-- begin suite-([\w.-]+) -->", page.read_text(encoding="utf-8"))
 
 
@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("suites", nargs="*", type=Path, help="directories of suites to condense")
     parser.add_argument(
-        "--keep", action="store_true", help="keep runs that the file has and the suite has not"
+        "--keep", action="store_true", help="keep runs of the file that the suite lacks"
     )
     parser.add_argument("--lab", type=Path, default=LAB, help="directory of the log")
     args = parser.parse_args(argv)

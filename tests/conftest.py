@@ -1,4 +1,4 @@
-"""What every test relies on: a fixed number of threads, no network, no display, a live Ctrl-C."""
+"""Environment of every test: a fixed number of threads, no network, no display, working Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ import tempfile
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Runs made by tests are not to be trusted by anyone else.
+# Keep the runs of tests out of the user's trusted runs.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="drama-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-# A shell that starts tests in the background has them ignore SIGINT, which some of them send.
+# A shell ignores SIGINT for background processes, and some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Sums are split among the threads, so their number is part of what a test's floats depend on. One
-# is about as fast as two for tensors this small, and does not stall where the cores are shared.
+# Floats depend on the number of threads, among which sums are split. One thread is about as fast as
+# two for tensors this small, and does not stall on shared cores.
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
-# A deadline would make a test's outcome depend on how busy the machine is; a random search would
-# make it depend on the run.
+# With a deadline a test would depend on the load of the machine; with a random search, on the run.
 settings.register_profile("drama", deadline=None, derandomize=True)
 settings.load_profile("drama")

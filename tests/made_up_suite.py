@@ -1,4 +1,4 @@
-"""A condensed suite of made-up runs."""
+"""A condensed suite of simulated runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each row of the paper's ablations is one word on the command line, and trains."""
+"""Each row of the paper's ablations is one option value, and trains."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL = {
     "training.log_every": 4,
     "training.threads": 1,
 }
-"""Sizes under which a run takes a second; none is a setting that an ablation is about."""
+"""Small sizes for runs of a second; no ablation changes one of them."""
 
 ROWS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     "the paper's": ("xs", [], {}),
@@ -78,7 +78,7 @@ def train(preset: str, *args: str) -> int:
 
 
 @pytest.mark.parametrize(("preset", "args", "differs"), ROWS.values(), ids=ROWS)
-def test_a_row_trains_and_differs_from_the_paper_in_nothing_else(
+def test_each_ablation_trains_and_changes_one_setting(
     preset: str, args: list[str], differs: dict[str, Any], capfd: Capture
 ) -> None:
     assert train(preset, *args) == 0, capfd.readouterr().err
@@ -101,7 +101,7 @@ def test_a_row_trains_and_differs_from_the_paper_in_nothing_else(
     assert state["optimisers"]["behaviour"]["updates"] == 4 * steps
 
 
-def test_help_names_them_all(capfd: Capture) -> None:
+def test_help_lists_all_ablations(capfd: Capture) -> None:
     assert main(["train", "--help"]) == 0
     said = capfd.readouterr().out
     words = " ".join(said.split())
@@ -144,7 +144,9 @@ def test_help_names_them_all(capfd: Capture) -> None:
         ),
     ],
 )
-def test_a_mistake_costs_one_line(args: list[str], words: list[str], capfd: Capture) -> None:
+def test_user_error_is_reported_in_one_line(
+    args: list[str], words: list[str], capfd: Capture
+) -> None:
     assert train("xs", *args) == 2
     error = capfd.readouterr().err.strip()
     assert len(error.splitlines()) == 1
@@ -152,7 +154,7 @@ def test_a_mistake_costs_one_line(args: list[str], words: list[str], capfd: Capt
     assert not Path("run").exists()
 
 
-def test_a_run_keeps_its_behaviour(capfd: Capture) -> None:
+def test_resume_with_another_behaviour_is_refused(capfd: Capture) -> None:
     assert train("quick", "--behaviour", "ppo") == 0
     again = ["train", "--resume", "run", "--steps", "34", "--behaviour"]
     assert main([*again, "actor-critic"]) == 2

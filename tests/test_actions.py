@@ -1,4 +1,4 @@
-"""The action space: what is stored, what the models read, what environments take."""
+"""The action space: stored actions, model inputs and environment actions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_an_encoded_action_is_one_hot_and_the_null_action_is_zero() -> None:
     assert SPACE.encode(null, torch.float32).tolist() == [[0, 0, 0]] * 2
 
 
-def test_a_policy_by_hand() -> None:
+def test_policy_matches_hand_computed_values() -> None:
     probs = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])
     policy = SPACE.policy(probs.log())
     assert policy.mode().tolist() == [0, 2]
@@ -36,14 +36,14 @@ def test_a_policy_by_hand() -> None:
     torch.testing.assert_close(counts.float(), probs, atol=0.05, rtol=0)
 
 
-def test_given_noise_samples_what_the_generator_would() -> None:
+def test_given_noise_gives_the_sample_of_the_generator() -> None:
     policy = SPACE.policy(torch.randn(50, 3))
     noise = SPACE.noise(50, policy.log_probs, torch.Generator().manual_seed(1))
     expected = policy.sample(torch.Generator().manual_seed(1))
     assert torch.equal(policy.sample(noise), expected)
 
 
-def test_to_environments_and_back() -> None:
+def test_actions_map_to_environments_and_back() -> None:
     space = ActionSpace.of(gym.spaces.Discrete(4))
     assert space == ActionSpace(4)
     batch = space.to_tensor([3, 0], torch.device("cpu"))
@@ -56,7 +56,7 @@ def test_to_environments_and_back() -> None:
             space.check(wrong)
 
 
-def test_the_log_of_actions_is_int32_and_checked() -> None:
+def test_action_log_is_int32_and_checked() -> None:
     packed = SPACE.pack([0, 2, 1])
     assert packed.dtype == torch.int32
     assert SPACE.unpack(packed) == [0, 2, 1]
@@ -65,6 +65,6 @@ def test_the_log_of_actions_is_int32_and_checked() -> None:
             SPACE.unpack(torch.tensor([0, wrong], dtype=torch.int32))
 
 
-def test_a_checkpoint_names_the_space() -> None:
+def test_checkpoint_records_the_action_space() -> None:
     assert SPACE.state() == {"num_actions": 3}
     assert ActionSpace.from_state({"num_actions": 3}) == SPACE != ActionSpace(2)

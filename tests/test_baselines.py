@@ -32,12 +32,12 @@ def command(tmp_path, agents):
     ]
 
 
-def test_runs_are_told_whole_and_not_made_again(tmp_path):
+def test_runs_are_recorded_completely_and_not_repeated(tmp_path):
     baselines.main(command(tmp_path, ["ppo", "dqn-short"]))
     found = json.loads((tmp_path / "out" / "drama-Catch-v0-dqn-short.json").read_text())
     (run,) = found["runs"]
     assert run["environment_steps"] == 300
-    # Catch lasts seven steps and gives 1 or -1 at its end.
+    # Catch lasts seven steps with a final reward of 1 or -1.
     assert run["episodes"]["step"] == list(range(7, 301, 7))
     assert set(run["episodes"]["return"]) <= {-1.0, 1.0}
     assert set(run["episodes"]["length"]) == {7}
@@ -61,21 +61,21 @@ def test_runs_are_told_whole_and_not_made_again(tmp_path):
 
 
 @pytest.mark.parametrize(("steps", "final"), [(50_000, 0.55), (100_000, 0.1), (400_000, 0.1)])
-def test_a_short_run_stops_on_the_way_of_the_published_exploration(steps, final):
+def test_short_run_uses_part_of_the_published_exploration_schedule(steps, final):
     settings = baselines.baselines(steps)["dqn"].settings
     assert settings["exploration_final_eps"] == pytest.approx(final)
     # Steps over which epsilon falls: never beyond the run, never beyond 100 000.
     assert settings["exploration_fraction"] * steps == min(steps, 100_000)
 
 
-def test_the_network_is_the_papers_in_size():
+def test_network_has_the_size_of_the_paper():
     space = baselines.gym.spaces.Box(0.0, 1.0, (4, 10, 10), np.float32)
     network = baselines.SmallCNN(space)
     # 16 filters of 3 x 3 x 4 and a bias; 8 x 8 x 16 inputs to 128 units and a bias.
     assert sum(p.numel() for p in network.parameters()) == 16 * 37 + 128 * 1025
 
 
-def test_atari_is_learnt_from_four_frames_and_the_signs_of_rewards(monkeypatch):
+def test_atari_agents_use_four_frames_and_reward_signs(monkeypatch):
     spec = baselines.baselines(1)["ppo-atari"]
     envs = spec.environments("ALE/Breakout-v5", 0, 2, learning=True)
     assert envs.reset().shape == (2, 64, 64, 12)

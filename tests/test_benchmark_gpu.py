@@ -30,7 +30,7 @@ def test_a_check_passes_on_the_gpu(name: str) -> None:
     gpu_checks.CHECKS[name](gpu.configured("cuda", CATCH, True))
 
 
-def test_a_wrong_scan_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_scan_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     original, calls = gpu_checks.ssd, iter([False, True])
 
     def wrong(*args: Any, **kwargs: Any) -> Any:
@@ -42,12 +42,12 @@ def test_a_wrong_scan_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         gpu_checks.scans(gpu.configured("cpu", CATCH, True))
 
 
-def test_nan_is_never_near() -> None:
+def test_nan_is_never_close() -> None:
     with pytest.raises(AssertionError, match="distances above"):
         gpu_checks.require({"x": float("nan")}, 1.0)
 
 
-def test_updates_that_differ_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_differing_updates_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     original = gpu_checks._trained
     calls = iter([0, 1])
 
@@ -59,7 +59,7 @@ def test_updates_that_differ_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
         gpu_checks.graphs(gpu.configured("cpu", CATCH, True))
 
 
-def test_phases_and_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_phases_add_up_to_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
     found = gpu.phases("cpu", CATCH, True, "graphs", 2)
     assert found["step"] == pytest.approx(sum(v["median"] for v in found["seconds"].values()))
     assert found["peak bytes"] is None
@@ -72,7 +72,7 @@ def test_phases_and_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_command(tmp_path: Path) -> None:
+def test_complete_command_runs(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     assert gpu.main(["--device", "cpu", "--env", CATCH, "--out", str(out)]) == 0
     found = json.loads(out.read_text())
@@ -84,7 +84,7 @@ def test_the_whole_command(tmp_path: Path) -> None:
     assert gpu.markdown({**found, "measured": False}).startswith("Not yet measured")
 
 
-def test_what_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_failed_part_is_recorded_and_the_rest_runs(tmp_path: Path) -> None:
     report = gpu.Report(tmp_path / "gpu.json", 1000.0, {"head": 1})
     assert report.add("good", lambda: 7) == 7
     assert report.add("bad", lambda: 1 / 0) is None
@@ -96,7 +96,7 @@ def test_what_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert "skipped" in found["errors"]["late"]
 
 
-def test_the_page_without_and_with_a_measurement() -> None:
+def test_page_without_and_with_a_measurement() -> None:
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     block = page.split("<!-- begin gpu -->")[1].split("<!-- end gpu -->")[0].strip()
     path = ROOT / "docs" / "assets" / "performance" / "gpu.json"
@@ -124,7 +124,7 @@ def test_the_page_without_and_with_a_measurement() -> None:
     assert "Checks passed: 1; failed: check: graphs." in text
 
 
-def test_without_a_gpu_it_says_so(
+def test_missing_gpu_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

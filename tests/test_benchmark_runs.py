@@ -1,4 +1,4 @@
-"""What ``benchmarks/runs.py`` computes from the records of a run, by hand."""
+"""``benchmarks/runs.py`` against hand-computed values."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_rows_before_the_first_update_are_left_out() -> None:
     assert runs.after_warmup(rows, warmup=100)["world_model"] == pytest.approx(450 / 300, rel=1e-3)
 
 
-def test_both_trainers_do_the_same_work() -> None:
+def test_both_trainers_make_the_same_updates() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(runs.presets.PRESETS, "tiny", tiny)
         found = runs.in_turn("tiny", "drama/Catch-v0", rounds=2)
@@ -48,14 +48,14 @@ def test_both_trainers_do_the_same_work() -> None:
         assert min(seconds.values()) > 0
 
 
-def test_the_published_block_is_that_of_the_published_numbers() -> None:
+def test_published_block_matches_the_published_numbers() -> None:
     docs = ROOT / "docs"
     text = runs.markdown(json.loads((docs / "assets/performance/runs.json").read_text()))
     assert f"<!-- begin runs -->\n{text}\n<!-- end runs -->" in (docs / "runs.md").read_text()
 
 
-def test_nothing_but_the_model_takes_more_than_a_twentieth() -> None:
-    """As the page claims."""
+def test_only_model_updates_take_more_than_5_percent() -> None:
+    """As stated on the page."""
     result = json.loads((ROOT / "docs/assets/performance/runs.json").read_text())
     fractions = result["time_split"]["fractions"]
     model = {"acting", "world_model", "imagination", "behaviour"}

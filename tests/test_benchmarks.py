@@ -1,4 +1,4 @@
-"""The benchmarks run, and what they compute from their samples is right."""
+"""The benchmarks run, and their statistics are correct."""
 
 # One file: the benchmarks share the measuring functions and the page they write to.
 
@@ -24,7 +24,7 @@ DOCS = ROOT / "docs"
 
 @pytest.fixture
 def docs(tmp_path: Path) -> Path:
-    """A place like docs/, whose page has text around and between the blocks."""
+    """A folder like docs/, with text around and between the blocks of its page."""
     marks = [f"<!-- begin {name} -->\nold\n<!-- end {name} -->" for name in ("ssm", "scaling")]
     (tmp_path / "performance.md").write_text("above\n\n" + "\n\nbetween\n\n".join(marks) + "\n")
     return tmp_path
@@ -61,7 +61,7 @@ def test_ssm_runs(docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
 
 
-def test_an_unknown_row_costs_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_row_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         ssm.main(["--smoke", "--threads", "1", "--only", "mamba3"])
     assert "no row mamba3; there are mamba2-drama" in capsys.readouterr().err
@@ -106,7 +106,7 @@ def test_every_series_is_measured(label: str, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     "module", [ssm, scaling, step, precision], ids=lambda module: module.__name__
 )
-def test_the_page_says_what_the_results_say(module, tmp_path: Path) -> None:
+def test_page_matches_the_results(module, tmp_path: Path) -> None:
     name = module.__name__.rpartition(".")[2]
     page = tmp_path / "performance.md"
     page.write_text((DOCS / "performance.md").read_text(encoding="utf-8"), encoding="utf-8")
@@ -114,20 +114,20 @@ def test_the_page_says_what_the_results_say(module, tmp_path: Path) -> None:
     assert page.read_bytes() == (DOCS / "performance.md").read_bytes()
 
 
-def test_slope_of_a_power_law() -> None:
+def test_slope_of_a_power_law_is_fitted() -> None:
     points = [{"length": n, "seconds": 3e-4 * n**1.7} for n in (64, 512, 1024, 2048, 4096)]
-    points[0]["seconds"] = 5.0  # fixed cost, below where the fit begins
+    points[0]["seconds"] = 5.0  # fixed cost, below the fitted range
     points.append({"length": 8192, "seconds": 1e9, "skipped": True})
     assert scaling.slope(points, "seconds", 512) == pytest.approx(1.7)
     assert scaling.slope(points, "seconds", 2048) is None  # two points make no slope
-    # By hand, for log2: x = 0, 1, 2 and y = 18, 21, 21 have the slope 3 / 2.
+    # Hand-computed, for log2: x = 0, 1, 2 and y = 18, 21, 21 have the slope 3 / 2.
     points = [{"length": n, "bytes": b} for n, b in ((1, 2**18), (2, 2**21), (4, 2**21))]
     assert scaling.slope(points, "bytes", 1) == pytest.approx(1.5)
-    points[0]["bytes"] = 7  # too little to be told from nothing
+    points[0]["bytes"] = 7  # too little to be distinguished from zero
     assert scaling.slope(points, "bytes", 1) == pytest.approx(1.5)
 
 
-def test_a_target_is_met_by_both_slopes_or_not_at_all() -> None:
+def test_target_requires_both_slopes() -> None:
     def points(time: float, memory: float) -> list:
         return [
             {"length": n, "seconds": n**time, "bytes": 2**20 * n**memory} for n in (512, 1024, 2048)
@@ -140,7 +140,7 @@ def test_a_target_is_met_by_both_slopes_or_not_at_all() -> None:
     assert scaling.summarise("GRU", points(3.0, 3.0), 512)["met"] is None
 
 
-def test_what_would_burst_the_budget_is_not_run_and_says_what_it_expects() -> None:
+def test_point_beyond_the_budget_is_skipped_with_its_extrapolation() -> None:
     def points(*pairs: tuple) -> list:
         return [{"seconds": 10 * spent, "spent": spent, "bytes": size} for spent, size in pairs]
 
@@ -154,7 +154,7 @@ def test_what_would_burst_the_budget_is_not_run_and_says_what_it_expects() -> No
     assert beyond == {**told, "seconds": 800, "spent": 80, "bytes": gib}
 
 
-def test_points_not_run_are_told_in_text_and_picture(tmp_path: Path) -> None:
+def test_skipped_points_are_marked_in_text_and_figure(tmp_path: Path) -> None:
     run = [{"length": n, "seconds": n / 1e3, "bytes": n * 2**20} for n in (512, 1024, 2048)]
     skipped = {"length": 4096, "skipped": True, "seconds": 1.0, "spent": 70.0, "bytes": 9 * 2**30}
     entry = scaling.summarise("Transformer, full", [*run, skipped], 512)
@@ -173,7 +173,7 @@ def test_points_not_run_are_told_in_text_and_picture(tmp_path: Path) -> None:
     assert (tmp_path / "picture.png").is_file()
 
 
-def test_a_block_is_replaced_and_nothing_else(docs: Path) -> None:
+def test_only_the_block_is_replaced(docs: Path) -> None:
     page = docs / "performance.md"
     measure.replace_block(page, "ssm", "\nnew\nlines\n\n")
     assert page.read_text() == (
@@ -192,7 +192,7 @@ def test_a_block_is_replaced_and_nothing_else(docs: Path) -> None:
         "<!-- begin x --> <!-- end x --> <!-- end x -->",
     ],
 )
-def test_a_page_without_its_marks_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
+def test_page_without_markers_is_refused_and_unchanged(tmp_path: Path, text: str) -> None:
     page = tmp_path / "page.md"
     page.write_text(text)
     with pytest.raises(ValueError, match="once each"):
@@ -200,7 +200,7 @@ def test_a_page_without_its_marks_is_refused_and_left_alone(tmp_path: Path, text
     assert page.read_text() == text
 
 
-def test_every_case_is_timed_once_a_round() -> None:
+def test_every_case_is_timed_once_per_round() -> None:
     calls: list[str] = []
     cases = {name: lambda name=name: calls.append(name) for name in "abc"}
     times = measure.interleaved(cases, rounds=5, warmup=1)
@@ -218,7 +218,7 @@ def test_a_sample_of_a_short_call_is_the_mean_of_many(monkeypatch: pytest.Monkey
     def run() -> None:
         clock[0] += 0.25
 
-    calls = 1 + 1 + 3 * 4  # warm-up, the one that judges, three samples of four
+    calls = 1 + 1 + 3 * 4  # warm-up, one calibration call, three samples of four
     assert measure.interleaved({"a": run}, rounds=3, warmup=1, sample_seconds=1.0) == {
         "a": [0.25] * 3
     }
@@ -228,7 +228,7 @@ def test_a_sample_of_a_short_call_is_the_mean_of_many(monkeypatch: pytest.Monkey
     assert times == {"a": [0.25] * 3}
 
 
-def test_quartiles_and_ratios_within_rounds() -> None:
+def test_quartiles_and_ratios_are_paired_by_round() -> None:
     assert measure.spread([4.0, 1.0, 3.0, 2.0, 5.0]) == {"median": 3.0, "lower": 2.0, "upper": 4.0}
     assert measure.spread([7.0]) == {"median": 7.0, "lower": 7.0, "upper": 7.0}
     # Paired by round: 2, 2 and 1/10. The quotient of the medians would be 3/10.
@@ -250,16 +250,18 @@ def allocate(mebibytes: int) -> int:
 """
 
 
-def test_peak_memory_of_a_known_allocation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As the benchmarks do it, in a process of its own: which pages a heap that others have used
-    # gives to the second allocation is anyone's guess.
+def test_peak_memory_of_a_known_allocation_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In a separate process, as in the benchmarks: the pages that a used heap gives to the second
+    # allocation are unpredictable.
     (tmp_path / "probe.py").write_text(ALLOCATE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     found = measure.in_child("probe:allocate", 1, for_memory=True, mebibytes=100)
     assert 98 <= found / 2**20 < 108  # the kernel counts pages in batches
 
 
-def test_a_child_gets_arguments_and_threads_and_its_failure_is_told(
+def test_child_process_gets_arguments_and_threads_and_reports_failure(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     assert measure.in_child("torch:get_num_threads", 2) == 2
@@ -268,7 +270,7 @@ def test_a_child_gets_arguments_and_threads_and_its_failure_is_told(
     assert "none" in capfd.readouterr().err
 
 
-def test_work_by_hand() -> None:
+def test_flops_match_hand_computed_values() -> None:
     # Mamba-1, width 16: inner 32, rank 1. Weights 16·64 + 32·33 + 32 + 32·16 = 2624.
     operations, moved = ssm.work("mamba1", 16, (), 2, 3)
     assert operations == 6 * (6 * 2624 + 32 * 16 * 22)
@@ -340,7 +342,7 @@ def test_precision_runs(docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("float32", 0.7, "**no**"),
     ],
 )
-def test_the_page_says_whether_auto_is_right(auto: str, ratio: float, verdict: str) -> None:
+def test_page_states_whether_auto_is_right(auto: str, ratio: float, verdict: str) -> None:
     found = json.loads((DOCS / "assets" / "performance" / "precision.json").read_text())
     spread = {"median": ratio, "lower": ratio, "upper": ratio}
     row = {"preset": "quick", "env": "x", "ratio": dict.fromkeys((*step.PHASES, "step"), spread)}
@@ -348,7 +350,7 @@ def test_the_page_says_whether_auto_is_right(auto: str, ratio: float, verdict: s
     assert f"| {verdict} |" in text
 
 
-def test_the_floor_of_a_step_counts_every_product() -> None:
+def test_lower_bound_of_a_step_counts_every_product() -> None:
     trainer = step.build(step.small(presets.quick(), "drama/Catch-v0"), 2048)
     c = trainer.config.world_model
     found = step.products(trainer)
@@ -359,7 +361,7 @@ def test_the_floor_of_a_step_counts_every_product() -> None:
     assert {id(p.module) for p in found if len(p.shape) != 4} == {id(m) for m in linear}
 
 
-def test_the_plain_layout_is_plain() -> None:
+def test_plain_layout_is_contiguous() -> None:
     trainer = step.build(step.small(presets.quick(), "drama/Catch-v0"), 2048)
     step.in_plain_layout(trainer)
     seen: list[bool] = []

@@ -1,4 +1,4 @@
-"""The compatibility page is what its script makes of its results, and the script finds faults."""
+"""The compatibility page matches its results, and its script detects faults."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PAGE = ROOT / "docs" / "compatibility.md"
 RESULTS = ROOT / "docs" / "assets" / "compatibility.json"
 
 
-def test_there_are_enough_cases_and_no_name_comes_twice():
+def test_there_are_enough_cases_with_unique_names():
     names = Counter(case.name for case in CASES)
     assert len(names) >= 60
     assert max(names.values()) == 1
 
 
-def test_the_page_is_what_the_results_say():
+def test_page_matches_the_results():
     result = json.loads(RESULTS.read_text(encoding="utf-8"))
     assert result["cases"].keys() == {case.name for case in CASES}
     assert compatibility.markdown(result) == PAGE.read_text(encoding="utf-8")
@@ -34,7 +34,7 @@ def test_the_page_is_what_the_results_say():
 
 @pytest.fixture(scope="module")
 def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three cases, run in processes of their own."""
+    """Three cases, run in separate processes."""
     docs = tmp_path_factory.mktemp("docs")
     compatibility.main(["--docs", str(docs), "--only", "own-class", "pendulum", "reward-nan"])
     return docs
@@ -49,7 +49,7 @@ def cells(docs: Path, name: str) -> dict[str, str]:
     return compatibility.status(case, results(docs)[name])
 
 
-def test_a_sound_environment_passes(docs: Path):
+def test_valid_environment_passes(docs: Path):
     found = cells(docs, "own-class")
     assert found["read"] == "vector 3"
     assert found["trains"] == "yes"
@@ -68,7 +68,7 @@ def test_a_refusal_is_quoted_below_the_table(docs: Path, name: str, message: str
     assert message in line
 
 
-def test_what_was_run_is_kept_until_the_code_changes(docs: Path, monkeypatch: pytest.MonkeyPatch):
+def test_results_are_kept_until_the_code_changes(docs: Path, monkeypatch: pytest.MonkeyPatch):
     before, ran = results(docs), []
     three = [case for case in CASES if case.name in before]
     monkeypatch.setattr(compatibility, "CASES", three)
@@ -110,14 +110,14 @@ SOUND: dict[str, Any] = {
         ("resume", {"died": "exit code -11"}, "resume: died"),
     ],
 )
-def test_what_is_not_as_it_should_be_is_found(stage: str, changes: dict[str, Any], complaint: str):
+def test_each_fault_is_detected(stage: str, changes: dict[str, Any], complaint: str):
     case = Case("one", "A group", (make("CartPole-v1"),), "object", "vector", lives=True)
     assert compatibility.wrong(case, SOUND) == []
     found = {**SOUND, stage: {**SOUND[stage], **changes}}
     assert compatibility.wrong(case, found) == [complaint]
 
 
-def test_what_does_not_follow_from_its_seed_need_not_come_again():
+def test_nondeterministic_environments_need_not_repeat():
     case = Case("one", "A group", (make("CartPole-v1"),), "object", "vector")
     found = {**SOUND, "train": {**SOUND["train"], "repeats": False, "copy": ["observations"]}}
     assert compatibility.status(case, found)["copy"] == "unseeded"

@@ -1,4 +1,4 @@
-"""The configuration tree: JSON round trip, and one clear line for every mistake."""
+"""The configuration tree: JSON round trip, and one-line errors."""
 
 # One file: the tests of one tree, one rule each.
 
@@ -43,7 +43,7 @@ SECTIONS = (
 
 
 def changed(**fields: Any) -> str:
-    """The default tree as JSON with ``section__field=value`` put in."""
+    """The default tree as JSON with ``section__field=value`` replaced."""
     tree = json.loads(Config().to_json())
     for path, value in fields.items():
         *sections, name = path.split("__")
@@ -103,20 +103,20 @@ def test_numbers_survive_json_exactly(
     assert Config.from_json(config.to_json()) == config
 
 
-def test_what_is_left_out_has_its_default() -> None:
+def test_missing_fields_have_their_defaults() -> None:
     config = Config.from_json('{"replay": {"capacity": 1000}}')
     assert config == Config(replay=ReplayConfig(capacity=1000))
     assert Config.from_json("{}") == Config()
 
 
-def test_whole_numbers_pass_for_floats() -> None:
+def test_integers_are_accepted_as_floats() -> None:
     config = Config.from_json(changed(replay__tau=3, behaviour__gamma=1))
     assert config.replay.tau == 3.0
     assert isinstance(config.replay.tau, float)
 
 
 @pytest.mark.parametrize("text", ["", "{", "not json", "[1]", "3", "null", '"xs"'])
-def test_text_that_is_no_tree(text: str) -> None:
+def test_text_that_is_no_json_object_is_refused(text: str) -> None:
     mistake(text)
 
 
@@ -131,7 +131,7 @@ def test_text_that_is_no_tree(text: str) -> None:
         ("wrold_model", "world_model"),
     ],
 )
-def test_an_unknown_field_names_the_nearest(path: str, near: str | None) -> None:
+def test_unknown_field_suggests_the_nearest(path: str, near: str | None) -> None:
     message = mistake(changed(**{path: 1}))
     assert repr(path.split("__")[-1]) in message
     if near is not None:
@@ -276,14 +276,14 @@ def test_values_out_of_range_name_the_field(path: str, value: Any) -> None:
         ("evaluation__episodes", 0),
     ],
 )
-def test_values_at_the_edge_are_fine(path: str, value: Any) -> None:
+def test_values_at_the_limits_are_valid(path: str, value: Any) -> None:
     Config.from_json(changed(**{path: value}))
 
 
 @pytest.mark.parametrize(
     "longest", [{"world_model__batch_length": 600}, {"behaviour__context": 600}]
 )
-def test_the_replay_must_hold_a_window(longest: dict[str, int]) -> None:
+def test_replay_must_be_longer_than_a_window(longest: dict[str, int]) -> None:
     message = mistake(changed(replay__capacity=600, **longest))
     assert "600" in message
     assert "capacity" in message
@@ -293,7 +293,7 @@ def test_the_replay_must_hold_a_window(longest: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     "longest", [{"world_model__batch_length": 600}, {"behaviour__context": 600}]
 )
-def test_the_warm_up_must_fill_a_window(longest: dict[str, int]) -> None:
+def test_warm_up_must_fill_a_window(longest: dict[str, int]) -> None:
     message = mistake(changed(training__warmup_steps=600, **longest))
     assert "600" in message
     assert "warmup_steps" in message
@@ -305,12 +305,12 @@ RATIOS = (0, 0.1, 1 / 49, 0.3, 0.5, 0.6, 0.9, 0.95, 1, 2, 4)
 
 @pytest.mark.parametrize("learn", RATIOS)
 @pytest.mark.parametrize("dream", RATIOS)
-def test_where_dreams_start_from_what_is_learnt_the_model_learns_first(
+def test_dfs_trained_requires_model_updates_before_behaviour_updates(
     learn: float, dream: float
 ) -> None:
     training = TrainingConfig(world_model_ratio=learn, behaviour_ratio=dream)
-    Config(training=training)  # the other samplers dream of anything
-    # Whenever the first dream is due, so must be an update of the model, which is made before it.
+    Config(training=training)  # the other samplers need no trained rows
+    # At the first behaviour update a model update must be due too, which runs first.
     due = [next((k for k in range(1, 5000) if int(k * r) >= 1), 5000) for r in (learn, dream)]
     if dream > 0 and due[0] > due[1]:
         with pytest.raises(ConfigError, match="world_model_ratio must be at least") as caught:
@@ -321,7 +321,7 @@ def test_where_dreams_start_from_what_is_learnt_the_model_learns_first(
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_configurations_cannot_be_changed_in_place(section: type) -> None:
+def test_configurations_are_frozen(section: type) -> None:
     config = section()
     name = dataclasses.fields(config)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -329,7 +329,7 @@ def test_configurations_cannot_be_changed_in_place(section: type) -> None:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_every_field_says_what_it_means(section: type) -> None:
+def test_every_field_has_a_docstring(section: type) -> None:
     body = ast.parse(textwrap.dedent(inspect.getsource(section))).body[0].body  # type: ignore[attr-defined]
     for i, node in enumerate(body):
         if isinstance(node, ast.AnnAssign):
@@ -338,11 +338,11 @@ def test_every_field_says_what_it_means(section: type) -> None:
             assert said, f"{section.__name__}.{node.target.id} has no docstring"  # type: ignore[union-attr]
 
 
-def test_stoch_size() -> None:
+def test_stoch_size_is_the_product_of_its_factors() -> None:
     assert WorldModelConfig(latent_variables=3, latent_classes=5).stoch_size == 15
 
 
-def test_two_configurations_share_nothing() -> None:
+def test_configurations_share_no_state() -> None:
     assert Config() == Config()
     assert Config().world_model is not Config().world_model
     assert BehaviourConfig().optim.grad_clip == 100.0
@@ -378,15 +378,15 @@ def test_two_configurations_share_nothing() -> None:
         (lambda: Config(seed=2**63), "seed"),
     ],
 )
-def test_a_mistake_in_python_is_met_like_one_in_json(
+def test_invalid_values_in_python_are_refused_as_in_json(
     build: Callable[[], object], field: str
 ) -> None:
     with pytest.raises(ConfigError, match=field):
         build()
 
 
-def test_values_built_in_python_are_made_exact() -> None:
-    """So that a configuration equals itself after the round trip through JSON."""
+def test_values_given_in_python_are_converted_to_their_types() -> None:
+    """A configuration then equals its JSON round trip."""
     model = WorldModelConfig(filters=[8, 16], free_bits=1)  # type: ignore[arg-type]
     assert model.filters == (8, 16)
     assert type(model.free_bits) is float
@@ -470,7 +470,7 @@ def test_arguments_and_wrappers_of_the_environment_survive_json() -> None:
         ({"made_by": "me"}, r"EnvConfig.made_by must be one of drama, gymnasium, caller"),
     ],
 )
-def test_mistakes_in_what_makes_the_environment(fields: dict[str, Any], words: str) -> None:
+def test_invalid_environment_arguments_are_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         EnvConfig(**fields)
 
@@ -491,6 +491,6 @@ def test_arguments_of_the_environment_on_the_command_line(words: list[str]) -> N
 
 
 @pytest.mark.parametrize("word", ["gravity", "=2", "{broken", "[1]"])
-def test_wrong_arguments_on_the_command_line(word: str) -> None:
+def test_wrong_arguments_on_the_command_line_are_refused(word: str) -> None:
     with pytest.raises(ConfigError, match=r"env\.kwargs"):
         parse_fields(Config(), ["--env.kwargs", word], "drama train")

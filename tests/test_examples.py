@@ -24,7 +24,7 @@ QUICK = {
 """How to call an example that would train for minutes; the others are run as scripts."""
 
 
-def test_every_example_is_short_and_says_what_it_shows() -> None:
+def test_every_example_is_short_and_has_a_docstring() -> None:
     found = sorted(EXAMPLES.glob("*.py"))
     names = {"custom_dynamics.py", "custom_env.py", "drama_in_one_file.py"}
     assert names <= {p.name for p in found}
@@ -37,7 +37,7 @@ def test_every_example_is_short_and_says_what_it_shows() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.stem)
-def test_example(
+def test_each_example_runs(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -56,8 +56,8 @@ def test_example(
     assert capsys.readouterr().out.strip()
 
 
-def test_an_example_needs_nothing_but_the_package(tmp_path: Path) -> None:
-    """As a script of its own, from elsewhere, with warnings as errors of our own code."""
+def test_each_example_needs_only_the_package(tmp_path: Path) -> None:
+    """As a separate script in another directory, with warnings of the package as errors."""
     env = {**os.environ, "PYTHONPATH": str(Path(drama.__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "custom_dynamics.py")],

@@ -1,4 +1,4 @@
-"""Files are whole or not there; what is damaged says so."""
+"""Atomic writes, and errors that name damaged files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TENSORS = {
 }
 
 
-def test_tensors_come_back_exactly(tmp_path: Path) -> None:
+def test_tensors_round_trip_exactly(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     digest = files.write_tensors(path, TENSORS)
     found = files.read_tensors(path)
@@ -37,7 +37,7 @@ def test_tensors_come_back_exactly(tmp_path: Path) -> None:
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest() == files.sha256(path)
 
 
-def test_views_shared_and_permuted_memory(tmp_path: Path) -> None:
+def test_views_and_shared_and_permuted_memory_round_trip(tmp_path: Path) -> None:
     base = torch.arange(24.0).reshape(1, 2, 3, 4)
     tensors = {
         "whole": base,
@@ -52,7 +52,7 @@ def test_views_shared_and_permuted_memory(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
-def test_sha256_without_a_library_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sha256_works_without_file_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "big"
     path.write_bytes(os.urandom(1 << 20) * 2 + b"tail")
     expected = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -61,7 +61,7 @@ def test_sha256_without_a_library_function(tmp_path: Path, monkeypatch: pytest.M
     assert files.sha256(path) == expected
 
 
-def test_text_and_json_come_back(tmp_path: Path) -> None:
+def test_text_and_json_round_trip(tmp_path: Path) -> None:
     files.write_text(tmp_path / "t", "γ = 0.985\n")
     assert (tmp_path / "t").read_text(encoding="utf-8") == "γ = 0.985\n"
     tree = {"a": [1, 2.5, None, "é"], "big": 2**70}
@@ -82,7 +82,7 @@ def test_json_has_no_nan(tmp_path: Path, value: float) -> None:
 @pytest.mark.faults
 @pytest.mark.faults
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
-def test_an_interrupted_write_leaves_the_old_file(
+def test_interrupted_write_keeps_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     files.write_text(tmp_path / "t", "old")
@@ -99,16 +99,16 @@ def test_an_interrupted_write_leaves_the_old_file(
             files.write_tensors(tmp_path / "s", {"a": torch.ones(2)})
     assert (tmp_path / "t").read_text() == "old"
     assert torch.equal(files.read_tensors(tmp_path / "s")["a"], torch.zeros(2))
-    files.write_text(tmp_path / "t", "new")  # what the failure left behind is no obstacle
+    files.write_text(tmp_path / "t", "new")  # the remains of the failed write do not matter
     assert (tmp_path / "t").read_text() == "new"
 
 
 @pytest.mark.faults
 @pytest.mark.faults
-def test_what_the_system_refuses_is_its_own_error(
+def test_os_errors_of_safetensors_are_raised_as_oserror(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """safetensors has one error for all, which a command could not tell from a bug."""
+    """safetensors has one error type, which a command could not distinguish from a bug."""
     with pytest.raises(OSError, match="No such file") as caught:
         files.write_tensors(tmp_path / "nowhere" / "s", {"a": torch.zeros(2)})
     assert caught.value.errno == errno.ENOENT
@@ -146,7 +146,7 @@ def test_the_file_is_synced_before_it_is_renamed(
 
 
 @pytest.mark.faults
-def test_missing_and_damaged_files_name_themselves(tmp_path: Path) -> None:
+def test_errors_name_missing_and_damaged_files(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for read in (files.read_json, files.read_tensors, files.check_tensors):
         with pytest.raises(CheckpointError, match=r"file is missing"):
@@ -192,7 +192,7 @@ def test_missing_and_damaged_files_name_themselves(tmp_path: Path) -> None:
         ([1], None),
     ],
 )
-def test_numbers_out_of_json(value: object, expected: float | None) -> None:
+def test_numbers_in_json_are_checked(value: object, expected: float | None) -> None:
     found = files.as_number(value)
     assert found == expected
     assert found is None or isinstance(found, float)

@@ -68,30 +68,30 @@ def differences(
     ]
 
 
-def test_there_are_golden_runs_and_they_stay_small() -> None:
+def test_golden_runs_exist_and_are_small() -> None:
     assert len(ARCHIVES) >= 4
     for version in {archive.parent for archive in ARCHIVES}:
         assert sum(path.stat().st_size for path in version.iterdir()) < 700_000
 
 
-def test_the_next_release_can_make_its_own() -> None:
+def test_script_can_make_golden_runs_of_this_version() -> None:
     assert {config(name).steps for name in CASES} == {60}
 
 
-def test_it_evaluates_to_the_same_numbers(run: Path, expected: dict[str, Any]) -> None:
+def test_evaluation_equals_the_recorded_numbers(run: Path, expected: dict[str, Any]) -> None:
     agent = Agent.load(run)
     assert agent.num_timesteps == expected["steps"]
     assert evaluation(agent) == expected["evaluation"]
 
 
-def test_it_resumes_as_it_did(run: Path, expected: dict[str, Any]) -> None:
+def test_resume_equals_the_recorded_metrics(run: Path, expected: dict[str, Any]) -> None:
     found = continuation(Agent.load(run), run)
     for log, right in expected["continuation"].items():
         assert not differences(found[log], right)
 
 
 @pytest.mark.parametrize("part", ["world_model", "behaviour"])
-def test_a_wrong_sign_is_noticed(part: str, run: Path, expected: dict[str, Any]) -> None:
+def test_wrong_gradient_sign_is_detected(part: str, run: Path, expected: dict[str, Any]) -> None:
     """The tolerance finds one gradient with the wrong sign, in the largest trained tensor."""
     agent = Agent.load(run)
     trained = [p for p in getattr(agent, part).parameters() if p.requires_grad]
@@ -99,7 +99,7 @@ def test_a_wrong_sign_is_noticed(part: str, run: Path, expected: dict[str, Any])
     assert differences(continuation(agent, run)["metrics"], expected["continuation"]["metrics"])
 
 
-def test_one_of_a_newer_version_is_refused_in_one_line(run: Path) -> None:
+def test_run_of_a_newer_version_is_refused_in_one_line(run: Path) -> None:
     [path] = (run / "checkpoints").glob("*/manifest.json")
     manifest = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**manifest, "format": FORMAT + 1}), encoding="utf-8")

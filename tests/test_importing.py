@@ -12,19 +12,19 @@ from drama.importing import attribute, call_text, is_importable, is_literal, par
 
 
 class Outer:
-    """Holds a class of its own."""
+    """Contains a nested class."""
 
     class Inner:
         """Has a dotted name."""
 
 
 @pytest.mark.parametrize("target", [Outer, Outer.Inner, parse_call])
-def test_a_path_leads_back(target: Any) -> None:
+def test_import_path_round_trips(target: Any) -> None:
     assert is_importable(target)
     assert attribute(path_of(target)) is target
 
 
-def test_what_another_process_cannot_find() -> None:
+def test_local_objects_are_not_importable() -> None:
     def local() -> None:
         pass
 
@@ -42,22 +42,22 @@ def test_what_another_process_cannot_find() -> None:
     "arguments",
     [{}, {"size": 4}, {"shape": (84, 84), "mode": None, "name": "a(b, c=1)", "low": -1.5}],
 )
-def test_a_call_reads_back(arguments: dict[str, Any]) -> None:
+def test_call_text_round_trips(arguments: dict[str, Any]) -> None:
     assert parse_call(call_text("a.b:C.D", arguments)) == ("a.b:C.D", arguments)
 
 
-def test_what_cannot_be_written_down_is_left_open() -> None:
+def test_call_with_unserialisable_arguments_has_no_text() -> None:
     assert call_text("a:B", None) == "a:B(...)"
     assert call_text("a:B", {"f": len, "n": 1}) == "a:B(f=..., n=1)"
     assert not any(map(is_literal, (len, float("nan"), float("inf"), object(), [len])))
 
 
-def test_the_working_directory_is_searched_for_a_command_only(
+def test_working_directory_is_searched_for_commands_only(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "only_here.py").write_text("value = 5")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend("/")  # puts the path back afterwards
+    monkeypatch.syspath_prepend("/")  # restores the path afterwards
     monkeypatch.setattr("sys.path", [p for p in importing.sys.path if p])
     monkeypatch.setattr(importing, "_search_here", False)
     with pytest.raises(ModuleNotFoundError):

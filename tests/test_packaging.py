@@ -1,4 +1,4 @@
-"""What ``pyproject.toml`` offers exists: extras and markers have a use, hints can be followed."""
+"""Extras and markers of ``pyproject.toml`` are used, and install hints are valid."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_every_extra_is_imported_somewhere() -> None:
 
 
 def test_install_hints_work_for_a_clone() -> None:
-    """The package is not on PyPI, so none of them names it."""
+    """The package is not on PyPI, so no hint names it."""
     project = PROJECT["project"]["name"]
     for folder in ("src", "docs", "experiments", "lab"):
         for file in (ROOT / folder).rglob("*"):

@@ -1,4 +1,4 @@
-"""Every preset is a whole configuration; a wrong name is answered with a near one."""
+"""Every preset is a complete configuration; a wrong name suggests a near one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from drama.world_model.encoder import feature_maps
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
-def test_a_preset_knows_its_name_and_survives_json(name: str) -> None:
+def test_preset_has_its_name_and_round_trips_through_json(name: str) -> None:
     config = presets.preset(name)
     assert config.preset == name
     assert config == presets.PRESETS[name]()
@@ -36,8 +36,8 @@ def test_a_preset_can_be_built(name: str) -> None:
     assert policy.actor.out.out_features == 4
 
 
-def test_remedies_that_held_are_defaults_of_ours_and_not_of_the_papers() -> None:
-    """What they did is in docs/results.md."""
+def test_own_presets_use_successful_changes_and_paper_presets_do_not() -> None:
+    """docs/results.md has their effects."""
     motion = {name: p().world_model.motion_weight for name, p in presets.PRESETS.items()}
     assert motion == {"quick": 1, "laptop": 10, "xs": 1, "s": 1}
     memory = {name: p().behaviour.policy_context for name, p in presets.PRESETS.items()}
@@ -55,7 +55,7 @@ def test_s_doubles_the_filters_and_the_state() -> None:
     assert presets.s().behaviour == presets.xs().behaviour
 
 
-def test_the_papers_loop() -> None:
+def test_paper_presets_use_the_paper_training_loop() -> None:
     config = presets.xs()
     assert (config.training.world_model_ratio, config.training.behaviour_ratio) == (1.0, 1.0)
     assert (config.world_model.batch_size, config.world_model.batch_length) == (16, 128)
@@ -72,7 +72,7 @@ def test_the_papers_loop() -> None:
 @pytest.mark.parametrize(
     ("wrong", "near"), [("quik", "quick"), ("XS", "xs"), ("xss", "xs"), ("zzzz", None)]
 )
-def test_an_unknown_preset_is_answered_with_the_nearest(wrong: str, near: str | None) -> None:
+def test_unknown_preset_suggests_the_nearest(wrong: str, near: str | None) -> None:
     with pytest.raises(ConfigError) as caught:
         presets.preset(wrong)
     message = str(caught.value)
@@ -84,7 +84,7 @@ def test_an_unknown_preset_is_answered_with_the_nearest(wrong: str, near: str | 
 
 
 @pytest.mark.parametrize("wrong", ["", "????", "a" * 500])
-def test_a_name_near_to_nothing_is_still_one_clear_error(wrong: str) -> None:
+def test_unknown_name_without_a_near_one_is_one_clear_error(wrong: str) -> None:
     with pytest.raises(ConfigError, match="unknown preset"):
         presets.preset(wrong)
 
@@ -109,13 +109,15 @@ def test_an_unchanged_preset_has_its_own_name(name: str) -> None:
     assert presets.label(config.override(named)) == name
 
 
-def test_a_label_never_disagrees_with_the_sizes() -> None:
+def test_label_agrees_with_the_sizes() -> None:
     assert presets.label(Config(preset="quick")) == "quick*"
     assert presets.label(Config(preset="xs")) == "xs"
     assert presets.label(presets.quick().override(preset="xs")) == "xs*"
     assert presets.label(presets.quick().override({"world_model.batch_size": 8})) == "quick*"
     assert presets.label(presets.xs().override({"env.life_loss": False})) == "xs*"
-    assert presets.label(Config(preset="mine")) == "mine"  # no preset that it could be taken for
+    assert (
+        presets.label(Config(preset="mine")) == "mine"
+    )  # no preset that it could be confused with
     changed = presets.changed_settings(
         json.loads(presets.quick().override({"behaviour.gamma": 0.9}).to_json()), "quick"
     )
@@ -135,7 +137,7 @@ def test_a_label_never_disagrees_with_the_sizes() -> None:
         ((96, 96, 3), "cuda", "xs"),
     ],
 )
-def test_without_a_name_the_preset_fits_observation_and_device(
+def test_default_preset_fits_observation_and_device(
     shape: tuple[int, ...], device: str, name: str
 ) -> None:
     config, why = presets.fitting(shape, device)

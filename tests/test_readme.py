@@ -1,4 +1,4 @@
-"""The README's commands and its Python are right, and its links lead somewhere."""
+"""Commands, Python code and links of the README are valid."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ COMMANDS = re.findall(r"^(?:\.venv/bin/)?drama (.*?)(?:\s+#.*)?$", SHELL, re.MUL
 Capture = pytest.CaptureFixture[str]
 
 
-def test_it_is_short() -> None:
+def test_readme_is_short() -> None:
     assert len(README.splitlines()) <= 100
 
 
-def test_links_and_pictures_exist() -> None:
+def test_links_and_images_exist() -> None:
     links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", README)
     assert len(links) > 10
     for link in links:
@@ -33,7 +33,7 @@ TRAIN = [c for c in COMMANDS if c.startswith("train ") and "--resume" not in c]
 
 
 @pytest.mark.parametrize("command", TRAIN)
-def test_a_training_command_is_a_configuration(
+def test_training_commands_are_valid_configurations(
     command: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -56,7 +56,7 @@ def test_every_command_exists(capsys: Capture) -> None:
     assert all(name in said for name in names)
 
 
-def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = [text for language, text in BLOCKS if language == "python"]
     short = code.replace("5_000", "40").replace("episodes=100", "episodes=2")
     assert short != code

@@ -42,7 +42,7 @@ def test_every_built_in_implementation_can_be_imported(one: Registry) -> None:
 
 
 @pytest.mark.parametrize("one", ALL, ids=lambda one: one.kind)
-def test_the_nearest_name_is_given(one: Registry) -> None:
+def test_unknown_name_suggests_the_nearest(one: Registry) -> None:
     name = one.names()[0]
     names = ", ".join(one.names())
     message = f"unknown {one.kind} '{name}x'; did you mean {name}? (there are {names})"
@@ -54,7 +54,7 @@ def test_the_nearest_name_is_given(one: Registry) -> None:
 
 
 @pytest.mark.parametrize("one", ALL, ids=lambda one: one.kind)
-def test_registering(one: Registry) -> None:
+def test_registered_implementations_are_found(one: Registry) -> None:
     def mine() -> None: ...
 
     assert one.register("mine")(mine) is mine
@@ -96,13 +96,13 @@ def test_entry_points_of_installed_packages(one: Registry, monkeypatch: pytest.M
         (lambda: Config().override({"replay.sampler": "dsf"}), "unknown sampler 'dsf'"),
     ],
 )
-def test_an_unknown_name_is_refused_when_the_settings_are_read(build: Any, message: str) -> None:
+def test_unknown_name_is_refused_when_settings_are_read(build: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build()
 
 
 class Recent(Sampler):
-    """Favours windows that were sampled least."""
+    """Prefers windows that were sampled least."""
 
     def scores(self, purpose: Any, v: Any, b: Any) -> Any:
         return -v

@@ -1,4 +1,4 @@
-"""Former names of settings: saved files load, users are told the present names."""
+"""Former names of settings: saved files load, messages give the present names."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def put(tree: dict[str, Any], setting: str, value: object) -> None:
     tree[name] = value
 
 
-def test_the_table_renames_within_sections_and_to_settings_that_exist() -> None:
+def test_renames_stay_in_their_section_and_name_existing_settings() -> None:
     known = flat(dataclasses.asdict(Config()))
     for old, new in RENAMED.items():
         assert old not in known
@@ -75,7 +75,7 @@ def test_the_table_renames_within_sections_and_to_settings_that_exist() -> None:
             Config().override({setting: value})
 
 
-def test_an_old_configuration_loads() -> None:
+def test_old_configuration_loads() -> None:
     tree = old_tree(NEW)
     assert tree["training"]["warmup_hold"] == 4
     assert tree["replay"]["sampler"] == "dfs-learnt"
@@ -176,7 +176,7 @@ def test_an_old_run_with_another_value_of_a_removed_setting_is_refused(
     assert message in err
 
 
-def test_both_names_of_a_setting_contradict_each_other() -> None:
+def test_old_and_new_name_of_a_setting_together_are_refused() -> None:
     tree = {"training": {"warmup_hold": 4, "random_action_repeat": 8}}
     with pytest.raises(ConfigError, match=r"former name of training\.random_action_repeat"):
         Config.from_json(json.dumps(tree))
@@ -200,7 +200,7 @@ def test_both_names_of_a_setting_contradict_each_other() -> None:
         ),
     ],
 )
-def test_an_override_in_python_is_told_the_present_name(
+def test_override_in_python_reports_the_present_name(
     settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -218,7 +218,7 @@ def test_an_override_in_python_is_told_the_present_name(
         (["--replay.sampler=dfs-learnt"], "replay.sampler dfs-learnt is now called dfs-trained"),
     ],
 )
-def test_an_option_is_told_the_present_name(
+def test_option_reports_the_present_name(
     args: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "quick", *args, "--print-config"]) == 2
@@ -255,7 +255,7 @@ replay.sampler = "{sampler}"
 """
 
 
-def test_an_old_suite_is_recognised_as_the_same(tmp_path: Path) -> None:
+def test_old_suite_equals_the_renamed_one(tmp_path: Path) -> None:
     new = SuiteSpec.from_toml(TOML.format(name="random_action_repeat", sampler="dfs-trained"))
     old = SuiteSpec.from_toml(TOML.format(name="warmup_hold", sampler="dfs-learnt"))
     assert differences(old, new) == []
@@ -273,7 +273,7 @@ def test_an_old_suite_is_recognised_as_the_same(tmp_path: Path) -> None:
     begin_suite(tmp_path / "suite", new)
 
 
-def test_the_protocol_of_an_old_evaluation_is_that_of_a_new_one() -> None:
+def test_protocol_of_an_old_evaluation_equals_that_of_a_new_one() -> None:
     env = {"id": "drama/Catch-v0"}
     old = completed("greedy", {"env": env, "policy_memory": "current"})
     assert old == completed("greedy", {"env": env, "policy_context": "current"})

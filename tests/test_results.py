@@ -36,7 +36,7 @@ def saved(place: Path, *runs: dict[str, Any]) -> None:
     (place / "suite-made-up.json").write_text(text(suite(*runs)))
 
 
-def test_a_row_by_hand(tmp_path: Path) -> None:
+def test_row_matches_hand_computed_values(tmp_path: Path) -> None:
     runs = [run("ours", 0, 1.0, RISING), run("ours", 1, 0.5, RISING), run("ours", 2, None, RISING)]
     saved(tmp_path, *runs)
     baseline(tmp_path, 0.25, 0.125, "ppo")
@@ -60,7 +60,7 @@ def test_sampled_actions_are_named(tmp_path: Path) -> None:
     assert "| Ours, sampled actions | 1,000 | 2 | **0.25** |" in results.table(tmp_path, [row])
 
 
-def test_the_page_and_the_readme_say_what_the_results_say(tmp_path: Path) -> None:
+def test_page_and_readme_match_the_results(tmp_path: Path) -> None:
     page, readme = tmp_path / "results.md", tmp_path / "README.md"
     page.write_text((DOCS / "results.md").read_text())
     readme.write_text((ROOT / "README.md").read_text())
@@ -79,7 +79,7 @@ def test_every_row_of_the_readme_is_on_the_page() -> None:
     assert all(row in page for row in rows)
 
 
-def test_figures_are_drawn(tmp_path: Path) -> None:
+def test_figures_are_written(tmp_path: Path) -> None:
     saved(tmp_path, run("ours", 0, 1.0, RISING), run("other", 0, 0.5, {"step": [], "return": []}))
     baseline(tmp_path, 0.25, 0.125)
     rows = [results.Row("made-up", variant, ENV) for variant in ("ours", "other")]
@@ -89,14 +89,14 @@ def test_figures_are_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
-def test_published_scores_of_games_that_have_them() -> None:
+def test_published_scores_are_shown_if_known() -> None:
     found = results.published_of("ALE/Boxing-v5")
     assert ("Drama-XS", 78.0) in found
     assert len(found) == len(results.PUBLISHED)
     assert results.published_of(ENV) == results.published_of("MinAtar/Breakout-v1") == []
 
 
-def test_the_better_mode_of_a_baseline() -> None:
+def test_better_mode_of_a_baseline_is_shown() -> None:
     def seeds(greedy: float, sampled: float) -> dict[str, Any]:
         return {"runs": [{"greedy": {"mean": greedy}, "sampled": {"mean": sampled}}]}
 
@@ -104,6 +104,6 @@ def test_the_better_mode_of_a_baseline() -> None:
     assert results.at_its_best(seeds(-24.0, 1.0)) == (", sampled actions", [1.0])
 
 
-def test_random_play_by_hand() -> None:
+def test_random_play_matches_hand_computed_values() -> None:
     found = results.random_returns({ENV: 100})
     assert found["returns"][ENV] == pytest.approx(-0.75, abs=0.2)  # one ball in eight is caught

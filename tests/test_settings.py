@@ -1,4 +1,4 @@
-"""Declarations of the settings: what a change alters, and who may change it."""
+"""Declarations of the settings: effects of a change, and when it is allowed."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_setting_without_a_declaration_is_refused() -> None:
 
 
 def changed(name: str) -> Config:
-    """The default configuration with another value of one setting, where that is valid."""
+    """The default configuration with another valid value of one setting."""
     value = flat(dataclasses.asdict(Config()))[name]
     others = {
         "env.made_by": "gymnasium",
@@ -159,12 +159,12 @@ def test_declarations_decide_resume_differences_and_overrides(name: str) -> None
             override(Config(), {name: flat(dataclasses.asdict(config))[name]})
 
 
-def test_the_configuration_needs_no_torch() -> None:
+def test_configuration_needs_no_torch() -> None:
     code = "import sys, drama.settings, drama.presets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_first_line_of_every_description_is_short() -> None:
+def test_first_line_of_every_description_is_short() -> None:
     """It is the help of the option."""
     source = Path(sys.modules[Config.__module__].__file__ or "").parent
     paths = [source / "config.py", *source.glob("*/config.py")]

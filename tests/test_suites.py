@@ -1,4 +1,4 @@
-"""What the pages keep of a suite, and how runs of several machines are joined."""
+"""Recorded results of a suite, and merging of runs from several machines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from drama.suite import load_spec  # noqa: E402
 PUBLISHED = sorted((ROOT / "docs" / "assets" / "results").glob("suite-*.json"))
 
 
-def test_a_curve_is_thinned_to_running_means() -> None:
+def test_curve_is_thinned_to_running_means() -> None:
     steps, returns = np.arange(1.0, 1001), np.arange(1000.0)
     step, mean = suites.thinned(steps, returns, 20)
     assert len(step) == suites.POINTS
@@ -34,7 +34,7 @@ def test_a_curve_is_thinned_to_running_means() -> None:
     assert suites.thinned(steps[:5], returns[:5], 5) == ([steps[4]], [returns[:5].mean()])
 
 
-def test_settings_by_hand() -> None:
+def test_settings_match_expected_values() -> None:
     base = presets.xs()
     assert suites.settings(dataclasses.replace(base, seed=3)) == {}
     behaviour = dataclasses.replace(base.behaviour, gamma=0.9)
@@ -47,8 +47,8 @@ def test_settings_by_hand() -> None:
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
-def test_experiments_are_what_their_published_runs_were_made_with(path: Path) -> None:
-    """Also after a preset has changed: then they say what it was."""
+def test_experiments_have_the_settings_of_their_published_runs(path: Path) -> None:
+    """Also after a preset has changed: then they contain the old values."""
     found = json.loads(path.read_text(encoding="utf-8"))
     spec = load_spec(str(ROOT / found["command"].split()[-1]))
     assert found["variants"].keys() == found["settings"].keys()
@@ -64,7 +64,7 @@ def means_of(result: dict[str, Any]) -> list[tuple[Any, ...]]:
     ]
 
 
-def test_runs_made_elsewhere_are_kept() -> None:
+def test_runs_from_other_machines_are_kept() -> None:
     settings = {"settings": {"ours": {"seed": 1}, "other": {}}}
     here = suite(run("ours", 0, 0.5, RISING), run("ours", 1, None, RISING)) | settings
     elsewhere = run("ours", 1, 0.9, RISING) | {"env": "drama/Sparse-v0"}
@@ -79,19 +79,19 @@ def test_runs_made_elsewhere_are_kept() -> None:
     before |= settings | {"games": [ENV, "drama/Sparse-v0"]}
     found = suites.joined(here, before)
     assert means_of(found) == [
-        ("ours", ENV, 0, 0.5),  # what was made here counts before what the file says
+        ("ours", ENV, 0, 0.5),  # local runs take precedence over those of the file
         ("ours", ENV, 1, 0.7),
-        ("ours", ENV, 2, 0.6),  # also where the suite here was asked for other seeds
+        ("ours", ENV, 2, 0.6),  # also if the local suite has other seeds
         ("ours", "drama/Sparse-v0", 1, 0.9),
         ("other", ENV, 0, 0.1),
     ]
     assert found["games"] == [ENV, "drama/Sparse-v0"]
-    # One that is under way on both sides stays as it is here.
+    # If unfinished on both sides, the local one is kept.
     going = suite(run("ours", 1, None, RISING)) | settings
     assert means_of(suites.joined(going, going)) == [("ours", ENV, 1, None)]
 
 
-def test_of_two_runs_the_one_further_on_is_kept() -> None:
+def test_longer_of_two_runs_is_kept() -> None:
     settings = {"settings": {"ours": {}, "other": {}}}
     stopped = run("ours", 0, 0.2, RISING) | {"status": "interrupted", "steps": 500}
     later = stopped | {"steps": 600, "seconds": 1.0}
@@ -104,17 +104,17 @@ def test_of_two_runs_the_one_further_on_is_kept() -> None:
         assert [r["steps"] for r in found["runs"]] == [600]
 
 
-def test_runs_with_other_settings_are_not_joined() -> None:
+def test_runs_with_other_settings_are_not_merged() -> None:
     here = suite(run("ours", 0, 0.5, RISING)) | {"settings": {"ours": {"seed": 1}}}
     before = suite(run("ours", 1, 0.5, RISING)) | {"settings": {"ours": {}}}
     with pytest.raises(SystemExit, match="'ours' kept so far had other settings"):
         suites.joined(here, before)
-    # A variant that has none of its runs kept may have changed.
+    # A variant without kept runs may have changed.
     before = suite(run("ours", 0, 0.7, RISING)) | {"settings": {"ours": {}}}
     assert means_of(suites.joined(here, before)) == [("ours", ENV, 0, 0.5)]
 
 
-def test_steps_of_runs_that_are_not_over() -> None:
+def test_steps_of_unfinished_runs_are_shown() -> None:
     whole = run("ours", 0, 1.0, {})
     half = {**run("ours", 1, 1.0, {}), "steps": 450}
     assert suites.made([whole, whole]) == "1,000"
@@ -125,7 +125,7 @@ def test_steps_of_runs_that_are_not_over() -> None:
 @pytest.mark.parametrize(
     ("status", "steps", "told"), [("interrupted", 400, True), ("interrupted", 300, False)]
 )
-def test_a_stopped_run_is_told_as_far_as_its_checkpoint_was_evaluated(
+def test_stopped_run_is_reported_if_its_checkpoint_was_evaluated(
     tmp_path: Path, status: str, steps: int, told: bool
 ) -> None:
     cell = SimpleNamespace(path=tmp_path, status=status, step=400)
@@ -135,7 +135,7 @@ def test_a_stopped_run_is_told_as_far_as_its_checkpoint_was_evaluated(
     assert suites.so_far(cell) == (found if told else {})  # type: ignore[arg-type]
 
 
-def test_an_evaluated_checkpoint_is_told_by_its_own_steps(
+def test_evaluated_checkpoint_is_reported_with_its_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "eval.json").write_text(
@@ -158,6 +158,6 @@ def test_an_evaluated_checkpoint_is_told_by_its_own_steps(
     cell = SimpleNamespace(path=tmp_path, status="interrupted", step=400)
     found = suites.one_run(cell)  # type: ignore[arg-type]
     assert (found["steps"], found["evaluation"]["greedy"]["mean"]) == (400, 2.0)
-    logged.steps_asked = 400  # at its end it is for the suite to say whether that counts
+    logged.steps_asked = 400  # after its end the suite decides whether it counts
     found = suites.one_run(cell)  # type: ignore[arg-type]
     assert (found["steps"], found["evaluation"]) == (480, {})

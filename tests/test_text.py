@@ -33,19 +33,19 @@ NAMES = ("training.warmup_steps", "world_model.optim.lr", "behaviour.optim.lr", 
         ("", None),
     ],
 )
-def test_the_nearest_name_if_any(name: str, near: str | None) -> None:
+def test_nearest_name_if_any(name: str, near: str | None) -> None:
     assert nearest(name, NAMES) == near
     assert did_you_mean(name, NAMES) == ("" if near is None else f"; did you mean {near}?")
 
 
-def test_an_unknown_game_far_from_all_is_answered_with_all() -> None:
+def test_unknown_game_without_a_near_one_lists_all() -> None:
     with pytest.raises(ConfigError, match="'Pongg'; did you mean Pong"):
         published(game="Pongg")
     with pytest.raises(ConfigError, match="unknown method 'zzz'; choose from Random, Human, "):
         published(method="zzz")
 
 
-def test_the_cutoff_decides_what_is_similar() -> None:
+def test_similarity_has_a_cutoff() -> None:
     assert nearest("sed", NAMES, cutoff=0.9) is None
 
 
@@ -61,7 +61,7 @@ def test_the_cutoff_decides_what_is_similar() -> None:
         (7384, "2:03:04"),
     ],
 )
-def test_clock(seconds: float, text: str) -> None:
+def test_clock_format(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
 
@@ -79,7 +79,7 @@ def test_clock(seconds: float, text: str) -> None:
         (86400 * 1234.5, "1,234.5 days"),
     ],
 )
-def test_duration(seconds: float, text: str) -> None:
+def test_duration_format(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
@@ -94,7 +94,7 @@ def test_duration(seconds: float, text: str) -> None:
         (1234.5e9, "1,234.5 GB"),
     ],
 )
-def test_size(count: float, text: str) -> None:
+def test_size_format(count: float, text: str) -> None:
     assert size(count) == text
 
 
@@ -103,7 +103,7 @@ def test_counts_agree_with_their_noun() -> None:
     assert texts == ["0 runs", "1 run", "2 runs", "1,234 runs"]
 
 
-def test_texts_are_cut_and_put_on_one_line() -> None:
+def test_texts_are_cut_and_joined_to_one_line() -> None:
     assert one_line("a\n  b\tc") == "a b c"
     assert first_line(ValueError("one\ntwo")) == "one"
     assert first_line(ValueError()) == "ValueError"

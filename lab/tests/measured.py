@@ -1,4 +1,4 @@
-"""Runs a script about runs with a copy of the log."""
+"""Runs a lab script on a run, with a copy of the log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lab.runs import markdown
 def measured(
     script: ModuleType, what: str, run: Path, tmp_path: Path, *options: str
 ) -> list[dict[str, Any]]:
-    """Measure twice: the second call replaces the rows of the first; the run stays as it is."""
+    """Measure twice: the second call replaces the rows of the first; the run does not change."""
     shutil.copy(LAB / LOG, tmp_path / LOG)
     before = {p: p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""The log's suites can be run, and are what their recorded runs were made with."""
+"""The suites of the log are valid and have the settings of their recorded runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_experiment_is_in_the_log():
 @pytest.mark.parametrize(
     "path", sorted((LAB / "assets").glob("suite-*.json")), ids=lambda p: p.stem
 )
-def test_settings_are_those_of_the_recorded_runs(path):
+def test_settings_equal_those_of_the_recorded_runs(path):
     found = json.loads(path.read_text(encoding="utf-8"))
     spec = load_spec(str(LAB.parent / found["command"].split()[-1]))
     assert found["variants"].keys() == found["settings"].keys()
@@ -34,5 +34,5 @@ def test_settings_are_those_of_the_recorded_runs(path):
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
-def test_a_spec_fits_its_games(path):
+def test_every_spec_is_valid_for_its_games(path):
     assert_fits_its_games(path)

@@ -1,4 +1,4 @@
-"""Whether a latent comes to hold what moves: that the numbers are told as they were measured."""
+"""Latent capacity: the log matches the measurements."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ pytest.importorskip("minatar", reason="MinAtar is not installed")
 from lab import LAB, LOG, latent_capacity
 
 
-def test_the_page_says_what_the_file_says() -> None:
+def test_log_matches_the_recorded_numbers() -> None:
     page = (LAB / LOG).read_text(encoding="utf-8")
     path = LAB / "assets" / "latent_capacity.json"
     assert latent_capacity.markdown(json.loads(path.read_text(encoding="utf-8"))) in page
 
 
-def test_untrained_models_are_worse_than_the_mean_frame(tmp_path: Path) -> None:
+def test_untrained_model_is_worse_than_the_mean_frame(tmp_path: Path) -> None:
     shutil.copy(LAB / LOG, tmp_path / LOG)
     options = ["--steps", "600", "--updates", "2", "--every", "1", "--lab", str(tmp_path)]
     latent_capacity.main(options)

@@ -1,4 +1,4 @@
-"""What reconstructions show of moving objects."""
+"""Reconstruction of moving objects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from lab import moving_objects
 from lab.tests.measured import measured
 
 
-def test_models_learn_on_with_other_weights(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_training_continues_with_other_loss_weights(
+    run: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     place = {"everywhere": (slice(None), slice(None))}
     monkeypatch.setattr(moving_objects, "PLACES", {"drama/Catch-v0": place})
     plain, _, weighted = measured(
@@ -21,7 +23,7 @@ def test_models_learn_on_with_other_weights(run: Path, tmp_path: Path, monkeypat
     assert plain["shares"]["40"] != weighted["shares"]["40"]
 
 
-def test_shares_by_hand() -> None:
+def test_shares_match_hand_computed_values() -> None:
     class Model:
         def eval(self) -> None: ...
 
@@ -34,7 +36,7 @@ def test_shares_by_hand() -> None:
         def decoder(self, latent: torch.Tensor) -> torch.Tensor:
             shown = latent.float() / 255
             shown[:, 0] *= 0.5  # half of the brightness is a quarter of the error
-            shown[:, 1] = 0.0  # and the second row is never drawn
+            shown[:, 1] = 0.0  # and the second row is never reconstructed
             return shown
 
     frames = torch.zeros(5, 2, 3, 1, dtype=torch.uint8)

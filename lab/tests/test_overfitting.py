@@ -1,4 +1,4 @@
-"""Whether a world model is overfitted: errors and rewards by hand."""
+"""Overfitting of the world model: hand-computed errors and reward recall."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from drama.replay import ReplayBuffer
 from drama.types import Batch, Transition
 
 
-def test_rows_learnt_from_and_new_episodes(run: Path, tmp_path: Path) -> None:
+def test_training_and_held_out_errors_are_recorded(run: Path, tmp_path: Path) -> None:
     known, new = measured(overfitting, "heldout", run, tmp_path, "--windows", "3")
     assert (known["case"], new["case"]) == ("training transitions", "held-out episodes")
     assert known["frame"] > 0
     assert (known["frame"], known["kl"]) != (new["frame"], new["kl"])
 
 
-def test_new_episodes_are_not_those_of_the_run(run: Path) -> None:
+def test_held_out_episodes_differ_from_those_of_the_run(run: Path) -> None:
     with continued(run, {}) as (agent, trainer):
         rows = torch.arange(60)
 
@@ -46,16 +46,18 @@ def test_new_episodes_are_not_those_of_the_run(run: Path) -> None:
         assert not torch.equal(own, new)
 
 
-def test_what_is_predicted_by_hand(run: Path) -> None:
+def test_prediction_error_matches_the_decoder_loss_of_the_prior(run: Path) -> None:
     with continued(run, {}) as (agent, trainer):
         model = agent.world_model
-        # A prior that is the posterior of the frame it predicts draws what a reconstruction does.
+        # A prior equal to the posterior of the next frame predicts its reconstruction.
         ends = torch.linspace(6, len(trainer.replay) - 2, 4).long().unique()
         batch = trainer.replay.windows(ends, 6)
         with torch.no_grad():
-            sure = (model.posterior(batch.obs).exp() > 2).float().log()  # all of it impossible
+            sure = (
+                (model.posterior(batch.obs).exp() > 2).float().log()
+            )  # probability zero everywhere
             best = model.posterior(batch.obs).argmax(-1, keepdim=True)
-            sure = sure.scatter(-1, best, 0.0)  # but the most likely
+            sure = sure.scatter(-1, best, 0.0)  # except at the mode
         model.posterior_of = lambda _: sure  # type: ignore[method-assign]
         model.prior = lambda _: sure[:, 1:]  # type: ignore[method-assign]
         known = overfitting.errors(model, trainer.replay, 6, 4)
@@ -70,7 +72,7 @@ def test_what_is_predicted_by_hand(run: Path) -> None:
         assert known["predicted"] == round(float(right), 2)
 
 
-def test_rewards_are_asked_for_where_one_can_be_paid(run: Path, tmp_path: Path) -> None:
+def test_reward_recall_is_measured_on_rewarded_transitions(run: Path, tmp_path: Path) -> None:
     known, new = measured(overfitting, "rewards", run, tmp_path, "--windows", "3")
     assert (known["case"], new["case"]) == ("training transitions", "held-out episodes")
     with continued(run, {}) as (agent, trainer):
@@ -82,11 +84,13 @@ def test_rewards_are_asked_for_where_one_can_be_paid(run: Path, tmp_path: Path) 
     assert again != {key: new[key] for key in again}
 
 
-@pytest.mark.parametrize("total", [40, 53])  # full to the brim; thirteen rows overwritten
-def test_rewards_by_hand(total: int) -> None:
+@pytest.mark.parametrize("total", [40, 53])  # exactly full; thirteen rows overwritten
+def test_reward_recall_matches_hand_computed_values(total: int) -> None:
     length, capacity = 4, 40
     replay = ReplayBuffer(ReplayConfig(capacity=capacity), (1,), torch.float32)
-    for g in range(total):  # episodes of four actions and a last frame; the fourth action pays
+    for g in range(
+        total
+    ):  # episodes of four actions and a last frame; the fourth action is rewarded
         last, pays = g % 5 == 4, g % 5 == 3
         reward = (-2.0 if g % 2 else 1.0) * pays
         obs = np.array([g], np.float32)
@@ -109,14 +113,16 @@ def test_rewards_by_hand(total: int) -> None:
 
         @staticmethod
         def reward(deter: Tensor) -> Tensor:
-            return torch.where(deter == 0, -0.3, deter.clamp_max(0.5))  # 1 is thought a half
+            return torch.where(
+                deter == 0, -0.3, deter.clamp_max(0.5)
+            )  # a reward of 1 is predicted as 0.5
 
     kept = range(total - capacity, total)
     pays = [float(g) for g in kept if g % 5 == 3]
     whole = [g for g in pays if g >= kept[length - 1]]
     others = [float(g) for g in kept[length - 1 :] if g % 5 < 3]
     found = overfitting.predicted_rewards(cast("Any", Model()), replay, length, 1000)
-    assert asked == [whole, others]  # neither too old, nor where nothing is done
+    assert asked == [whole, others]  # neither too old, nor without an action
     halves, doubles = (sum(g % 2 == odd for g in whole) for odd in (0, 1))
     share = (0.5 * halves + 2 * doubles) / (halves + 2 * doubles)
     assert found["paid"] == len(pays)
@@ -127,13 +133,13 @@ def test_rewards_by_hand(total: int) -> None:
     overfitting.predicted_rewards(cast("Any", Model()), replay, length, 2)
     assert asked == [[whole[0], whole[-1]], [others[0], others[-1]]]  # spread over all of them
     found = overfitting.predicted_rewards(cast("Any", Model()), replay, capacity + 9, 2)
-    assert found == {"paid": len(pays), "predicted": None, "made_up": None}  # no window is whole
+    assert found == {"paid": len(pays), "predicted": None, "made_up": None}  # no complete window
     replay.columns["reward"].zero_()
     found = overfitting.predicted_rewards(cast("Any", Model()), replay, length, 2)
     assert found == {"paid": 0, "predicted": None, "made_up": None}
 
 
-def test_the_table_leaves_out_what_was_not_asked() -> None:
+def test_table_has_an_empty_cell_for_a_missing_value() -> None:
     row = {"label": "a", "case": "b"}
     told = overfitting.rewards_table([row | {"paid": 1200, "predicted": 0.5, "made_up": None}])
     assert "| a | b | 1,200 | 50.0 % |  |" in told

@@ -17,7 +17,7 @@ from drama import Agent
 from drama.behaviour import Behaviour
 
 
-def test_what_is_measured_is_the_policy_and_nothing_is_learnt(run: Path) -> None:
+def test_evaluation_follows_the_policy_and_makes_no_updates(run: Path) -> None:
     with continued(run, {"training.overlap": True}) as (agent, _):
         with torch.no_grad():  # a policy of one action only
             for name, value in agent.behaviour.named_parameters():
@@ -32,7 +32,7 @@ def test_what_is_measured_is_the_policy_and_nothing_is_learnt(run: Path) -> None
         assert trainer.learner.updates == {"world_model": 0, "behaviour": 0}
 
 
-def test_a_policy_beside_one_that_does_not_look(run: Path, tmp_path: Path) -> None:
+def test_blind_case_compares_policy_with_marginal_frequencies(run: Path, tmp_path: Path) -> None:
     (row,) = measured(policy, "blind", run, tmp_path, "--episodes", "4")
     assert abs(sum(row["shares"]) - 1) < 0.01
     assert len(row["shares"]) == 3
@@ -41,12 +41,12 @@ def test_a_policy_beside_one_that_does_not_look(run: Path, tmp_path: Path) -> No
 
 
 def agent_steps(run: Path) -> int:
-    """Steps of an episode of the game, which are as many in each."""
+    """Length of an episode, which is constant in the game."""
     (length,) = {e.length for e in Agent.load(run).evaluate(4).episodes}
     return length
 
 
-def test_by_the_policy_and_by_asking_the_model(
+def test_lookahead_case_compares_policy_with_lookahead(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     length, asked = agent_steps(run), []
@@ -64,13 +64,13 @@ def test_by_the_policy_and_by_asking_the_model(
     assert (alone["case"], ahead["case"]) == ("the policy alone", "lookahead, 2 samples per action")
     assert {*alone["greedy"], *alone["sampled"], *ahead["greedy"], *ahead["sampled"]} <= {-1.0, 1.0}
     assert {tuple(shape) for shape in asked} == {(4, 3)}
-    # Asked before each step of episodes of one length, in two modes, by two calls; alone never.
+    # Lookahead runs once per step, in two modes and two calls; never with the policy alone.
     assert len(asked) == length * 2 * 2
 
 
-def test_without_looking_only_shares_matter() -> None:
+def test_blind_return_depends_on_action_frequencies_only() -> None:
     class Game(gym.Env[int, int]):
-        """Pays the number of the action, whatever is seen; eight steps."""
+        """Reward is the action's index in every state; eight steps."""
 
         def reset(self, **_: Any) -> tuple[int, dict[str, Any]]:
             self.step_ = 0
@@ -86,7 +86,7 @@ def test_without_looking_only_shares_matter() -> None:
     assert abs(mean - 4) < 0.3
 
 
-def test_a_policy_learns_anew_and_the_model_stays(run: Path) -> None:
+def test_retraining_resets_the_policy_and_keeps_the_model(run: Path) -> None:
     with continued(run, {"behaviour.entropy": 0.5}) as (agent, trainer):
         assert agent.config.behaviour.entropy == 0.5
         model = {k: v.clone() for k, v in agent.world_model.state_dict().items()}
@@ -105,7 +105,7 @@ def test_a_policy_learns_anew_and_the_model_stays(run: Path) -> None:
             assert torch.equal(value, model[key]), key
 
 
-def test_policies_are_told_with_every_return(run: Path, tmp_path: Path) -> None:
+def test_retrained_policy_is_recorded_with_every_return(run: Path, tmp_path: Path) -> None:
     options = ("--updates", "1", "--episodes", "2", "--cases", "entropy bonus 3e-3")
     (row,) = measured(policy, "retrained", run, tmp_path, *options)
     assert len(row["greedy"]) == len(row["sampled"]) == 2

@@ -1,4 +1,4 @@
-"""What rows teach about held-out episodes: events and areas by hand, and what the page says."""
+"""Predictability: hand-computed events and areas under the curve, and the log's numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from drama.suite.override import override
 from drama.types import Batch
 
 
-def test_the_page_says_what_the_files_say() -> None:
+def test_log_matches_the_recorded_numbers() -> None:
     page = (LAB / LOG).read_text(encoding="utf-8")
     for event in predictability.EVENTS.values():
         path = LAB / "assets" / f"{event.block}.json"
@@ -25,7 +25,7 @@ def test_the_page_says_what_the_files_say() -> None:
 
 
 def rows(lanes: list[int], firsts: list[int], rewards: list[float]) -> predictability.Rows:
-    """Rows on which the chicken stands in these lanes, 0 at the top."""
+    """Transitions with the chicken in these lanes, 0 at the top."""
     count = len(lanes)
     obs = torch.zeros(1, count, 10, 10, 7, dtype=torch.uint8)
     obs[0, torch.arange(count), torch.tensor(lanes), 4, 0] = 255
@@ -45,14 +45,14 @@ def rows(lanes: list[int], firsts: list[int], rewards: list[float]) -> predictab
     )
 
 
-def test_a_car_throws_back_and_a_crossing_or_a_seam_does_not() -> None:
+def test_hits_are_distinguished_from_crossings_and_episode_boundaries() -> None:
     found = rows([9, 8, 9, 8, 1, 9, 8, 9], [1, 0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 1, 0, 0, 0])
-    # From the bottom nothing throws back; row 4 pays; row 6 leads to another episode's first.
+    # No hit is possible in the bottom lane; 4 is rewarded; 6 is followed by an episode's start.
     assert found.asked.tolist() == [False, True, False, True, False, False, False]
     assert found.happened.tolist() == [False, True, False, False, False, False, True]
 
 
-def test_rows_asked_about_have_a_past_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queried_transitions_have_a_past_in_their_episode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictability, "WINDOW", 2)
     found = rows([8] * 7, [1, 0, 0, 1, 0, 0, 0], [0.0] * 7)
     assert found.having(1).tolist() == [1, 3, 4, 5]
@@ -60,11 +60,11 @@ def test_rows_asked_about_have_a_past_of_their_own(monkeypatch: pytest.MonkeyPat
     assert found.having(3).tolist() == [5]
     shown = found.shown(torch.tensor([4]), 2)
     assert shown.shape == (1, 20, 10, 10)
-    assert shown[0, 7:10, 0, 0].tolist() == [0, 1, 0]  # row 4 took action 1
-    assert shown[0, 17:, 0, 0].tolist() == [1, 0, 0]  # row 3 took action 0
+    assert shown[0, 7:10, 0, 0].tolist() == [0, 1, 0]  # transition 4 has action 1
+    assert shown[0, 17:, 0, 0].tolist() == [1, 0, 0]  # transition 3 has action 0
 
 
-def test_area_by_hand() -> None:
+def test_area_matches_hand_computed_values() -> None:
     happened = torch.tensor([True, True, False, False])
     assert predictability.area(torch.tensor([3.0, 2.0, 1.0, 0.0]), happened) == 1.0
     assert predictability.area(torch.tensor([3.0, 0.0, 1.0, 2.0]), happened) == 0.5
@@ -73,7 +73,7 @@ def test_area_by_hand() -> None:
     )  # ties count half
 
 
-def test_the_convolution_does_not_know_one_place_from_another() -> None:
+def test_convolution_shares_weights_over_places_and_mlp_does_not() -> None:
     torch.manual_seed(0)
     here = torch.zeros(2, 5, 10, 10)
     here[0, :, 4, 4] = here[1, :, 5, 5] = 1.0
@@ -85,15 +85,15 @@ def test_the_convolution_does_not_know_one_place_from_another() -> None:
     assert strides == [2, 2, 1, 1, 1]
 
 
-def test_what_is_paid_for_is_asked_of_the_row_whose_action_it_was() -> None:
+def test_reward_event_belongs_to_the_rewarded_action() -> None:
     given = rows([0] * 5, [1, 0, 0, 1, 0], [0.0, 1.0, 0.0, -1.0, 1.0]).batch
     is_last = torch.tensor([[False, False, True, False, False]])
     found = predictability.Rows(given._replace(is_last=is_last), 3, predictability.paid)
     assert found.asked.tolist() == [True, True, False, True]
-    assert found.happened.tolist() == [False, True, False, False]  # to be hit is not to be paid
+    assert found.happened.tolist() == [False, True, False, False]  # a negative reward is no event
 
 
-def test_a_run_is_asked_and_told(tmp_path: Path) -> None:
+def test_run_is_measured_and_written_to_the_log(tmp_path: Path) -> None:
     pytest.importorskip("minatar", reason="MinAtar is not installed")
     spec = load_spec(str(LAB.parent / "experiments" / "minatar.toml"))
     warmup = {"training.warmup_steps": 1500, "training.random_action_repeat": 24}
@@ -123,7 +123,7 @@ def catch_agent(run_dir: Path) -> Agent:
     return agent.learn(390, run_dir=run_dir)
 
 
-def test_rows_of_a_ring_that_has_wrapped_are_in_order(tmp_path: Path) -> None:
+def test_transitions_of_a_wrapped_replay_are_in_order(tmp_path: Path) -> None:
     agent = catch_agent(tmp_path / "run")
     with continued(tmp_path / "run", {}) as (_, trainer):
         replay = trainer.replay
@@ -139,12 +139,12 @@ def test_rows_of_a_ring_that_has_wrapped_are_in_order(tmp_path: Path) -> None:
         assert slots[0].tolist() == list(range(young.total - 1))
 
 
-def test_frames_and_latents_of_the_rows_asked_about(tmp_path: Path) -> None:
+def test_inputs_are_frames_or_latents_of_the_queried_transitions(tmp_path: Path) -> None:
     agent = catch_agent(tmp_path / "run")
     model = agent.world_model.eval()
     torch.manual_seed(0)
     last = list(model.reward_head.parameters())[-2]
-    torch.nn.init.normal_(last)  # which is zero until it has learnt
+    torch.nn.init.normal_(last)  # zero before training
     replay = played(agent, 3, 200)
     batch = predictability.in_order(replay)
     found = predictability.Rows(batch, model.actions.count, predictability.paid)
@@ -170,14 +170,14 @@ def test_frames_and_latents_of_the_rows_asked_about(tmp_path: Path) -> None:
     assert said[0] != said[1]
 
 
-def test_networks_learn_from_known_rows_and_are_asked_about_both(
+def test_networks_train_on_training_transitions_and_are_tested_on_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = catch_agent(tmp_path / "run")
     taught: list[tuple[int, torch.dtype, int]] = []
 
     class Knows(torch.nn.Module):
-        """Says what is in the middle of the lowest row, or the first latent."""
+        """Returns the middle of the lowest pixel row, or the first latent."""
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x[:, 0, -1, x.shape[-1] // 2]
@@ -208,7 +208,7 @@ def test_networks_learn_from_known_rows_and_are_asked_about_both(
         (known, latents, 1),
         (known, latents, 4),
     ]
-    # Five are asked, each about known rows and then about new ones.
+    # Five predictors, each scored on training transitions and then on held-out ones.
     (one, other), happened = asked[:2], found["happened"]
     assert asked == [one, other] * 5
     assert [one[1], other[1]] == happened
@@ -222,7 +222,7 @@ def test_networks_learn_from_known_rows_and_are_asked_about_both(
     assert list(found["scores"].values()) == [[2 * i + 1, 2 * i + 2] for i in range(5)]
 
 
-def test_another_event_goes_into_a_block_of_its_own(tmp_path: Path) -> None:
+def test_each_event_has_a_separate_block(tmp_path: Path) -> None:
     catch_agent(tmp_path / "run")
     block = "<!-- begin predictability-paid -->\n<!-- end predictability-paid -->\n"
     (tmp_path / LOG).write_text(block)

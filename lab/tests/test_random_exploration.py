@@ -1,4 +1,4 @@
-"""What random play is rewarded with, by how long it holds an action."""
+"""Reward of random play by action repeat."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from lab import LAB, LOG, random_exploration
 
 
-def test_catch_is_caught_as_often_as_chance_has_it() -> None:
+def test_random_play_of_catch_has_the_expected_reward() -> None:
     # Seven steps an episode, a return of -0.75 at random: 1 in 8 is caught.
     caught = random_exploration.rewarded("drama/Catch-v0", 1, 7 * 800)
     assert abs(caught - 100) < 40
 
 
-def test_the_page_says_what_the_file_says(tmp_path: Path) -> None:
+def test_log_matches_the_recorded_numbers(tmp_path: Path) -> None:
     page = (LAB / LOG).read_text(encoding="utf-8")
     path = LAB / "assets" / "random_exploration.json"
     assert random_exploration.markdown(json.loads(path.read_text(encoding="utf-8"))) in page

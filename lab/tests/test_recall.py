@@ -1,4 +1,4 @@
-"""What the look into a world model at the memory game's question says is what it finds."""
+"""Measurements of world model and policy at the question of the memory game."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ def short_game():
     del gym.registry[ENV]
 
 
-def test_a_probe_finds_what_is_there_and_nothing_else():
+def test_probe_reads_encoded_colours_and_no_others():
     generator = torch.Generator().manual_seed(0)
     answers = torch.randint(4, (400,), generator=generator)
     noise = torch.randn(400, 20, generator=generator)
-    told = noise.clone()
-    told[:, 3] += 5.0 * (answers == 1)
-    told[:, 7] += 5.0 * (answers == 2)
-    told[:, 9] += 5.0 * (answers == 3)
-    assert recall_probe.probe(told, answers) > 0.95
+    cells = noise.clone()
+    cells[:, 3] += 5.0 * (answers == 1)
+    cells[:, 7] += 5.0 * (answers == 2)
+    cells[:, 9] += 5.0 * (answers == 3)
+    assert recall_probe.probe(cells, answers) > 0.95
     assert recall_probe.probe(noise, answers) < 0.4
 
 
-def test_share_by_hand():
+def test_share_of_variance_matches_hand_computed_values():
     # Means 1 and 5 about 3: between 4 x 4 = 16; within 4 x 1 = 4.
     features = torch.tensor([[0.0], [2.0], [4.0], [6.0]])
     assert recall_probe.share(features, torch.tensor([0, 0, 1, 1])) == pytest.approx(0.8)
     assert recall_probe.share(features, torch.tensor([0, 1, 1, 0])) == pytest.approx(0.0)
 
 
-def test_episodes_are_whole_and_their_colours_are_told():
+def test_episodes_are_complete_and_colours_follow_from_rewards():
     seen = recall_probe.episodes(ENV, 16, 60, seed=3)
     assert seen.action.shape == (60, GAP + 4)
     assert seen.obs.shape == (60, GAP + 4, 16, 16, 3)
@@ -62,7 +62,7 @@ def test_episodes_are_whole_and_their_colours_are_told():
 
 
 class Oracle(torch.nn.Module):
-    """Knows the colour from the first frame; pays for answering it."""
+    """Outputs the colour at each step; predicts the reward of the right answer if it knows."""
 
     def __init__(self, seen_right: Tensor, know: bool) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Oracle(torch.nn.Module):
 
 
 @pytest.mark.parametrize("know", [True, False])
-def test_a_model_that_knows_and_one_that_does_not(know: bool):
+def test_measurements_of_a_perfect_and_an_ignorant_reward_head(know: bool):
     seen = recall_probe.episodes(ENV, 16, 80, seed=3)
     question = GAP + 2
     found = recall_probe.look(Oracle(recall_probe.colours(seen, question), know), seen, question)  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def test_a_model_that_knows_and_one_that_does_not(know: bool):
         assert found["apart"] == 0.0
 
 
-def test_when_something_counts_as_known():
+def test_first_update_above_the_thresholds_is_reported():
     rows = [
         {"updates": 100, "recalls": 0.3, "answers": 1.0, "apart": 0.01},
         {"updates": 200, "recalls": 0.95, "answers": 0.9, "apart": 0.8},
@@ -113,13 +113,13 @@ def test_when_something_counts_as_known():
     assert recall.first(rows, "answers") == "200"
 
 
-def test_every_case_is_a_configuration():
+def test_every_case_is_a_valid_configuration():
     config = load_spec(str(recall.SPEC)).variant("mamba2").config
     for case in recall.CASES.values():
         override(config, {**recall.PLAIN, **case.settings})
 
 
-def test_cases_are_added_to_what_is_there(
+def test_cases_are_added_to_the_recorded_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setitem(
@@ -143,7 +143,7 @@ def test_cases_are_added_to_what_is_there(
 
 
 @pytest.mark.parametrize("block", ["recall-agents", "elsewhere"])
-def test_agents_go_into_the_block_that_was_named(
+def test_agents_are_written_to_the_selected_block(
     block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     numbers = ("recalls", "answers", "apart", "policy_sees", "right", "entropy_asked", "entropy")
@@ -169,7 +169,7 @@ def test_agents_go_into_the_block_that_was_named(
     )
     assert text.endswith("<!-- begin other -->\n<!-- end other -->\n")
 
-    # Others are made elsewhere, and one anew: the lines that are not stay if they are asked to.
+    # With --keep, rows that are not measured again stay.
     lines = {2: ENV, 3: "drama/Recall8-v0"}
 
     def later(name: str, directory: Path) -> list[dict[str, object]]:
@@ -180,11 +180,11 @@ def test_agents_go_into_the_block_that_was_named(
     monkeypatch.setattr(recall, "agents", later)
     recall.main([*named, *common, "--keep", "--runs", "the other=suites/b"])
 
-    def told() -> list[tuple[str, ...]]:
+    def cells() -> list[tuple[str, ...]]:
         rows = [line.split(" | ") for line in page.read_text().splitlines() if "/Recall" in line]
         return [(row[0][2:], row[1], row[2], row[8]) for row in rows]
 
-    assert told() == [
+    assert cells() == [
         ("one, a", ENV, "3", "0.50"),  # 4 eighths
         ("the other, b", ENV, "2", "0.50"),
         ("the other, b", ENV, "3", "1.00"),
@@ -194,4 +194,4 @@ def test_agents_go_into_the_block_that_was_named(
     result = json.loads((tmp_path / "assets" / f"{block}.json").read_text())
     assert ["machine" in line for line in result["runs"]] == [True, False, False, False]
     recall.main([*named, *common, "--runs", "the other=suites/b"])
-    assert len(told()) == 3
+    assert len(cells()) == 3

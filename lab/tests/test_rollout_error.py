@@ -1,4 +1,4 @@
-"""Rollout errors by hand."""
+"""Rollout errors: hand-computed values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENV = "drama/Catch-v0"
 
 
 def windows(reward: list[float], end: list[bool]) -> rollout_error.Windows:
-    """One window of frames that grow brighter by one a step."""
+    """One window of frames whose brightness rises by one a step."""
     length = len(reward)
     obs = torch.arange(length, dtype=torch.uint8)[None, :, None, None, None].expand(1, -1, 2, 2, 3)
     return rollout_error.Windows(
@@ -26,24 +26,24 @@ def windows(reward: list[float], end: list[bool]) -> rollout_error.Windows:
     )
 
 
-def test_outcomes_by_hand() -> None:
+def test_outcomes_match_hand_computed_values() -> None:
     seen = windows([9.0, 0.0, 1.0, -2.0, 0.0], [False, False, False, False, True])
     reward = torch.tensor([[0.6, 0.4, -1.1, -0.1]])  # of the last four; the first was read
     end = torch.tensor([[False, True, False, False]])
     found = rollout_error.outcomes(reward, end, seen, context=1)
-    # 1 was foretold as 0.4 (no), -2 as -1.1 (yes); of the zeros 0.6 is made up, -0.1 is not.
+    # 1 predicted as 0.4 is missed, -2 as -1.1 recalled; of the zeros 0.6 is false, -0.1 is not.
     assert (found["reward_found"], found["reward_made_up"]) == (0.5, 0.5)
     assert (found["end_found"], found["end_made_up"]) == (0.0, 0.3333)
     assert (found["rewards"], found["ends"]) == (2, 1)
 
 
-def test_error_of_frames_by_hand() -> None:
+def test_frame_error_matches_hand_computed_values() -> None:
     black = torch.zeros(2, 2, 2, 3, dtype=torch.uint8)
     grey = torch.full_like(black, 51)  # a fifth: 12 values of 1/25 each
     assert rollout_error.error(grey, black) == pytest.approx(12 / 25)
 
 
-def test_a_game_without_dreams_has_an_empty_panel(tmp_path: Path) -> None:
+def test_game_without_rollouts_has_an_empty_panel(tmp_path: Path) -> None:
     errors = {key: [1.0, 2.0] for key in ("dream", "last_frame", "reconstruction")}
     result = {
         "horizon": 2,
@@ -55,7 +55,7 @@ def test_a_game_without_dreams_has_an_empty_panel(tmp_path: Path) -> None:
     assert (tmp_path / "dream.png").stat().st_size > 1000
 
 
-def test_dreams_of_a_fresh_agent() -> None:
+def test_rollouts_of_an_untrained_agent_are_measured() -> None:
     agent = drama.Agent(ENV, presets.quick(), seed=0)
     seen = rollout_error.play(agent, length=5, windows=6, episodes=4)
     assert seen.obs.shape == (6, 5, 32, 32, 3)

@@ -10,7 +10,7 @@ from drama import Agent
 from drama.envs import make_env
 
 
-def test_a_dream_begins_where_the_frames_are_no_longer_read() -> None:
+def test_rollout_starts_after_the_context_frames() -> None:
     agent = Agent("drama/Catch-v0", tiny())
     found = rollout_strip.strips(agent, seed=3, seen=2, length=20, skip=0)
     assert found.dtype == np.uint8
@@ -19,12 +19,12 @@ def test_a_dream_begins_where_the_frames_are_no_longer_read() -> None:
     assert (real[0] == make_env("drama/Catch-v0", 3).reset()[0]).all()
     assert (rebuilt[:2] == imagined[:2]).all()
     assert (rebuilt[2:] != imagined[2:]).any()
-    again = Agent("drama/Catch-v0", tiny())  # its actions are drawn anew from the beginning
+    again = Agent("drama/Catch-v0", tiny())  # its actions are sampled from the start
     later = rollout_strip.strips(again, seed=3, seen=2, length=3, skip=2)
     assert (later[0] == real[2:5]).all()  # the same episode, without its first two steps
 
 
-def test_frames_are_told_apart_by_lines() -> None:
+def test_strip_has_lines_between_frames() -> None:
     rows = np.arange(2 * 3, dtype=np.uint8).reshape(2, 3, 1, 1, 1).repeat(3, axis=-1)
     rows = rows.repeat(2, axis=2)  # two strips of three frames, two pixels high and one wide
     picture = rollout_strip.drawn(rows, seen=2, scale=3)

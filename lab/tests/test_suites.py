@@ -1,4 +1,4 @@
-"""The log's tables of suites say what the runs left."""
+"""The suite tables of the log match the runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lab import LAB, LOG, rollout_error, suites
 from tests.made_up_suite import ENV, RISING, run, suite
 
 
-def test_scores_by_hand(tmp_path: Path) -> None:
+def test_scores_match_hand_computed_values(tmp_path: Path) -> None:
     table = suites.score_table(
         suite(
             run("ours", 0, 1.0, RISING), run("ours", 1, 0.5, RISING), run("ours", 2, None, RISING)
@@ -30,7 +30,7 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     assert "| random policy | -0.75 |" in table
 
 
-def test_sampled_actions_have_a_row_where_every_seed_was_played_so(tmp_path: Path) -> None:
+def test_sampled_actions_have_a_row_if_every_seed_has_them(tmp_path: Path) -> None:
     runs = [run("ours", seed, 1.0, RISING) for seed in (0, 1)]
     runs[0]["evaluation"]["sampled"] = {"mean": 0.25, "returns": [0.25]}
     assert "sampled" not in suites.score_table(suite(*runs), tmp_path)
@@ -48,13 +48,13 @@ def baseline(place: Path, last: float) -> None:
     )
 
 
-def test_steps_to_reach_a_baseline(tmp_path: Path) -> None:
+def test_steps_to_reach_a_baseline_are_counted(tmp_path: Path) -> None:
     assert suites.steps_to_reach(RISING, 0.2) == 300
     assert suites.steps_to_reach(RISING, 1.1) is None
     baseline(tmp_path, 0.5)
     never = {"step": [100, 200], "return": [-0.5, 0.4]}
     table = suites.reach_table(suite(run("ours", 0, 1.0, RISING)), tmp_path)
-    # The baseline stands there with its first twenty episodes, after 200 steps.
+    # The baseline reaches it with its first twenty episodes, after 200 steps.
     assert "| SB3 PPO | 0.50 | 200 | Ours | 300 | 1.50 |" in table
     both = suite(run("ours", 0, 1.0, RISING), run("ours", 1, 1.0, never))
     assert "| 300, not reached | 1.50 (1 of 2 seeds) |" in suites.reach_table(both, tmp_path)
@@ -73,7 +73,7 @@ def test_a_game_of_few_episodes_has_a_shorter_mean(
     assert "| SB3 PPO | 0.50 | 50 | Ours | 300 | 6.00 |" in table
 
 
-def test_the_log_is_made_from_the_numbers(tmp_path: Path) -> None:
+def test_block_of_the_log_is_written_from_the_results(tmp_path: Path) -> None:
     place = tmp_path / "assets"
     place.mkdir(parents=True)
     (tmp_path / LOG).write_text(
@@ -89,7 +89,7 @@ def test_the_log_is_made_from_the_numbers(tmp_path: Path) -> None:
     assert (place / "suite-made-up.png").stat().st_size > 1000
 
 
-def test_the_log_says_what_the_results_say(tmp_path: Path) -> None:
+def test_log_matches_the_recorded_results(tmp_path: Path) -> None:
     page, place = tmp_path / LOG, LAB / "assets"
     page.write_bytes((LAB / LOG).read_bytes())
     for name in suites.blocks(LAB / LOG):
@@ -107,14 +107,14 @@ def test_the_log_says_what_the_results_say(tmp_path: Path) -> None:
 
 
 def test_every_figure_of_the_log_exists() -> None:
-    """Also those that are made by hand."""
+    """Including figures without a script."""
     names = re.findall(r"\]\(([^)]+\.png)\)", (LAB / LOG).read_text(encoding="utf-8"))
     assert names
     assert not [name for name in names if not (LAB / name).is_file()]
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_the_file_is_kept_where_that_is_asked(
+def test_keep_leaves_the_results_file_unchanged(
     keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "assets" / "suite-made-up.json"
@@ -128,13 +128,13 @@ def test_the_file_is_kept_where_that_is_asked(
     assert evaluation == ({"greedy": {"mean": 1.0, "returns": [1.0]}} if keep else {})
 
 
-def test_half_finished_suites_have_a_page(tmp_path: Path) -> None:
+def test_unfinished_suites_can_be_reported(tmp_path: Path) -> None:
     begun = suite(run("ours", 0, None, RISING))
     begun["runs"][0]["machine"] = dict.fromkeys(condensed.MACHINE)
     assert "no run has begun" in suites.provenance(begun)
     one = suite(run("ours", 0, 1.0, RISING))
     assert "| Ours | **1.00** |  | 1.00 |" in suites.score_table(one, tmp_path)
-    # A baseline of an agent without a name here, and one too short for a running mean.
+    # A baseline of an unnamed agent, and one too short for a running mean.
     baseline(tmp_path, 0.5)
     path = tmp_path / "drama-Catch-v0-ppo.json"
     found = json.loads(path.read_text()) | {"agent": "a2c"}

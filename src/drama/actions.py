@@ -1,6 +1,6 @@
-"""The action space: everything that the package does with actions beside stepping environments.
+"""The action space: everything that the package does with actions except stepping environments.
 
-Only ``Discrete`` so far. Another kind of action takes another class like :class:`ActionSpace`, with
+Only ``Discrete`` so far. Another kind of action needs another class like :class:`ActionSpace`, with
 a distribution like :class:`Categorical`; the rest of the package calls their methods. The exception
 is the one-step lookahead, which enumerates actions.
 """

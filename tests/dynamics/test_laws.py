@@ -62,7 +62,7 @@ class Problem:
         warm_up = torch.randn(BATCH, 6, WIDTH, generator=generator, dtype=torch.float64)
         with torch.no_grad():
             state = self.model(warm_up)[1]
-        # Leaves of their own, so that a law is checked for the gradient of the carried state too.
+        # Leaf tensors, so that the gradient of the carried state is checked too.
         self.leaves: list[Tensor] = [self.x.requires_grad_()]
         self.state = map_state(self._leaf, state)
         # Row 0: none. Row 1: at the start and the end. Row 2: two in a row, inside a chunk.
@@ -171,7 +171,7 @@ def test_no_gradient_flows_into_later_inputs(name: str) -> None:
 
 def test_the_laws_can_fail() -> None:
     problem = Problem("gru", **CASES["short"])
-    problem.model.step = lambda x, state: (x, state)  # forgets to do anything
+    problem.model.step = lambda x, state: (x, state)  # does nothing
     one, other = parallel_equals_steps(problem)
     assert not torch.allclose(one[0], other[0])
 
@@ -211,7 +211,7 @@ def test_peek_is_the_output_of_a_step(name: str) -> None:
 
 @pytest.mark.parametrize("name", registered())
 @torch.no_grad()
-def test_a_step_over_the_given_state_is_the_same_step(name: str) -> None:
+def test_in_place_step_equals_an_ordinary_step(name: str) -> None:
     p = Problem(name, **CASES["long"])
     expected, carried = p.steps(None, p.state)
     outputs, state = [], map_state(torch.clone, p.state)
@@ -222,7 +222,7 @@ def test_a_step_over_the_given_state_is_the_same_step(name: str) -> None:
         flatten((torch.stack(outputs, dim=1), state)), flatten((expected, carried)), strict=True
     ):
         torch.testing.assert_close(a, b)
-    if not hasattr(p.model, "step_"):  # then it is a step like any other
+    if not hasattr(p.model, "step_"):  # then it is an ordinary step
         given = map_state(torch.clone, p.state)
         step_inplace(p.model, p.x[:, 0], given)
         for a, b in zip(flatten((p.x, given)), flatten((p.x, p.state)), strict=True):

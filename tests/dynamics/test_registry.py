@@ -32,7 +32,7 @@ GROUP = SEQUENCE_MODELS.groups[0]
 
 
 class Memoryless(nn.Module):
-    """Keeps to the protocol, and remembers nothing."""
+    """Follows the protocol, and has no memory."""
 
     def __init__(self, config: DynamicsConfig) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ def test_the_default_is_the_model_of_the_paper() -> None:
     assert (mixer.d_conv, mixer.headdim, mixer.nheads) == (4, 128, 8)
 
 
-def test_unknown_name_names_the_nearest() -> None:
+def test_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match="unknown sequence model 'mamba3'; did you mean mamba"):
         make_dynamics(DynamicsConfig(name="mamba3"))
     for name in ("zzz", "mamba3"):
@@ -138,14 +138,14 @@ def test_unknown_name_names_the_nearest() -> None:
 
 def test_register() -> None:
     assert register("memoryless")(Memoryless) is Memoryless
-    register("memoryless")(Memoryless)  # the same again is no conflict
+    register("memoryless")(Memoryless)  # registering the same again is no conflict
     assert isinstance(make_dynamics(DynamicsConfig(name="memoryless", width=4)), Memoryless)
     assert "memoryless" in registered()
     with pytest.raises(ConfigError, match="registered as 'memoryless' already"):
         register("memoryless")(lambda config: Memoryless(config))
 
 
-def test_register_wants_a_name() -> None:
+def test_register_requires_a_name() -> None:
     with pytest.raises(ConfigError, match="register takes the name"):
         register(Memoryless)  # type: ignore[arg-type]
 
@@ -170,13 +170,13 @@ def test_a_builder_must_return_a_module() -> None:
         (NoSizes, "must take a DynamicsConfig"),
     ],
 )
-def test_a_model_that_breaks_the_protocol_is_refused_at_once(builder: Any, words: str) -> None:
+def test_model_that_breaks_the_protocol_is_refused_at_once(builder: Any, words: str) -> None:
     register("mine")(builder)
     with pytest.raises(ConfigError, match=f"sequence model 'mine'.*{words}"):
         make_dynamics(DynamicsConfig(name="mine", width=8))
 
 
-def test_asking_leaves_a_model_and_the_random_state_as_they_were() -> None:
+def test_protocol_check_changes_neither_model_nor_random_state() -> None:
     class Dropping(Memoryless):
         def forward(self, x: Tensor, *args: Any) -> Any:
             return super().forward(torch.dropout(x, 0.5, self.training), *args)
@@ -193,7 +193,7 @@ def test_asking_leaves_a_model_and_the_random_state_as_they_were() -> None:
     assert model.seen == [False] * 3
 
 
-def test_where_there_is_a_gpu_a_model_may_run_on_nothing_else(
+def test_protocol_check_accepts_a_cuda_only_model_if_cuda_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     register("mine")(NoResets)
@@ -204,7 +204,7 @@ def test_where_there_is_a_gpu_a_model_may_run_on_nothing_else(
         make_dynamics(DynamicsConfig(name="wide", width=8))
 
 
-def test_a_state_of_something_else_is_refused() -> None:
+def test_state_of_another_type_is_refused() -> None:
     with pytest.raises(TypeError, match="tensors in tuples, got str"):
         map_state(torch.clone, "text")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="tensors in tuples, got dict"):
@@ -221,7 +221,7 @@ def test_entry_points_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("where", ["not_a_module_of_ours:Thing", "drama.dynamics.gru:Missing"])
-def test_an_entry_point_that_leads_nowhere(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_entry_point_is_reported(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = importlib.metadata.EntryPoint("elsewhere", where, GROUP)
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry] * (group == GROUP))
     with pytest.raises(ConfigError, match=f"'elsewhere' is announced .* '{where}'"):
@@ -229,7 +229,7 @@ def test_an_entry_point_that_leads_nowhere(where: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", ["gru", "mamba1", "mamba2", "transformer"])
-def test_wrong_shapes_are_named(name: str) -> None:
+def test_wrong_shapes_are_reported(name: str) -> None:
     model = make_dynamics(DynamicsConfig(name=name, width=32, headdim=16, context=4))
     two = model.init_state(2)
     for shape in ((2, 0, 32), (2, 32), (2, 3, 31)):
@@ -245,7 +245,7 @@ def test_wrong_shapes_are_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gru", "mamba1", "mamba2", "transformer"])
-def test_states_of_another_model_are_named(name: str) -> None:
+def test_states_of_another_model_are_reported(name: str) -> None:
     def make(name: str, width: int = 32, layers: int = 2) -> Any:
         config = DynamicsConfig(name=name, width=width, layers=layers, headdim=16, context=4)
         return make_dynamics(config)
@@ -272,8 +272,8 @@ def test_states_of_another_model_are_named(name: str) -> None:
 
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize(("context", "length"), [(1, 3), (4, 2), (4, 3), (4, 9)])
-def test_no_state_is_the_state_of_the_start(context: int, length: int, resets: bool) -> None:
-    # The transformer leaves out the slots before a window that follows on nothing.
+def test_missing_state_equals_the_initial_state(context: int, length: int, resets: bool) -> None:
+    # Without a preceding window the transformer leaves out the slots before it.
     model = make_dynamics(DynamicsConfig(name="transformer", width=16, context=context))
     x = torch.randn(2, length, 16)
     is_first = torch.tensor([[True, *[False] * (length - 2), True]] * 2) if resets else None
@@ -300,7 +300,7 @@ def test_config_names_a_wrong_field(fields: dict[str, Any], message: str) -> Non
         DynamicsConfig(**fields)
 
 
-def test_fields_of_other_backbones_do_not_matter() -> None:
+def test_fields_of_other_backbones_are_ignored() -> None:
     DynamicsConfig(name="gru", width=12, headdim=96, num_heads=7)
 
 
@@ -328,7 +328,7 @@ def test_map_state_keeps_the_structure() -> None:
     assert map_state(torch.detach, Inner(torch.ones(1), torch.ones(1))).a.item() == 1.0
 
 
-def test_where_state_chooses_rows() -> None:
+def test_where_state_selects_batch_rows() -> None:
     one, two = outer(1.0), outer(2.0)
     chosen = where_state(torch.tensor([True, False, True]), one, two)
     assert chosen.c.tolist() == [1.0, 2.0, 1.0]

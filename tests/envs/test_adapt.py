@@ -174,7 +174,7 @@ def test_resizing_up_keeps_hard_edges_and_down_takes_the_mean():
     assert ObservationAdapter(box((2, 2)), 1)(halves).ravel().tolist() == [100, 100, 100]
 
 
-def test_planes_do_not_mix_when_resized():
+def test_channels_do_not_mix_when_resized():
     planes = np.zeros((8, 8, 7), np.uint8)
     for plane in range(7):
         planes[:, :, plane] = plane * 30
@@ -285,7 +285,7 @@ def test_wrong_observations_are_refused():
         adapter(np.zeros((4, 4), np.uint8))
     with pytest.raises(EnvError, match="dtype float32 does not fit"):
         adapter(np.zeros((4, 4, 3), np.float32))
-    # What the guard converts of an environment, predict converts as well.
+    # predict converts the same observations as the guard.
     whole = np.full((4, 4, 3), 200)
     assert (adapter(whole) == 200).all()
     with pytest.raises(EnvError, match="dtype int64 does not fit"):
@@ -364,7 +364,7 @@ def test_time_limit_and_statistics_are_not_doubled(scripted):
     assert info["episode"]["l"] == 2
 
 
-def test_the_seed_is_used_once(scripted):
+def test_seed_is_used_once(scripted):
     raw = scripted()
     env = adapt(raw, seed=7)
     for _ in range(3):

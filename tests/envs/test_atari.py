@@ -151,7 +151,7 @@ def test_seeded_and_early_resets_are_real():
     assert game.game == 3
     env.step(1)
     env.reset()
-    assert game.game == 3  # life lost: goes on
+    assert game.game == 3  # life lost: the game goes on
     env.step(1)
     env.reset()
     assert game.game == 4  # in the middle of an episode
@@ -166,7 +166,7 @@ def random_steps(env, count, seed=0):
         yield env.step(int(rng.integers(env.action_space.n)))
 
 
-def test_the_protocol():
+def test_default_protocol_is_that_of_the_paper():
     env = make_env("ALE/Pong-v5", seed=0)
     assert env.observation_space == gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
     assert env.action_space == gym.spaces.Discrete(6)
@@ -298,7 +298,7 @@ def test_the_picture_is_the_maximum_of_the_last_two_frames():
     assert (obs == expected).all()
 
 
-def test_one_seed_one_run_and_episodes_differ():
+def test_same_seed_repeats_the_run_and_episodes_differ():
     def run(seed):
         env = make_env("ALE/Pong-v5", seed=seed, max_episode_steps=20)
         starts, pictures = [], []
@@ -325,8 +325,8 @@ def test_every_atari_id_follows_the_protocol():
     assert env.step(0)[4]["episode_frame_number"] == first + 4
 
 
-def test_the_outer_limit_counts_the_game():
-    """A limit around the learner's episodes would never fire: these are short."""
+def test_outer_time_limit_counts_steps_of_the_game():
+    """A limit on the learner's episodes would never apply, since they are short."""
     game = Lives(3, [2] * 10)
     env = LifeLossEpisodes(TimeLimit(game, 3))
     env.reset()

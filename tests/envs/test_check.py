@@ -134,7 +134,7 @@ def test_a_nondeterministic_environment_is_reported():
     assert any("same seed" in line for line in report.warnings)
 
 
-def test_objects_stay_usable():
+def test_checked_objects_stay_usable():
     env = make_env("drama/Catch-v0", seed=0)
     adapter = env.adapt_observation
     assert check_env(env, steps=20).adapted.shape == (32, 32, 3)

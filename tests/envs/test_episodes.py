@@ -1,4 +1,4 @@
-"""Whole episodes are counted in one unit."""
+"""Episodes are counted in one unit: games or lives."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class LostLife(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class EpisodicLifeEnv(LostLife):
-    """The same under the name that other libraries use."""
+    """The same wrapper under the name that other libraries use."""
 
 
 class NewGame(LostLife):
@@ -80,7 +80,7 @@ def clipped(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
 
 
 def play(env: gym.Env[Any, Any], steps: int = 40) -> tuple[list[tuple[float, int]], str]:
-    """Count as a run does: every step, and every reset behind an end."""
+    """Count as a run does: every step, and every reset after an end."""
     env = adapt(env)
     counter = EpisodeCounter(env)
     found = []
@@ -109,20 +109,20 @@ def test_a_monitor_inside_counts_games_of_the_games_own_rewards(monitor: Any, li
 def test_no_monitor_or_one_outside_counts_lives(monitor: Any, lives: Any) -> None:
     env = clipped(lives(Game()))
     found, unit = play(env if monitor is None else monitor(env))
-    # The no-op behind a lost life is nobody's.
+    # The no-op after a lost life is not counted.
     assert found[:6] == [(4.0, 4), (3.0, 3), (3.0, 3)] * 2
     assert unit == "lives"
 
 
 @pytest.mark.parametrize("inner", MONITORS)
-def test_of_two_monitors_the_one_inside_counts(inner: Any) -> None:
+def test_inner_of_two_monitors_counts(inner: Any) -> None:
     found, unit = play(Monitor(EpisodicLifeEnv(inner(Game()))))
     assert set(found) == {(120.0, 12)}
     assert unit == "games"
 
 
 @pytest.mark.parametrize("monitor", [None, *MONITORS])
-def test_games_that_are_abandoned_at_a_lost_life_are_lives(monitor: Any) -> None:
+def test_games_reset_at_a_lost_life_count_as_lives(monitor: Any) -> None:
     found, unit = play(NewGame(Game() if monitor is None else monitor(Game())))
     assert set(found) == {(40.0, 4)}
     assert unit == "lives"
@@ -133,14 +133,14 @@ def test_a_time_limit_outside_of_the_monitor_ends_whole_episodes(monitor: Any) -
     found, unit = play(TimeLimit(clipped(monitor(Game())), 5))
     assert set(found) == {(50.0, 5)}
     assert unit == "episodes"
-    # But not a game that a lost life's wrapper goes on with.
+    # Except a game that goes on after a lost life.
     found, unit = play(TimeLimit(EpisodicLifeEnv(monitor(Game())), 2))
     assert set(found) == {(120.0, 12)}
     assert unit == "games"
 
 
 class NoOpEnds(Game):
-    """Its games end in the step behind the first lost life."""
+    """Its games end in the step after the first lost life."""
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, reward, _, truncated, info = super().step(action)
@@ -148,7 +148,7 @@ class NoOpEnds(Game):
 
 
 class Swallowing(EpisodicLifeEnv):
-    """Resets the game that ends in its no-op and says nothing of it, as Stable-Baselines3's."""
+    """Resets a game that ends in the no-op without a report, as Stable-Baselines3 does."""
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         if not self.over:
@@ -201,7 +201,7 @@ def test_wrappers_that_may_change_the_task_are_listed() -> None:
         7,
     ],
 )
-def test_garbage_in_the_info_of_an_episode_is_not_counted(said: Any) -> None:
+def test_invalid_episode_info_is_not_counted(said: Any) -> None:
     counter = EpisodeCounter(gym.make("CartPole-v1"))
     assert counter.step(1.0, False, False, {}) is None
     assert counter.step(2.0, True, False, {"episode": said}) == Count(3.0, 2)

@@ -1,4 +1,4 @@
-"""Environment families; a new one is a class in one file, here in this test."""
+"""Environment families; a new one is a class in one file, here this test."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_new_family_trains_evaluates_and_resumes(corridors: EnvFamily, tmp_pat
     assert Agent.load(tmp_path / "whole").evaluate(2).mean == result.mean
 
 
-def test_the_family_decides_size_protocol_limit_and_scores(corridors: EnvFamily) -> None:
+def test_family_sets_image_size_protocol_limit_and_scores(corridors: EnvFamily) -> None:
     env = drama.make_env("corridor/Short-v0", 0, frame_skip=3, env_kwargs={"slip": 0.125})
     stamp = describe(env)
     assert json.loads(json.dumps(stamp)) == stamp
@@ -119,13 +119,13 @@ def test_the_family_decides_size_protocol_limit_and_scores(corridors: EnvFamily)
     assert gym.make(env.spec).spec == env.spec  # type: ignore[arg-type]
 
 
-def test_a_run_refuses_another_protocol(corridors: EnvFamily, tmp_path: Path) -> None:
+def test_resume_refuses_another_protocol(corridors: EnvFamily, tmp_path: Path) -> None:
     Agent(config=config({"env.kwargs": {"slip": 0.25}})).save(tmp_path / "a")
     with pytest.raises(CheckpointError, match=r"slip 0.25 \(now 0.0\)"):
         Agent.load(tmp_path / "a", env=drama.make_env("corridor/Short-v0", frame_skip=2))
 
 
-def test_an_object_of_the_family_is_recognised(corridors: EnvFamily, tmp_path: Path) -> None:
+def test_object_of_the_family_is_recognised(corridors: EnvFamily, tmp_path: Path) -> None:
     agent = Agent(drama.make_env("corridor/Short-v0", 3, frame_skip=4), config())
     assert agent.config.env.frame_skip == 4
     assert agent.config.env.made_by == "drama"
@@ -159,12 +159,12 @@ def test_each_environment_has_one_family(env_id: str, name: str) -> None:
     assert family_of(env).name == family_of(gym.spec(env_id)).name == name
 
 
-def test_the_settings_of_a_family_are_settings_of_a_run() -> None:
+def test_family_settings_are_run_settings() -> None:
     fields = vars(tiny().env)
     assert {name: fields[name] for name in family_settings()} == family_settings()
 
 
-def test_a_name_is_given_to_one_family() -> None:
+def test_family_name_is_unique() -> None:
     class Other(EnvFamily):
         name = "atari"
 

@@ -177,7 +177,7 @@ def test_unsupported_space(registered):
         make_env(registered["Discrete"])
 
 
-def test_a_foreign_picture(registered):
+def test_image_env_of_another_package(registered):
     env = make_env(registered["Picture"], seed=1)
     assert env.observation_space == spaces.Box(0, 255, (64, 64, 3), np.uint8)
     assert env.action_space == spaces.Discrete(2)

@@ -23,7 +23,7 @@ def minatar():
 
 @pytest.mark.parametrize("game", CHANNELS)
 @pytest.mark.usefixtures("minatar")
-def test_a_cell_is_a_pixel_and_a_kind_of_object_a_channel(game):
+def test_cells_are_pixels_and_object_types_are_channels(game):
     env = make_env(f"MinAtar/{game}-v1", seed=0)
     assert env.observation_space == gym.spaces.Box(0, 255, (10, 10, CHANNELS[game]), np.uint8)
     assert env.action_space == gym.spaces.Discrete(ACTIONS[game])
@@ -52,7 +52,7 @@ def test_the_first_frame_of_breakout():
 
 
 @pytest.mark.usefixtures("minatar")
-def test_runs_follow_from_their_seed_and_episodes_differ():
+def test_same_seed_repeats_the_run_and_episodes_differ():
     report = check_env("MinAtar/Breakout-v1", steps=200, seed=3)
     assert report.deterministic is True
     assert report.episodes_differ
@@ -61,7 +61,7 @@ def test_runs_follow_from_their_seed_and_episodes_differ():
 
 
 @pytest.mark.usefixtures("minatar")
-def test_the_description_has_version_and_sticky_actions():
+def test_protocol_records_version_and_sticky_actions():
     stamp = describe(make_env("MinAtar/Breakout-v1"))
     assert stamp["sticky_actions"] == 0.1
     assert stamp["image_size"] == [10, 10]
@@ -72,7 +72,7 @@ def test_the_description_has_version_and_sticky_actions():
 
 
 @pytest.mark.usefixtures("minatar")
-def test_without_sticky_actions_the_paddle_obeys():
+def test_without_sticky_actions_every_action_is_executed():
     env = make_env("MinAtar/Breakout-v1", seed=0, env_kwargs={"sticky_action_prob": 0.0})
     obs, _ = env.reset()
     columns = [int(obs[9, :, 0].argmax())]
@@ -83,7 +83,7 @@ def test_without_sticky_actions_the_paddle_obeys():
 
 
 @pytest.mark.usefixtures("minatar")
-def test_objects_keep_their_size_too():
+def test_objects_keep_their_native_size():
     from minatar.gym import BaseEnv
 
     game = BaseEnv("freeway", use_minimal_action_set=True)
@@ -94,7 +94,7 @@ def test_objects_keep_their_size_too():
 
 @pytest.mark.parametrize("game", ["Breakout", "Seaquest"])
 @pytest.mark.usefixtures("minatar")
-def test_an_agent_learns_from_ten_pixels_by_ten(game, tmp_path):
+def test_agent_trains_on_10_by_10_pixels(game, tmp_path):
     config = presets.preset("quick")
     small = {
         **{"filters": (8, 8), "stem_stride": 1, "batch_size": 2, "batch_length": 8},
@@ -137,7 +137,7 @@ def test_a_missing_package_is_reported_in_one_line(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_the_package_is_imported_on_demand_only():
+def test_minatar_is_imported_on_demand_only():
     program = (
         "import sys, drama, drama.cli; drama.make_env('drama/Catch-v0'); "
         "sys.exit('minatar' in sys.modules)"

@@ -91,7 +91,7 @@ def limited_outside() -> gym.Env[Any, Any]:
     return TimeLimit(gym.wrappers.MaxAndSkipObservation(gym.make("drama/Catch-v0"), skip=2), 3)
 
 
-SAYABLE = [
+RECORDABLE = [
     car,
     flipped,
     preprocessed,
@@ -119,7 +119,7 @@ def rewards(env: gym.Env[Any, Any], steps: int = 40) -> list[Any]:
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Warnings about environments, without the one that such short runs learn little."""
+    """Warnings about environments, without the one about runs with too few updates."""
     said = (r.message for r in caplog.records if r.levelno == logging.WARNING)
     return [line for line in said if "little will be learnt" not in line]
 
@@ -145,7 +145,7 @@ def moviepy(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- objects ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", SAYABLE)
+@pytest.mark.parametrize("make", RECORDABLE)
 def test_an_object_is_rebuilt_from_the_run(
     make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -298,7 +298,7 @@ def test_arguments_for_an_object_are_refused() -> None:
 
 @pytest.mark.parametrize("given", ["object", "function", "settings"])
 @pytest.mark.filterwarnings("ignore:.*Overwriting existing videos:UserWarning")
-def test_copies_record_no_video(
+def test_copies_of_an_environment_record_no_video(
     given: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, moviepy: None
 ) -> None:
     folder = str(tmp_path / "videos")
@@ -333,7 +333,9 @@ def _layers(env: gym.Env[Any, Any]) -> list[Any]:
     return found
 
 
-def test_copies_write_no_monitor_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_copies_of_an_environment_write_no_monitor_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "monitor.csv"
     env = Monitor(gym.make("CartPole-v1"), str(path))
     agent = Agent(env, tiny()).learn(30)
@@ -389,7 +391,7 @@ def test_an_importable_function_is_recorded_by_its_path(tmp_path: Path) -> None:
     assert describe(twin.env)["env_kwargs"] == {"goal_velocity": 0.05}
 
 
-def test_a_class_by_its_path() -> None:
+def test_class_is_recorded_by_its_path() -> None:
     env = drama.make_env(f"{Walk.__module__}:Walk", 0, max_episode_steps=3)
     assert env.observation_space.shape == (3,)
     assert describe(env)["id"] == "Walk"
@@ -480,7 +482,7 @@ def make_env(goal_velocity=0.03):
 
 @pytest.fixture
 def mygame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with a module of the user's."""
+    """Working directory with a module of the user."""
     (tmp_path / "mygame.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", os.getcwd())])
@@ -524,7 +526,7 @@ def test_a_run_from_python_resumes_with_a_factory(
     assert main(["eval", "run", "--episodes", "1", "--env", "mygame:make_env"]) == 0
     resume = ["train", "--resume", "run"]
     assert main([*resume, "--steps", "44", "--env", "mygame:make_env"]) == 0
-    assert main([*resume, "--steps", "48"]) == 0  # the run says it now
+    assert main([*resume, "--steps", "48"]) == 0  # the run records it now
     assert main(["eval", "run", "--episodes", "1"]) == 0
 
 
@@ -541,7 +543,7 @@ def test_a_run_from_python_resumes_with_a_factory(
         ("wrappers", ["gymnasium.wrappers.a:Clip"], ["gymnasium.wrappers:Clip"], True),
         ("wrappers", ["gymnasium.wrappers:Clip"], ["mine:Clip"], False),
         ("wrappers", ["a:Reward"], [], False),
-        ("id", "Own", "CartPole-v1", True),  # a class made directly has no id to compare
+        ("id", "Own", "CartPole-v1", True),  # an instance made directly has no id to compare
         ("id", "tests/Unversioned", "CartPole-v1", False),
         ("id", "tests/Unversioned", "tests/Unversioned", True),
     ],

@@ -43,7 +43,7 @@ def play(env: gym.Env[Any, Any], steps: int = 60) -> list[Any]:
     return seen
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # what it has to say of sound environments
+@pytest.mark.filterwarnings("ignore::UserWarning")  # its warnings about valid environments
 @every_env
 def test_gymnasiums_checker_passes(
     env_id: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -85,7 +85,7 @@ def test_a_wrapper_around_it_is_in_the_specification_too() -> None:
 
 @every_env
 @pytest.mark.parametrize("how", [lambda env: pickle.loads(pickle.dumps(env)), copy.deepcopy])
-def test_a_copy_goes_on_in_the_middle_of_an_episode(
+def test_copy_continues_in_the_middle_of_an_episode(
     env_id: str, arguments: dict[str, Any], how: Callable[[Any], Any]
 ) -> None:
     env = make_env(env_id, seed=3, **arguments)

@@ -85,7 +85,7 @@ def test_random_return_of_sparse_is_exact():
 
     total = 0.0
     for door in range(8):
-        after = np.zeros((97, 64, len(right)))  # (steps left, cell, goal), with the key in hand
+        after = np.zeros((97, 64, len(right)))  # (steps left, cell, goal), holding the key
         after[:, right, range(len(right))] = 1
         moves = successors(True, door)
         for left_over in range(1, 97):
@@ -119,7 +119,7 @@ def test_every_ball_can_be_caught_even_after_wasted_actions(wasted):
     assert len(starts) == 8 * 4
 
 
-def test_a_missed_ball_costs_one():
+def test_missed_ball_has_reward_minus_one():
     env = Catch()
     env.reset(seed=0)
     rewards = [env.step(0 if env._column > 3 else 2)[1] for _ in range(7)]
@@ -217,7 +217,7 @@ def test_the_longest_path_of_sparse():
     assert longest == 31
 
 
-def test_one_seed_one_sequence_of_episodes():
+def test_same_seed_repeats_the_episodes():
     def starts(seed):
         env = Catch()
         first = env.reset(seed=seed)[0]

@@ -23,13 +23,13 @@ from drama.evaluation.aggregate import mean
 from drama.evaluation.bootstrap import Estimate
 
 FEW = 500
-"""Resamples where only the law counts."""
+"""Resamples where only the distribution matters."""
 
 BALANCED = {"a": [0.0, 2.0], "b": [0.1, 0.5], "c": [1.0, 1.4], "d": [4.0, 6.0]}
 """Means 1.0, 0.3, 1.2, 5.0; pooled and sorted 0 0.1 | 0.5 1 1.4 2 | 4 6."""
 
 
-def test_statistics_of_a_balanced_case_by_hand() -> None:
+def test_statistics_of_a_balanced_case_match_hand_computed_values() -> None:
     found = aggregate(BALANCED, resamples=FEW)
     assert found.mean.value == pytest.approx((1.0 + 0.3 + 1.2 + 5.0) / 4)
     assert found.median.value == pytest.approx((1.0 + 1.2) / 2)
@@ -40,7 +40,7 @@ def test_statistics_of_a_balanced_case_by_hand() -> None:
     assert dict(found.runs) == {"a": 2, "b": 2, "c": 2, "d": 2}
 
 
-def test_every_game_counts_the_same_however_many_runs_it_has() -> None:
+def test_games_have_equal_weight_whatever_their_number_of_runs() -> None:
     # Three runs of a, one of b: weights 1/6 each and 1/2. floor(4 / 4) / 4 = 1/4 of the weight is
     # cut at each end. Sorted -1 | 0 | 2 | 5(b): the first quarter takes all of -1 (1/6) and 1/12
     # of 0; the last quarter takes half of b. Left: 1/12 of 0, 1/6 of 2, 1/4 of 5, out of 1/2.
@@ -56,7 +56,7 @@ def test_every_game_counts_the_same_however_many_runs_it_has() -> None:
 
 @given(st.integers(1, 27), st.integers(1, 6), st.integers(0, 99))
 def test_with_equal_counts_the_iqm_is_the_trimmed_mean_of_the_pool(games, runs, seed) -> None:
-    # Tails so heavy that a trace of one would show.
+    # Heavy tails, so that any weight on one would show.
     pool = np.random.default_rng(seed).normal(size=(games, runs)) ** 9
     table = {f"g{g}": list(pool[g]) for g in range(games)}
     expected = scipy.stats.trim_mean(pool, 0.25, axis=None)
@@ -72,7 +72,7 @@ def test_with_equal_counts_the_iqm_is_the_trimmed_mean_of_the_pool(games, runs, 
         ("TWM (repo)", 0.956, 0.505, 0.459, 8),
     ],
 )
-def test_published_methods(method, mean_, median, iqm, above) -> None:
+def test_aggregates_of_published_methods_are_reproduced(method, mean_, median, iqm, above) -> None:
     found = aggregate(published_runs(method), games=scores.games(), resamples=FEW)
     assert found.mean.value == pytest.approx(mean_, abs=5e-4)
     assert found.median.value == pytest.approx(median, abs=5e-4)
@@ -85,7 +85,7 @@ def test_published_methods(method, mean_, median, iqm, above) -> None:
         assert estimate.low < estimate.value < estimate.high
 
 
-def test_the_aggregates_that_diamond_printed() -> None:
+def test_published_aggregates_of_diamond_are_reproduced() -> None:
     # Printed with references of one decimal more (Pong -20.7, here -21): rounding them by up to
     # half a point moves games with a small span, such as Boxing (12 points), by a few per cent.
     found = aggregate(published_runs("DIAMOND"), resamples=1)
@@ -105,7 +105,7 @@ def test_methods_that_released_means_only_have_no_interval() -> None:
     assert found.single == scores.games()
 
 
-def test_human_and_random_are_one_and_zero() -> None:
+def test_normalised_human_and_random_scores_are_one_and_zero() -> None:
     human = aggregate(published_runs("Human"))
     assert (human.mean.value, human.iqm.value, human.optimality_gap.value) == pytest.approx(
         (1.0, 1.0, 0.0)
@@ -116,14 +116,14 @@ def test_human_and_random_are_one_and_zero() -> None:
     assert random.optimality_gap.value == pytest.approx(1.0)
 
 
-def test_missing_games_are_named_and_in_no_number() -> None:
+def test_missing_games_are_named_and_not_counted() -> None:
     found = aggregate({"Pong": [1.0, 3.0], "Qbert": []}, games=("Alien", "Pong", "Qbert"))
     assert found.missing == ("Alien", "Qbert")
     assert found.games == ("Pong",)
     assert found.mean.value == 2.0
 
 
-def test_the_interval_is_that_of_the_exact_bootstrap() -> None:
+def test_interval_equals_the_exact_bootstrap_interval() -> None:
     # Two runs 0 and 1 of one game: the resampled mean is 0, 1/2 or 1 with 1/4, 1/2, 1/4. The
     # central 40 % (30 % to 70 %) is the point 1/2, the central 60 % reaches to both ends.
     runs = {"a": [0.0, 1.0]}
@@ -134,13 +134,13 @@ def test_the_interval_is_that_of_the_exact_bootstrap() -> None:
 
 def test_runs_are_resampled_within_their_game() -> None:
     # No run of a game differs from the others, so nothing is uncertain; resampling over games, or
-    # one draw for all, would say otherwise.
+    # sharing one resample over games, would show.
     found = aggregate({"a": [1.0] * 4, "b": [3.0] * 4}, resamples=FEW).mean
     assert found == Estimate(2.0, 2.0, 2.0)
 
 
 def test_games_are_resampled_independently() -> None:
-    # With one draw of seeds for all games, a and b would cancel: a mean of 1/2 always.
+    # With one resample of seeds for all games, a and b would cancel: a mean of 1/2 always.
     found = aggregate({"a": [0.0, 1.0] * 3, "b": [1.0, 0.0] * 3}, resamples=FEW).mean
     assert found.low < 0.4
     assert found.high > 0.6
@@ -155,7 +155,7 @@ def test_the_interval_shrinks_with_the_root_of_the_runs() -> None:
         assert (estimate.high - estimate.low) / 2 == pytest.approx(half, rel=0.1)
 
 
-def test_the_seed_decides_and_the_order_of_games_does_not() -> None:
+def test_interval_depends_on_the_seed_not_on_the_order_of_games() -> None:
     turned = dict(reversed(BALANCED.items()))
     one, same, other, again = (
         aggregate(runs, resamples=FEW, seed=seed)
@@ -166,8 +166,8 @@ def test_the_seed_decides_and_the_order_of_games_does_not() -> None:
     assert one.mean != other.mean
 
 
-def test_probability_of_improvement_by_hand() -> None:
-    # a: pairs (1,0) 1, (1,2) 0, (3,0) 1, (3,2) 1 -> 3/4. b: a tie -> 1/2. c is y's alone.
+def test_probability_of_improvement_matches_hand_computed_values() -> None:
+    # a: pairs (1,0) 1, (1,2) 0, (3,0) 1, (3,2) 1 -> 3/4. b: a tie -> 1/2. only y has c.
     x = {"a": [1.0, 3.0], "b": [7.0], "d": []}
     y = {"a": [0.0, 2.0], "b": [7.0], "c": [1.0], "d": [1.0]}
     found = probability_of_improvement(x, y, resamples=FEW)
@@ -202,7 +202,7 @@ def test_methods_of_single_runs_have_a_probability_and_no_interval() -> None:
     assert found.probability == Estimate(1.0, None, None)
 
 
-def test_performance_profile_by_hand() -> None:
+def test_performance_profile_matches_hand_computed_values() -> None:
     found = performance_profile({"a": [0.0, 1.0], "b": [1.0]}, [-1.0, 0.0, 0.5, 1.0], resamples=FEW)
     # Above 0 (not at it): one of a's two runs, all of b's one.
     assert found.share.tolist() == pytest.approx([1.0, 0.75, 0.75, 0.0])
@@ -237,6 +237,6 @@ def test_performance_profile_by_hand() -> None:
         (lambda: published_runs("Dreamer"), "unknown method"),
     ],
 )
-def test_what_cannot_be_aggregated_is_refused(call, message) -> None:
+def test_scores_that_cannot_be_aggregated_are_refused(call, message) -> None:
     with pytest.raises(ConfigError, match=message):
         call()

@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes, shared out evenly, and nothing of the agent moves."""
+"""Evaluation: whole episodes, shared evenly over environments, no change of the agent."""
 
 # One file: the tests share the recorded environment and the player.
 
@@ -26,7 +26,7 @@ from drama.evaluation import ATARI100K, EpisodeResult, EvaluationResult, evaluat
 
 
 class Timed(Walk):
-    """Episodes of ``length`` steps, reward 1 each; keeps what was asked of it."""
+    """Episodes of ``length`` steps, reward 1 each; records the calls."""
 
     def __init__(self, length: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Timed(Walk):
 
 
 class Recorder:
-    """Acts at random; keeps which rows it was told to start afresh."""
+    """Acts at random; records which rows were reset."""
 
     config = BehaviourConfig()
     actions = ActionSpace(2)
@@ -91,18 +91,18 @@ def play(
     return result, envs, player
 
 
-def test_every_environment_plays_its_share_to_the_end_however_slow() -> None:
-    # Whoever took the first 10 episodes to finish would see almost only those of length 1.
+def test_every_environment_finishes_its_share_of_episodes() -> None:
+    # The first 10 episodes to finish would nearly all have length 1.
     result, envs, player = play([1, 10, 100, 3], 10)
     assert [e.env for e in result.episodes] == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3]
     assert [e.length for e in result.episodes] == [1] * 3 + [10] * 3 + [100] * 2 + [3] * 2
     assert [e.ret for e in result.episodes] == [e.length for e in result.episodes]
     assert result.mean == pytest.approx((3 + 30 + 200 + 6) / 10)
-    assert [env.total for env in envs] == [3, 30, 200, 6]  # not a step beyond its share
+    assert [env.total for env in envs] == [3, 30, 200, 6]  # no step beyond its share
     assert len(player.starts) == 200
 
 
-def test_rows_start_afresh_exactly_after_their_resets() -> None:
+def test_rows_are_reset_exactly_after_episode_ends() -> None:
     _, _, player = play([2, 3], 4)
     first, second = zip(*player.starts, strict=True)
     assert first[:4] == (True, False, True, False)
@@ -123,12 +123,12 @@ def test_no_more_environments_than_episodes() -> None:
 
 
 @pytest.mark.parametrize("options", [{"episodes": 0}, {"num_envs": 0}, {"episodes": -3}])
-def test_nothing_to_play_is_refused(options: dict[str, int]) -> None:
+def test_zero_episodes_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.(episodes|num_envs) must"):
         play([1], **{"episodes": 1, **options})
 
 
-def test_environments_are_closed_even_if_one_breaks() -> None:
+def test_environments_are_closed_even_if_one_raises() -> None:
     _, envs, _ = play([1, 2], 2)
     assert all(env.closed for env in envs)
     broken = Crash()
@@ -146,7 +146,7 @@ def test_environments_are_closed_even_if_one_breaks() -> None:
     assert fine.closed
 
 
-def test_environments_made_are_closed_if_the_next_cannot_be() -> None:
+def test_earlier_environments_are_closed_if_a_later_one_cannot_be_made() -> None:
     first = Timed(1)
 
     def make(index: int) -> gym.Env[Any, Any]:
@@ -167,7 +167,7 @@ def test_environments_made_are_closed_if_the_next_cannot_be() -> None:
 
 @pytest.mark.parametrize("env", [env_id(Walk), "drama/Catch-v0"])
 @pytest.mark.parametrize("greedy", [True, False])
-def test_nothing_of_a_learning_agent_changes(env: str, greedy: bool, tmp_path: Path) -> None:
+def test_evaluation_does_not_change_training(env: str, greedy: bool, tmp_path: Path) -> None:
     agent = Agent(env, tiny()).learn(31)
     before = everything(agent, tmp_path / "before")
     around = global_random_state()
@@ -176,7 +176,7 @@ def test_nothing_of_a_learning_agent_changes(env: str, greedy: bool, tmp_path: P
     assert len(before) > 100
     assert not differences(before, after)
     assert global_random_state() == around
-    # And what it learns afterwards is what it would have learnt.
+    # Training afterwards is bit-exact too.
     twin = Agent(env, tiny()).learn(31)
     for a in (agent, twin):
         a.learn(9)
@@ -196,8 +196,8 @@ def test_evaluating_from_a_callback_changes_nothing(tmp_path: Path) -> None:
     assert not differences(*ends)
 
 
-def test_the_published_form_is_the_default_and_the_mode_is_offered() -> None:
-    """The authors sample the latents, as imagination does, and take the most probable action."""
+def test_sampled_latents_are_the_default_and_the_mode_is_an_option() -> None:
+    """The authors sample the latents, as in imagination, and take the most probable action."""
     for greedy, actions in ((True, "argmax"), (False, "sampled")):
         result, _, player = play([2], 1, greedy=greedy)
         assert player.acted == {("sampled", actions)}
@@ -209,7 +209,7 @@ def test_the_published_form_is_the_default_and_the_mode_is_offered() -> None:
         play([2], 1, latents="best")
 
 
-def test_the_run_says_which_latents_its_scores_are_of() -> None:
+def test_run_records_the_latents_of_its_scores() -> None:
     agent = Agent("drama/Catch-v0", tiny({"evaluation.latents": "mode"}))
     assert agent.evaluate(1).protocol["latents"] == "mode"
     assert agent.evaluate(1, latents="sampled").protocol["latents"] == "sampled"
@@ -223,7 +223,7 @@ class Endless(Timed):
         super().__init__(10**9)
 
 
-def test_an_environment_without_an_end_is_truncated_and_the_result_says_so() -> None:
+def test_endless_episode_is_truncated_and_reported() -> None:
     envs = [Endless(), Timed(7)]
     result = evaluate(
         Recorder(),  # type: ignore[arg-type]
@@ -241,7 +241,7 @@ def test_an_environment_without_an_end_is_truncated_and_the_result_says_so() -> 
         play([2], 1, max_episode_steps=0)
 
 
-def test_a_limit_of_the_environment_above_the_default_holds(
+def test_time_limit_of_the_environment_overrides_the_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("drama.evaluation.protocol.STEP_LIMIT", 30)
@@ -265,7 +265,7 @@ def test_a_limit_of_the_environment_above_the_default_holds(
     assert (result.protocol["step_limit"], result.protocol["truncated_by_limit"]) == (40, 0)
 
 
-def test_a_wrapped_games_optimum_is_not_the_games() -> None:
+def test_wrapped_game_has_no_known_optimum() -> None:
     plain = Agent(lambda: gym.make("drama/Catch-v0"), tiny()).evaluate(1)
     assert (plain.optimum, plain.protocol["wrappers"]) == (1.0, [])
     flipped = Agent(lambda: TransformReward(gym.make("drama/Catch-v0"), lambda r: -r), tiny())
@@ -275,7 +275,7 @@ def test_a_wrapped_games_optimum_is_not_the_games() -> None:
     assert short.optimum is None
 
 
-def test_greedy_repeats_itself_and_drawn_follows_its_seed() -> None:
+def test_greedy_is_deterministic_and_sampling_depends_on_the_seed() -> None:
     agent = Agent("drama/Catch-v0", tiny()).learn(34)
     for latents in ("sampled", "mode"):
         first, again = (agent.evaluate(6, latents=latents).to_dict() for _ in range(2))  # type: ignore[arg-type]
@@ -285,7 +285,7 @@ def test_greedy_repeats_itself_and_drawn_follows_its_seed() -> None:
     assert drawn[0] != drawn[2]
 
 
-def test_statistics_by_hand() -> None:
+def test_statistics_match_hand_computed_values() -> None:
     episodes = tuple(EpisodeResult(0, r, 1) for r in (1.0, 2.0, 6.0))
     result = EvaluationResult("greedy", episodes, {"env": {"id": "CartPole-v1"}})
     assert result.mean == 3.0
@@ -305,7 +305,7 @@ def test_human_normalised_scores_of_pong(score: float, normalised: float) -> Non
     assert result.normalised == pytest.approx(normalised)
 
 
-def test_everything_that_matters_is_written_down() -> None:
+def test_result_records_the_protocol() -> None:
     agent = Agent("drama/Catch-v0", tiny(), seed=5).learn(26)
     told: list[EpisodeResult] = []
     tree = agent.evaluate(5, num_envs=2, seed=77, progress=told.append).to_dict()
@@ -332,7 +332,7 @@ def test_everything_that_matters_is_written_down() -> None:
     )
 
 
-def test_a_lost_life_ends_no_scored_game() -> None:
+def test_lost_life_does_not_end_a_scored_game() -> None:
     agent = Agent("ALE/Breakout-v5", tiny({"world_model.filters": (4, 4, 4)}))
     env = agent.get_env()
     env.reset(seed=0)
@@ -355,7 +355,7 @@ def test_a_lost_life_ends_no_scored_game() -> None:
 
 
 @pytest.mark.faults
-def test_an_environment_that_cannot_be_closed_costs_no_result(
+def test_result_is_kept_if_closing_an_environment_fails(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Stuck(Walk):

@@ -1,4 +1,4 @@
-"""Scores stand beside the reference scores only where they were measured as those were."""
+"""Scores are compared with reference scores only under the same protocol."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def result(id: str = "ALE/Pong-v5", env: Any = (), **protocol: Any) -> Evaluatio
         ({}, {"truncated_by_limit": 1, "step_limit": 500}, "truncated after 500 steps"),
     ],
 )
-def test_a_normalised_score_is_of_the_protocol_it_is_defined_for(
+def test_normalised_score_requires_the_reference_protocol(
     env: dict[str, Any], protocol: dict[str, Any], why: str
 ) -> None:
     found = result(env=env, **protocol)
@@ -76,7 +76,7 @@ def test_a_normalised_score_is_of_the_protocol_it_is_defined_for(
         ({"env_kwargs": {"render_mode": "rgb_array"}}, {}),
     ],
 )
-def test_what_leaves_the_meaning_of_a_score_alone(
+def test_settings_that_keep_the_score_comparable(
     env: dict[str, Any], protocol: dict[str, Any]
 ) -> None:
     found = result(env=env, **protocol)
@@ -89,7 +89,7 @@ def test_other_games_have_neither_a_score_nor_a_reason() -> None:
     assert (found.normalised, found.normalised_reason) == (None, None)
 
 
-def test_what_held_before_a_field_was_recorded() -> None:
+def test_missing_fields_have_the_values_of_their_time() -> None:
     old = {"policy_latent": "prior", "env": {"id": "drama/Catch-v0"}}
     assert completed("greedy", old)["latents"] == "mode"
     assert completed("sampled", old)["latents"] == "sampled"
@@ -98,7 +98,7 @@ def test_what_held_before_a_field_was_recorded() -> None:
 
 
 @pytest.mark.parametrize("env_id", ["drama/Catch-v0", "drama/Recall8-v0", "drama/Sparse-v0"])
-def test_built_in_games_are_measured_as_registered(env_id: str) -> None:
+def test_built_in_games_use_the_registered_protocol(env_id: str) -> None:
     for env in (drama.make_env(env_id), gym.make(env_id, render_mode="rgb_array")):
         stamp = drama.envs.describe(env)
         assert departures("greedy", {"env": stamp}) == ()
@@ -146,7 +146,7 @@ def test_games_are_scored_where_a_monitor_inside_reports_them(make: Any) -> None
 
 
 @pytest.mark.parametrize("make", [unmonitored, outside, outside_of_sb3])
-def test_lives_are_called_lives(make: Any) -> None:
+def test_episodes_that_end_at_lost_lives_are_labelled(make: Any) -> None:
     found = Agent(make, tiny(SMALL), seed=1).evaluate(2, greedy=False, num_envs=2)
     assert found.protocol["scored"] == "lives"
     assert all(episode.length < 200 for episode in found.episodes)
@@ -167,7 +167,7 @@ def test_gymnasiums_preprocessing_starts_a_new_game_after_each_life(inside: bool
     assert found.normalised is None
 
 
-def test_a_factory_whose_games_end_at_lives_is_scored_by_games() -> None:
+def test_factory_with_life_loss_episodes_is_scored_by_games() -> None:
     agent = Agent(lambda: drama.make_env("ALE/Breakout-v5", 3), tiny(SMALL))
     found = agent.evaluate(1, greedy=False)
     assert found.protocol["env"]["life_loss"] is True

@@ -18,7 +18,7 @@ def test_the_benchmark_has_its_26_games_in_alphabetical_order():
     assert list(games) == sorted(games)
 
 
-def test_references_are_the_printed_ones():
+def test_references_equal_the_published_ones():
     assert scores.random_score("Pong") == -21.0
     assert scores.human_score("Pong") == 15.0
     assert scores.random_score("PrivateEye") == 25.0
@@ -37,12 +37,12 @@ def test_references_are_the_printed_ones():
         ("Alien", 1953.0, 0.25),  # (1953 - 228) / (7128 - 228) = 1725 / 6900
     ],
 )
-def test_normalised_score(game: str, score: float, expected: float):
+def test_normalised_score_matches_hand_computed_values(game: str, score: float, expected: float):
     assert scores.normalised_score(game, score) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("game", scores.games())
-def test_a_game_is_found_under_every_name_it_goes_by(game: str):
+def test_game_is_found_under_all_its_names(game: str):
     rom = "".join("_" + c.lower() if c.isupper() else c for c in game).lstrip("_")
     for name in (game, f"ALE/{game}-v5", f"{game}NoFrameskip-v4", f"{game}-ram-v4", rom):
         assert scores.game_of(name) == game
@@ -98,7 +98,7 @@ def test_every_registered_atari_id_of_the_benchmark_is_read():
     assert found == Counter(scores.games())
 
 
-def test_published_of_one_game_and_method():
+def test_published_scores_of_one_game_and_method():
     assert scores.published("Drama-XS", "Alien") == [
         scores.PublishedScore("Drama-XS", "Alien", None, 820.0, "Drama paper, Table 1")
     ]
@@ -123,12 +123,12 @@ def test_published_filters_split_the_table():
     assert len(scores.methods()) == 21
 
 
-def test_the_caller_may_change_the_list_it_got():
+def test_returned_list_is_a_copy():
     scores.published("Human").clear()
     assert len(scores.published("Human")) == 26
 
 
-def test_the_table_is_sound():
+def test_table_is_complete_and_consistent():
     rows = scores.published()
     assert all(math.isfinite(row.score) and row.source for row in rows)
     assert max(Counter((row.method, row.game, row.seed) for row in rows).values()) == 1
@@ -140,7 +140,7 @@ def test_the_table_is_sound():
         assert scores.human_score(game) > scores.random_score(game)
 
 
-def test_aggregate_of_the_printed_drama_scores():
+def test_aggregates_of_the_published_drama_scores():
     # The per-game scores average to 98.8 % and have a median of 27.0 %, although the summary row
     # printed below them says 105 % and 27 %.
     normalised = [
@@ -159,18 +159,18 @@ def test_aggregate_of_the_printed_drama_scores():
         lambda: scores.published(game="Pogn"),
     ],
 )
-def test_an_unknown_game_is_answered_with_the_nearest(call):
+def test_unknown_game_suggests_the_nearest(call):
     with pytest.raises(ConfigError, match=r"^unknown Atari100k game 'Pogn'; did you mean Pong.$"):
         call()
 
 
-def test_an_unknown_method_is_answered_with_the_nearest():
+def test_unknown_method_suggests_the_nearest():
     with pytest.raises(ConfigError, match=r"^unknown method 'Dreamer'; did you mean DreamerV3.$"):
         scores.published("Dreamer")
 
 
 @pytest.mark.parametrize("name", ["", "???", "zzz/zzz"])
-def test_even_a_name_near_to_nothing_gets_one_clear_line(name: str):
+def test_unknown_name_without_a_near_one_is_one_line(name: str):
     with pytest.raises(ConfigError, match="unknown Atari100k game") as caught:
         scores.random_score(name)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Fixtures of the campaign: the counter of faults, and the server that runs killed trainings."""
+"""Fixtures of the fault campaign: the fault counter and the server of killed runs."""
 
 from tests.faults.count import faults
 from tests.training.conftest import forks

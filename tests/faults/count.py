@@ -1,7 +1,7 @@
 """Counts faults: ``pytest -p tests.faults.count -m faults`` ends with ``faults survived N of N``.
 
 A test is one fault, unless it counts more with the fixture ``faults``. A skipped test is none. A
-test that fails although all that it counted was survived adds one that was not.
+test that fails with all its counted faults survived adds one that was not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 
 @dataclass
 class Faults:
-    """What one test has broken, and what came of it."""
+    """Faults that one test injected, and how many were survived."""
 
     total: int = 0
     failures: list[str] = field(default_factory=list)
@@ -24,8 +24,8 @@ class Faults:
         """Count faults.
 
         Args:
-            survived: Whether all held that had to hold.
-            what: What was done, for the report of those that were not survived.
+            survived: Whether every requirement held.
+            what: Description of the fault, reported if it was not survived.
             count: How many faults.
         """
         self.total += count
@@ -36,7 +36,7 @@ class Faults:
 
 @pytest.fixture
 def faults(request: pytest.FixtureRequest) -> Iterator[Faults]:
-    """Count the faults of a test, which fails at its end if one was not survived."""
+    """Count the faults of a test; fail at its end if one was not survived."""
     found = Faults()
     yield found
     request.node.user_properties.append(("faults", (found.total - found.lost, found.total)))
@@ -52,7 +52,7 @@ class _Test:
     failed: bool = False
 
     def result(self) -> tuple[int, int]:
-        """Return how many faults were survived, and of how many."""
+        """Return the number of survived faults and of all faults."""
         survived, total = self.counted or ((0, 0) if self.skipped else (1, 1))
         if not self.failed:
             return survived, total
@@ -72,7 +72,7 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note how one phase of a test ended."""
+    """Record the outcome of one phase of a test."""
     test = _tests.setdefault(report.nodeid, _Test())
     test.skipped |= report.skipped
     test.failed |= report.failed
@@ -82,7 +82,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the line."""
+    """Print the summary line."""
     results = [test.result() for test in _tests.values()]
     survived = sum(result[0] for result in results)
     total = sum(result[1] for result in results) + len(_broken_files)

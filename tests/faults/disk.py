@@ -1,4 +1,4 @@
-"""Disk operations that fail, and limits of a process, for the duration of a training."""
+"""Failing disk operations and process limits during training."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ WRITES = os.O_WRONLY | os.O_RDWR
 
 @contextlib.contextmanager
 def fault(kind: str, number: int, code: int = 0) -> Iterator[None]:
-    """Break something while inside.
+    """Inject a fault inside the context.
 
     Args:
         kind: ``disk``: the disk operation with this number raises the error ``code``; ``FSIZE``
             or ``NOFILE``: the limit of a file's bytes, or of descriptors beyond the open ones.
-        number: Which operation, or the limit.
+        number: Index of the operation, or the limit.
         code: An error number.
     """
     if kind == "disk":
@@ -43,7 +43,7 @@ def fault(kind: str, number: int, code: int = 0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def failing_operation(number: int, code: int) -> Iterator[None]:
-    """Let one disk operation raise an error, as the system would; opening to read is none."""
+    """Make one disk operation raise an OSError; opening to read does not count."""
     count = 0
 
     def due() -> bool:
@@ -55,7 +55,7 @@ def failing_operation(number: int, code: int) -> Iterator[None]:
         def operation(*args: Any, **kwargs: Any) -> Any:
             reads = name == "open" and not (len(args) > 1 and args[1] & WRITES)
             if not reads and due():
-                # Those that take a descriptor do not know its name.
+                # Operations on a descriptor have no path.
                 path = () if name in ("fsync", "ftruncate") else (os.fspath(args[0]),)
                 raise OSError(code, os.strerror(code), *path)
             return original(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Run directories as an attacker would send them: one value changed, all hashes made right."""
+"""Mutated run directories of an attacker: one value changed, all hashes valid."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ TENSORS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
 
 
 def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a tree of JSON, the root left out."""
+    """Every position in a JSON tree except the root."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
     for key, value in items:
         yield (*path, key)
@@ -70,7 +70,7 @@ def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def mutate_tree(tree: Any, rng: random.Random) -> tuple[Any, str]:
-    """One value of a tree of JSON replaced, dropped, or another added."""
+    """Replace, drop or add one value of a JSON tree."""
     tree = copy.deepcopy(tree)
     path = rng.choice(list(places(tree)))
     branch = tree
@@ -94,7 +94,7 @@ def _digest(path: Path) -> str:
 
 
 def seal(checkpoint: Path, manifest: dict[str, Any]) -> None:
-    """Write a manifest whose digest is right."""
+    """Write a manifest with a valid digest."""
     body = {name: value for name, value in manifest.items() if name != "digest"}
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     text = json.dumps({**body, "digest": digest}, indent=2)
@@ -102,7 +102,7 @@ def seal(checkpoint: Path, manifest: dict[str, Any]) -> None:
 
 
 def rehash(run: Path, checkpoint: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint with the hashes that its files now have."""
+    """Rewrite a checkpoint's manifest with the present hashes of its files."""
     manifest: dict[str, Any] = json.loads((checkpoint / "manifest.json").read_text())
     manifest["files"] = {name: _digest(checkpoint / name) for name in manifest["files"]}
     for segment in manifest["replay"]:
@@ -111,7 +111,7 @@ def rehash(run: Path, checkpoint: Path) -> dict[str, Any]:
 
 
 def mutate(run: Path, rng: random.Random) -> str:
-    """Change one thing in a run directory, hashes made right; returns what it was."""
+    """Change one value in a run directory, keep the hashes valid; return a description."""
     checkpoint = run / "checkpoints" / (run / "checkpoints" / "last").read_text().strip()
     kind = rng.choice(
         ("manifest", "state", "config", "state", "config", "model", "optimiser", "loop", "replay")

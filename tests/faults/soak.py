@@ -1,10 +1,10 @@
-"""Train for a given number of updates and record what the process holds meanwhile.
+"""Train for a given number of updates and record memory, descriptors and threads.
 
     python -m tests.faults.soak RUN_DIR UPDATES
 
-A small run learns in chunks. After each chunk it writes one line of JSON: updates made, resident
-bytes, open descriptors and threads. Every fourth chunk begins with loading the run anew and
-evaluating it, so the samples hold what those leave behind, too.
+A small run trains in chunks. After each chunk it writes one line of JSON: updates made, resident
+bytes, open descriptors and threads. Every fourth chunk begins with loading and evaluating the run,
+so the samples include leaks of these.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def updates_in(hours: float) -> int:
-    """Return how many updates the preset ``quick`` makes in some hours of CPU time here.
+    """Return how many updates the preset ``quick`` makes in some hours of CPU time.
 
     CPU seconds are measured over 20 updates on one thread, after 4 that warm up; so other
     processes on the machine do not lower the count.
@@ -63,7 +63,7 @@ def config() -> Config:
 
 
 def sample(agent: Agent, updates: int) -> dict[str, int]:
-    """Return what the process holds now."""
+    """Return the process's present memory, descriptors and threads."""
     gc.collect()
     return {
         "updates": updates,
@@ -75,7 +75,7 @@ def sample(agent: Agent, updates: int) -> dict[str, int]:
 
 
 def soak(run: Path, updates: int) -> None:
-    """Train until so many updates have been made; prints a sample after each chunk."""
+    """Train for a number of updates; print a sample after each chunk."""
     torch.set_num_threads(1)
     agent = Agent("drama/Catch-v0", config())
     ratio = agent.config.training.world_model_ratio + agent.config.training.behaviour_ratio
@@ -103,7 +103,7 @@ def growth(samples: Sequence[dict[str, int]], name: str) -> float:
 
 
 def excess(samples: Sequence[dict[str, int]]) -> list[str]:
-    """Name what grew, and the samples that hold more than the soak held after its first fifth."""
+    """Name the growing quantities and the samples above the maximum of the first fifth."""
     found = []
     settled = samples[: max(1, len(samples) // 5)]
     for name in ("descriptors", "threads"):

@@ -1,4 +1,4 @@
-"""The line at the end of the campaign counts truthfully."""
+"""The summary line of the campaign counts correctly."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def test_survived_faults_are_counted(tmp_path: Path) -> None:
     assert campaign(tmp_path, good=TESTS) == (0, "faults survived 41 of 41")
 
 
-def test_others_show_and_fail(tmp_path: Path) -> None:
+def test_faults_not_survived_are_listed_and_fail(tmp_path: Path) -> None:
     # 1 + 40 survived; 0 of 1; 8 of 10; 3 of 4; one file that cannot be read.
     code, line = campaign(tmp_path, good=TESTS, bad=BAD, broken="import nothing_like_this")
     assert code != 0
-    assert line == "faults survived 0 of 1"  # nothing runs where a file cannot be collected
+    assert line == "faults survived 0 of 1"  # no test runs if a file cannot be collected
     (tmp_path / "test_broken.py").unlink()
     code, line = campaign(tmp_path)
     assert code != 0

@@ -1,4 +1,4 @@
-"""A disk that fails, or a limit, ends a run in one line that names a path; it can be continued."""
+"""A disk error or a process limit ends a run with one line that names a path; it can resume."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.training.runs import STEPS, assert_same_run
 pytestmark = pytest.mark.faults
 
 ERRORS = int(os.environ.get("DRAMA_DISK_ERRORS", "3"))
-"""Injected errors; the long campaign asks for more than a hundred."""
+"""Injected errors; the long campaign uses more than a hundred."""
 CASE: dict[str, Any] = {
     "env": "drama/Catch-v0",
     "config": {"training.keep_checkpoints": 1},
@@ -28,7 +28,7 @@ CASE: dict[str, Any] = {
 
 
 def faulty(rng: random.Random, number: int) -> tuple[Any, ...]:
-    """Draw a fault: mostly one disk operation, every fourth one a limit of the process."""
+    """Sample a fault: mostly one disk operation, every fourth one a process limit."""
     if number % 4 == 1:
         return ("FSIZE", rng.choice((0, 100, 3000, 20_000, 300_000, rng.randint(0, 800_000))))
     if number % 8 == 3:
@@ -37,14 +37,14 @@ def faulty(rng: random.Random, number: int) -> tuple[Any, ...]:
 
 
 def lost(answer: dict[str, Any]) -> str | None:
-    """Name what is wrong with the error of a disturbed training; None if nothing is."""
+    """Describe the defect of a faulty run's error; None if there is none."""
     error: str = answer["error"]
     if "\n" in error or not re.search(r"(?<!\w)/\w+/", error):
         return f"not one line that names a path: {error}"
     return None
 
 
-def test_a_disk_error_names_its_path_and_costs_no_checkpoint(
+def test_disk_error_names_its_path_and_keeps_the_checkpoint(
     forks: Forks, tmp_path: Path, faults: Faults
 ) -> None:
     assert forks("train", tmp_path / "whole", **CASE) == {"killed": False, "error": ""}
@@ -54,7 +54,7 @@ def test_a_disk_error_names_its_path_and_costs_no_checkpoint(
         number += 1
         assert number < 10 * ERRORS
         answer = forks("train", run, **CASE, fault=fault)
-        if answer["error"]:  # else it was tolerated, or came after the end
+        if answer["error"]:  # otherwise it was tolerated, or came after the end
             try:
                 wrong = lost(answer)
                 assert wrong is None, wrong

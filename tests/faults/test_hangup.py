@@ -1,4 +1,4 @@
-"""A terminal that is closed ends a run as SIGTERM does: saved at the step it was at."""
+"""Closing the terminal ends a run as SIGTERM does: saved at its current step."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_closed_terminal_saves_the_run(tmp_path: Path) -> None:
     assert CheckpointDir(run).last().step > 0
 
 
-def test_a_run_under_nohup_goes_on(tmp_path: Path) -> None:
+def test_run_under_nohup_continues_after_hangup(tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(
         run,

@@ -1,4 +1,4 @@
-"""A run directory from a stranger: whatever its files say, one line or a run; never a traceback."""
+"""An untrusted run directory gives one error line or a run; never a traceback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from drama.errors import CheckpointError, ConfigError, DramaError
 pytestmark = pytest.mark.faults
 
 FILES = int(os.environ.get("DRAMA_HOSTILE_FILES", "120"))
-"""Mutated run directories; the long campaign asks for thousands."""
+"""Mutated run directories; the long campaign uses thousands."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outcome(run: Path) -> str | None:
-    """The line that loading a run and learning a step ends with; None if both succeed."""
+    """Error line of loading a run and training a step; None if both succeed."""
     try:
         Agent.load(run).learn(1)
     except DramaError as error:
@@ -45,7 +45,7 @@ def outcome(run: Path) -> str | None:
 
 
 @pytest.mark.parametrize("block", range(6))
-def test_mutated_files_cost_one_line(
+def test_mutated_files_give_one_error_line(
     block: int, sound: Path, tmp_path: Path, faults: Faults
 ) -> None:
     before = {path for path in tmp_path.parent.iterdir() if path != tmp_path}
@@ -75,9 +75,7 @@ def test_a_segment_named_outside_of_the_run_is_refused(sound: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     "logs", [{"../precious": 0}, {"metrics": -1}, {"metrics": 1e3}, {"metrics": True}, [], None]
 )
-def test_logs_other_than_the_runs_own_are_not_cut(
-    logs: object, sound: Path, tmp_path: Path
-) -> None:
+def test_logs_of_other_runs_are_not_truncated(logs: object, sound: Path, tmp_path: Path) -> None:
     run, precious = copy_run(sound, tmp_path / "run"), tmp_path / "precious.jsonl"
     precious.write_text("mine\n")
     checkpoint = run / "checkpoints" / "000000060"
@@ -111,7 +109,7 @@ def test_a_damaged_replay_is_not_copied(sound: Path, tmp_path: Path) -> None:
         Agent.load(run).save(tmp_path / "copy")
 
 
-def test_a_name_of_thousands_of_letters_is_no_id() -> None:
+def test_id_of_thousands_of_letters_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"env.id is no id: 'xxx.*\.\.\.$"):
         tiny({"env.id": "x" * 5000})
 
@@ -119,7 +117,7 @@ def test_a_name_of_thousands_of_letters_is_no_id() -> None:
 @pytest.mark.parametrize(
     "setting", ["replay.sampler", "behaviour.algorithm", "world_model.dynamics.name", "device"]
 )
-def test_a_name_of_thousands_of_letters_is_cut_in_the_message(setting: str) -> None:
+def test_id_of_thousands_of_letters_is_cut_in_the_message(setting: str) -> None:
     with pytest.raises(ConfigError, match=r"unknown [a-z ]+ 'xxx.*\.\.\.[;:]") as caught:
         Agent(config=tiny({setting: "x" * 5000}))
     assert len(str(caught.value)) < 300
@@ -135,7 +133,7 @@ def test_counts_of_unknown_updates_are_left_out(sound: Path, tmp_path: Path) -> 
     assert Agent.load(run).learn(1).num_timesteps == 61
 
 
-def test_a_newer_format_says_to_update(sound: Path, tmp_path: Path) -> None:
+def test_newer_format_suggests_an_update(sound: Path, tmp_path: Path) -> None:
     run = copy_run(sound, tmp_path / "run")
     path = run / "checkpoints" / "000000060" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
@@ -151,7 +149,7 @@ def test_a_newer_format_says_to_update(sound: Path, tmp_path: Path) -> None:
         (lambda tree: tree["optimisers"]["behaviour"].update(mean_lr=1e300), "'optimisers' is not"),
     ],
 )
-def test_what_thousands_of_mutations_found(
+def test_findings_of_the_mutation_campaign_stay_fixed(
     change: Any, words: str, sound: Path, tmp_path: Path
 ) -> None:
     run = copy_run(sound, tmp_path / "run")

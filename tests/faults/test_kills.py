@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments end bit for bit as undisturbed ones.
+"""Runs killed at random moments end bit for bit as undisturbed ones.
 
 A kill is SIGKILL from outside after a random time, or at a random disk operation, before it or
 halfway through a write. A killed run is continued, and killed again up to four times.
@@ -22,7 +22,7 @@ from tests.training.runs import STEPS, assert_same_run
 pytestmark = pytest.mark.faults
 
 KILLS = int(os.environ.get("DRAMA_KILLS", "2"))
-"""Kills altogether; the long campaign asks for more than a hundred."""
+"""Total kills; the long campaign uses more than a hundred."""
 SEED = int(os.environ.get("DRAMA_FAULTS_SEED", "0"))
 MOST_PER_RUN = 4
 
@@ -60,14 +60,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def shares() -> list[tuple[str, int]]:
-    """Kills of each case, those without any left out."""
+    """Kills of each case, without cases that have none."""
     each, rest = divmod(KILLS, len(CASES))
     counts = [each + (i < rest) for i in range(len(CASES))]
     return [(name, count) for name, count in zip(CASES, counts, strict=True) if count]
 
 
 def moment(rng: random.Random, seconds: float) -> dict[str, Any]:
-    """Draw when a training of about so many seconds is killed."""
+    """Sample when a run of about so many seconds is killed."""
     way = rng.random()
     if way < 0.4:
         return {"kill_after": rng.uniform(0.1, 1.0) * seconds}
@@ -77,7 +77,7 @@ def moment(rng: random.Random, seconds: float) -> dict[str, Any]:
 
 
 def start_or_resume(forks: Forks, run: Path, case: dict[str, Any], kill: dict[str, Any]) -> Any:
-    """Continue a run from its last checkpoint; one without any says so, and is begun anew."""
+    """Resume a run from its last checkpoint; start it again if it has none."""
     if not run.exists():
         return forks("train", run, **case, **kill)
     if (run / "checkpoints" / "last").exists():
@@ -100,7 +100,7 @@ def is_complete(run: Path) -> bool:
 
 
 @pytest.mark.parametrize(("name", "kills"), shares())
-def test_a_killed_run_ends_as_an_undisturbed_one(
+def test_resume_is_bit_exact_after_kills(
     name: str, kills: int, forks: Forks, tmp_path: Path, faults: Faults
 ) -> None:
     env, config = CASES[name]
@@ -120,7 +120,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
                 assert answer["error"] == "", answer["error"]
                 done = not answer["killed"]
                 made += [] if done else [kill]
-            # A kill behind the last checkpoint leaves temporaries: nothing writes there again.
+            # After the last checkpoint nothing removes the temporary files of a kill.
             complete = is_complete(run)
             if not complete:
                 answer = start_or_resume(forks, run, case, {})

@@ -52,7 +52,7 @@ def test_a_linked_folder_inside_a_run_is_refused(name: str, sound: Path, tmp_pat
     assert sorted(p.name for p in elsewhere.iterdir()) == before
 
 
-def test_a_linked_run_directory_goes_on(sound: Path, tmp_path: Path) -> None:
+def test_linked_run_directory_can_resume(sound: Path, tmp_path: Path) -> None:
     shutil.copytree(sound, tmp_path / "run")
     (tmp_path / "link").symlink_to(tmp_path / "run")
     assert Agent.load(tmp_path / "link").learn(3).num_timesteps == 43
@@ -69,7 +69,7 @@ def test_a_fifo_is_refused_at_once(name: str, sound: Path, tmp_path: Path) -> No
         Agent.load(run)
 
 
-def test_writing_replaces_a_link_and_what_it_was_written_under(tmp_path: Path) -> None:
+def test_writing_replaces_links_and_temporary_names(tmp_path: Path) -> None:
     precious, path = tmp_path / "precious", tmp_path / "file"
     precious.write_text("mine")
     path.symlink_to(precious)

@@ -18,13 +18,13 @@ PAGE = (TESTS.parent / "SECURITY.md").read_text(encoding="utf-8")
 STATEMENTS = re.findall(r"^- (.+(?:\n  .+)*)", PAGE, re.MULTILINE)
 
 
-def test_the_page_is_one_page() -> None:
+def test_security_page_is_short() -> None:
     assert len(STATEMENTS) >= 20
     assert len(PAGE.splitlines()) < 100
 
 
 @pytest.mark.parametrize("statement", STATEMENTS)
-def test_a_test_stands_behind_each_statement(statement: str) -> None:
+def test_each_statement_names_an_existing_test(statement: str) -> None:
     found = re.search(r"\[([^\[\]]+)\]\.$", statement)
     assert found, f"no test is named at the end of: {statement}"
     for name in re.findall(r"`([^`]+)`", found[1]):
@@ -34,7 +34,7 @@ def test_a_test_stands_behind_each_statement(statement: str) -> None:
         assert test in functions, name
 
 
-def test_no_module_listens_or_fetches() -> None:
+def test_no_module_uses_the_network() -> None:
     network = {"socket", "socketserver", "http", "urllib", "asyncio", "ssl", "ftplib", "requests"}
     package = Path(drama.__file__).parent
     for path in set(package.rglob("*.py")) - {package / "suite" / "ray.py"}:
@@ -51,7 +51,7 @@ def test_services_are_off_by_default() -> None:
     assert not any(presets.preset(name).training.wandb for name in presets.PRESETS)
 
 
-def test_a_report_refers_to_nothing_outside(tmp_path: Path) -> None:
+def test_report_loads_nothing_from_outside(tmp_path: Path) -> None:
     run_suite(tmp_path / "suite", tiny_spec(["CartPole-v1"]))
     write_report(tmp_path / "suite")
     html = (tmp_path / "suite" / "report" / "index.html").read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
-"""A long training holds no more memory, descriptors or threads than a short one.
+"""A long run uses no more memory, descriptors or threads than a short one.
 
 The long campaign makes as many updates as the preset ``quick`` makes in eight hours of CPU time on
-this machine, which it measures first; at the small size of the soak they take less than one hour.
+this machine, measured first; at the small size of the soak they take less than one hour.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHORT = 170
 
 @pytest.mark.faults
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
-def test_a_long_training_holds_no_more_than_a_short_one(tmp_path: Path, faults: Faults) -> None:
+def test_long_run_uses_no_more_resources_than_a_short_one(tmp_path: Path, faults: Faults) -> None:
     updates = updates_in(HOURS) if HOURS else SHORT
     command = [sys.executable, "-m", "tests.faults.soak", str(tmp_path / "run"), str(updates)]
     path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
@@ -50,7 +50,7 @@ def made_up(**last: int) -> list[dict[str, int]]:
     return [*samples[:16], *({**sample, **last} for sample in samples[16:])]
 
 
-def test_what_grows_is_named() -> None:
+def test_growing_quantities_are_named() -> None:
     assert excess(made_up()) == []
     assert excess(made_up(resident=300 * 2**20 + MOST_GROWTH)) == []
     assert excess(made_up(resident=400 * 2**20)) == ["resident memory grew by 100 MiB"]

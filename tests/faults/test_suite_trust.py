@@ -1,4 +1,4 @@
-"""A suite's directory from a stranger runs no code; a suite file is the user's own words."""
+"""An untrusted suite directory runs no code; a suite file of the user is trusted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def _account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An account that has made no run yet, with a module that nobody has imported."""
+    """A user account without earlier runs, and a module that is not imported yet."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     (tmp_path / "strangers_code.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -45,7 +45,7 @@ def preset(tree: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("change", [game, variant, preset])
-def test_what_a_strangers_suite_names_is_not_imported(
+def test_code_named_by_an_untrusted_suite_is_not_imported(
     change: Callable[[Any], None], tmp_path: Path, capfd: Capture
 ) -> None:
     suite = tmp_path / "suite"
@@ -58,13 +58,13 @@ def test_what_a_strangers_suite_names_is_not_imported(
         assert line.endswith("if you trust it, add --trust-env")
     assert main(["suite", "status", str(suite)]) == 0
     assert main(["suite", "show", str(suite)]) == 0
-    assert main(["report", str(suite)]) != 1  # nothing is finished, which it says
+    assert main(["report", str(suite)]) != 1  # the report says that nothing is finished
     assert "strangers_code" not in sys.modules
     assert {path.name for path in suite.iterdir()} <= {"suite.json", "report", ".lock"}
 
 
-def test_a_run_of_another_environment_in_a_suite_is_not_continued(tmp_path: Path) -> None:
-    """The child is told to trust what the suite names, so the run must name nothing else."""
+def test_run_of_another_environment_in_a_suite_is_not_resumed(tmp_path: Path) -> None:
+    """The child process trusts the suite's names, so the run must name nothing else."""
     suite = tmp_path / "suite"
     run_suite(suite, tiny_spec(["CartPole-v1"]))
     run = suite / "one" / "CartPole-v1" / "seed-0"
@@ -83,13 +83,13 @@ def test_a_report_of_finished_runs_imports_nothing(
     monkeypatch.delitem(sys.modules, "strangers_code")
     assert main(["report", str(suite)]) == 0
     assert (suite / "report" / "index.html").is_file()
-    # Nothing is left to run, so nothing is asked, and nothing becomes trusted.
+    # Nothing is left to run, so no trust is needed or recorded.
     assert main(["suite", "run", str(suite)]) == 0
     assert "strangers_code" not in sys.modules
     assert not (tmp_path / "another-account").exists()
 
 
-def test_a_suite_of_ones_own_is_continued_without_a_word(
+def test_own_suite_resumes_without_trust(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
     spec = tmp_path / "mine.json"
@@ -98,7 +98,7 @@ def test_a_suite_of_ones_own_is_continued_without_a_word(
 
     def start(pool: LocalPool, cell: Any) -> Any:
         started.append(cell.name)
-        raise KeyboardInterrupt  # before its first run has begun
+        raise KeyboardInterrupt  # before its first run
 
     monkeypatch.setattr(LocalPool, "start", start)
     suite = str(tmp_path / "suite")
@@ -106,7 +106,7 @@ def test_a_suite_of_ones_own_is_continued_without_a_word(
     for args in (run_it, run_it, ["suite", "run", suite]):
         assert main(args) == 130
     assert len(started) == 3
-    # On another account it is a stranger's, whichever way it is named.
+    # On another account it is untrusted, by any path.
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another-account"))
     for args in (run_it, ["suite", "run", suite]):
         capfd.readouterr()

@@ -1,4 +1,4 @@
-"""Code that a run from a stranger names is imported only where the user has said so."""
+"""Code named by an untrusted run is imported only with the user's consent."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Wrap(gym.Wrapper):
 
 @pytest.fixture(autouse=True)
 def _account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An account that has made no run yet, with a module that nobody has imported."""
+    """A user account without earlier runs, and a module that is not imported yet."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     (tmp_path / "strangers_code.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -49,7 +49,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hostile(plain: Path, target: Path, **env: Any) -> Path:
-    """A copy of a run whose files name another environment, every hash right."""
+    """Copy of a run whose files name another environment, all hashes valid."""
     shutil.copytree(plain, target)
     checkpoint = target / "checkpoints" / "000000040"
     config = json.loads((checkpoint / "config.json").read_text())
@@ -70,7 +70,7 @@ EVIL: tuple[dict[str, Any], ...] = (
 
 
 @pytest.mark.parametrize("env", EVIL)
-def test_what_a_strangers_run_names_is_not_imported(
+def test_code_named_by_an_untrusted_run_is_not_imported(
     env: dict[str, Any], plain: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = hostile(plain, tmp_path / "run", **env)
@@ -99,7 +99,7 @@ def test_a_wrapper_that_writes_files_needs_trust(plain: Path, tmp_path: Path) ->
     assert not precious.exists()
 
 
-def test_the_user_may_say_so(plain: Path, tmp_path: Path) -> None:
+def test_trust_option_allows_the_import(plain: Path, tmp_path: Path) -> None:
     run = hostile(plain, tmp_path / "run", id="strangers_code:make")
     config = run / "checkpoints" / "000000040" / "config.json"
     assert "strangers_code" in config.read_text()
@@ -108,16 +108,14 @@ def test_the_user_may_say_so(plain: Path, tmp_path: Path) -> None:
     assert main(["train", "--resume", str(run), "--steps", "50", "--trust-env"]) == 0
 
 
-def test_runs_of_ones_own_need_nothing_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_runs_need_no_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     args = ["train", "quick", "--env", "strangers_code:make", "--run-dir", "mine"]
     assert main([*args, *options({"steps": 40})]) == 0
     assert Agent.load("mine").num_timesteps == 40
     assert main(["train", "--resume", "mine", "--steps", "50"]) == 0
     (kept,) = map(json.loads, trust.known_file().read_text().splitlines())
     assert kept == ["strangers_code:make", {}, [], [str(tmp_path / "strangers_code.py")]]
-    # Another file of the same name is another matter, and so are other arguments.
+    # Another file of the same name is untrusted, and so are other arguments.
     monkeypatch.setattr(sys.modules["strangers_code"], "__file__", "/elsewhere/strangers_code.py")
     with pytest.raises(EnvError, match="would import"):
         Agent.load("mine")
@@ -126,7 +124,7 @@ def test_runs_of_ones_own_need_nothing_more(
         trust.check("strangers_code:make", {"n": 1}, (), trusted=False, where="run")
 
 
-def test_where_nothing_can_be_kept_trust_is_asked_for(
+def test_trust_is_required_if_no_record_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -137,7 +135,7 @@ def test_where_nothing_can_be_kept_trust_is_asked_for(
     assert Agent.load("saved", trust_env=True)
 
 
-def test_what_needs_no_trust() -> None:
+def test_runs_that_need_no_trust() -> None:
     assert trust.code_named("ALE/Pong-v5") == []
     stack = "gymnasium.wrappers:FrameStackObservation(stack_size=4)"
     within = "gymnasium.wrappers.common:TimeLimit(max_episode_steps=200)"

@@ -1,4 +1,4 @@
-"""Files of a run that somebody deletes while it learns."""
+"""Files of a run that are deleted during training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.faults
 
 
 def learn(run: Path, at: int, delete: Any, steps: int = 60) -> list[str]:
-    """Train for some steps, call ``delete`` after one of them; returns the warnings."""
+    """Train for some steps, call ``delete`` after one of them; return the warnings."""
     said: list[str] = []
 
     def listen(event: str, payload: Any) -> None:
@@ -36,26 +36,26 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return dict(snapshot(run))
 
 
-def test_a_vanished_replay_is_written_again(tmp_path: Path, untouched: dict[str, Any]) -> None:
+def test_deleted_replay_is_written_again(tmp_path: Path, untouched: dict[str, Any]) -> None:
     run = tmp_path / "run"
     said = learn(run, 50, lambda: shutil.rmtree(run / "replay"))
     assert len(said) == 1
-    assert "replay had vanished: the whole replay is written again" in said[0]
+    assert "replay were deleted: the whole replay is written again" in said[0]
     assert not differences(snapshot(run), untouched)
     assert Agent.load(run).learn(5).num_timesteps == 65
 
 
 @pytest.mark.parametrize("name", ["metrics", "episodes"])
-def test_a_vanished_log_is_begun_anew(name: str, tmp_path: Path, untouched: dict[str, Any]) -> None:
+def test_deleted_log_is_started_again(name: str, tmp_path: Path, untouched: dict[str, Any]) -> None:
     run = tmp_path / "run"
     said = learn(run, 45, (run / f"{name}.jsonl").unlink)
-    assert said == [f"{name}.jsonl had vanished: begun anew, earlier lines are lost"]
+    assert said == [f"{name}.jsonl was deleted: started again, earlier lines are lost"]
     assert json_rows(run / f"{name}.jsonl")
     assert differences(snapshot(run), untouched) == [name]
     assert Agent.load(run).learn(5).num_timesteps == 65
 
 
-def test_a_vanished_run_directory_is_made_again(tmp_path: Path, untouched: dict[str, Any]) -> None:
+def test_deleted_run_directory_is_created_again(tmp_path: Path, untouched: dict[str, Any]) -> None:
     run = tmp_path / "run"
     said = learn(run, 45, lambda: shutil.rmtree(run))
     assert len(said) == 3  # both logs and the replay
@@ -64,7 +64,7 @@ def test_a_vanished_run_directory_is_made_again(tmp_path: Path, untouched: dict[
     assert Agent.load(run).learn(5).num_timesteps == 65
 
 
-def test_a_log_shorter_than_its_checkpoint_says_is_reported(tmp_path: Path) -> None:
+def test_log_shorter_than_its_checkpoint_is_reported(tmp_path: Path) -> None:
     run, said = tmp_path / "run", list[str]()
     learn(run, 0, lambda: None)
     (run / "metrics.jsonl").write_text("")

@@ -155,7 +155,7 @@ def unpack(archive: Path, run: Path) -> Path:
 
 
 def make(name: str, directory: Path) -> None:
-    """Train one run and write down what it holds and how it goes on."""
+    """Train one run and record its numbers and its continuation."""
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch) / name
         Agent(config=config(name)).learn(STEPS, run_dir=run)

@@ -1,4 +1,4 @@
-"""The installed command in processes of its own, with real signals at moments nobody chose."""
+"""The installed command in separate processes, with real signals at random moments."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def json_rows_so_far(run: Path) -> list[str]:
     return (run / "episodes.jsonl").read_text().splitlines()
 
 
-def test_interrupted_killed_and_continued_it_is_the_run_it_would_have_been(
+def test_interrupted_and_killed_run_resumes_bit_for_bit(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run, errors = tmp_path / "run", tmp_path / "stderr"
     args = ["train", "quick", "--env", env_id(Walk), *options(CHANGES), "--run-dir", str(run)]
     with command(*args, errors=errors) as process:
         wait_for_episodes(run, 8, process)
-        # Nobody else may train there meanwhile.
+        # No other process may train there meanwhile.
         if (run / "checkpoints" / "last").exists():
             assert main(["train", "--resume", str(run)]) == 2
             assert f"in use by process {process.pid}" in capfd.readouterr().err
@@ -89,7 +89,7 @@ def test_interrupted_killed_and_continued_it_is_the_run_it_would_have_been(
     assert [row["step"] for row in json_rows(run / "metrics.jsonl")] == list(range(10, 241, 10))
 
 
-def test_a_mistake_as_the_shell_sees_it(tmp_path: Path) -> None:
+def test_user_error_exits_with_code_2_and_one_line(tmp_path: Path) -> None:
     errors = tmp_path / "stderr"
     with command("train", "quik", errors=errors) as process:
         assert process.wait(60) == 2

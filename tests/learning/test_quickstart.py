@@ -1,4 +1,4 @@
-"""The quickstart's promise: at least 0.9 of the optimum, on every seed. Minutes each."""
+"""Target of the quickstart: at least 0.9 of the optimum on every seed. Minutes each."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a preset costs: the arithmetic by hand, and that what is measured is the training itself."""
+"""Cost of a preset: hand-computed arithmetic, and measurements of real updates."""
 
 # One file: the tests share the spy on measured updates and the example costs.
 
@@ -54,7 +54,7 @@ def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Spy:
-    """Notes the batch size of each update, and what each sample of a fake clock takes."""
+    """Records the batch size of each update, and the duration of each sample of a fake clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: dict[str, list[int]] = {"world_model": [], "behaviour": []}
@@ -89,7 +89,7 @@ def test_smaller_batches_are_extrapolated() -> None:
     assert cost.seconds == {"replay": 2.0, "world_model": 14.0}  # the median, four times
     assert cost.peak_bytes == 4000
     assert cost.estimate == "batches of 4 instead of 16, extrapolated"
-    # Of two the quicker one: what is odd about a machine makes it slower.
+    # Of two the faster one: disturbances only make a machine slower.
     assert UpdateCost.scaled(samples[:2], None, 4, 16).seconds == {"world_model": 8.0}
     whole = UpdateCost.scaled(samples, 1000, measured=16, full=16)
     assert whole.seconds == samples[0]
@@ -103,13 +103,11 @@ def test_smaller_batches_are_extrapolated() -> None:
             (1, 1.0),
             2.0 + 12 * 1 / 3,
         ),  # 1/3 s for each further window
-        ((1, 0.1), 8.0),  # never more than in proportion
-        ((1, 5.0), 2.0 + 12 * 2 / 4 / 8),  # noise: an eighth of it is taken to grow
+        ((1, 0.1), 8.0),  # at most proportional
+        ((1, 5.0), 2.0 + 12 * 2 / 4 / 8),  # noise: an eighth of it is assumed to grow
     ],
 )
-def test_two_sizes_tell_the_part_that_does_not_grow(
-    smaller: tuple[int, float], seconds: float
-) -> None:
+def test_two_batch_sizes_give_the_constant_part(smaller: tuple[int, float], seconds: float) -> None:
     cost = UpdateCost.scaled([{"world_model": 2.0}], None, 4, 16, smaller)
     assert cost.seconds["world_model"] == pytest.approx(seconds)
 
@@ -135,7 +133,7 @@ def preset_cost(**changes: Any) -> PresetCost:
     return dataclasses.replace(cost, **changes)
 
 
-def test_a_step_and_a_run_by_hand() -> None:
+def test_step_and_run_times_match_hand_computed_values() -> None:
     cost = preset_cost()
     assert cost.step_seconds == 0.25 + 0.5 + 0.5 * 8.0 + 0.25 * 10.0  # 7.25
     assert cost.hours(10_000) == pytest.approx((1000 * 0.25 + 9000 * 7.25) / 3600)
@@ -144,7 +142,7 @@ def test_a_step_and_a_run_by_hand() -> None:
     assert numbers["seconds"] == {
         "env_step": 0.25,
         "acting": 0.5,
-        "world_model_update": 8.0,  # drawing the batch included
+        "world_model_update": 8.0,  # including batch sampling
         "imagination": 6.0,
         "behaviour_update": 4.0,
     }
@@ -171,18 +169,18 @@ def test_a_step_and_a_run_by_hand() -> None:
         ({"device": None, "device_available": 60}, True),
     ],
 )
-def test_what_fits(changes: dict[str, int | None], fits: bool) -> None:
+def test_presets_that_fit_in_memory(changes: dict[str, int | None], fits: bool) -> None:
     assert memory(**changes).fits == fits
     assert preset_cost(memory=memory(**changes)).to_dict()["memory_bytes"]["fits"] == fits
 
 
-# -- what is measured ----------------------------------------------------------------------------
+# -- measurements ----------------------------------------------------------------------------
 
 
-def test_updates_of_full_size_where_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_batch_is_measured_if_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(monkeypatch)
     cost = measured(changes=PRECISE, seconds=30.0)
-    # Of each size one to warm up and one to judge by; then the samples of the full size.
+    # One warm-up and one timed update per size; then the samples of the full size.
     repeats = 1 + measurement.MOST_REPEATS
     assert spy.sizes["world_model"] == [1, 1, 4, 4] + [16] * repeats
     assert spy.sizes["behaviour"] == [1, 1, 4, 4, 16, 16] + [40] * repeats
@@ -202,7 +200,7 @@ def test_updates_of_full_size_where_there_is_time(monkeypatch: pytest.MonkeyPatc
 
 
 class SlowUpdates:
-    """A clock on which an update takes as many seconds as its batch has windows."""
+    """A clock on which an update takes one second per window of its batch."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
@@ -219,7 +217,7 @@ class SlowUpdates:
             monkeypatch.setattr(Learner, f"update_{section}", slow)
 
 
-def test_the_largest_size_that_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_largest_batch_within_the_time_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(monkeypatch)
     SlowUpdates(monkeypatch)
     # The world model has half of 128: after 2 + 8 seconds, three updates of 16 take 51.2 of the
@@ -233,8 +231,8 @@ def test_the_largest_size_that_there_is_time_for(monkeypatch: pytest.MonkeyPatch
     assert cost.behaviour.estimate == "batches of 16 instead of 40, extrapolated"
 
 
-def test_the_bound_on_time_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is begun after it, and what was not reached is named."""
+def test_time_limit_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No measurement starts after the limit, and unmeasured presets are named."""
     spy = Spy(monkeypatch)
     clock = SlowUpdates(monkeypatch)
     presets = {name: lambda: tiny(PRECISE) for name in ("a", "b", "c")}
@@ -267,11 +265,11 @@ def test_a_full_ring_is_not_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cost.memory.replay == 100_000 * (12 + 4 + 8 + 4 + 3 * 8)  # the preset's own
 
 
-def test_sizes_that_there_is_no_memory_for_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 100 bytes at any size that is tried: 400 at four times it, 200 at twice.
+def test_batch_sizes_beyond_the_memory_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 100 bytes at any tried size: 400 at four times it, 200 at twice.
     monkeypatch.setattr(measurement.PeakMemory, "start", lambda _: None)
     monkeypatch.setattr(measurement.PeakMemory, "read", lambda _: 100)
-    # The ring and the process; then before each size but the full one.
+    # Replay and process; then before each size except the full one.
     free = iter([10**9, 10**9, 500, 300, 300, 150, 500, 150])
     monkeypatch.setattr(measurement, "available_bytes", lambda _: next(free))
     spy = Spy(monkeypatch)
@@ -282,11 +280,11 @@ def test_sizes_that_there_is_no_memory_for_are_not_tried(monkeypatch: pytest.Mon
     assert cost.behaviour.peak_bytes == 4000
 
 
-def test_memory_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_matches_hand_computed_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurement, "resident_bytes", lambda: 7000)
     monkeypatch.setattr(measurement, "available_bytes", lambda _: 10**9)
     monkeypatch.setattr(measurement.PeakMemory, "start", lambda _: None)
-    # Of each kind: the smaller sizes, then what counts.
+    # Of each kind: the smaller sizes, then the timed one.
     peaks = iter([1, 1, 500, 1, 1, 1, 300])
     monkeypatch.setattr(measurement.PeakMemory, "read", lambda _: next(peaks))
     found = measured(changes=PRECISE, seconds=30.0).memory
@@ -302,13 +300,13 @@ def test_memory_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.model == 4 * weights + others  # weights, gradient, two moments; slow critic etc.
     # 200 rows: 3 float32, four flags, int64 action, float32 reward, two counters and a slot.
     assert found.replay == 200 * (12 + 4 + 8 + 4 + 3 * 8)
-    assert found.updates == 500  # the larger of the two: they come one after the other
+    assert found.updates == 500  # the larger of the two, as they run in sequence
     assert found.host == 7000 + found.replay + found.model + 500
     assert found.host_available == 10**9 + 7000
     assert (found.device, found.device_available) == (None, None)
 
 
-def test_where_memory_is_not_told_it_is_not_invented(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_memory_is_not_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurement, "resident_bytes", lambda: None)
     monkeypatch.setattr(measurement, "available_bytes", lambda _: None)
     monkeypatch.setattr(measurement.PeakMemory, "read", lambda _: None)
@@ -318,7 +316,7 @@ def test_where_memory_is_not_told_it_is_not_invented(monkeypatch: pytest.MonkeyP
     assert found.fits
 
 
-def test_random_rows_are_experience_like_any_other() -> None:
+def test_random_transitions_are_valid_episodes() -> None:
     config = tiny({"replay.capacity": 3000}).replay
     replay = ReplayBuffer(config, (3,), torch.float32)
     fill(replay, num_actions=5)
@@ -339,7 +337,7 @@ def test_random_rows_are_experience_like_any_other() -> None:
 # -- which presets, which environment --------------------------------------------------------------
 
 
-def test_every_preset_gets_a_share_and_is_announced() -> None:
+def test_every_preset_gets_a_share_of_the_time_and_is_announced() -> None:
     said: list[str] = []
     presets = {"a": tiny, "b": lambda: tiny({"training.world_model_ratio": 2.0})}
     found = calibrate(presets, env=WALK, device="cpu", seconds=60.0, progress=said.append)
@@ -351,7 +349,9 @@ def test_every_preset_gets_a_share_and_is_announced() -> None:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_an_atari_game_if_there_is_one(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_environment_is_atari_if_installed(
+    there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = importlib.util.find_spec
     monkeypatch.setattr(
         calibration.importlib.util,
@@ -365,12 +365,12 @@ def test_an_atari_game_if_there_is_one(there: bool, monkeypatch: pytest.MonkeyPa
     assert isinstance(found.presets[0], PresetCost)
 
 
-def test_the_process_is_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_settings_are_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     threads, state = torch.get_num_threads(), global_random_state()
     changes = {"training.threads": threads + 1}
     cost = measured(changes=changes)
-    assert cost.threads == threads + 1  # the preset's own, while it was measured
+    assert cost.threads == threads + 1  # that of the preset, during its measurement
     assert torch.get_num_threads() == threads
     assert global_random_state() == state
     assert torch.is_grad_enabled()
@@ -384,7 +384,7 @@ def test_the_environment_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(closed) == 1
 
 
-def test_interrupted_it_leaves_the_process_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_settings_are_restored_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
@@ -395,10 +395,10 @@ def test_interrupted_it_leaves_the_process_as_before(monkeypatch: pytest.MonkeyP
     assert torch.get_num_threads() == threads
 
 
-# -- what cannot be measured -----------------------------------------------------------------------
+# -- failed measurements -----------------------------------------------------------------------
 
 
-def test_a_replay_that_does_not_fit_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_that_does_not_fit_is_not_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurement, "available_bytes", lambda _: 2 * 10**9)
     original, asked = ReplayBuffer.__init__, []
 
@@ -429,7 +429,7 @@ def test_a_replay_that_does_not_fit_is_not_asked_for(monkeypatch: pytest.MonkeyP
         (NonFiniteError("loss is NaN"), "loss is NaN"),
     ],
 )
-def test_a_preset_that_fails_does_not_keep_the_next_from_being_measured(
+def test_failed_preset_does_not_stop_the_next(
     error: Exception, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Learner.update_world_model
@@ -447,7 +447,7 @@ def test_a_preset_that_fails_does_not_keep_the_next_from_being_measured(
     assert isinstance(good, PresetCost)
 
 
-def test_sizes_that_do_not_go_with_the_environment() -> None:
+def test_sizes_that_do_not_fit_the_environment_are_reported() -> None:
     presets = {"shifted": lambda: tiny({"replay.random_shift": (40, 40)}), "tiny": tiny}
     shifted, small = calibrate(presets, env="drama/Catch-v0", device="cpu", seconds=60.0).presets
     assert isinstance(shifted, Unmeasured)
@@ -455,7 +455,7 @@ def test_sizes_that_do_not_go_with_the_environment() -> None:
     assert isinstance(small, PresetCost)
 
 
-def test_an_error_of_ours_is_not_taken_for_missing_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_reported_as_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> None:
         raise RuntimeError("shapes cannot be multiplied")
 
@@ -464,7 +464,7 @@ def test_an_error_of_ours_is_not_taken_for_missing_memory(monkeypatch: pytest.Mo
         measured()
 
 
-def test_what_a_user_gets_wrong() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least one preset"):
         calibrate({})
     for seconds in (0.0, -1.0, math.inf, math.nan):
@@ -488,7 +488,7 @@ def keys(tree: object) -> object:
     return None
 
 
-def test_the_tree_that_tools_read() -> None:
+def test_json_has_the_documented_structure() -> None:
     presets = {"tiny": tiny, "bad": lambda: tiny({"replay.random_shift": (40, 40)})}
     found = calibrate(presets, env="drama/Catch-v0", device="cpu", seconds=60.0).to_dict()
     tree = json.loads(json.dumps(found, allow_nan=False))
@@ -524,10 +524,10 @@ def test_the_tree_that_tools_read() -> None:
     assert tree["presets"][1]["error"]
 
 
-def test_recorded_updates_are_measured_once_they_are_replayed(
+def test_recorded_updates_are_timed_when_replayed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each size is recorded anew, and warmed up for as long as that takes."""
+    """Each size is recorded again, after its warm-up calls."""
     monkeypatch.setattr(Learner, "records", property(lambda _: True))
     monkeypatch.setattr(
         Learner,

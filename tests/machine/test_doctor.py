@@ -1,4 +1,4 @@
-"""What ``drama doctor`` says of a machine and of what the presets would cost on it."""
+"""Report of ``drama doctor`` on a machine and the cost of the presets on it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CPU = ("--device", "cpu")
 
 @pytest.fixture(autouse=True)
 def _tiny_presets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Two presets of no size, no time to measure them in, and a place of our own."""
+    """Two tiny presets, no measurement time, and a temporary working directory."""
     small = {"world_model.filters": (4, 4, 4), "world_model.stem_stride": 2}
     monkeypatch.setattr(
         presets, "PRESETS", {"small": lambda: tiny(small), "other": lambda: tiny(small)}
@@ -62,7 +62,7 @@ MACHINE = Machine(
 )
 
 
-def test_everything_is_told_with_its_reason() -> None:
+def test_every_choice_is_reported_with_its_reason() -> None:
     assert MACHINE.render().splitlines() == [
         "device     cuda (Some GPU): PyTorch finds a CUDA device",
         "precision  bfloat16: this GPU multiplies bfloat16",
@@ -74,16 +74,16 @@ def test_everything_is_told_with_its_reason() -> None:
     ]
 
 
-def test_a_busy_machine_is_mentioned() -> None:
+def test_busy_machine_is_reported() -> None:
     busy = dataclasses.replace(MACHINE, load=3.0, device_memory_available=None)
     assert "4 of 8 cores; load average 3.0: an idle machine would be faster" in busy.render()
     assert "12.3 GB free\n" in busy.render()
     assert "load" not in dataclasses.replace(MACHINE, load=None).render()
 
 
-def test_this_machine() -> None:
+def test_report_of_this_machine() -> None:
     machine = inspect_machine("cpu")
-    assert (machine.device, machine.device_reason) == ("cpu", "asked for")
+    assert (machine.device, machine.device_reason) == ("cpu", "requested")
     assert machine.precision in ("float32", "bfloat16")
     assert "this CPU" in machine.precision_reason
     assert (machine.backend, machine.backend_reason) == ("torch", "tensors are on the CPU")
@@ -95,7 +95,7 @@ def test_this_machine() -> None:
         inspect_machine("tpu")
 
 
-def test_a_package_that_is_not_there() -> None:
+def test_missing_package_is_reported() -> None:
     assert inspection._version("no-such-package") is None
     assert inspection._version("numpy")
 
@@ -108,7 +108,7 @@ def render(found: Calibration) -> list[str]:
     return [*table.header(found), *map(table.row, found.presets), *table.footer(found)]
 
 
-def test_the_table_by_hand() -> None:
+def test_table_matches_hand_computed_values() -> None:
     quick = preset_cost(
         preset="quick",
         env_seconds=0.0005,
@@ -153,7 +153,7 @@ def lines(**changes: Any) -> str:
     return "\n".join(render(Calibration(None, (64, 64, 3), 6, 1.0, (cost,))))
 
 
-def test_what_does_not_fit_says_how_much_is_missing() -> None:
+def test_preset_that_does_not_fit_names_the_missing_memory() -> None:
     text = lines(memory=memory(host=9_000_000_000, host_available=8_000_000_000))
     assert "9.0 GB (too much)" in text
     assert "big: does not fit: needs 9.0 GB of host memory, 8.0 GB free" in text
@@ -170,7 +170,7 @@ def test_what_does_not_fit_says_how_much_is_missing() -> None:
     assert "does not fit" not in lines()
 
 
-def test_what_could_not_be_seen_is_said() -> None:
+def test_unknown_values_are_reported() -> None:
     text = lines(memory=memory(updates=None, host=None))
     assert "big: this system does not report the memory of an update" in text
     assert text.splitlines()[2].endswith("?")
@@ -209,7 +209,7 @@ def test_a_row_is_printed_before_the_next_preset_is_measured(
     assert capfd.readouterr().out.splitlines()[0].startswith("other ")
 
 
-def test_presets_that_the_time_does_not_reach_are_named(capfd: Capture) -> None:
+def test_unmeasured_presets_are_named(capfd: Capture) -> None:
     assert main(["doctor", *CPU, "--seconds", "1e-6"]) == 0
     said = capfd.readouterr()
     assert "small: not measured in 1e-06 s" in said.out
@@ -217,7 +217,7 @@ def test_presets_that_the_time_does_not_reach_are_named(capfd: Capture) -> None:
     assert said.err == ""
 
 
-def test_one_preset_alone_and_none(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_select_one_preset_or_none(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["doctor", *CPU, "--preset", "other", "--seconds", "60"]) == 0
     said = capfd.readouterr()
     assert said.err.splitlines() == ["measuring preset other"]
@@ -234,14 +234,14 @@ def test_one_preset_alone_and_none(capfd: Capture, monkeypatch: pytest.MonkeyPat
     assert said.err == ""
 
 
-def test_the_environment_is_checked_and_measured_with(capfd: Capture) -> None:
+def test_given_environment_is_checked_and_used(capfd: Capture) -> None:
     assert main(["doctor", *CPU, "--env", WALK, "--steps", "20", "--seconds", "60"]) == 0
     out = capfd.readouterr().out
     assert "20 steps" in out
     assert f"on {WALK} (3, 2 actions)" in out
 
 
-def test_json_and_nothing_else(capfd: Capture) -> None:
+def test_json_option_prints_only_json(capfd: Capture) -> None:
     args = ["doctor", *CPU, "--json", "--env", WALK, "--steps", "20", "--seconds", "60"]
     assert main(args) == 0
     tree = json.loads(capfd.readouterr().out)
@@ -256,7 +256,7 @@ def test_json_and_nothing_else(capfd: Capture) -> None:
     assert list(json.loads(capfd.readouterr().out)) == ["drama", "machine"]
 
 
-def test_interrupted_it_ends_with_one_line(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_ends_with_one_line(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 

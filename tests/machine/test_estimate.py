@@ -1,4 +1,4 @@
-"""The expected time of a run: when it is measured, what it leaves alone, what it reports."""
+"""Estimated time of a run: when it is measured, what it reports, no side effects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "DEADLINE", 120.0)
 
 
-def test_only_what_may_take_long_is_measured() -> None:
+def test_only_possibly_long_runs_are_measured() -> None:
     assert not may_be_long(Agent(WALK, tiny()), 100_000)
     catch = Agent("drama/Catch-v0", presets.quick())
     assert not may_be_long(catch, presets.quick().steps)
@@ -42,7 +42,7 @@ def test_many_small_updates_may_take_long_too() -> None:
     assert may_be_long(Agent(WALK, tiny({"training.world_model_ratio": 10.0})), 10_000_000)
 
 
-def test_the_agent_and_the_process_stay_as_they_are(tmp_path: Path) -> None:
+def test_estimate_changes_neither_agent_nor_process(tmp_path: Path) -> None:
     ends = []
     for name, measured in (("a", False), ("b", True)):
         made = Agent(WALK, tiny()).learn(34)
@@ -67,7 +67,7 @@ def warnings_of(made: Agent, steps: int, **options: Any) -> list[str]:
     return heard
 
 
-def test_a_run_of_days_is_warned_about_before_its_first_step(
+def test_long_run_warns_before_its_first_step(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(estimate, "LONG_FLOPS", {"cpu": 0.0})
@@ -78,7 +78,7 @@ def test_a_run_of_days_is_warned_about_before_its_first_step(
     monkeypatch.setattr(estimate, "WARN_HOURS", 0.0)
     said = warnings_of(Agent(WALK, tiny()), 30, run_dir=tmp_path / "run")
     assert sum("takes about 43.5 s on this machine" in line for line in said) == 1
-    # A run that goes on is estimated for the steps that are left.
+    # A resumed run is estimated for its remaining steps.
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(
         estimate, "long_run_warning", lambda _, step, target: asked.append((step, target))
@@ -87,7 +87,7 @@ def test_a_run_of_days_is_warned_about_before_its_first_step(
     assert asked == [(30, 40)]
 
 
-def test_the_line_by_hand() -> None:
+def test_line_matches_hand_computed_values() -> None:
     cost = preset_cost(warmup_steps=1000)  # 7.25 s a step
     assert long_run_warning(cost, 0, 1000 + 11_900) is None
     line = long_run_warning(cost, 0, 101_000)
@@ -99,7 +99,7 @@ def test_the_line_by_hand() -> None:
     assert "about 4.2 days" in line
 
 
-def test_within_the_warm_up_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_within_the_warm_up_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "LONG_FLOPS", {"cpu": 0.0})
     monkeypatch.setattr(estimate, "measure_updates", lambda _: pytest.fail("it measured"))
     Agent(WALK, tiny()).learn(24)
@@ -124,12 +124,12 @@ def test_the_estimate_is_the_first_time_left(
     assert set(seen) == {cost.step_seconds}
 
 
-def test_what_cannot_be_measured_in_time_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_estimate_if_measuring_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "DEADLINE", -1.0)
     assert measure_updates(Agent(WALK, tiny())) is None
 
 
-def test_a_large_replay_is_not_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_replay_is_not_allocated_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     original = measurement.fill
     monkeypatch.setattr(

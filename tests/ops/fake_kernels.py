@@ -1,7 +1,7 @@
 """Stand-ins for ``mamba_ssm`` and ``causal_conv1d`` that run anywhere.
 
-They have the signatures of mamba_ssm 2.2.4 and causal_conv1d 1.5.0, refuse what those refuse, and
-compute step by step, in the plainest way.
+They have the signatures of mamba_ssm 2.2.4 and causal_conv1d 1.5.0, refuse the same arguments, and
+compute step by step.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def mamba_chunk_scan_combined(
     if seq_idx is not None:
         assert seq_idx.dtype == torch.int32
         assert seq_idx.shape == x.shape[:2]
-        # What was carried in counts as sequence 0.
+        # The initial state belongs to sequence 0.
         is_first = seq_idx.diff(dim=1, prepend=torch.zeros_like(seq_idx[:, :1])) != 0
     y, state = reference.ssd(
         x.float(),
@@ -162,7 +162,7 @@ def selective_scan_fn(
         D=D,
     )
     y = y.transpose(1, 2).to(u.dtype)
-    # The last state comes without a gradient.
+    # The last state has no gradient.
     return (y, state.detach()) if return_last_state else y
 
 
@@ -219,7 +219,7 @@ MODULES: dict[str, dict[str, Any]] = {
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the stand-ins where the packages would be."""
+    """Install the stand-ins in place of the packages."""
     for name, content in MODULES.items():
         module = ModuleType(name)
         vars(module).update(content)

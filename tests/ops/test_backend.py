@@ -1,4 +1,4 @@
-"""What runs the layers, and why: decided from what is there, said, and never changed in silence."""
+"""Backend selection: its reasons, and reported fallbacks."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def anywhere(installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-ins run on the CPU as well."""
+    """Let the stand-ins run on the CPU too."""
     monkeypatch.setattr(backend, "_device_obstacle", lambda device: None)
 
 
 # -- before anything runs ----------------------------------------------------------------------
 
 
-def test_the_cpu_gets_pytorch(installed: None) -> None:
+def test_cpu_uses_pytorch(installed: None) -> None:
     assert choose_backend(CPU) == Backend("torch", "tensors are on the CPU")
     assert choose_backend(torch.device("mps")) == Backend("torch", "tensors are on mps")
     assert str(choose_backend(CPU)) == "torch: tensors are on the CPU"
 
 
-def test_cuda_gets_the_kernels_if_both_packages_are_there(installed: None) -> None:
+def test_cuda_uses_the_kernels_if_both_packages_are_installed(installed: None) -> None:
     assert choose_backend(CUDA) == Backend("kernels", VERSIONS)
     assert choose_backend(torch.device("cuda:1"), "kernels") == Backend("kernels", VERSIONS)
 
 
-def test_pytorch_can_be_asked_for(installed: None) -> None:
+def test_pytorch_can_be_requested(installed: None) -> None:
     for device in (CPU, CUDA):
         assert choose_backend(device, "torch") == Backend("torch", "requested")
 
@@ -74,7 +74,7 @@ def test_a_missing_package_is_named(
         choose_backend(CUDA, "kernels")
 
 
-def test_a_package_built_for_something_else_costs_one_line(
+def test_incompatible_package_is_reported_in_one_line(
     installed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(name: str) -> None:
@@ -86,7 +86,7 @@ def test_a_package_built_for_something_else_costs_one_line(
     assert "\n" not in reason
 
 
-def test_nothing_is_imported_where_it_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_packages_are_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend.importlib, "import_module", lambda name: pytest.fail(name))
     choose_backend(CPU)
     choose_backend(CUDA, "torch")
@@ -122,7 +122,7 @@ def test_an_unknown_backend_is_refused(name: Any) -> None:
         (LayerSizes("mamba1", 4, 1024, 257), "up to 256, and it is 257"),
     ],
 )
-def test_sizes_that_the_kernels_cannot_take(
+def test_sizes_outside_of_the_kernels_limits_use_pytorch(
     layer: LayerSizes, words: str | None, installed: None
 ) -> None:
     obstacle = layer_obstacle(layer)
@@ -151,7 +151,7 @@ def test_sizes_that_the_kernels_cannot_take(
         (MAMBA1, torch.bfloat16, False, True, "carried"),
     ],
 )
-def test_windows_that_the_kernels_cannot_run(
+def test_windows_outside_of_the_kernels_limits_use_pytorch(
     layer: LayerSizes,
     dtype: torch.dtype,
     resets: bool,
@@ -168,20 +168,20 @@ def test_windows_that_the_kernels_cannot_run(
         assert found == Backend("kernels", VERSIONS)
         return
     assert str(words) in obstacle
-    # Single steps still go to the kernels, and the reason says what does not.
+    # Single steps still use the kernels, and the reason names what does not.
     assert found == Backend("kernels", f"{VERSIONS}; windows in PyTorch: {obstacle}")
     with pytest.raises(ConfigError, match=words):
         choose_backend(CUDA, "kernels", layer, dtype=dtype, resets=resets)
 
 
-def test_steps_that_the_kernels_cannot_take() -> None:
+def test_steps_outside_of_the_kernels_limits_use_pytorch() -> None:
     assert step_obstacle(torch.float32, grad=False) is None
     assert step_obstacle(torch.bfloat16, grad=False) is None
     assert "gradient" in str(step_obstacle(torch.float32, grad=True))
     assert "float64" in str(step_obstacle(torch.float64, grad=False))
 
 
-def test_a_model_is_judged_by_its_layers(installed: None) -> None:
+def test_backend_of_a_model_follows_from_its_layers(installed: None) -> None:
     def decide(config: DynamicsConfig, **known: Any) -> Backend:
         model: Any = make_dynamics(config)
         known = {"dtype": torch.bfloat16, "resets": False, **known}
@@ -202,7 +202,7 @@ def test_a_model_is_judged_by_its_layers(installed: None) -> None:
 
 
 def window(layer: Any, *, reset: bool = False, carried: bool = False) -> tuple[list[str], Any]:
-    """Read a window; return the kernels that ran, and what came out."""
+    """Read a window; return the kernels that ran, and the output."""
     x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0)).to(layer.A_log.dtype)
     is_first = torch.tensor([[0, 0, 1, 0, 0], [1, 0, 0, 0, 1]]).bool() if reset else None
     fake_kernels.calls.clear()
@@ -210,7 +210,7 @@ def window(layer: Any, *, reset: bool = False, carried: bool = False) -> tuple[l
     return list(fake_kernels.calls), result
 
 
-def test_a_layer_that_insists_on_kernels_says_what_is_missing() -> None:
+def test_layer_that_requires_kernels_names_what_is_missing() -> None:
     for layer in (Mamba1(32, backend="kernels"), Mamba2(32, headdim=16, backend="kernels")):
         with pytest.raises(ConfigError, match="'kernels' cannot be used: tensors are on the CPU"):
             layer(torch.randn(1, 3, 32))
@@ -241,7 +241,7 @@ def test_mamba1_runs_on_the_kernels(anywhere: None) -> None:
 
 
 @pytest.mark.parametrize("name", ["torch", "auto"])
-def test_pytorch_runs_where_it_was_chosen(
+def test_requested_pytorch_is_used(
     name: Any, installed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name == "torch":
@@ -259,7 +259,7 @@ def test_pytorch_runs_where_it_was_chosen(
         (lambda: Mamba1(32), {"carried": True}, "carried"),
     ],
 )
-def test_what_a_kernel_cannot_do_is_done_in_pytorch_and_said(
+def test_fallback_to_pytorch_is_reported(
     make: Any, options: dict[str, bool], words: str, anywhere: None
 ) -> None:
     layer = make()
@@ -272,7 +272,7 @@ def test_what_a_kernel_cannot_do_is_done_in_pytorch_and_said(
     assert all(torch.equal(a, b) for a, b in zip(state, expected_state, strict=True))
 
 
-def test_a_step_with_a_gradient_is_taken_in_pytorch_and_said(anywhere: None) -> None:
+def test_step_with_a_gradient_falls_back_to_pytorch(anywhere: None) -> None:
     for layer in (Mamba1(32), Mamba2(32, headdim=16)):
         x = torch.randn(2, 32, requires_grad=True)
         with pytest.warns(BackendFallback, match="gradient"):
@@ -282,7 +282,7 @@ def test_a_step_with_a_gradient_is_taken_in_pytorch_and_said(anywhere: None) -> 
         assert gradient.abs().sum() > 0
 
 
-def test_one_reason_is_shown_once(anywhere: None) -> None:
+def test_each_reason_is_reported_once(anywhere: None) -> None:
     layer = Mamba2(32, headdim=16)
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("default")

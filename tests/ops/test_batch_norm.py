@@ -1,4 +1,4 @@
-"""BatchNorm with SiLU as one: values, gradients and running statistics of the two in turn."""
+"""Fused BatchNorm and SiLU: values, gradients and running statistics of the two in sequence."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def images(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def both(norm: nn.BatchNorm2d, x: Tensor, dy: Tensor, *, fused: bool) -> dict[str, Tensor]:
-    """Everything that comes out of a forward and a backward pass."""
+    """All results of a forward and a backward pass."""
     norm, x = copy.deepcopy(norm), x.clone().requires_grad_()
     y = batch_norm_silu(norm, x) if fused else nn.functional.silu(norm(x))
     given = x.detach().clone()
@@ -42,7 +42,7 @@ def both(norm: nn.BatchNorm2d, x: Tensor, dy: Tensor, *, fused: bool) -> dict[st
     ("dtype", "digits"), [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 0.01)]
 )
 @pytest.mark.parametrize("shape", [(5, 3, 4, 4), (32, 16, 8, 8), (3, 1, 1, 1)])
-def test_values_gradients_and_statistics_are_those_of_the_two(
+def test_values_gradients_and_statistics_equal_the_unfused_ones(
     shape: tuple[int, ...], dtype: torch.dtype, digits: float
 ) -> None:
     wide = torch.float64
@@ -57,7 +57,7 @@ def test_values_gradients_and_statistics_are_those_of_the_two(
     assert found["y"].dtype == found["dx"].dtype == dtype
 
 
-def test_gradients_are_the_derivatives() -> None:
+def test_gradients_pass_gradcheck() -> None:
     norm = build(2, torch.float64)
 
     def run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -74,10 +74,10 @@ def test_gradients_are_the_derivatives() -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("host", [True, False])
-def test_a_sequence_is_that_of_torch(
+def test_sequence_equals_that_of_torch(
     training: bool, grad: bool, host: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever way is taken: also a SiLU of its own, a norm of its own, a norm at the end."""
+    """Every code path, including a separate SiLU, a separate norm and a norm at the end."""
     if not host:
         monkeypatch.setattr(dispatch, "_HOSTS", ())
     torch.manual_seed(0)
@@ -91,7 +91,7 @@ def test_a_sequence_is_that_of_torch(
         torch.testing.assert_close(found, expected, msg=name)
 
 
-def test_only_what_comes_before_the_norm_is_kept() -> None:
+def test_only_the_input_is_saved_for_the_backward_pass() -> None:
     norm, x = build(16), images(32, 16, 8, 8).requires_grad_()
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(

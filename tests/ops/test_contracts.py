@@ -1,7 +1,7 @@
 """Every operation equals its plain form in all its versions: values, and gradients of all inputs.
 
 The versions: the CPU's, in one block and in many; the accelerator's, whose code runs here on the
-CPU; compiled code takes the latter. `test_kernels.py` holds the CUDA kernels to the CPU's version.
+CPU and which compiled code uses. `test_kernels.py` compares the CUDA kernels with the CPU version.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def resets() -> Tensor:
 def pixels(weight: float) -> Case:
     obs = torch.randint(0, 256, (5, 3, 8, 8, 3), dtype=torch.uint8)
     moving = torch.rand(5, 3, 8, 8) < 0.2 if weight != 1 else None
-    # In float32, whatever the logits are.
+    # In float32 for any type of logits.
     given = {"logits": torch.randn(5, 3, 8, 8, 3, requires_grad=True), "obs": obs}
     return pixel_loss.pixel_loss, pixel_loss.reference, {
         **given, "moving": moving, "motion_weight": weight
@@ -140,7 +140,7 @@ def mamba1(*, reset: bool, carried: bool) -> Case:
 
 
 def step_of(step: Callable[..., Any], case: Case) -> Case:
-    """The single step, as the window of one step that it is."""
+    """A single step, as a window of length one."""
     _, plain, given = case
 
     def one(**given: Any) -> Any:
@@ -192,7 +192,7 @@ def run(function: Callable[..., Any], given: dict[str, Any]) -> tuple[list[Tenso
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_fast_equals_plain(name: str, version: str) -> None:
+def test_fast_operations_equal_plain_ones(name: str, version: str) -> None:
     torch.manual_seed(0)
     fast, plain, given = CASES[name]()
     outputs, gradients = run(fast, given)

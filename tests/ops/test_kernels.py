@@ -1,7 +1,7 @@
-"""The kernels' adapters against our own operations.
+"""The kernels' adapters against the PyTorch operations.
 
-Everything runs twice: on stand-ins that check what the real kernels demand, and, where there is a
-GPU with both packages (``pytest -m gpu``), on the kernels themselves.
+Everything runs on stand-ins that check the real kernels' requirements, and, on a GPU with both
+packages (``pytest -m gpu``), on the real kernels.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def resets(length: int) -> Tensor:
 
 
 class Inputs:
-    """Random tensors with gradients, drawn on the CPU so that they are the same everywhere."""
+    """Random tensors with gradients, sampled on the CPU so that they are the same everywhere."""
 
     def __init__(self, device: str, seed: int = 0) -> None:
         self.device = device
@@ -106,7 +106,7 @@ def compare(
 @pytest.mark.parametrize("carried", [False, True])
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("length", LENGTHS[:-1])
-def test_convolution(
+def test_convolution_equals_the_pytorch_operation(
     device: str, length: int, reset: bool, carried: bool, taps: int, dtype: torch.dtype
 ) -> None:
     inputs = Inputs(device, length)
@@ -125,9 +125,9 @@ def test_convolution(
     )
 
 
-def test_convolution_of_a_part_of_a_wider_tensor(device: str) -> None:
+def test_convolution_of_a_strided_view(device: str) -> None:
     inputs = Inputs(device)
-    wide = inputs.normal(BATCH, 5, 35)  # no stride that the kernel could take
+    wide = inputs.normal(BATCH, 5, 35)  # a stride that the kernel does not support
     weight, bias = inputs.normal(16, 1, 4), inputs.normal(16)
     compare(
         inputs,
@@ -141,7 +141,9 @@ def test_convolution_of_a_part_of_a_wider_tensor(device: str) -> None:
 @pytest.mark.parametrize("carried", [False, True])
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("length", LENGTHS)
-def test_ssd(device: str, length: int, reset: bool, carried: bool, dtype: torch.dtype) -> None:
+def test_ssd_equals_the_pytorch_operation(
+    device: str, length: int, reset: bool, carried: bool, dtype: torch.dtype
+) -> None:
     inputs = Inputs(device, length)
     heads, headdim, groups, d_state = 4, 16, 2, 16
     arguments = (
@@ -167,7 +169,9 @@ def test_ssd(device: str, length: int, reset: bool, carried: bool, dtype: torch.
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("length", LENGTHS)
-def test_selective_scan(device: str, length: int, dtype: torch.dtype) -> None:
+def test_selective_scan_equals_the_pytorch_operation(
+    device: str, length: int, dtype: torch.dtype
+) -> None:
     inputs = Inputs(device, length)
     channels, d_state = 24, 16
     arguments = (
@@ -186,7 +190,7 @@ def test_selective_scan(device: str, length: int, dtype: torch.dtype) -> None:
     )
 
 
-def test_selective_scan_refuses_what_it_would_get_wrong(device: str) -> None:
+def test_selective_scan_refuses_unsupported_inputs(device: str) -> None:
     x, maps = torch.ones(1, 2, 8, device=device), torch.ones(1, 2, 4, device=device)
     for option in ({"initial_state": torch.ones(1, 8, 4)}, {"is_first": torch.ones(1, 2).bool()}):
         with pytest.raises(NotImplementedError):
@@ -196,7 +200,9 @@ def test_selective_scan_refuses_what_it_would_get_wrong(device: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("skip", [False, True])
 @torch.no_grad()
-def test_single_steps(device: str, skip: bool, dtype: torch.dtype) -> None:
+def test_single_steps_equal_the_pytorch_operations(
+    device: str, skip: bool, dtype: torch.dtype
+) -> None:
     inputs = Inputs(device)
     heads, headdim, d_state = 4, 16, 16
     D = inputs.normal(heads) if skip else None
@@ -229,7 +235,7 @@ def test_single_steps(device: str, skip: bool, dtype: torch.dtype) -> None:
         for a, b in zip(*results, strict=True):
             assert (a.shape, a.dtype) == (b.shape, b.dtype)
             assert (a - b).norm() <= tolerance(device, dtype) * b.norm()
-        # What was given, the state above all, is as it was.
+        # The inputs, the state above all, are unchanged.
         assert all(torch.equal(a, b) for a, b in zip(arguments, before, strict=True))
         if kernel is not kernels.causal_conv1d_silu_step:
             y, state = kernel(*arguments, **options, inplace=True)
@@ -242,7 +248,7 @@ def test_single_steps(device: str, skip: bool, dtype: torch.dtype) -> None:
 
 
 def layer_and_input(name: str, device: str) -> tuple[Any, Tensor, Any]:
-    """A layer with nothing at its initial value, a window, and a state that was carried in."""
+    """A layer without initial values, a window, and a carried state."""
     torch.manual_seed(0)
     layer: Any = Mamba1(32, d_state=8) if name == "mamba1" else Mamba2(32, 16, headdim=16)
     for parameter in layer.parameters():
@@ -256,7 +262,7 @@ def layer_and_input(name: str, device: str) -> tuple[Any, Tensor, Any]:
 
 
 @pytest.mark.parametrize("name", ["mamba1", "mamba2"])
-def test_a_layer_gives_the_same_with_gradients_under_autocast(name: str, device: str) -> None:
+def test_layer_on_kernels_equals_pytorch_under_autocast(name: str, device: str) -> None:
     layer, x, state = layer_and_input(name, device)
     is_first = resets(9).to(device) if name == "mamba2" else None
     carried = state if name == "mamba2" else None

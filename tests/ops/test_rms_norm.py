@@ -32,10 +32,10 @@ def close(left: Tensor, right: Tensor, digits: float) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("few", [0, 2**15])
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (700, 3, 256), (1, 2**16 + 8), (9000, 5)])
-def test_values_and_gradients_are_those_of_the_formula(
+def test_values_and_gradients_equal_the_formula(
     kind: type[RMSNorm], few: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From one row to several blocks of them, whichever way is taken for that size."""
+    """From one row to several blocks, on the code path of each size."""
     monkeypatch.setattr(norm, "_FEW_ELEMENTS", few)
     g = torch.Generator().manual_seed(0)
     x = (3 * torch.randn(shape, generator=g, dtype=torch.float64)).requires_grad_()
@@ -61,9 +61,7 @@ def test_values_and_gradients_are_those_of_the_formula(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_the_derivatives(
-    kind: type[RMSNorm], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_pass_gradcheck(kind: type[RMSNorm], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(norm, "_FEW_ELEMENTS", 0)
     layer = build(kind, 4, torch.float64)
     x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -76,7 +74,7 @@ def test_gradients_are_the_derivatives(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_inputs_that_do_not_lie_in_one_piece(kind: type[RMSNorm]) -> None:
+def test_non_contiguous_inputs(kind: type[RMSNorm]) -> None:
     g = torch.Generator().manual_seed(0)
     wide = torch.randn(4, 300, 2, 64, generator=g)
     layer = build(kind, 64)

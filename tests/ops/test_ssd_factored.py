@@ -25,7 +25,7 @@ def chunks(logs: Tensor, longest: int, dt: float = 0.1) -> int | None:
     return None if found is None else found.chunks
 
 
-def test_the_longest_chunks_that_stay_in_range() -> None:
+def test_chunk_length_is_the_longest_in_range() -> None:
     # 112 doublings at most: 128 steps of one are too many, 64 are not, and 16 of eight are again.
     assert LIMIT == 112
     assert chunks(steady(0.5, 128), 128) == 1
@@ -36,13 +36,13 @@ def test_the_longest_chunks_that_stay_in_range() -> None:
     assert chunks(steady(1, 100), 64) == 2  # 50 and 50
 
 
-def test_one_strong_head_decides_and_steps_beyond_the_window_do_not() -> None:
+def test_strongest_head_limits_the_chunk_and_padding_does_not() -> None:
     logs = torch.cat([steady(0.1, 128, heads=3), steady(7.5, 128, heads=1)], dim=-1)
     assert chunks(logs, 128) is None
     assert chunks(steady(7, 17), 64) == 2  # 9 steps of 7 and 8 more
 
 
-def test_one_step_that_forgets_nearly_all_takes_the_masked_form() -> None:
+def test_step_with_a_very_strong_decay_uses_the_masked_form() -> None:
     logs = steady(0.1, 64)
     logs[0, 40, 1] = -12
     assert chunks(logs, 64) == 1
@@ -50,9 +50,7 @@ def test_one_step_that_forgets_nearly_all_takes_the_masked_form() -> None:
     assert chunks(logs, 64) is None
 
 
-def test_small_states_take_the_masked_form(
-    used: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_small_states_use_the_masked_form(used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunking, "SMALLEST_STATE", {torch.float64: 4, torch.float32: 3})
     ssd(**inputs(64, 1))  # of size 3
     assert used == []
@@ -61,7 +59,7 @@ def test_small_states_take_the_masked_form(
 
 
 @pytest.mark.parametrize("dt", [math.nan, math.inf, 2.0**21])
-def test_what_is_out_of_range_or_too_short_takes_the_masked_form(dt: float) -> None:
+def test_decays_out_of_range_and_short_windows_use_the_masked_form(dt: float) -> None:
     assert chunks(steady(0.1, 128), 64, dt=dt) is None
     assert chunks(steady(0.1, 16), 64) is None
 
@@ -86,7 +84,7 @@ def inputs(length: int, groups: int, *, dtype: torch.dtype = torch.float64) -> d
 
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of chunks in which windows took the factored form."""
+    """The numbers of chunks of windows that used the factored form."""
     seen: list[int] = []
     fit = chunking.fit
 
@@ -102,7 +100,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def _any_state_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small states are quicker to test, and go through the same lines."""
+    """Small states are faster to test, and use the same code."""
     monkeypatch.setattr(chunking, "SMALLEST_STATE", dict.fromkeys(chunking.LARGEST_DROP, 1))
     monkeypatch.setattr(chunking, "SMALLEST_SPLIT_STATE", 1)
 
@@ -111,7 +109,7 @@ def _any_state_size(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("leave_out", [(), ("is_first",), ("initial_state",), ("D", "is_first")])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("length", [17, 64, 65, 130])
-def test_equals_the_steps_with_every_gradient(
+def test_outputs_and_gradients_equal_the_recurrence(
     length: int, groups: int, leave_out: tuple[str, ...], asked: str, used: list[int]
 ) -> None:
     given = {k: v for k, v in inputs(length, groups).items() if k not in leave_out}
@@ -126,7 +124,7 @@ def test_equals_the_steps_with_every_gradient(
         }
         loss = sum(weighted.values()) if asked == "both" else weighted[asked]
         gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        # What nothing depends on may have no gradient, or one of zeros.
+        # An unused input may have no gradient, or a zero one.
         zeros = [torch.zeros_like(v) for v in leaves.values()]
         found = [z if g is None else g for g, z in zip(gradients, zeros, strict=True)]
         results.append([y, state, *found])
@@ -135,7 +133,7 @@ def test_equals_the_steps_with_every_gradient(
         assert (ours - slow).abs().max() <= 1e-9 * (1 + slow.abs().max()), name
 
 
-def test_float32_stays_exact_up_to_the_limit(used: list[int]) -> None:
+def test_float32_is_accurate_up_to_the_limit(used: list[int]) -> None:
     # 64 steps of up to 1.7 doublings: factors of up to 2^54 on either side.
     given = inputs(64, 1)
     given["A"] = torch.tensor([-1.0, -0.3, -0.05, -1e-6]).double()
@@ -159,7 +157,7 @@ def test_float32_stays_exact_up_to_the_limit(used: list[int]) -> None:
         assert (ours - exact).norm() <= 3e-6 * exact.norm(), name
 
 
-def test_both_forms_agree(used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_factored_and_masked_forms_agree(used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     given = inputs(100, 2, dtype=torch.float32)
     y, state = ssd(**given)
     assert used == [2]
@@ -169,7 +167,7 @@ def test_both_forms_agree(used: list[int], monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(state, other_state, rtol=1e-5, atol=1e-5)
 
 
-def test_a_window_that_forgets_too_fast_is_right_all_the_same(used: list[int]) -> None:
+def test_window_with_too_strong_decay_is_accurate(used: list[int]) -> None:
     given = inputs(64, 1)
     given["A"] = given["A"] * 1e4
     torch.testing.assert_close(ssd(**given)[0], reference.ssd(**given)[0], rtol=1e-9, atol=1e-10)
@@ -177,7 +175,7 @@ def test_a_window_that_forgets_too_fast_is_right_all_the_same(used: list[int]) -
 
 
 def at_the_limit(**changes: Tensor) -> dict[str, Tensor]:
-    """64 steps that forget all of the 112 doublings that a chunk in float32 may forget."""
+    """64 steps with a total decay of 112 doublings, the limit of a float32 chunk."""
     given = {k: v for k, v in inputs(64, 1, dtype=torch.float32).items() if k != "is_first"}
     given["A"] = torch.full_like(given["A"], -math.log(2))
     given["dt"] = torch.full_like(given["dt"], LIMIT / 64 - 1e-3)
@@ -185,7 +183,7 @@ def at_the_limit(**changes: Tensor) -> dict[str, Tensor]:
 
 
 def test_large_gradients_stay_finite_at_the_limit(used: list[int]) -> None:
-    # What row 0 and column 63 make above the diagonal, 2^112 times this, is beyond float32.
+    # The product of row 0 and column 63 above the diagonal, 2^112 times this, overflows float32.
     given = at_the_limit()
     given["x"] = given["x"] * 1e6
     exact = {k: v.double() for k, v in given.items()}
@@ -200,7 +198,7 @@ def test_large_gradients_stay_finite_at_the_limit(used: list[int]) -> None:
 
 
 @pytest.mark.parametrize("wide", ["dt", "A", "initial_state"])
-def test_powers_fit_the_products_whatever_is_wider(wide: str, used: list[int]) -> None:
+def test_powers_stay_in_the_range_of_the_narrower_type(wide: str, used: list[int]) -> None:
     # Log-decays in float64 may fall by 800 doublings; powers of x, in float32, may not.
     given = at_the_limit()
     given["A"] = given["A"] * 4
@@ -218,8 +216,8 @@ def test_an_empty_batch_gives_an_empty_result() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_the_state_handed_out_may_be_overwritten(size: int, used: list[int]) -> None:
-    # With one number a head, the layout inside and that outside are the same.
+def test_returned_state_may_be_overwritten(size: int, used: list[int]) -> None:
+    # With one value per head the internal and external layouts are the same.
     given = inputs(40, 1)
     given["B"], given["C"] = given["B"][..., :size], given["C"][..., :size]
     given["initial_state"] = given["initial_state"][..., :size]
@@ -232,7 +230,7 @@ def test_the_state_handed_out_may_be_overwritten(size: int, used: list[int]) -> 
     assert used == [1]
 
 
-def test_a_few_heads_may_have_their_chunk_split() -> None:
+def test_chunks_of_a_few_heads_may_be_split() -> None:
     slow, fast, faster = (steady(drop, 128, heads=1) for drop in (0.1, 1.5, 1.8))
 
     def cut(*heads: Tensor, longest: int = 128, split: bool = True) -> Any:
@@ -251,7 +249,7 @@ def test_a_few_heads_may_have_their_chunk_split() -> None:
 
 
 def split_inputs(length: int, groups: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Windows of which the second of four heads forgets between one and two limits."""
+    """Windows in which the decay of the second of four heads is between one and two limits."""
     given = inputs(length, groups, dtype=dtype)
     del given["initial_state"]
     steps = torch.rand(given["dt"].shape, dtype=dtype) + 0.5
@@ -265,10 +263,10 @@ def split_inputs(length: int, groups: int, dtype: torch.dtype) -> dict[str, Tens
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("length", [17, 40, 64])
-def test_split_heads_equal_the_steps_with_every_gradient(
+def test_split_heads_equal_the_recurrence_with_every_gradient(
     length: int, groups: int, resets: bool, asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A low limit, so that float64 sees nothing underflow: what is left out would show.
+    # A low limit, so that nothing underflows in float64 and any omitted term shows.
     monkeypatch.setitem(chunking.LARGEST_DROP, torch.float64, 12.0)
     given = split_inputs(length, groups, torch.float64)
     if not resets:
@@ -296,7 +294,7 @@ def test_split_heads_equal_the_steps_with_every_gradient(
         assert (ours - slow).abs().max() <= 1e-9 * (1 + slow.abs().max()), name
 
 
-def test_split_heads_are_right_at_the_real_limit() -> None:
+def test_split_heads_are_accurate_at_the_real_limit() -> None:
     given = split_inputs(64, 1, torch.float32)
     del given["is_first"]
     exact = {k: v.double() for k, v in given.items()}
@@ -313,12 +311,12 @@ def test_split_heads_are_right_at_the_real_limit() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("split", [False, True])
-def test_no_gradient_of_a_step_size_passes_a_reset(
+def test_step_size_gradients_do_not_cross_a_reset(
     split: bool, dtype: torch.dtype, used: list[int]
 ) -> None:
     given = split_inputs(64, 1, torch.float32) if split else inputs(64, 1, dtype=torch.float32)
     reset = 30  # inside the first half
-    given["x"] = given["x"].to(dtype)  # whose rounding could pass
+    given["x"] = given["x"].to(dtype)  # its rounding could cross
     given["is_first"] = torch.zeros(3, 64, dtype=torch.bool)
     given["is_first"][:, reset] = True
     dt = given["dt"].requires_grad_()

@@ -1,4 +1,4 @@
-"""A dream says what the world model predicts, and leaves the agent alone."""
+"""A dream returns the world model's predictions and does not change the agent."""
 
 import dataclasses
 
@@ -24,11 +24,11 @@ def agent():
     return drama.Agent("drama/Catch-v0", dataclasses.replace(config, world_model=model), seed=3)
 
 
-def test_it_is_a_gymnasium_environment(agent):
+def test_dream_passes_the_gymnasium_checker(agent):
     check_env(drama.DreamEnv(agent, max_episode_steps=5), skip_render_check=True)
 
 
-def test_steps_are_the_world_models_own_predictions(agent):
+def test_steps_equal_the_world_model_predictions(agent):
     env = drama.DreamEnv(agent, sample_termination=False)
     frame, _ = env.reset(seed=11)
     real = agent.new_env(life_loss=True).reset(seed=11)[0]
@@ -48,7 +48,7 @@ def test_steps_are_the_world_models_own_predictions(agent):
         assert env.step(0)[4]["termination"] == float(model.termination(deter))
 
 
-def test_ends_follow_the_head(agent):
+def test_terminations_follow_the_continuation_head(agent):
     torch.nn.init.constant_(agent.world_model.termination_head.out.bias, 20.0)
     env = drama.DreamEnv(agent)
     env.reset(seed=0)
@@ -60,7 +60,7 @@ def test_ends_follow_the_head(agent):
     assert env.step(0)[2:4] == (False, True)
 
 
-def test_the_agent_is_left_alone(agent):
+def test_agent_is_unchanged(agent):
     before = {k: v.clone() for k, v in agent.world_model.state_dict().items()}
     env = drama.DreamEnv(agent)
     env.reset(seed=0)
@@ -79,12 +79,12 @@ def test_dreams_follow_a_seed_and_differ_without(agent):
 
     a, b = drama.DreamEnv(agent), drama.DreamEnv(agent)
     assert same(dream(a, 5), dream(b, 5))
-    assert same(dream(a), dream(b))  # what follows does, too
+    assert same(dream(a), dream(b))  # later steps too
     others = [dream(drama.DreamEnv(agent)) for _ in range(4)]
     assert not all(same(others[0], other) for other in others[1:])
 
 
-def test_mistakes_are_told(agent):
+def test_invalid_use_is_reported(agent):
     with pytest.raises(ConfigError, match="max_episode_steps"):
         drama.DreamEnv(agent, max_episode_steps=0)
     env = drama.DreamEnv(agent)

@@ -1,4 +1,4 @@
-"""Replays whose rows are numbered, so that a window can be checked by reading it."""
+"""Replays with numbered rows, so that the content of a window shows its origin."""
 
 from __future__ import annotations
 

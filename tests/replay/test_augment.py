@@ -1,4 +1,4 @@
-"""Windows of frames moved by a few pixels."""
+"""Random-shift augmentation of windows."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def placed(row: int, column: int) -> torch.Tensor:
     return obs
 
 
-def test_whole_windows_move_by_every_offset_equally_often() -> None:
+def test_windows_are_shifted_by_every_offset_equally_often() -> None:
     moved = shift_frames(placed(1, 1).repeat(6000, 1, 1, 1, 1), 1, 0, g())
     assert moved.dtype == torch.uint8
     places = moved[..., 0].flatten(2).argmax(-1)  # (N, 2)
     rows, columns = places // 5, places % 5
     assert torch.equal(rows[:, 0], rows[:, 1])  # both frames of a window alike
-    assert columns.unique(dim=0).tolist() == [[1, 2]]  # no columns were asked for
+    assert columns.unique(dim=0).tolist() == [[1, 2]]  # no horizontal shift configured
     counts = torch.bincount(rows[:, 0])
     assert counts.numel() == 3
     assert torch.all((counts - 2000).abs() < 150)  # four standard deviations
 
 
-def test_rows_and_columns_move_apart_and_edges_repeat() -> None:
+def test_rows_and_columns_shift_independently_and_edges_repeat() -> None:
     frame = torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3, 1)
     moved = shift_frames(frame.repeat(300, 1, 1, 1, 1), 1, 2, g())
     seen = {tuple(f) for f in moved.flatten(1).tolist()}
@@ -49,7 +49,7 @@ def test_offset_zero_is_the_frame_itself() -> None:
     assert torch.equal(shift_frames(frames, 0, 0, g()), frames)
 
 
-def test_only_what_the_world_model_learns_from_is_moved(
+def test_only_world_model_windows_are_shifted(
     make_buffer: Callable[..., ReplayBuffer], fill: Callable[..., ReplayBuffer]
 ) -> None:
     buffers = {shift: fill(make_buffer(random_shift=shift), 10) for shift in ((0, 0), (1, 1))}
@@ -58,7 +58,7 @@ def test_only_what_the_world_model_learns_from_is_moved(
     still, moved = (b.sample("world_model", 4, 3, g()) for b in buffers.values())
     assert torch.equal(still.reward, moved.reward)  # the same windows
     assert not torch.equal(still.obs, moved.obs)
-    # Equal slots would promise equal frames.
+    # Equal slots would imply equal frames.
     assert still.slot is not None
     assert moved.slot is None
     still, moved = (b.sample("behaviour", 4, 3, g()) for b in buffers.values())
@@ -66,7 +66,7 @@ def test_only_what_the_world_model_learns_from_is_moved(
     assert moved.slot is not None
 
 
-def test_a_seed_moves_them_alike(
+def test_shifts_depend_on_the_seed(
     make_buffer: Callable[..., ReplayBuffer], fill: Callable[..., ReplayBuffer]
 ) -> None:
     drawn = []
@@ -82,25 +82,25 @@ def test_rows_come_before_columns(
 ) -> None:
     for shift, alike in (((1, 0), 3), ((0, 1), 2)):  # the axis along which frames are constant
         buffer = fill(make_buffer(random_shift=shift), 10)
-        # Frames of two columns, or two rows, that are constant: moving along them changes nothing.
+        # Frames that are constant along rows or columns: shifting along these changes nothing.
         frame = torch.tensor([[1, 2], [1, 2]] if alike == 3 else [[1, 1], [2, 2]])
         buffer.columns["obs"].copy_(frame.view(1, 2, 2, 1).expand(10, -1, -1, -1))
         obs = buffer.sample("world_model", 8, 3, g()).obs
         assert torch.equal(obs, frame.view(1, 1, 2, 2, 1).expand(8, 3, -1, -1, -1).to(obs.dtype))
 
 
-def test_a_shift_leaves_something_of_the_frame() -> None:
+def test_shift_must_be_smaller_than_the_frame() -> None:
     ReplayBuffer(ReplayConfig(capacity=4, random_shift=(3, 4)), (4, 5, 1), torch.uint8)
     with pytest.raises(ConfigError, match="random_shift of 5 leaves nothing of 5 columns"):
         ReplayBuffer(ReplayConfig(capacity=4, random_shift=(3, 5)), (4, 5, 1), torch.uint8)
 
 
 @pytest.mark.parametrize("shift", [(1,), (1, 2, 3), (-1, 0)])
-def test_a_shift_is_two_numbers_of_pixels(shift: tuple[int, ...]) -> None:
+def test_shift_is_two_numbers_of_pixels(shift: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match="random_shift must be two numbers of pixels"):
         ReplayConfig(random_shift=shift)
 
 
-def test_vectors_cannot_be_moved() -> None:
+def test_vectors_cannot_be_shifted() -> None:
     with pytest.raises(ConfigError, match="random_shift needs frames"):
         ReplayBuffer(ReplayConfig(capacity=4, random_shift=(1, 0)), (3,), torch.float32)

@@ -1,4 +1,4 @@
-"""The ring: what it keeps, what it may hand out, and what it counts."""
+"""The replay ring: stored transitions, valid windows and counters."""
 
 # One file: the tests of one class, all of them short.
 
@@ -32,7 +32,7 @@ def ends(buffer: ReplayBuffer, purpose: str, length: int) -> set[int]:
     return {int(r) for r in buffer.columns["reward"][slots]}
 
 
-def test_rows_come_back_as_they_went_in(
+def test_stored_transitions_are_returned_unchanged(
     make_buffer: Build, numbered: Callable[..., Transition]
 ) -> None:
     buffer = make_buffer()
@@ -48,7 +48,7 @@ def test_rows_come_back_as_they_went_in(
     assert batch.is_first.tolist() == [[True, False, False, False]]
     assert batch.slot is not None
     assert batch.slot.tolist() == [[0, 1, 2, 3]]
-    # Three separate marks: none stands in for another.
+    # Three separate flags: none replaces another.
     assert batch.terminated.tolist() == [[False, True, False, False]]
     assert batch.truncated.tolist() == [[False, False, True, False]]
     assert batch.is_last.tolist() == [[False, False, False, True]]
@@ -97,18 +97,18 @@ def test_no_window_crosses_the_write_position(
 
 
 @given(capacity=st.integers(6, 30), total=st.integers(3, 90), episode=st.integers(2, 9))
-def test_seams_are_marked_and_rows_without_a_future_start_no_dream(
+def test_episode_boundaries_are_marked_and_final_observations_start_no_rollout(
     make_buffer: Build, fill: Build, capacity: int, total: int, episode: int
 ) -> None:
     buffer = fill(make_buffer(capacity=capacity), total, episode)
     oldest, length = total - len(buffer), 2
     number, place = np.divmod(np.arange(total), episode)
-    # An ended transition has no future, but where it is also a first row a dream begins at it.
+    # A final observation has no future; a rollout starts at it only if it is also a first row.
     ended = (place == episode - 2) & (number % 2 == 0) & (place > 0)
     barred = (place == episode - 1) | ended
     expected = {g for g in range(oldest + length - 1, total) if not barred[g]}
     assert ends(buffer, "behaviour", length) == expected
-    # The world model learns from every row, the final observations included.
+    # The world model trains on every row, including final observations.
     assert ends(buffer, "world_model", length) == set(range(oldest + length - 1, total))
     windows = buffer.windows(torch.tensor([(total - 1) % capacity]), min(total, len(buffer)))
     rows = windows.reward[0].long().numpy()
@@ -124,7 +124,7 @@ def test_a_truncated_transition_has_a_future(make_buffer: Build, fill: Build) ->
     assert not {4, 9, 14, 19} & live, "the final observation has no action"
 
 
-def test_sampling_counts_the_rows_it_drew(make_buffer: Build, fill: Build) -> None:
+def test_sampling_counts_the_sampled_rows(make_buffer: Build, fill: Build) -> None:
     buffer = fill(make_buffer(capacity=8), 11)
     trained, dreamt = np.zeros(8, dtype=int), np.zeros(8, dtype=int)
     for seed in range(5):
@@ -145,7 +145,7 @@ def test_repeated_rows_are_counted_each_time(make_buffer: Build, fill: Build) ->
     assert buffer.trained.sum() == 50
 
 
-def test_without_replacement_a_batch_has_no_window_twice(make_buffer: Build, fill: Build) -> None:
+def test_sampling_without_replacement_repeats_no_window(make_buffer: Build, fill: Build) -> None:
     buffer = fill(make_buffer(capacity=40), 40)
     for seed in range(5):
         last = buffer.sample("world_model", 30, 4, g(seed)).reward[:, -1]
@@ -160,7 +160,7 @@ def test_too_small_a_replay_still_fills_a_batch(make_buffer: Build, fill: Build)
 
 
 @pytest.mark.parametrize(("purpose", "needed"), [("world_model", 4), ("behaviour", 5)])
-def test_too_little_to_draw_from(
+def test_sampling_from_too_few_rows_is_refused(
     make_buffer: Build, fill: Build, purpose: str, needed: int
 ) -> None:
     buffer = make_buffer()
@@ -173,8 +173,8 @@ def test_too_little_to_draw_from(
     assert buffer.trained.sum() + buffer.imagined.sum() == 2
 
 
-def test_scores_by_hand(make_buffer: Build, fill: Build) -> None:
-    # Scale 4: dreamt 8, 20, 0, 40, 4 times counts as b = 2, 5, 0, 10, 1.
+def test_scores_match_hand_computed_values(make_buffer: Build, fill: Build) -> None:
+    # Scale 4: imagined 8, 20, 0, 40, 4 times counts as b = 2, 5, 0, 10, 1.
     rules = {
         ("uniform", "world_model"): [0, 0, 0, 0],
         ("dfs", "world_model"): [-1.5, -2, -2.5, 0],
@@ -197,7 +197,7 @@ def test_scores_by_hand(make_buffer: Build, fill: Build) -> None:
         torch.testing.assert_close(scores, wanted, msg=f"{sampler} {purpose}: {scores}")
 
 
-def test_alpha_and_beta_reach_the_rule(make_buffer: Build, fill: Build) -> None:
+def test_alpha_and_beta_are_used(make_buffer: Build, fill: Build) -> None:
     buffer = fill(make_buffer(sampler="dfs", alpha=2.0, beta=0.5, imagination_tau=4.0), 2)
     buffer.trained[:2] = torch.tensor([8, 2])
     buffer.imagined[:2] = torch.tensor([12, 28])  # b = 3, 7
@@ -206,12 +206,12 @@ def test_alpha_and_beta_reach_the_rule(make_buffer: Build, fill: Build) -> None:
     )
 
 
-def test_counters_of_any_size_can_be_drawn_from(make_buffer: Build, fill: Build) -> None:
+def test_counters_of_any_size_can_be_sampled(make_buffer: Build, fill: Build) -> None:
     for sampler in ("dfs", "dfs-trained"):
         buffer = fill(make_buffer(sampler=sampler), 10)
         buffer.trained += 2**40
         buffer.imagined += 2**42
-        buffer.trained[5] -= 1000  # far behind: always among the drawn
+        buffer.trained[5] -= 1000  # few samples: always sampled
         for seed in range(5):
             assert 5 in buffer.sample("world_model", 3, 2, g(seed)).reward[:, -1]
             buffer.sample("behaviour", 3, 2, g(seed))
@@ -228,7 +228,7 @@ def test_dfs_evens_out_where_uniform_does_not(make_buffer: Build, fill: Build) -
     assert spread["dfs"] < spread["uniform"] / 2
 
 
-def test_learnt_first_never_starts_from_an_untrained_row(make_buffer: Build, fill: Build) -> None:
+def test_dfs_trained_never_starts_from_an_untrained_row(make_buffer: Build, fill: Build) -> None:
     buffer = fill(make_buffer(capacity=50, sampler="dfs-trained"), 50)
     with pytest.raises(ReplayError, match="no transition can be sampled"):
         buffer.sample("behaviour", 4, 2, g())
@@ -238,7 +238,7 @@ def test_learnt_first_never_starts_from_an_untrained_row(make_buffer: Build, fil
         assert set(started.tolist()) <= set(trained.tolist())
 
 
-def test_the_draw_follows_from_its_generator(make_buffer: Build, fill: Build) -> None:
+def test_samples_depend_on_the_generator_only(make_buffer: Build, fill: Build) -> None:
     batches: list[list[Batch]] = []
     for _ in range(2):
         buffer, generator = fill(make_buffer(capacity=30), 40), g(3)
@@ -256,7 +256,7 @@ def test_the_draw_follows_from_its_generator(make_buffer: Build, fill: Build) ->
         np.zeros((2, 2), np.uint8),
     ],
 )
-def test_a_row_that_does_not_fit_is_refused_and_not_written(
+def test_transition_of_a_wrong_shape_is_refused_and_not_written(
     make_buffer: Build, numbered: Callable[..., Transition], obs: np.ndarray
 ) -> None:
     buffer = make_buffer()
@@ -265,7 +265,9 @@ def test_a_row_that_does_not_fit_is_refused_and_not_written(
     assert buffer.total == 0
 
 
-def test_rows_are_copies(make_buffer: Build, numbered: Callable[..., Transition]) -> None:
+def test_stored_transitions_are_copies(
+    make_buffer: Build, numbered: Callable[..., Transition]
+) -> None:
     buffer, row = make_buffer(), numbered(5)
     buffer.append(row)
     row.obs[:] = 99
@@ -276,14 +278,14 @@ def test_rows_are_copies(make_buffer: Build, numbered: Callable[..., Transition]
     assert buffer.columns["obs"][0, 0, 0, 0] == 5
 
 
-def test_vector_observations() -> None:
+def test_vector_observations_are_stored() -> None:
     buffer = ReplayBuffer(ReplayConfig(capacity=4), (3,), torch.float32)
     row = Transition(np.array([0.5, -1, 2], np.float32), True, 1, 0.5, False, False, False)
     buffer.append(row)
     assert buffer.windows(torch.tensor([0]), 1).obs.tolist() == [[[0.5, -1.0, 2.0]]]
 
 
-def test_a_cut_marks_the_newest_row(make_buffer: Build, fill: Build) -> None:
+def test_cut_marks_the_newest_row_as_truncated(make_buffer: Build, fill: Build) -> None:
     buffer = make_buffer(capacity=4)
     buffer.mark_cut()
     assert not buffer.columns["truncated"].any()
@@ -293,20 +295,20 @@ def test_a_cut_marks_the_newest_row(make_buffer: Build, fill: Build) -> None:
     assert not buffer.columns["terminated"].any()
 
 
-def test_the_device_is_used() -> None:
+def test_storage_is_on_the_configured_device() -> None:
     buffer = ReplayBuffer(ReplayConfig(capacity=4), (2, 2, 1), torch.uint8, device="meta")
     columns = [*buffer.columns.values(), buffer.trained, buffer.imagined]
     assert {t.device.type for t in columns} == {"meta"}
 
 
-def test_memory_is_what_the_rows_need(make_buffer: Build) -> None:
+def test_memory_matches_the_size_of_the_rows(make_buffer: Build) -> None:
     # 4 pixels, action, reward, four flags; two counters and the slot number.
     assert make_buffer(capacity=100).nbytes == 100 * (4 + 8 + 4 + 4 + 3 * 8)
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "dfs", "dfs-trained"])
 @given(capacity=st.integers(6, 30), total=st.integers(3, 90), episode=st.integers(2, 9))
-def test_static_shapes_keep_the_law_of_the_draws(
+def test_static_shapes_keep_the_sampling_distribution(
     make_buffer: Build, fill: Build, sampler: str, capacity: int, total: int, episode: int
 ) -> None:
     plain, static = (
@@ -324,7 +326,7 @@ def test_static_shapes_keep_the_law_of_the_draws(
         assert torch.isinf(scores[held:]).all()
 
 
-def test_static_shapes_draw_no_empty_slot(make_buffer: Build, fill: Build) -> None:
+def test_static_shapes_sample_no_empty_slot(make_buffer: Build, fill: Build) -> None:
     buffer = fill(make_buffer(capacity=1000, static_shapes=True), 7)
     batch = buffer.sample("world_model", 5, 3, g())
     assert batch.slot is not None
@@ -335,7 +337,7 @@ def test_static_shapes_draw_no_empty_slot(make_buffer: Build, fill: Build) -> No
     assert set(batch.slot[:, -1].tolist()) == {2, 3, 4, 5, 6}
 
 
-def test_episodes_of_one_step_start_dreams_at_their_first_row_only(
+def test_episodes_of_one_step_start_rollouts_at_their_first_transition(
     make_buffer: Build, numbered: Callable[..., Transition]
 ) -> None:
     buffer = make_buffer(capacity=50)
@@ -346,8 +348,8 @@ def test_episodes_of_one_step_start_dreams_at_their_first_row_only(
     assert buffer.sample("behaviour", 4, 4, g()).is_first[:, -1].all()
 
 
-def test_a_draw_from_nothing_is_told_when_one_looks(make_buffer: Build, fill: Build) -> None:
-    """Off the CPU a draw looks at no number, so that it cannot raise itself."""
+def test_empty_sample_is_reported_at_the_next_check(make_buffer: Build, fill: Build) -> None:
+    """On an accelerator sampling does not synchronise, so it cannot raise."""
     buffer = fill(make_buffer(capacity=50, sampler="dfs-trained"), 20)
     with pytest.raises(ReplayError, match="no transition can be sampled yet"):
         buffer.sample("behaviour", 4, 4, g())

@@ -1,4 +1,4 @@
-"""From an environment into the replay: no observation lost, no flag taken for another."""
+"""From an environment into the replay: every observation with the right flags."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Counting(gym.Env[Any, Any]):
         return self._look(), 10.0 * self.time, terminated, over and not terminated, {}
 
 
-def test_every_observation_is_stored_beside_what_followed_it(
+def test_every_observation_is_stored_with_its_action_and_outcome(
     make_buffer: Callable[..., ReplayBuffer],
 ) -> None:
     buffer, stream = make_buffer(capacity=20), EnvStream(Counting(), seed=5)

@@ -1,4 +1,4 @@
-"""Sampling rules by hand, and whether the draw follows them."""
+"""Hand-computed sampling scores, and the distribution of samples."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def test_uniform_scores_ignore_the_counters() -> None:
     assert uniform_scores(counts(0, 5, 1e6)).tolist() == [0, 0, 0]
 
 
-def test_world_model_scores_by_hand() -> None:
+def test_world_model_scores_match_hand_computed_values() -> None:
     scores = dfs_world_model_scores(counts(0, 5, 20), tau=10.0)
     torch.testing.assert_close(scores, counts(0, -0.5, -2))
 
 
-def test_behaviour_scores_by_hand() -> None:
+def test_behaviour_scores_match_hand_computed_values() -> None:
     # v > b: min(0, .) = 0. v = b: 0. v < b: (v - b) / tau. Never touched: 0.
     v, b = counts(8, 5, 2, 0, 0), counts(3, 5, 7, 0, 4)
     torch.testing.assert_close(dfs_behaviour_scores(v, b, tau=10.0), counts(0, 0, -0.5, 0, -0.4))
 
 
-def test_behaviour_scores_with_other_weights_by_hand() -> None:
+def test_behaviour_scores_with_other_weights_match_hand_computed_values() -> None:
     # (v - 2 b - 0.5 max(0, v - b)) / 4: (8 - 6 - 2.5) / 4 and (2 - 14 - 0) / 4.
     v, b = counts(8, 2), counts(3, 7)
     torch.testing.assert_close(
@@ -52,19 +52,19 @@ def test_behaviour_scores_with_other_weights_by_hand() -> None:
     )
 
 
-def test_dfs_trained_scores_by_hand() -> None:
+def test_dfs_trained_scores_match_hand_computed_values() -> None:
     v, b = counts(0, 10, 10, 1000), counts(0, 0, 15, 0)
     expected = counts(-math.inf, math.log(1 - math.exp(-1)), -0.5 + math.log(1 - math.exp(-1)), 0.0)
     torch.testing.assert_close(dfs_trained_scores(v, b, tau=10.0), expected)
 
 
-def test_learnt_first_weights_rise_with_training() -> None:
+def test_dfs_trained_weights_rise_with_training() -> None:
     scores = dfs_trained_scores(torch.arange(60.0), torch.zeros(60), tau=10.0)
     assert (scores.diff() > 0).all()
 
 
 @pytest.mark.parametrize("replacement", [True, False])
-def test_draws_match_softmax(replacement: bool) -> None:
+def test_samples_follow_the_softmax(replacement: bool) -> None:
     scores = counts(0.0, -1.0, 1.0, -torch.inf, 0.5)
     probs = torch.softmax(scores, 0)
     draws = 6000
@@ -80,7 +80,7 @@ def test_draws_match_softmax(replacement: bool) -> None:
     assert ((seen - expected)[live].square() / expected[live]).sum() < 16.3  # 99.9 %, 3 d.o.f.
 
 
-def test_pairs_without_replacement_follow_drawing_one_after_the_other() -> None:
+def test_pairs_without_replacement_follow_sequential_sampling() -> None:
     p = counts(0.6, 0.3, 0.1)
     pairs = torch.zeros(3, 3)
     generator, draws = g(), 6000
@@ -102,7 +102,7 @@ def test_pairs_without_replacement_follow_drawing_one_after_the_other() -> None:
     seed=st.integers(0, 1000),
     replacement=st.booleans(),
 )
-def test_what_is_drawn_may_be_drawn(
+def test_only_eligible_rows_are_sampled(
     size: int, count: int, barred: int, offset: float, seed: int, replacement: bool
 ) -> None:
     scores = torch.randn(size, generator=g(seed), dtype=torch.float64) + offset
@@ -117,13 +117,13 @@ def test_what_is_drawn_may_be_drawn(
         assert index.unique().numel() == count
 
 
-def test_all_that_is_left_is_drawn_without_replacement() -> None:
+def test_all_eligible_rows_are_sampled_without_replacement() -> None:
     scores = torch.full((50,), -torch.inf, dtype=torch.float64)
     scores[10:20] = -torch.arange(10.0, dtype=torch.float64)
     assert sorted(sample_indices(scores, 10, g()).tolist()) == list(range(10, 20))
 
 
-def test_too_few_rows_are_drawn_with_replacement_by_their_weights() -> None:
+def test_too_few_rows_are_sampled_with_replacement_by_weight() -> None:
     scores = torch.full((5000,), -torch.inf, dtype=torch.float64)
     scores[3], scores[4990] = math.log(0.25), math.log(0.75)
     index = sample_indices(scores, 4000, g())
@@ -131,7 +131,7 @@ def test_too_few_rows_are_drawn_with_replacement_by_their_weights() -> None:
     assert (index == 3).double().mean().item() == pytest.approx(0.25, abs=0.03)
 
 
-def test_a_batch_larger_than_the_ring() -> None:
+def test_batch_larger_than_the_replay() -> None:
     assert set(sample_indices(counts(0, 0, 0), 100, g()).tolist()) == {0, 1, 2}
 
 
@@ -152,7 +152,7 @@ def test_large_counters_keep_their_differences(base: int, replacement: bool) -> 
 
 
 @pytest.mark.parametrize("base", [0, 2**40])
-def test_scores_of_large_counters_are_no_nan(base: int) -> None:
+def test_scores_of_large_counters_are_finite(base: int) -> None:
     v = base + torch.arange(5, dtype=torch.float64)
     b = base + 3 * torch.arange(5, dtype=torch.float64)
     for scores in (dfs_behaviour_scores(v, b, 10.0), dfs_trained_scores(v, b, 10.0)):
@@ -160,7 +160,7 @@ def test_scores_of_large_counters_are_no_nan(base: int) -> None:
         assert sample_indices(scores, 3, g()).unique().numel() == 3
 
 
-def test_rows_never_trained_on_are_never_dreamt_from() -> None:
+def test_dfs_trained_never_samples_untrained_rows() -> None:
     v = torch.zeros(200, dtype=torch.float64)
     v[7], v[100] = 1.0, 3.0
     scores = dfs_trained_scores(v, torch.zeros_like(v), tau=10.0)
@@ -169,12 +169,12 @@ def test_rows_never_trained_on_are_never_dreamt_from() -> None:
         assert set(index.tolist()) <= {7, 100}
 
 
-def test_nothing_to_draw_from() -> None:
+def test_sampling_without_eligible_rows_is_refused() -> None:
     with pytest.raises(ReplayError, match="no transition can be sampled"):
         sample_indices(torch.full((4,), -torch.inf), 2, g())
 
 
-def test_the_draw_follows_from_its_generator() -> None:
+def test_samples_depend_on_the_generator_only() -> None:
     scores = torch.randn(100, generator=g(), dtype=torch.float64)
     for replacement in (True, False):
         first = sample_indices(scores, 20, g(5), replacement=replacement)
@@ -184,7 +184,7 @@ def test_the_draw_follows_from_its_generator() -> None:
 
 
 @pytest.mark.parametrize("point", [0.0, 1 - 2**-53])
-def test_the_outermost_points_fall_on_rows_with_weight(
+def test_extreme_random_numbers_select_eligible_rows(
     monkeypatch: pytest.MonkeyPatch, point: float
 ) -> None:
     monkeypatch.setattr(

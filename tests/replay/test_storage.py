@@ -1,4 +1,4 @@
-"""The replay on disk: whole round trips, increments, damage."""
+"""The replay on disk: round trips, incremental saves, damage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def same(left: ReplayBuffer, right: ReplayBuffer) -> None:
     totals=st.lists(st.integers(0, 15), min_size=1, max_size=5),
     prune=st.booleans(),
 )
-def test_what_is_saved_comes_back(
+def test_saved_replay_loads_unchanged(
     tmp_path_factory: pytest.TempPathFactory,
     make_buffer: Build,
     fill: Build,
@@ -55,13 +55,11 @@ def test_what_is_saved_comes_back(
         reader.load(loaded, segments, buffer.total)
         same(buffer, loaded)
         assert reader.segments == segments
-        # No more files are needed than hold a row that is still there.
+        # Only files with rows that are still stored are needed.
         assert all(s["stop"] > buffer.total - len(buffer) for s in segments)
 
 
-def test_a_second_save_writes_only_what_is_new(
-    tmp_path: Path, make_buffer: Build, fill: Build
-) -> None:
+def test_second_save_writes_only_new_rows(tmp_path: Path, make_buffer: Build, fill: Build) -> None:
     store, buffer = ReplayStore(tmp_path / "replay"), make_buffer(capacity=10)
     (first,) = store.save(fill(buffer, 6))
     assert (first["start"], first["stop"]) == (0, 6)
@@ -77,7 +75,7 @@ def test_a_second_save_writes_only_what_is_new(
     assert len(list(store.directory.iterdir())) == 2
 
 
-def test_rows_overwritten_before_they_were_saved_are_not_missed(
+def test_rows_overwritten_before_a_save_are_not_needed(
     tmp_path: Path, make_buffer: Build, fill: Build
 ) -> None:
     store, buffer = ReplayStore(tmp_path), make_buffer(capacity=4)
@@ -89,7 +87,7 @@ def test_rows_overwritten_before_they_were_saved_are_not_missed(
     same(buffer, loaded)
 
 
-def test_a_resumed_store_goes_on_where_it_stood(
+def test_loaded_store_continues_incrementally(
     tmp_path: Path, make_buffer: Build, fill: Build
 ) -> None:
     buffer = fill(make_buffer(capacity=8), 11, 4)
@@ -104,10 +102,10 @@ def test_a_resumed_store_goes_on_where_it_stood(
     same(fill(buffer, 14, 4), reloaded)
 
 
-def test_files_written_after_the_checkpoint_do_not_matter(
+def test_files_written_after_the_checkpoint_are_ignored(
     tmp_path: Path, make_buffer: Build, fill: Build, numbered: Callable[..., Transition]
 ) -> None:
-    # A killed run saved rows 5 to 8; the run resumed at row 5 goes another way.
+    # A killed run saved rows 5 to 8; the run resumed at row 5 differs.
     store, buffer = ReplayStore(tmp_path), make_buffer()
     early = store.save(fill(buffer, 5))
     store.save(fill(buffer, 8))
@@ -121,7 +119,7 @@ def test_files_written_after_the_checkpoint_do_not_matter(
     assert loaded.columns["reward"][:8].tolist() == [0, 1, 2, 3, 4, 99, 99, 99]
 
 
-def test_prune_keeps_what_is_listed(tmp_path: Path, make_buffer: Build, fill: Build) -> None:
+def test_prune_keeps_the_listed_files(tmp_path: Path, make_buffer: Build, fill: Build) -> None:
     store, buffer = ReplayStore(tmp_path), make_buffer(capacity=30)
     for total in (5, 10, 15):
         segments = store.save(fill(buffer, total))
@@ -139,7 +137,7 @@ def test_prune_keeps_what_is_listed(tmp_path: Path, make_buffer: Build, fill: Bu
 
 
 @pytest.mark.faults
-def test_damage_is_found(tmp_path: Path, make_buffer: Build, fill: Build) -> None:
+def test_damage_is_detected(tmp_path: Path, make_buffer: Build, fill: Build) -> None:
     store, buffer = ReplayStore(tmp_path), make_buffer(capacity=30)
     store.save(fill(buffer, 5))
     first, second = store.save(fill(buffer, 10))

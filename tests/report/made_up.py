@@ -1,4 +1,4 @@
-"""Cells of a suite with numbers that a test chose, on disk as a run leaves them."""
+"""Cells of a suite with chosen numbers, on disk in the format of real runs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The page of a report in a real browser: what it shows, what it asks for, and its width.
+"""The page of a report in a real browser: figures, requests and width.
 
-A frame as wide as a phone, then one as wide as a desk, is asked what it holds. Needs Chromium or
-Chrome: Debian's package ``chromium``, or any other whose path is in ``DRAMA_BROWSER``.
+The page is inspected in a frame of phone width and in one of desktop width. Needs Chromium or
+Chrome: the Debian package ``chromium``, or a browser whose path is in ``DRAMA_BROWSER``.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ function look(width) {
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[str], Path]]:
-    """A report served on this machine, and what was asked of the server."""
+    """A report served on this machine, and the requests to the server."""
     root = tmp_path_factory.mktemp("browser")
     given: list[dict[str, Any]] = [
         {"variant": variant, "game": PONG, "seed": seed, "score": 2.0 + seed, "steps": 20_000}
@@ -130,14 +130,14 @@ def look(url: str, profile: Path, *options: str) -> tuple[list[dict[str, Any]], 
     return json.loads(match[1]), console
 
 
-def test_a_browser_finds_every_figure_and_complains_of_nothing(
+def test_browser_shows_every_figure_without_errors(
     site: tuple[str, list[str], Path], tmp_path: Path
 ) -> None:
     url, asked, out = site
     asked.clear()
     found, console = look(url, tmp_path / "light", "--blink-settings=preferredColorScheme=1")
     assert console == []
-    # Twice the page itself, and nothing that it would have to fetch.
+    # The page itself twice, and no further request.
     assert sorted(set(asked)) == ["/frame.html", "/index.html"]
     drawn = sorted(f"figure-{path.stem}" for path in (out / "figures").glob("*.svg"))
     assert len(drawn) == 5
@@ -148,15 +148,15 @@ def test_a_browser_finds_every_figure_and_complains_of_nothing(
         assert all(height > 10 for height in view["captions"])
         assert view["tables"] >= 5
     phone, desk = found
-    # Nothing but what scrolls by itself is wider than the screen.
+    # Only elements that scroll are wider than the screen.
     assert phone["width"] == phone["wide"] == 360
     assert desk["width"] == desk["wide"] == 1200
     assert all(image["shown"] >= 490 for image in phone["images"]), "too small to read"
-    # So they are wider than a phone, which is said there and nowhere else.
+    # So they are wider than a phone, which only the phone layout mentions.
     assert (phone["hint"], desk["hint"]) == ('"Wider than the screen: swipe. "', "none")
 
 
-def test_it_follows_the_readers_light_or_dark(
+def test_page_follows_the_preferred_colour_scheme(
     site: tuple[str, list[str], Path], tmp_path: Path
 ) -> None:
     url, _, _ = site
@@ -172,8 +172,10 @@ def test_it_follows_the_readers_light_or_dark(
     assert colours["dark"][1] < 200 < 600 < colours["dark"][0]
 
 
-def test_the_browser_would_complain(site: tuple[str, list[str], Path], tmp_path: Path) -> None:
-    # The check itself: an error in a page is seen, and so is a request that it makes.
+def test_browser_check_detects_errors_and_requests(
+    site: tuple[str, list[str], Path], tmp_path: Path
+) -> None:
+    # The check detects an error in a page, and a request.
     url, asked, out = site
     (out / "broken.html").write_text(
         "<!DOCTYPE html><link rel=icon href='data:,'><img src=absent.png><script>no.such()</script>"
@@ -183,7 +185,9 @@ def test_the_browser_would_complain(site: tuple[str, list[str], Path], tmp_path:
     assert "/absent.png" in asked
 
 
-def test_the_picture_for_the_readme(site: tuple[str, list[str], Path], tmp_path: Path) -> None:
+def test_screenshot_for_the_readme_is_written(
+    site: tuple[str, list[str], Path], tmp_path: Path
+) -> None:
     sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks/ is part of a checkout
     from benchmarks.report import picture
 
@@ -195,4 +199,4 @@ def test_the_picture_for_the_readme(site: tuple[str, list[str], Path], tmp_path:
         assert pixels.shape == (800, 640, 3)
         corner = int(pixels[-1, 0].max())
         assert corner < 60 if dark else corner == 255
-        assert len(np.unique(pixels)) > 50  # something is on it
+        assert len(np.unique(pixels)) > 50  # the image is not empty

@@ -1,4 +1,4 @@
-"""Open-loop rollouts: windows, errors by hand, and the report of a single run."""
+"""Open-loop rollouts: windows, hand-computed errors, and the report of a single run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CATCH = "drama/Catch-v0"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short run of Catch, evaluated never."""
+    """A short run of Catch without evaluations."""
     directory = tmp_path_factory.mktemp("single") / "run"
     Agent(CATCH, tiny()).learn(60, run_dir=directory)
     return directory
@@ -36,7 +36,7 @@ def run(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "run"))
 
 
-def test_errors_by_hand() -> None:
+def test_errors_match_hand_computed_values() -> None:
     obs = torch.tensor([0, 0, 51, 102], dtype=torch.uint8)[None, :, None].expand(2, -1, 3)
     windows = dreams.Windows(obs, torch.zeros(2, 4, dtype=torch.int64))
     predicted = torch.zeros(2, 2, 3, dtype=torch.uint8)
@@ -47,7 +47,7 @@ def test_errors_by_hand() -> None:
     np.testing.assert_allclose(found.relative(), [0.5, 0.625])
 
 
-def test_vectors_are_compared_as_they_are() -> None:
+def test_vectors_are_compared_without_scaling() -> None:
     obs = torch.tensor([0.0, 3.0, 3.0])[None, :, None]
     windows = dreams.Windows(obs, torch.zeros(1, 3, dtype=torch.int64))
     found = dreams.compare(torch.tensor([[[3.0], [5.0]]]), windows, context=1)
@@ -55,7 +55,7 @@ def test_vectors_are_compared_as_they_are() -> None:
     np.testing.assert_allclose(found.copy, [9, 9])
 
 
-def test_where_nothing_moves_there_is_no_relative_error() -> None:
+def test_constant_frames_have_no_relative_error() -> None:
     found = dreams.Errors(np.array([0.5, 0.5]), np.array([0.0, 1.0])).relative()
     np.testing.assert_array_equal(found, [np.nan, 0.5])
 
@@ -83,7 +83,7 @@ def test_windows_of_episodes_are_evenly_spaced(monkeypatch: pytest.MonkeyPatch) 
     assert dreams.cut(episodes, 3).obs[:, 0, 0].tolist() == [40, 63]
 
 
-def test_a_rollout_reads_the_context_and_the_actions_only() -> None:
+def test_rollout_reads_only_context_and_actions() -> None:
     agent = Agent(CATCH, tiny())
     (obs, action), *_ = dreams.play(agent)
     assert len(obs) == len(action) == 8  # seven steps and the final observation
@@ -151,20 +151,20 @@ def test_a_run_whose_environment_is_missing_has_the_other_figures(run: Path) -> 
     assert "no rollouts of the world model" in report.page.read_text()
 
 
-def test_an_agent_without_a_replay_has_fresh_episodes(run: Path, tmp_path: Path) -> None:
+def test_agent_without_a_replay_uses_new_episodes(run: Path, tmp_path: Path) -> None:
     Agent.load(run).save(tmp_path / "saved", replay=False)
     found = dreams.measure_rollouts(tmp_path / "saved")
     assert list(found.errors) == [dreams.FRESH]
 
 
-def test_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_command_writes_the_rollouts(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(run), "--out", str(run.parent / "out")]) == 0
     assert "written to" in capsys.readouterr().out
     assert main(["report", str(run), "--out", str(run / "elsewhere")]) == 2
     assert "lies in a run directory" in capsys.readouterr().err
 
 
-def test_a_broken_configuration_costs_one_line(run: Path) -> None:
+def test_broken_configuration_is_reported_in_one_line(run: Path) -> None:
     (run / "config.json").write_text("{")
     with pytest.raises(RunDirError, match=r"config\.json cannot be read"):
         write_report(run)

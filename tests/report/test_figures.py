@@ -1,4 +1,4 @@
-"""Figures: the right numbers behind the lines, and the same bytes from the same runs."""
+"""Figures: the plotted numbers, and the same bytes from the same runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def draw(root: Path, *given: dict[str, Any]) -> dict[str, Figure]:
     return {figure.name: figure for figure in found}
 
 
-def test_a_curve_by_hand() -> None:
+def test_curve_matches_hand_computed_values() -> None:
     # Running means of 2: one seed 1, 3 after steps 20, 30; the other 10, 20 after steps 15, 28.
     one = run([10, 20, 30], [0.0, 2.0, 4.0])
     other = run([5, 15, 28], [10.0, 10.0, 30.0])
@@ -46,18 +46,18 @@ def test_a_curve_by_hand() -> None:
     assert found.seeds == 2
 
 
-def test_a_curve_is_no_longer_than_asked() -> None:
+def test_curve_has_at_most_the_requested_points() -> None:
     steps = [float(s) for s in range(1, 1001)]
     found = curve([run(steps, steps)], width=1, points=50)
     assert found is not None
     assert len(found.steps) == 50
     assert (found.steps[0], found.steps[-1]) == (1.0, 1000.0)
-    # Each point holds the latest whole episode, not one still to come.
+    # Each point is that of the latest whole episode, not of a later one.
     assert np.all(found.mean <= found.steps)
     assert np.all(found.mean > found.steps - 1)
 
 
-def test_too_few_episodes_are_no_curve() -> None:
+def test_too_few_episodes_give_no_curve() -> None:
     assert curve([run([1, 2], [0.0, 0.0])], width=3) is None
     assert curve([], width=3) is None
     # Two seeds that never overlap.
@@ -68,13 +68,13 @@ def test_too_few_episodes_are_no_curve() -> None:
     assert (found.seeds, found.mean.tolist()) == (1, [6.0])
 
 
-def test_a_variant_looks_the_same_everywhere() -> None:
+def test_variant_has_the_same_style_in_every_figure() -> None:
     style = looks(["a", "b", "c"])
     assert [style[name].colour for name in "abc"] == list(PALETTE[:3])
     assert len({str(style[name].dashes) for name in "abc"}) == 3
 
 
-def test_no_two_variants_look_the_same() -> None:
+def test_variants_have_distinct_styles() -> None:
     names = [variant.name for variant in load_spec("atari100k-ablations").variants]
     assert len({look.colour for look in looks(names).values()}) == len(names)
     many = looks([str(i) for i in range(4 * len(PALETTE))]).values()
@@ -91,7 +91,7 @@ GIVEN = (
 )
 
 
-def test_figures_are_sound_and_repeat_to_the_byte(
+def test_figures_are_valid_and_reproducible_to_the_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = draw(tmp_path / "a", *GIVEN)
@@ -103,7 +103,7 @@ def test_figures_are_sound_and_repeat_to_the_byte(
         "profile-1",
     ]
     before = dict(mpl.rcParams)
-    monkeypatch.setitem(mpl.rcParams, "axes.linewidth", 9.0)  # somebody's own taste
+    monkeypatch.setitem(mpl.rcParams, "axes.linewidth", 9.0)  # matplotlib settings of the user
     monkeypatch.setitem(mpl.rcParams, "font.size", 30.0)
     second = draw(tmp_path / "b", *GIVEN)
     assert first == second
@@ -124,7 +124,7 @@ def test_figures_are_sound_and_repeat_to_the_byte(
         assert len(figure.caption) > 20
 
 
-def test_what_is_said_of_a_figure_is_what_it_shows(tmp_path: Path) -> None:
+def test_figure_descriptions_match_their_data(tmp_path: Path) -> None:
     found = draw(tmp_path, *GIVEN)
     # The last mean of five of 0 1 2 3 4 5.
     assert "drama/Catch-v0, Base: 3 after 60 steps (2 seeds)" in found["curves"].alt
@@ -134,7 +134,7 @@ def test_what_is_said_of_a_figure_is_what_it_shows(tmp_path: Path) -> None:
     assert "Uniform: 50 % of runs above 0.5" in found["profile-1"].alt
 
 
-def test_what_has_no_curve_is_named(tmp_path: Path) -> None:
+def test_variants_without_a_curve_are_named(tmp_path: Path) -> None:
     found = draw(
         tmp_path,
         {"score": 0.5},
@@ -154,12 +154,12 @@ def test_what_has_no_curve_is_named(tmp_path: Path) -> None:
     assert absent not in whole["curves"].caption
 
 
-def test_nothing_to_draw_is_no_figure(tmp_path: Path) -> None:
+def test_no_data_gives_no_figure(tmp_path: Path) -> None:
     assert draw(tmp_path, {"status": "missing"}) == {}
     assert list(draw(tmp_path / "b", {"score": 0.0, "returns": (1.0, 2.0)})) == ["aggregates-1"]
 
 
-def test_published_methods_are_drawn_with_intervals_on_atari(tmp_path: Path) -> None:
+def test_published_methods_are_plotted_with_intervals_on_atari(tmp_path: Path) -> None:
     found = draw(
         tmp_path,
         *(

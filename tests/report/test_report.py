@@ -1,4 +1,4 @@
-"""``drama report``: real runs in, files out; what is missing, spoilt or in the way."""
+"""``drama report`` on real runs; missing, damaged and existing files."""
 
 # One file: the tests share one suite of real runs and the reader of its page.
 
@@ -63,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(made: Path) -> Report:
-    """Its report, for reading only."""
+    """The report of the suite; do not modify."""
     return write_report(made, made.parent / "report")
 
 
@@ -73,7 +73,7 @@ def suite(made: Path, tmp_path: Path) -> Path:
 
 
 class Page(HTMLParser):
-    """Checks that elements nest, and keeps those that matter."""
+    """Checks the nesting of elements, and keeps the tested ones."""
 
     VOID = frozenset({"meta", "link", "img", "br", "hr", "input"})
 
@@ -114,7 +114,7 @@ def scores(suite: Path, variant: str, seed: int) -> float:
     return float(tree["greedy"]["mean"])
 
 
-def test_a_suite_in_progress(suite: Path, capfd: Capture) -> None:
+def test_unfinished_suite_can_be_reported(suite: Path, capfd: Capture) -> None:
     before = {p for p in suite.rglob("*") if p.is_file()}
     assert main(["report", str(suite)]) == 0
     out = suite / "report"
@@ -155,7 +155,7 @@ def test_a_suite_in_progress(suite: Path, capfd: Capture) -> None:
         assert (out / link).is_file()
 
 
-def test_the_page_needs_nothing_else(written: Report) -> None:
+def test_page_is_self_contained(written: Report) -> None:
     found = page(written)
     text = written.page.read_text(encoding="utf-8")
     assert not found.all("script")
@@ -181,12 +181,12 @@ def test_the_page_needs_nothing_else(written: Report) -> None:
     assert found.text.count("Learning curves: DFS: return of training episodes") == 1
 
 
-def test_the_page_is_fit_for_a_phone_and_the_dark(written: Report) -> None:
+def test_page_supports_phones_and_dark_mode(written: Report) -> None:
     found = page(written)
     (viewport,) = [a for a in found.all("meta") if a.get("name") == "viewport"]
     assert viewport["content"] == "width=device-width, initial-scale=1"
     assert "prefers-color-scheme: dark" in written.page.read_text()
-    # Whatever is wider than a phone scrolls by itself.
+    # Elements wider than a phone scroll.
     depth = 0
     for tag, attributes in found.elements:
         if tag == "div" and attributes.get("class") == "scroll":
@@ -198,7 +198,7 @@ def test_the_page_is_fit_for_a_phone_and_the_dark(written: Report) -> None:
             assert depth == 0, "a table or picture outside of a container that scrolls"
 
 
-def test_the_page_says_what_stands_behind_the_numbers(made: Path, written: Report) -> None:
+def test_page_states_protocol_and_sources(made: Path, written: Report) -> None:
     text = page(written).text
     assert "3 of 4 runs finished" in text
     assert "Incomplete suite: 1 unfinished." in text
@@ -214,7 +214,7 @@ def test_the_page_says_what_stands_behind_the_numbers(made: Path, written: Repor
 
 
 @pytest.mark.faults
-def test_spoilt_and_foreign_directories_are_named_and_skipped(suite: Path) -> None:
+def test_damaged_and_unrelated_directories_are_named_and_skipped(suite: Path) -> None:
     spoilt = run_path(suite, "dfs", CATCH, 0)
     (spoilt / "eval.json").write_text("{")
     foreign = run_path(suite, "dfs", CATCH, 1)
@@ -264,7 +264,7 @@ SPOILT: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 @pytest.mark.faults
 @pytest.mark.parametrize("case", SPOILT)
-def test_a_spoilt_evaluation_is_damage_everywhere(case: str, suite: Path, capfd: Capture) -> None:
+def test_damaged_evaluation_is_reported_everywhere(case: str, suite: Path, capfd: Capture) -> None:
     change, said = SPOILT[case]
     path = run_path(suite, "dfs", CATCH, 0) / "eval.json"
     tree = json.loads(path.read_text())
@@ -284,7 +284,7 @@ def test_a_spoilt_evaluation_is_damage_everywhere(case: str, suite: Path, capfd:
     [("eval.json", "failed"), ("manifest.json", "failed"), ("run.json", "finished")],
 )
 @pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000])
-def test_files_that_are_not_json_are_told_of(
+def test_files_that_are_not_json_are_reported(
     name: str, status: str, text: str, suite: Path
 ) -> None:
     run = run_path(suite, "dfs", CATCH, 0)
@@ -298,7 +298,7 @@ def test_files_that_are_not_json_are_told_of(
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("name", "status"), [("eval.json", "failed"), ("run.json", "finished")])
-def test_files_that_cannot_be_opened_are_told_of(name: str, status: str, suite: Path) -> None:
+def test_files_that_cannot_be_opened_are_reported(name: str, status: str, suite: Path) -> None:
     path = run_path(suite, "dfs", CATCH, 0) / name
     path.unlink()
     path.mkdir()
@@ -309,21 +309,23 @@ def test_files_that_cannot_be_opened_are_told_of(name: str, status: str, suite: 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000])
-def test_a_spoilt_note_of_a_failure_is_none(text: str, suite: Path) -> None:
+def test_damaged_failure_record_is_ignored(text: str, suite: Path) -> None:
     read_suite(suite).cell("uniform", CATCH, 1).failure.write_text(text)
     assert build_summary(suite).runs[3].status == "interrupted"
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000])
-def test_a_spoilt_spec_costs_one_line(text: str, suite: Path, capfd: Capture) -> None:
+def test_damaged_spec_is_reported_in_one_line(text: str, suite: Path, capfd: Capture) -> None:
     (suite / "suite.json").write_text(text)
     assert "suite.json is damaged" in complaint(capfd, main(["report", str(suite)]))
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("place", ["title", "label", "key"])
-def test_half_a_character_in_a_spec_costs_one_line(place: str, suite: Path, capfd: Capture) -> None:
+def test_surrogate_in_a_spec_is_reported_in_one_line(
+    place: str, suite: Path, capfd: Capture
+) -> None:
     tree = json.loads((suite / "suite.json").read_text())
     if place == "title":
         tree["spec"]["title"] = "\ud800"
@@ -335,7 +337,7 @@ def test_half_a_character_in_a_spec_costs_one_line(place: str, suite: Path, capf
     assert "a lone surrogate: not Unicode" in complaint(capfd, main(["report", str(suite)]))
 
 
-def test_a_suite_that_has_only_begun(tmp_path: Path, capfd: Capture) -> None:
+def test_suite_without_finished_runs_can_be_reported(tmp_path: Path, capfd: Capture) -> None:
     begin_suite(tmp_path / "new", SPEC)
     assert main(["report", str(tmp_path / "new")]) == 0
     assert "0 of 4 runs finished" in capfd.readouterr().out
@@ -352,7 +354,7 @@ def test_the_same_runs_give_the_same_bytes(made: Path, written: Report, tmp_path
         assert (tmp_path / file).read_bytes() == (written.out / file).read_bytes(), file
 
 
-def test_a_report_replaces_an_earlier_one_and_nothing_else(suite: Path, tmp_path: Path) -> None:
+def test_report_replaces_only_an_earlier_report(suite: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_report(suite, out)
     (out / "mine.txt").write_text("kept")
@@ -369,14 +371,14 @@ def test_a_report_replaces_an_earlier_one_and_nothing_else(suite: Path, tmp_path
 def complaint(capfd: Capture, code: int) -> str:
     captured = capfd.readouterr()
     assert code == 2
-    steps = ("reading ", "averaging", "drawing ", "writing ")  # what it did until then
+    steps = ("reading ", "averaging", "drawing ", "writing ")  # the former behaviour
     lines = [line for line in captured.err.splitlines() if not line.startswith(steps)]
     assert len(lines) == 1, captured.err
     assert lines[0].startswith("drama: error: ")
     return lines[0]
 
 
-def test_a_page_of_somebody_else_is_not_overwritten(suite: Path, capfd: Capture) -> None:
+def test_page_of_another_program_is_not_overwritten(suite: Path, capfd: Capture) -> None:
     (suite / "report").mkdir()
     (suite / "report" / "index.html").write_text("<h1>My homepage</h1>")
     said = complaint(capfd, main(["report", str(suite)]))
@@ -404,7 +406,7 @@ def test_files_of_the_user_are_not_overwritten(
     assert contents(out) == {name: '{"mine": 1}'}, "not even a new directory"
 
 
-def test_files_of_the_user_beside_a_report_stay(suite: Path, tmp_path: Path) -> None:
+def test_files_of_the_user_in_a_report_folder_stay(suite: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_report(suite, out)
     own = ("aggregates-mine.csv", "improvement.xlsx", "figures/mine.svg", "figures/mine.png")
@@ -414,7 +416,7 @@ def test_files_of_the_user_beside_a_report_stay(suite: Path, tmp_path: Path) -> 
     assert {(out / name).read_text() for name in own} == {"mine"}
 
 
-def test_a_file_of_the_user_in_the_way_is_named(suite: Path, tmp_path: Path) -> None:
+def test_file_of_the_user_with_a_report_name_is_named(suite: Path, tmp_path: Path) -> None:
     out, hidden = tmp_path / "out", tmp_path / "hidden"
     (suite / "uniform").rename(hidden)
     write_report(suite, out)
@@ -440,7 +442,7 @@ def test_a_file_of_the_user_in_the_way_is_named(suite: Path, tmp_path: Path) -> 
         "[" * 100_000,
     ],
 )
-def test_a_record_that_is_not_ours_deletes_nothing(
+def test_manifest_of_another_program_deletes_nothing(
     record: str, suite: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -481,7 +483,7 @@ def test_no_report_is_written_into_a_run(
         run_path(suite, "dfs", CATCH, 0),
         run_path(suite, "dfs", CATCH, 0) / "checkpoints",
         run_path(suite, "dfs", CATCH, 0) / "checkpoints" / "new" / "report",
-        run_path(suite, "uniform", CATCH, 1),  # not begun: it would not be begun any more
+        run_path(suite, "uniform", CATCH, 1),  # not started: a report there would block it
         run_path(made, "dfs", CATCH, 0) / "report",  # of another suite
     ):
         said = complaint(capfd, main(["report", str(suite), "--out", str(out)]))
@@ -490,7 +492,7 @@ def test_no_report_is_written_into_a_run(
     assert not (run_path(made, "dfs", CATCH, 0) / "report").exists()
 
 
-def test_an_empty_name_is_not_the_current_directory(
+def test_empty_name_is_refused(
     suite: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
@@ -501,7 +503,7 @@ def test_an_empty_name_is_not_the_current_directory(
 
 
 @pytest.mark.faults
-def test_what_cannot_be_written_costs_one_line(suite: Path, capfd: Capture) -> None:
+def test_write_error_is_reported_in_one_line(suite: Path, capfd: Capture) -> None:
     report = write_report(suite)
     for name in ("runs.csv", "report.md", "figures/curves.png"):
         (report.out / name).unlink()
@@ -509,11 +511,11 @@ def test_what_cannot_be_written_costs_one_line(suite: Path, capfd: Capture) -> N
         said = complaint(capfd, main(["report", str(suite)]))
         assert f"cannot write a report to {report.out}: " in said
         (report.out / name).rmdir()
-    assert main(["report", str(suite)]) == 0  # the report that was cut short is no obstacle
+    assert main(["report", str(suite)]) == 0  # the incomplete report is replaced
 
 
 @pytest.mark.faults
-def test_a_report_that_was_killed_is_replaced(
+def test_interrupted_report_is_replaced(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -549,7 +551,7 @@ def test_labels_are_not_formulas(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-def test_the_largest_scores_are_drawn(tmp_path: Path) -> None:
+def test_very_large_scores_are_plotted(tmp_path: Path) -> None:
     given: list[dict[str, Any]] = [
         {"seed": seed, "score": 1e100, "returns": [1e100] * 6} for seed in (0, 1)
     ]
@@ -559,7 +561,7 @@ def test_the_largest_scores_are_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-def test_a_start_of_odd_types_is_written(tmp_path: Path) -> None:
+def test_run_record_with_unexpected_types_is_written(tmp_path: Path) -> None:
     made = cell(tmp_path)
     starts = [{"device_name": [1], "torch": {}}, {"device_name": [1], "torch": {}}]
     (made.path / "run.json").write_text(json.dumps({"starts": starts}))
@@ -568,14 +570,14 @@ def test_a_start_of_odd_types_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-def test_half_a_character_from_a_run_is_written(tmp_path: Path) -> None:
+def test_surrogate_in_a_run_is_written(tmp_path: Path) -> None:
     made = cell(tmp_path)
     (made.path / "run.json").write_text(json.dumps({"starts": [{**START, "device": "\ud800"}]}))
     report = write_summary(summarise(tmp_path, "Odd", [read_run(made)]), tmp_path / "out")
     assert report.page.is_file()
 
 
-def test_mistakes_cost_one_line(suite: Path, tmp_path: Path, capfd: Capture) -> None:
+def test_user_errors_are_reported_in_one_line(suite: Path, tmp_path: Path, capfd: Capture) -> None:
     assert "does not exist" in complaint(capfd, main(["report", str(tmp_path / "nowhere")]))
     neither = run_path(suite, "dfs", CATCH, 0).parent
     assert "has no suite.json" in complaint(capfd, main(["report", str(neither)]))
@@ -586,7 +588,7 @@ def test_mistakes_cost_one_line(suite: Path, tmp_path: Path, capfd: Capture) -> 
     assert "required: DIR" in complaint(capfd, main(["report"]))
 
 
-def test_without_matplotlib_one_line_says_what_to_install(
+def test_missing_matplotlib_is_reported_in_one_line(
     suite: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [m for m in sys.modules if m.partition(".")[0] == "matplotlib"]:
@@ -596,11 +598,11 @@ def test_without_matplotlib_one_line_says_what_to_install(
     said = complaint(capfd, main(["report", str(suite)]))
     assert said.endswith("drama report needs Matplotlib: pip install matplotlib scipy")
     assert not (suite / "report").exists()
-    # What needs no figures works without.
+    # Commands without figures work without it.
     assert build_summary(suite).finished == 3
 
 
-def test_a_sampled_evaluation_is_never_mixed_with_greedy_ones(suite: Path, capfd: Capture) -> None:
+def test_sampled_and_greedy_evaluations_are_not_mixed(suite: Path, capfd: Capture) -> None:
     path = run_path(suite, "dfs", CATCH, 0) / "eval.json"
     tree = json.loads(path.read_text())
     episodes = [{**episode, "return": 0.125} for episode in tree["greedy"]["episodes"]]
@@ -614,7 +616,7 @@ def test_a_sampled_evaluation_is_never_mixed_with_greedy_ones(suite: Path, capfd
     assert found["variants"]["Uniform"]["scores"] == {}
 
 
-def test_protocol_of_short_atari_runs_is_told_on_the_page(tmp_path: Path) -> None:
+def test_protocol_of_short_atari_runs_is_stated_on_the_page(tmp_path: Path) -> None:
     given: dict[str, Any] = {"variant": XS, "game": PONG, "score": 1.0, "steps": 20_000}
     found = summarise(tmp_path, "Atari", runs(tmp_path, given))
     text = page(write_summary(found, tmp_path / "out")).text
@@ -623,14 +625,14 @@ def test_protocol_of_short_atari_runs_is_told_on_the_page(tmp_path: Path) -> Non
     assert "Drama-XS (published)" in text
 
 
-def test_no_published_numbers_beside_other_games(tmp_path: Path) -> None:
+def test_other_games_have_no_published_numbers(tmp_path: Path) -> None:
     found = summarise(tmp_path, "Toy", runs(tmp_path, {"variant": BASE}, {"variant": UNIFORM}))
     text = page(write_summary(found, tmp_path / "out")).text
     for method in ("DIAMOND", "DreamerV3", "STORM", "Human"):
         assert method not in text
 
 
-def test_runs_that_learnt_nothing_are_named(tmp_path: Path, capfd: Capture) -> None:
+def test_runs_without_updates_are_named(tmp_path: Path, capfd: Capture) -> None:
     idle = {**SETTINGS, "training.warmup_steps": 60}
     spec = SuiteSpec("idle", "Idle", (CATCH,), (0,), (Variant("idle", "Idle", "quick", idle),), 60)
     root = tmp_path / "suite"

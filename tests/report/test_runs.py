@@ -1,4 +1,4 @@
-"""Reading runs: what is spoilt is told of, and nothing is made of it."""
+"""Reading runs: damaged files are reported and not used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drama.report.runs import read_run, reference_of, running_mean
 from drama.suite import Variant
 
 
-def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
+def test_finished_run_is_read_completely(tmp_path: Path) -> None:
     found = read_run(cell(tmp_path, score=0.25, returns=(1.0, 2.0)))
     assert found.status == "finished"
     assert found.evaluation["greedy"]["mean"] == 0.25
@@ -51,14 +51,14 @@ def test_a_finished_run_without_updates_is_named(
 
 
 @pytest.mark.parametrize("status", ["missing", "foreign"])
-def test_what_is_not_ours_is_not_read(status: str, tmp_path: Path) -> None:
+def test_unrelated_directories_are_not_read(status: str, tmp_path: Path) -> None:
     found = read_run(cell(tmp_path, status=status, reason="why"))
     assert (found.status, found.reason) == (status, "why")
     assert len(found.episodes.steps) == 0
     assert not found.evaluation
 
 
-def test_an_unfinished_run_has_curves_and_no_score(tmp_path: Path) -> None:
+def test_unfinished_run_has_curves_but_no_score(tmp_path: Path) -> None:
     made = cell(tmp_path, status="interrupted", reason="at step 60 of 5,000")
     (made.path / "eval.json").write_text(json.dumps({"greedy": {"mean": 9.0}}))
     found = read_run(made)
@@ -115,7 +115,7 @@ def _huge_return(path: Path) -> None:
         (_huge_return, 3, "line 4 and later lines are invalid"),
     ],
 )
-def test_a_spoilt_log_is_read_as_far_as_it_goes(
+def test_damaged_log_is_read_up_to_the_damage(
     spoil: Callable[[Path], None], left: int, said: str, tmp_path: Path
 ) -> None:
     made = cell(tmp_path)
@@ -143,7 +143,7 @@ def test_a_spoilt_log_is_read_as_far_as_it_goes(
         "[" * 100_000,
     ],
 )
-def test_a_spoilt_evaluation_is_no_score(text: str, tmp_path: Path) -> None:
+def test_damaged_evaluation_gives_no_score(text: str, tmp_path: Path) -> None:
     made = cell(tmp_path)
     (made.path / "eval.json").write_text(text)
     found = read_run(made)
@@ -156,7 +156,7 @@ def test_a_spoilt_evaluation_is_no_score(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "{}", '{"starts": 3}', '{"starts": [1]}', "\0", "[" * 100_000]
 )
-def test_without_its_record_a_run_still_counts(text: str, tmp_path: Path) -> None:
+def test_run_without_its_record_is_read(text: str, tmp_path: Path) -> None:
     made = cell(tmp_path)
     (made.path / "run.json").write_text(text)
     found = read_run(made)
@@ -165,7 +165,7 @@ def test_without_its_record_a_run_still_counts(text: str, tmp_path: Path) -> Non
     assert found.notes == ("run.json cannot be read: machine and versions are unknown",)
 
 
-def test_running_mean_by_hand() -> None:
+def test_running_mean_matches_hand_computed_values() -> None:
     values = np.array([1.0, 2.0, 3.0, 10.0])
     assert running_mean(values, 2).tolist() == [1.5, 2.5, 6.5]
     assert running_mean(values, 4).tolist() == [4.0]

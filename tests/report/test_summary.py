@@ -1,4 +1,4 @@
-"""What may be averaged: one protocol, the same games, and everything else named."""
+"""Averages use one protocol and the same games; everything left out is named."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_scores_are_grouped_by_variant_and_game(tmp_path: Path) -> None:
     assert not found.published
 
 
-def test_unfinished_runs_are_in_no_average(tmp_path: Path) -> None:
+def test_unfinished_runs_are_not_averaged(tmp_path: Path) -> None:
     found = summary(
         tmp_path,
         {"seed": 0, "score": 1.0},
@@ -71,7 +71,7 @@ def test_unfinished_runs_are_in_no_average(tmp_path: Path) -> None:
     assert len(found.runs) == 5
 
 
-def test_nothing_finished_is_a_summary_too(tmp_path: Path) -> None:
+def test_suite_without_finished_runs_has_a_summary(tmp_path: Path) -> None:
     found = summary(tmp_path, {"status": "missing"}, {"seed": 1, "status": "interrupted"})
     assert found.blocks == ()
     assert found.pairs == ()
@@ -89,7 +89,7 @@ def test_nothing_finished_is_a_summary_too(tmp_path: Path) -> None:
             "policy_latent posterior (the others prior)",
         ),
         (
-            {"protocol": {"policy_context": "current"}},  # the others are from before it was told
+            {"protocol": {"policy_context": "current"}},  # the others predate this field
             "policy_context current (the others previous)",
         ),
         ({"protocol": {"lookahead": 16}}, "lookahead 16 (the others 0)"),
@@ -117,7 +117,7 @@ def test_a_run_under_another_protocol_is_left_out_and_named(
     assert left.reason.startswith(f"evaluated under another protocol: {said}")
 
 
-def test_between_two_protocols_the_longer_training_counts(tmp_path: Path) -> None:
+def test_the_protocol_of_the_longer_training_is_used(tmp_path: Path) -> None:
     found = summary(
         tmp_path,
         {"seed": 0, "score": 1.0, "protocol": {"train_steps": 10}},
@@ -138,7 +138,7 @@ def test_protocols_must_agree_over_the_games_of_a_variant(tmp_path: Path) -> Non
     assert [left.run.env_id for left in found.variants[0].left_out] == [BOXING]
 
 
-def test_the_evaluation_asked_for_counts(tmp_path: Path) -> None:
+def test_the_requested_evaluation_is_used(tmp_path: Path) -> None:
     found = summary(tmp_path, {"score": 1.0}, mode="sampled")
     assert found.variants[0].runs == {}
     (left,) = found.variants[0].left_out
@@ -170,7 +170,7 @@ def test_aggregates_compare_over_the_same_games_only(tmp_path: Path) -> None:
     assert row.numbers.games == (BOXING, PONG)
 
 
-def test_variants_are_compared_with_the_first(tmp_path: Path) -> None:
+def test_variants_are_compared_with_the_first_one(tmp_path: Path) -> None:
     found = summary(
         tmp_path,
         {"seed": 0, "score": 1.0},
@@ -198,7 +198,7 @@ def test_published_runs_are_compared_on_atari_only(tmp_path: Path) -> None:
     assert [block.reference for block in mixed.blocks] == ["human", "optimum"]
 
 
-def test_a_variant_may_be_called_like_a_published_method(tmp_path: Path) -> None:
+def test_variant_may_have_the_name_of_a_published_method(tmp_path: Path) -> None:
     assert published_label("PPO", ["PPO"]) == "PPO (published)"
     assert published_label("Drama-XS", ["Drama XS"]) == "Drama-XS (published)"
     assert published_label("SPR", ["PPO"]) == "SPR"
@@ -209,39 +209,43 @@ def test_a_variant_may_be_called_like_a_published_method(tmp_path: Path) -> None
     assert block.published("PPO (published)").numbers.mean.value == pytest.approx(1 / 36)
 
 
-def test_departures_from_the_published_protocol_are_told(tmp_path: Path) -> None:
-    def told(name: str, **options: Any) -> str:
+def test_deviations_from_the_published_protocol_are_reported(tmp_path: Path) -> None:
+    def notes_of(name: str, **options: Any) -> str:
         given = {"variant": XS, "game": PONG, "score": 1.0, **STEPS, **options}
         return " ".join(protocol_notes(summary(tmp_path / name, given)))
 
-    assert "differs from" not in told("plain")
-    assert "under the protocol of the published scores" in told("plain-2")
-    assert "20,000 environment steps instead of 100,000" in told("steps", steps=20_000)
-    assert "sticky actions 0.25 instead of 0.0" in told("sticky", env={"sticky_actions": 0.25})
-    assert "frame skip 2 instead of 4" in told("skip", env={"frame_skip": 2})
-    assert "image size [84, 84] instead of [64, 64]" in told("size", env={"image_size": [84, 84]})
-    assert "max episode steps 40 instead of 27000" in told("cut", env={"max_episode_steps": 40})
-    assert 'env kwargs {"mode": 1} instead of {}' in told("mode", env={"env_kwargs": {"mode": 1}})
-    asked = told("asked", protocol={"lookahead": 16})
+    assert "differs from" not in notes_of("plain")
+    assert "under the protocol of the published scores" in notes_of("plain-2")
+    assert "20,000 environment steps instead of 100,000" in notes_of("steps", steps=20_000)
+    assert "sticky actions 0.25 instead of 0.0" in notes_of("sticky", env={"sticky_actions": 0.25})
+    assert "frame skip 2 instead of 4" in notes_of("skip", env={"frame_skip": 2})
+    assert "image size [84, 84] instead of [64, 64]" in notes_of(
+        "size", env={"image_size": [84, 84]}
+    )
+    assert "max episode steps 40 instead of 27000" in notes_of("cut", env={"max_episode_steps": 40})
+    assert 'env kwargs {"mode": 1} instead of {}' in notes_of(
+        "mode", env={"env_kwargs": {"mode": 1}}
+    )
+    asked = notes_of("asked", protocol={"lookahead": 16})
     assert "evaluated with lookahead 16 instead of the run's 0" in asked
-    assert "latents mode instead of sampled" in told("mode-2", protocol={"latents": "mode"})
+    assert "latents mode instead of sampled" in notes_of("mode-2", protocol={"latents": "mode"})
     assert "one-step lookahead with 16 samples per action" in asked
     always = Variant("a", "A", "xs", {"behaviour.lookahead": 16})
-    asked = told("always", variant=always, protocol={"lookahead": 16})
+    asked = notes_of("always", variant=always, protocol={"lookahead": 16})
     assert "behaviour.lookahead 16 (not 0)" in asked
     assert "evaluated with lookahead" not in asked
     whole = Variant("w", "W", "xs", {"env.life_loss": False})
-    assert "env.life_loss false (not true)" in told("lives", variant=whole)
+    assert "env.life_loss false (not true)" in notes_of("lives", variant=whole)
     laptop = Variant("laptop", "Laptop", "laptop")
-    assert "preset laptop instead of the paper's configuration" in told("p", variant=laptop)
+    assert "preset laptop instead of the paper's configuration" in notes_of("p", variant=laptop)
     changed = Variant("c", "C", "quick", {"behaviour.gamma": 0.9})
-    assert "preset quick* instead of the paper's" in told("changed", variant=changed)
+    assert "preset quick* instead of the paper's" in notes_of("changed", variant=changed)
     uniform = Variant("u", "U", "xs", {"replay.sampler": "uniform"})
-    assert "replay.sampler uniform (not dfs)" in told("uniform", variant=uniform)
+    assert "replay.sampler uniform (not dfs)" in notes_of("uniform", variant=uniform)
 
 
 def without_latents(root: Path, *seeds: int) -> None:
-    """Make evaluations those of a version that did not record the latents."""
+    """Convert evaluations to those of a version that did not record the latents."""
     for seed in seeds:
         (path,) = root.glob(f"**/seed-{seed}/eval.json")
         tree = json.loads(path.read_text())
@@ -249,7 +253,7 @@ def without_latents(root: Path, *seeds: int) -> None:
         path.write_text(json.dumps(tree))
 
 
-def test_greedy_evaluations_of_before_latents_were_recorded_are_of_the_mode(
+def test_older_greedy_evaluations_use_the_mode_of_the_latents(
     tmp_path: Path,
 ) -> None:
     cells = [cell(tmp_path, seed=seed, score=float(seed)) for seed in range(3)]
@@ -266,7 +270,7 @@ def test_greedy_evaluations_of_before_latents_were_recorded_are_of_the_mode(
     assert "latents mode, actions argmax" in protocol_notes(read())[0]
 
 
-def test_the_authors_starts_stand_beside_every_comparison(tmp_path: Path) -> None:
+def test_every_comparison_mentions_the_authors_start_protocol(tmp_path: Path) -> None:
     found = summary(tmp_path / "a", {"variant": XS, "game": PONG, "score": 1.0, **STEPS})
     (block,) = found.blocks
     for notes in (
@@ -280,7 +284,7 @@ def test_the_authors_starts_stand_beside_every_comparison(tmp_path: Path) -> Non
     assert not any("start the same" in note for note in protocol_notes(catch))
 
 
-def test_a_score_of_another_protocol_is_in_no_normalised_number(tmp_path: Path) -> None:
+def test_score_of_another_protocol_is_not_normalised(tmp_path: Path) -> None:
     found = summary(
         tmp_path,
         {"variant": XS, "game": PONG, "score": 1.0, "env": {"sticky_actions": 0.25}, **STEPS},
@@ -302,14 +306,14 @@ def test_a_score_of_another_protocol_is_in_no_normalised_number(tmp_path: Path) 
     assert rows["Uniform"]["normalised"] == "1.0"
 
 
-def test_so_is_that_of_a_built_in_game(tmp_path: Path) -> None:
+def test_score_of_a_changed_built_in_game_is_not_normalised(tmp_path: Path) -> None:
     found = summary(tmp_path, {"score": 0.5, "env": {"max_episode_steps": 3}})
     assert found.blocks == ()
     why = "Base has no normalised score of drama/Catch-v0: max episode steps 3 instead of null."
     assert why in protocol_notes(found)
 
 
-def test_variants_that_were_measured_otherwise_are_told(tmp_path: Path) -> None:
+def test_variants_with_another_protocol_are_reported(tmp_path: Path) -> None:
     found = summary(
         tmp_path,
         {"score": 1.0},
@@ -324,7 +328,7 @@ def test_variants_that_were_measured_otherwise_are_told(tmp_path: Path) -> None:
     assert why in improvement_table(found).notes
 
 
-def test_variants_are_grouped_by_what_they_change(tmp_path: Path) -> None:
+def test_variants_are_grouped_by_their_changed_settings(tmp_path: Path) -> None:
     changes = {
         "uniform": {"replay.sampler": "uniform"},
         "gru": {"world_model.dynamics.name": "gru"},
@@ -340,7 +344,7 @@ def test_variants_are_grouped_by_what_they_change(tmp_path: Path) -> None:
     found = summary(tmp_path, *given)
     assert found.differences["compiled"] == ()
     assert found.differences["gru"] == ("world_model.dynamics.name gru (not mamba2)",)
-    assert found.differences["precise"] == ()  # changes the speed, not what is learnt
+    assert found.differences["precise"] == ()  # changes the speed, not the training
     assert ablations(found) == {
         "Replay sampling": ["Base", "uniform"],
         "Sequence model": ["Base", "gru", "mamba1"],

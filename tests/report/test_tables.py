@@ -1,4 +1,4 @@
-"""Tables: the numbers in their places, and each form readable by what reads it."""
+"""Tables: the right cells, in valid HTML, Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read(text: str) -> dict[str, dict[str, str]]:
     return {next(iter(row.values())): row for row in csv.DictReader(io.StringIO(text))}
 
 
-def test_atari_table_by_hand(tmp_path: Path) -> None:
+def test_atari_table_matches_hand_computed_values(tmp_path: Path) -> None:
     table = score_table(
         summary(
             tmp_path,
@@ -64,7 +64,7 @@ def test_atari_table_by_hand(tmp_path: Path) -> None:
     assert shown(found["Pong"]["TWM"]) == ("19", True)  # the best published one
     assert shown(found["Boxing"]["Drama XS"]) == ("90 (1)", True)
     assert found["Alien"]["Drama XS"] == Cell(MISSING)
-    # (14.5 + 21) / 36 and (90 - 0) / 12, in the mean of the two games that are there.
+    # (14.5 + 21) / 36 and (90 - 0) / 12, the mean of the two given games.
     mean = found["Mean (2 of 3 games)"]
     assert mean["Drama XS"].text == f"{(35.5 / 36 + 90 / 12) / 2:.3f}"
     # Published: Drama-XS 15 on Pong and 78 on Boxing.
@@ -114,7 +114,7 @@ def test_other_games_have_no_published_columns(tmp_path: Path) -> None:
     assert found[CATCH]["Base"].bold
     assert found[CATCH]["Uniform"].bold  # a tie
     assert found[SPARSE]["Base"].text == MISSING
-    # Without a known reference there is nothing to normalise with, and so no aggregate.
+    # Without a known reference there is no normalisation, and so no aggregate.
     foreign = score_table(summary(tmp_path / "b", {"game": "CartPole-v1", "score": 9.0}))
     assert foreign.header == ("Game", "Base")
     assert [row[0].text for row in foreign.rows] == ["CartPole-v1"]
@@ -142,7 +142,7 @@ def test_aggregate_and_improvement_tables(tmp_path: Path) -> None:
     assert [cell.text for cell in row] == ["Base > Uniform", "0.50 [0.00, 1.00]", "1"]
 
 
-def test_a_mean_over_runs_is_not_called_a_run(tmp_path: Path) -> None:
+def test_mean_over_runs_is_not_labelled_a_run(tmp_path: Path) -> None:
     found = summary(tmp_path, {"variant": XS, "game": PONG, "score": 15.0, **STEPS})
     cells = rows(aggregate_table(found.blocks[0], 1))
     # Of these only means over runs were published.
@@ -152,7 +152,7 @@ def test_a_mean_over_runs_is_not_called_a_run(tmp_path: Path) -> None:
     assert cells["Drama XS"]["Runs per game"].text == "1"
 
 
-def test_progress_counts_what_is_finished(tmp_path: Path) -> None:
+def test_progress_counts_finished_runs(tmp_path: Path) -> None:
     found = rows(
         progress_table(
             summary(
@@ -169,7 +169,7 @@ def test_progress_counts_what_is_finished(tmp_path: Path) -> None:
     assert found[SPARSE]["Uniform"].text == "1 of 1"
 
 
-def test_every_run_is_in_the_list(tmp_path: Path) -> None:
+def test_every_run_is_listed(tmp_path: Path) -> None:
     text = runs_csv(
         summary(
             tmp_path,
@@ -197,7 +197,7 @@ HARD = Table(
 )
 
 
-def test_markdown_keeps_its_columns() -> None:
+def test_markdown_cells_are_escaped() -> None:
     lines = HARD.markdown().splitlines()
     assert lines[0] == "| Name | 50 % | a\\_b |"
     assert lines[1] == "| :--- | ---: | ---: |"
@@ -205,7 +205,7 @@ def test_markdown_keeps_its_columns() -> None:
     assert lines[-1] == "- n\\_1 \\< 2"
 
 
-def test_csv_is_plain() -> None:
+def test_csv_is_plain_text() -> None:
     read = list(csv.reader(io.StringIO(HARD.csv())))
     assert read == [["Name", "50 %", "a_b"], ["x|y\\z", "1.5", ""], ["<b>&", "2, 3", "#{1}"]]
 
@@ -219,7 +219,7 @@ def test_no_cell_of_a_csv_is_a_formula(label: str) -> None:
     assert row[1] == "-1.5"
 
 
-def test_csv_has_one_number_in_a_cell(tmp_path: Path) -> None:
+def test_csv_has_one_number_per_cell(tmp_path: Path) -> None:
     table = score_table(
         summary(
             tmp_path,
@@ -249,7 +249,7 @@ def test_a_line_break_breaks_no_table() -> None:
 
 
 @pytest.mark.parametrize("name", ["[x] a", "*a"])
-def test_no_cell_is_an_argument_of_the_line_break_before_it(name: str) -> None:
+def test_latex_cell_is_no_argument_of_the_line_break_before_it(name: str) -> None:
     table = Table("t", "T", ("A", "B"), ((Cell("y"), Cell("1")), (Cell(name), Cell("2"))))
     assert rf"{{}}{name} & 2 \\" in table.latex().splitlines()
 
@@ -263,7 +263,7 @@ def test_latex_is_escaped() -> None:
     assert lines[7] == r"\textless{}b\textgreater{}\& & 2, 3 & \#\{1\} \\"
 
 
-def test_latex_has_a_minus_before_numbers_and_a_hyphen_in_names() -> None:
+def test_latex_uses_a_minus_in_numbers_and_a_hyphen_in_names() -> None:
     number = Cell("-1 [-2, 0]", bold=True, value=-1.0)
     table = Table("t", "T", ("A", "B"), ((Cell("Drama-XS"), number),))
     assert r"Drama-XS & \textbf{$-$1 [$-$2, 0]} \\" in table.latex().splitlines()
@@ -287,11 +287,11 @@ def test_html_is_escaped() -> None:
         (1e6, "1000000"),
     ],
 )
-def test_numbers(value: float, text: str) -> None:
+def test_numbers_are_formatted(value: float, text: str) -> None:
     assert number(value) == text
 
 
-def test_intervals() -> None:
+def test_intervals_are_formatted() -> None:
     assert interval(Estimate(0.5, 0.25, 1.0), 2) == "0.50 [0.25, 1.00]"
     assert interval(Estimate(3.0), 0) == "3"
 

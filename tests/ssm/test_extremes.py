@@ -1,4 +1,4 @@
-"""Step sizes and rates at the ends of their range: results have to be right, not only finite.
+"""Step sizes and rates at the ends of their range: results must be accurate, not only finite.
 
 The measure of an error at a step is the same sum with every term positive, the most that rounding
 could be proportional to. It is taken in float64, from the float32 inputs themselves.
@@ -71,7 +71,7 @@ def test_outputs_are_accurate(name: str, mixture: str) -> None:
         k: v.abs() if k in {"x", "B", "C", "initial_state"} else v for k, v in exact.items()
     }
     scale, scale_state = slow(**positive)
-    tiny = 1e-30  # below this float32 runs out of exponent
+    tiny = 1e-30  # below this float32 underflows
     assert ((y - expected).abs() <= 2e-6 * scale + tiny).all()
     assert ((state - expected_state).abs() <= 2e-6 * scale_state + tiny).all()
 
@@ -93,7 +93,7 @@ def test_gradients_are_accurate(name: str, mixture: str) -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_one_strong_step_does_not_blur_the_fine_ones_behind_it(name: str) -> None:
+def test_strong_decay_does_not_reduce_the_precision_of_later_steps(name: str) -> None:
     # After a log-decay of -1000 or a million, steps of 1e-4: the state decays by exp(-1e-4) each.
     fast, _ = FUNCTIONS[name]
     for strong in (1e3, 1e6):

@@ -1,4 +1,4 @@
-"""What the layers promise beyond the four laws: types, initial values, errors, pure steps."""
+"""Properties of the layers beyond the four laws: types, initial values, errors, pure steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAYERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_autocast_computes_in_bfloat16_and_keeps_float32_where_it_matters(name: str) -> None:
+def test_autocast_uses_bfloat16_and_keeps_the_state_in_float32(name: str) -> None:
     torch.manual_seed(0)
     layer = LAYERS[name]()
     x = torch.randn(2, 40, 32)
@@ -42,7 +42,7 @@ def test_autocast_computes_in_bfloat16_and_keeps_float32_where_it_matters(name: 
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("grad", [False, True])
-def test_step_leaves_the_given_state_alone(name: str, grad: bool) -> None:
+def test_step_does_not_change_the_given_state(name: str, grad: bool) -> None:
     layer = LAYERS[name]()
     x = torch.randn(2, 32)
     _, state = layer(torch.randn(2, 5, 32))
@@ -55,9 +55,7 @@ def test_step_leaves_the_given_state_alone(name: str, grad: bool) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("autocast", [False, True])
 @torch.no_grad()
-def test_a_step_in_place_is_the_same_step_in_the_memory_of_the_state(
-    name: str, autocast: bool
-) -> None:
+def test_in_place_step_equals_an_ordinary_step(name: str, autocast: bool) -> None:
     layer = LAYERS[name]()
     x = torch.randn(2, 32)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -72,7 +70,7 @@ def test_a_step_in_place_is_the_same_step_in_the_memory_of_the_state(
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_state_has_one_shape_whatever_was_read(name: str) -> None:
+def test_state_shape_does_not_depend_on_the_input_length(name: str) -> None:
     layer = LAYERS[name]()
     shapes = [t.shape for t in layer.init_state(2)]
     for length in (1, 2, 3, 40):
@@ -82,9 +80,7 @@ def test_a_state_has_one_shape_whatever_was_read(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_of_another_type_begins_with_the_state_that_a_window_leaves(
-    name: str, dtype: torch.dtype
-) -> None:
+def test_initial_state_has_the_types_of_a_carried_state(name: str, dtype: torch.dtype) -> None:
     layer = LAYERS[name]().to(dtype)
     x = torch.randn(2, 5, 32, dtype=dtype)
     _, after = layer(x)
@@ -143,17 +139,17 @@ def test_ssm_parameters_are_not_rounded_under_autocast(parameter: str) -> None:
         ({"d_model": 32, "d_conv": 0}, "d_conv"),
     ],
 )
-def test_mamba2_names_a_wrong_size(sizes: dict[str, int], message: str) -> None:
+def test_mamba2_reports_a_wrong_size(sizes: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Mamba2(**sizes)
 
 
-def test_mamba1_names_a_wrong_size() -> None:
+def test_mamba1_reports_a_wrong_size() -> None:
     with pytest.raises(ConfigError, match="dt_rank must be at least 1"):
         Mamba1(32, dt_rank=0)
 
 
-def test_convolution_by_hand() -> None:
+def test_convolution_matches_hand_computed_values() -> None:
     def check(sums: list[float], recent: list[float], result: tuple[Tensor, Tensor]) -> None:
         torch.testing.assert_close(result[0].flatten(), F.silu(torch.tensor(sums)))
         assert result[1].flatten().tolist() == recent
@@ -175,7 +171,7 @@ def test_convolution_by_hand() -> None:
     check([1.73], [2.0, 3.0], causal_conv1d_silu_step(x[:, 0], weight, bias, history))
 
 
-def test_a_step_of_the_convolution_sums_as_precisely_as_a_window() -> None:
+def test_convolution_step_is_as_precise_as_a_window() -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(64, 4, 24, generator=g).bfloat16()
     weight, bias = torch.randn(24, 1, 4, generator=g), torch.randn(24, generator=g)
@@ -200,7 +196,7 @@ def test_convolution_equals_that_of_torch() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 100])
-def test_gradients_of_convolution_and_norm_by_blocks(
+def test_blocked_gradients_of_convolution_and_norm_are_correct(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def blocks(total: int, *_: object) -> list[slice]:
@@ -227,18 +223,18 @@ def test_gradients_of_convolution_and_norm_by_blocks(
     assert torch.autograd.gradcheck(gated, [double(5, 4), double(5, 4), double(4)])
 
 
-def test_gated_norm_by_hand() -> None:
+def test_gated_norm_matches_hand_computed_values() -> None:
     norm = GatedRMSNorm(4, groups=2, eps=0.0)
     norm.weight.data = torch.tensor([1.0, 1.0, 1.0, 10.0])
     gate = torch.full((1, 4), 2.0)
     y = torch.tensor([[3.0, 4.0, 0.0, 5.0]])
-    # A gate that is the same everywhere drops out: (3, 4) / 3.5355 and (0, 5) / 3.5355.
+    # A constant gate cancels: (3, 4) / 3.5355 and (0, 5) / 3.5355.
     expected = torch.tensor([[0.848528, 1.131371, 0.0, 14.142136]])
     torch.testing.assert_close(norm(y, gate), expected)
 
 
 @pytest.mark.parametrize("length", [2, 3, 40])
-def test_a_convolution_hands_out_a_history_of_its_own(length: int) -> None:
+def test_returned_history_is_a_copy(length: int) -> None:
     x, filters = torch.randn(2, length, 8), torch.randn(8, 1, 4)
     _, recent = causal_conv1d_silu(x, filters, None)
     recent.fill_(7.0)
@@ -247,7 +243,7 @@ def test_a_convolution_hands_out_a_history_of_its_own(length: int) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_state_that_does_not_fit_is_named(name: str) -> None:
+def test_state_of_a_wrong_shape_is_reported(name: str) -> None:
     layer, other = LAYERS[name](), LAYERS["mamba1" if name == "mamba2" else "mamba2"]()
     x, kind = torch.zeros(2, 3, 32), type(layer).__name__
     for batch in (1, 3):  # 1 would be broadcast
@@ -267,7 +263,7 @@ def test_a_state_that_does_not_fit_is_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_an_input_that_does_not_fit_is_named(name: str) -> None:
+def test_input_of_a_wrong_shape_is_reported(name: str) -> None:
     layer = LAYERS[name]()
     for shape in ((2, 32), (2, 0, 32), (2, 3, 31), (1, 2, 3, 32)):
         with pytest.raises(ConfigError, match=r"the input must be \(B, T, 32\), got"):

@@ -1,4 +1,4 @@
-"""Our layers against the mixers of ``transformers``, with their weights loaded into ours."""
+"""The layers against the mixers of ``transformers``, with the same weights."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def mamba1_pair() -> tuple[Mamba1, nn.Module, Any]:
 
 
 def load(ours: Any, theirs: nn.Module) -> Any:
-    """Disturb what is initialised to constants, then copy every parameter by its name."""
+    """Randomise constant parameters, then copy every parameter by name."""
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
@@ -57,7 +57,7 @@ def load(ours: Any, theirs: nn.Module) -> Any:
 
 
 def assert_parity(ours: nn.Module, theirs: nn.Module, x: Tensor, y: Tensor, z: Tensor) -> None:
-    """``y`` is ours and ``z`` theirs, both of ``x``."""
+    """``y`` is the output of our layer and ``z`` of theirs for ``x``."""
     assert (y - z).abs().max() <= 1e-4
     torch.manual_seed(1)
     weights = torch.randn(y.shape)
@@ -72,14 +72,14 @@ def assert_parity(ours: nn.Module, theirs: nn.Module, x: Tensor, y: Tensor, z: T
 @pytest.mark.parametrize("headdim", [64, 128])
 @pytest.mark.parametrize("ngroups", [1, 2])
 @pytest.mark.parametrize("length", LENGTHS)
-def test_mamba2(length: int, ngroups: int, headdim: int) -> None:
+def test_mamba2_equals_transformers(length: int, ngroups: int, headdim: int) -> None:
     ours, theirs, _ = mamba2_pair(ngroups, headdim)
     x = torch.randn(2, length, WIDTH, requires_grad=True)
     assert_parity(ours, theirs, x, ours(x)[0], theirs(x))
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_mamba1(length: int) -> None:
+def test_mamba1_equals_transformers(length: int) -> None:
     ours, theirs, _ = mamba1_pair()
     x = torch.randn(2, length, WIDTH, requires_grad=True)
     assert_parity(ours, theirs, x, ours(x)[0], theirs(x))
@@ -88,11 +88,13 @@ def test_mamba1(length: int) -> None:
 @pytest.mark.parametrize("headdim", [64, 128])
 @pytest.mark.parametrize("ngroups", [1, 2])
 @pytest.mark.parametrize("length", LENGTHS)
-def test_mamba2_with_carried_state(length: int, ngroups: int, headdim: int) -> None:
+def test_mamba2_with_carried_state_equals_transformers(
+    length: int, ngroups: int, headdim: int
+) -> None:
     ours, theirs, config = mamba2_pair(ngroups, headdim)
     before = torch.randn(2, 10, WIDTH)
     x = torch.randn(2, length, WIDTH, requires_grad=True)
-    cache = transformers.DynamicCache(config=config)  # second argument, by several names
+    cache = transformers.DynamicCache(config=config)  # second argument, whose name differs
     with torch.no_grad():
         theirs(before, cache)
         _, state = ours(before)
@@ -104,7 +106,7 @@ def test_mamba2_with_carried_state(length: int, ngroups: int, headdim: int) -> N
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_mamba1_with_carried_state(length: int) -> None:
+def test_mamba1_with_carried_state_equals_transformers(length: int) -> None:
     ours, theirs, config = mamba1_pair()
     before = torch.randn(2, 10, WIDTH)
     x = torch.randn(2, length, WIDTH, requires_grad=True)
@@ -119,7 +121,7 @@ def test_mamba1_with_carried_state(length: int) -> None:
     assert_parity(ours, theirs, x, y, z)
 
 
-def test_default_sizes_give_the_shapes_of_the_ecosystem() -> None:
+def test_default_sizes_give_the_parameter_shapes_of_mamba_ssm() -> None:
     ours, theirs, _ = mamba2_pair(1, 64)
     assert {k: v.shape for k, v in ours.state_dict().items()} == {
         k: v.shape for k, v in theirs.state_dict().items()

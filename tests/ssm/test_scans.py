@@ -70,7 +70,7 @@ def compare_with_gradients(fast: Any, slow: Any, inputs: dict[str, Tensor]) -> N
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-def test_ssd_by_hand() -> None:
+def test_ssd_matches_hand_computed_values() -> None:
     # One head of one channel and one state; Δ = 1 and A = -ln 2 halve the state at each step.
     one = torch.ones(1, 3, 1, 1, dtype=torch.float64)
     y, state = ssd(
@@ -87,7 +87,7 @@ def test_ssd_by_hand() -> None:
     assert state.item() == pytest.approx(16.75)
 
 
-def test_selective_scan_by_hand() -> None:
+def test_selective_scan_matches_hand_computed_values() -> None:
     # One channel with two states that are halved and quartered.
     one = torch.ones(1, 2, 1, dtype=torch.float64)
     y, state = selective_scan(
@@ -104,14 +104,14 @@ def test_selective_scan_by_hand() -> None:
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("name", PAIRS)
-def test_equals_reference(name: str, length: int) -> None:
+def test_scans_equal_the_reference(name: str, length: int) -> None:
     fast, slow, make = PAIRS[name]
     compare_with_gradients(fast, slow, make(length))
 
 
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("missing", [("initial_state",), ("is_first",), ("D",)], ids=str)
-def test_optional_arguments(name: str, missing: tuple[str, ...]) -> None:
+def test_optional_arguments_may_be_omitted(name: str, missing: tuple[str, ...]) -> None:
     fast, slow, make = PAIRS[name]
     for length in (5, 70):
         inputs = {k: v for k, v in make(length).items() if k not in missing}
@@ -149,14 +149,14 @@ def test_gradcheck(name: str) -> None:
     assert torch.autograd.gradcheck(call, [v.requires_grad_() for v in inputs.values()])
 
 
-@pytest.mark.parametrize("length", [10, 40])  # ssd goes either way
+@pytest.mark.parametrize("length", [10, 40])  # ssd has two forms
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_second_derivative_is_refused(name: str, length: int) -> None:
     fast, slow, make = PAIRS[name]
     inputs = make(length)
     for leaf in ("dt", "A"):
         inputs[leaf].requires_grad_()
-    # Of a sum, whose own gradient depends on nothing.
+    # The gradient of a sum is constant.
     slowly = torch.autograd.grad(slow(**inputs)[0].sum(), inputs["dt"], create_graph=True)[0]
     assert torch.autograd.grad(slowly.sum(), inputs["A"])[0].abs().max() > 0
     y, _ = fast(**inputs)
@@ -167,7 +167,7 @@ def test_a_second_derivative_is_refused(name: str, length: int) -> None:
 
 @pytest.mark.parametrize("length", [10, 40])
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_backward_pass_under_autocast_keeps_the_types_of_the_forward_pass(
+def test_backward_pass_under_autocast_uses_the_types_of_the_forward_pass(
     name: str, length: int
 ) -> None:
     fast, _, make = PAIRS[name]
@@ -207,7 +207,7 @@ def test_bfloat16_inputs_keep_a_float32_state(name: str) -> None:
     y, state = fast(**half)
     assert y.dtype == torch.bfloat16
     assert state.dtype == torch.float32
-    # The reference reads the rounded inputs: what is left is the rounding of products and result.
+    # The reference reads the rounded inputs, so the difference is rounding of products and result.
     exact = {k: v.double() if v.is_floating_point() else v for k, v in half.items()}
     expected, _ = slow(**exact)
     error = (y.double() - expected).abs().max() / expected.abs().max()
@@ -230,7 +230,7 @@ def test_bfloat16_inputs_keep_a_float32_state(name: str) -> None:
         ({"is_first": torch.zeros(1, 4, dtype=torch.bool).numpy()}, "torch tensor, got ndarray"),
     ],
 )
-def test_ssd_names_what_is_wrong(change: dict[str, Any], message: str) -> None:
+def test_ssd_reports_invalid_inputs(change: dict[str, Any], message: str) -> None:
     inputs: dict[str, Any] = {
         "x": torch.zeros(1, 4, 2, 3),
         "dt": torch.zeros(1, 4, 2),
@@ -256,7 +256,7 @@ def test_ssd_names_what_is_wrong(change: dict[str, Any], message: str) -> None:
         ({"is_first": torch.zeros(1, 4)}, "got float32"),
     ],
 )
-def test_selective_scan_names_what_is_wrong(change: dict[str, Any], message: str) -> None:
+def test_selective_scan_reports_invalid_inputs(change: dict[str, Any], message: str) -> None:
     inputs: dict[str, Any] = {
         "x": torch.zeros(1, 4, 2),
         "dt": torch.zeros(1, 4, 2),

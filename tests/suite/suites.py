@@ -1,4 +1,4 @@
-"""Suites that are over in a moment, and a pool that runs them in this process."""
+"""Suites of very short runs, and a pool that runs them in this process."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tiny_spec(
 
 
 class Here:
-    """The handle of a run that is over as soon as it was started."""
+    """The handle of a run that finishes as soon as it starts."""
 
     where = "here"
 
@@ -66,7 +66,7 @@ class Here:
 
 
 class HerePool:
-    """Runs one after the other in this process, or pretends to with ``instead``."""
+    """Runs in sequence in this process; ``instead`` replaces the real run."""
 
     def __init__(self, instead: Callable[[Cell], Here | None] = lambda cell: None) -> None:
         self.instead = instead
@@ -92,7 +92,7 @@ class HerePool:
 def run_suite(
     directory: Path, spec: SuiteSpec, pool: HerePool | None = None
 ) -> tuple[Outcome, list[str], str]:
-    """Run a suite here; returns the outcome, what was started, and what was said."""
+    """Run a suite here; return the outcome, the started runs and the messages."""
     begin_suite(directory, spec)
     pool = HerePool() if pool is None else pool
     said = io.StringIO()
@@ -108,7 +108,7 @@ def edit_json(path: Path, change: Callable[[Any], object]) -> None:
 
 
 def assert_fits_its_games(path: Path) -> None:
-    """Each variant of a suite file can be trained in each of its games."""
+    """Assert that each variant of a suite file can be trained in each of its games."""
     spec = load_spec(str(path))
     assert spec.name == path.stem
     for game in spec.games:

@@ -1,4 +1,4 @@
-"""Which state a run is in: every way a directory can be whole, half done, damaged or foreign."""
+"""Status of a run: finished, unfinished, damaged and unrelated directories."""
 
 # One file: two tables of run directories with the expected status of each.
 
@@ -40,7 +40,7 @@ def suite(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "suite"))
 
 
-def test_a_finished_run(suite: Path) -> None:
+def test_finished_run_has_status_finished(suite: Path) -> None:
     state = read_suite(suite)
     assert isinstance(state, SuiteState)
     assert (state.spec, state.version) == (SPEC, drama.__version__)
@@ -70,13 +70,13 @@ def other_log_interval(run: Path) -> None:
 
 
 def earlier(run: Path) -> None:
-    """As if killed right after its first checkpoint: `last` goes back, so does the evaluation."""
+    """As if killed right after its first checkpoint: older `last`, no evaluation."""
     (run / "eval.json").unlink()
     rewrite(run / "checkpoints" / "last", "000000020\n")
 
 
 def before_the_first_checkpoint(run: Path) -> None:
-    """As if killed while the first one was written aside."""
+    """As if killed while writing the first checkpoint."""
     (run / "eval.json").unlink()
     (run / "checkpoints" / "last").unlink()
     shutil.rmtree(run / "checkpoints" / "000000040")
@@ -304,7 +304,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str, str]] = {
 
 @pytest.mark.faults
 @pytest.mark.parametrize("case", SOUND)
-def test_sound_runs_are_begun_or_continued(case: str, suite: Path) -> None:
+def test_valid_runs_are_started_or_resumed(case: str, suite: Path) -> None:
     change, status, reason, step = SOUND[case]
     change(suite / RUN)
     (cell,) = read_suite(suite).cells
@@ -323,7 +323,7 @@ def test_sound_runs_are_begun_or_continued(case: str, suite: Path) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("case", DAMAGED)
-def test_damaged_and_foreign_runs_are_named_and_left_alone(case: str, suite: Path) -> None:
+def test_damaged_and_unrelated_runs_are_named_and_unchanged(case: str, suite: Path) -> None:
     change, status, reason = DAMAGED[case]
     change(suite / RUN)
     (cell,) = read_suite(suite).cells
@@ -339,7 +339,7 @@ def test_damaged_and_foreign_runs_are_named_and_left_alone(case: str, suite: Pat
     assert reason in said
 
 
-def test_a_run_that_went_too_far_is_another_run(suite: Path, tmp_path: Path) -> None:
+def test_run_beyond_its_steps_is_another_run(suite: Path, tmp_path: Path) -> None:
     shorter = tiny_spec(steps=STEPS - 20)
     begin_suite(tmp_path / "shorter", shorter)
     shutil.copytree(suite / RUN, tmp_path / "shorter" / RUN)
@@ -351,7 +351,7 @@ def test_a_run_that_went_too_far_is_another_run(suite: Path, tmp_path: Path) -> 
 def test_a_failure_is_remembered_until_the_next_attempt(suite: Path) -> None:
     (cell,) = read_suite(suite).cells
     record_failure(cell, "it burnt", 1)
-    assert read_suite(suite).counts() == {"finished": 1}  # its files say better
+    assert read_suite(suite).counts() == {"finished": 1}  # its files are more precise
     earlier(suite / RUN)
     (cell,) = read_suite(suite).cells
     assert (cell.status, cell.reason, cell.resumable) == ("failed", "it burnt", True)
@@ -360,7 +360,7 @@ def test_a_failure_is_remembered_until_the_next_attempt(suite: Path) -> None:
     assert not cell.failure.exists()
 
 
-def test_a_dry_look_needs_no_directory(tmp_path: Path) -> None:
+def test_inspection_needs_no_directory(tmp_path: Path) -> None:
     from drama.suite.layout import scan
 
     spec = tiny_spec(seeds=(3, 1), variants=(tiny_variant("a"), tiny_variant("b")))
@@ -378,7 +378,7 @@ def test_a_dry_look_needs_no_directory(tmp_path: Path) -> None:
 # -- suite.json --------------------------------------------------------------------------------
 
 
-def test_another_suite_is_refused_with_what_differs(suite: Path) -> None:
+def test_another_suite_is_refused_with_the_differences(suite: Path) -> None:
     before = contents(suite)
     with pytest.raises(RunDirError, match=r"seeds more: 1"):
         begin_suite(suite, tiny_spec(seeds=(0, 1)))
@@ -402,7 +402,7 @@ NINE = (
 )
 
 
-def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_unrelated_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(RunDirError, match="not empty"):
         begin_suite(tmp_path, SPEC)
@@ -410,13 +410,13 @@ def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
         begin_suite(tmp_path / "thesis.txt" / "suite", SPEC)
 
 
-def test_the_version_that_began_it_is_told(suite: Path) -> None:
+def test_version_that_created_the_suite_is_reported(suite: Path) -> None:
     edit_json(suite / "suite.json", lambda tree: tree.update(drama="0.0.1"))
     assert begin_suite(suite, SPEC) == "0.0.1"
     assert read_suite(suite).version == "0.0.1"
 
 
-def test_no_suite_or_a_damaged_one(suite: Path, tmp_path: Path) -> None:
+def test_missing_or_damaged_suite_is_reported(suite: Path, tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match=r"no suite\.json"):
         read_suite(tmp_path)
     for text in ("{", "[]", '{"drama": "1"}', '{"drama": "1", "spec": {"nam": 1}}'):
@@ -425,10 +425,10 @@ def test_no_suite_or_a_damaged_one(suite: Path, tmp_path: Path) -> None:
             read_suite(suite)
 
 
-# -- what must not be lost ---------------------------------------------------------------------
+# -- protection of trained runs-----------------------------------------------------------------
 
 
-def test_what_may_have_been_meant_is_named(
+def test_possible_intended_directory_is_named(
     tmp_path: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -445,7 +445,7 @@ def test_what_may_have_been_meant_is_named(
         read_suite("yours")
 
 
-def test_a_missing_last_is_mended_as_the_reason_says(suite: Path) -> None:
+def test_missing_last_is_repaired_by_the_named_command(suite: Path) -> None:
     (suite / RUN / "checkpoints" / "last").unlink()
     (cell,) = read_suite(suite).cells
     command = cell.reason.rpartition("repair it with: ")[2]
@@ -453,7 +453,7 @@ def test_a_missing_last_is_mended_as_the_reason_says(suite: Path) -> None:
     assert read_suite(suite).counts() == {"finished": 1}
 
 
-def test_a_run_in_a_linked_directory_goes_on(suite: Path, tmp_path: Path) -> None:
+def test_run_in_a_linked_directory_resumes(suite: Path, tmp_path: Path) -> None:
     earlier(suite / RUN)
     (suite / RUN).rename(tmp_path / "elsewhere")
     (suite / RUN).symlink_to(tmp_path / "elsewhere")
@@ -462,8 +462,8 @@ def test_a_run_in_a_linked_directory_goes_on(suite: Path, tmp_path: Path) -> Non
     assert (suite / RUN).is_symlink()
 
 
-def test_what_came_after_the_look_is_not_deleted(suite: Path) -> None:
-    """The look and the deletion are not one step."""
+def test_files_created_after_the_inspection_are_not_deleted(suite: Path) -> None:
+    """Inspection and deletion are not atomic."""
     without_checkpoints(suite / RUN)
     (cell,) = read_suite(suite).cells
     (suite / RUN / "notes.txt").write_text("what I saw")
@@ -473,7 +473,7 @@ def test_what_came_after_the_look_is_not_deleted(suite: Path) -> None:
     assert contents(suite) == before
 
 
-def test_a_directory_that_cannot_be_looked_at(tmp_path: Path) -> None:
+def test_unreadable_directory_is_reported(tmp_path: Path) -> None:
     for look_at in (is_suite, read_suite):
         with pytest.raises(RunDirError, match=r"cannot read x.*: .*too long"):
             look_at(Path("x" * 300))
@@ -481,7 +481,7 @@ def test_a_directory_that_cannot_be_looked_at(tmp_path: Path) -> None:
         check_vacant(tmp_path / ("x" * 300))
 
 
-def test_a_preset_that_changed_since_is_what_it_was(
+def test_suite_keeps_the_preset_of_its_start(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = drama.presets.quick()
@@ -490,13 +490,13 @@ def test_a_preset_that_changed_since_is_what_it_was(
         drama.presets.PRESETS, "quick", lambda: dataclasses.replace(quick, behaviour=behaviour)
     )
     assert read_suite(suite).counts() == {"finished": 1}
-    # What is still to do is done with the old one too.
+    # Remaining runs use the old preset too.
     shutil.rmtree(suite / RUN)
     (cell,) = read_suite(suite).cells
     assert cell.config.behaviour.entropy == quick.behaviour.entropy
     assert f"--behaviour.entropy={quick.behaviour.entropy}" in " ".join(arguments(cell)).replace(
         "--behaviour.entropy ", "--behaviour.entropy="
     )
-    # A new suite takes it as it is.
+    # A new suite uses the present preset.
     begin_suite(tmp_path / "new", SPEC)
     assert read_suite(tmp_path / "new").cells[0].config.behaviour.entropy == 0.123

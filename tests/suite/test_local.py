@@ -1,4 +1,4 @@
-"""How a suite is shared out over a machine, and what its processes are given."""
+"""Resources of a suite on one machine, and settings of its processes."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def gpus(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
         (1, None, Plan((), 1, 8)),
     ],
 )
-def test_cores_are_shared_out(runs: int, jobs: int | None, expected: Plan) -> None:
+def test_cores_are_divided_among_runs(runs: int, jobs: int | None, expected: Plan) -> None:
     assert plan(cells(runs), jobs) == expected
 
 
-def test_a_chosen_number_of_threads_is_told() -> None:
+def test_given_number_of_threads_is_reported() -> None:
     assert plan(cells(3, **{"training.threads": 1})) == Plan((), 3, 1)
 
 
-def test_memory_bounds_the_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_limits_the_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     # 3 x 64 x 64 bytes a row, 100 000 rows: 1.23 GB. 4 x 8 frames, halved by the first convolution,
     # with 8 channels: 36 x 32 x 32 x 32 x 8 bytes, 9 MB. 0.6 GB on top.
     many = cells(20, **{"replay.capacity": 100_000})
@@ -74,7 +74,7 @@ def test_memory_bounds_the_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> Non
     assert plan(many).jobs == 8
 
 
-def test_several_runs_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_runs_share_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(2, monkeypatch)
     many = cells(20, device="auto")
     assert plan(many) == Plan(("0", "1"), 2, 4)
@@ -87,11 +87,11 @@ def test_several_runs_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for named, seen in (("3,-1,4", ("3",)), ("GPU-a, 1", ("GPU-a", "1"))):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
         assert plan(many).gpus == seen
-    # Who names a device by its number sees the same GPUs as we do.
+    # A device number selects the same GPU in the parent and the child.
     assert plan(cells(20, device="cuda:1")) == Plan((), 2, 4)
 
 
-def test_numbers_that_make_no_sense() -> None:
+def test_invalid_numbers_are_refused() -> None:
     for jobs, per_gpu, words in ((0, None, "--jobs"), (None, 0, "--per-gpu"), (None, 2, "CUDA")):
         with pytest.raises(ConfigError, match=words):
             plan(cells(2), jobs, per_gpu)
@@ -132,20 +132,20 @@ def test_each_process_gets_its_gpu_and_its_threads(
     assert args[4:9] == ["train", "quick", "--env", WALK, f"--run-dir={first.path}"]
     assert "--training.threads=3" in args
     assert first.log.read_text().startswith("--- 2")
-    # The preset of these tests asks for one thread: that holds for the evaluation too.
+    # The preset of these tests uses one thread, for the evaluation too.
     (chosen,) = scan(tmp_path, tiny_spec())
     process.RunProcess(chosen, 3)
     assert made[-1][1]["OMP_NUM_THREADS"] == "1"
 
 
-def test_a_chosen_number_of_threads_stays() -> None:
+def test_given_number_of_threads_is_kept() -> None:
     (cell,) = cells(1, **{"training.threads": 5})
     assert "--training.threads=5" in arguments(cell, 3)
     assert "--training.threads=3" not in arguments(cell, 3)
     assert "--training.threads=3" in arguments(cells(1)[0], 3)
 
 
-def test_a_run_ends_as_on_sigterm_when_its_parent_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_ends_as_on_sigterm_when_its_parent_exits(monkeypatch: pytest.MonkeyPatch) -> None:
     parents = iter([70, 70, 1])
     killed: list[tuple[int, int]] = []
     monkeypatch.setattr(child, "WATCH_SECONDS", 0.0)
@@ -156,7 +156,7 @@ def test_a_run_ends_as_on_sigterm_when_its_parent_is_gone(monkeypatch: pytest.Mo
     assert list(parents) == []
 
 
-def test_a_process_of_a_run_is_the_command(capfd: pytest.CaptureFixture[str]) -> None:
+def test_process_of_a_run_is_the_drama_command(capfd: pytest.CaptureFixture[str]) -> None:
     assert child.main([str(os.getppid()), "--version"]) == 0
     assert capfd.readouterr().out == f"drama {drama.__version__}\n"
 
@@ -169,13 +169,13 @@ def test_two_processes_do_not_share_a_suite(tmp_path: Path) -> None:
         SuiteLock(tmp_path),
     ):
         pytest.fail("it was let in")
-    (tmp_path / ".lock").write_text("12345")  # what a SIGKILL leaves
+    (tmp_path / ".lock").write_text("12345")  # the remains of a SIGKILL
     with SuiteLock(tmp_path):
         pass
     assert not list(tmp_path.iterdir())
 
 
-def test_a_suite_that_cannot_be_locked(tmp_path: Path) -> None:
+def test_suite_that_cannot_be_locked_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     (tmp_path / ".lock").mkdir()
     with pytest.raises(RunDirError, match=r"^cannot lock .*: \.lock: "):

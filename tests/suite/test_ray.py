@@ -1,4 +1,4 @@
-"""A suite on a real Ray of this machine: a worker is killed, the whole is interrupted."""
+"""A suite on a local Ray cluster: killed workers, interrupts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ real = [
 ]
 
 
-def test_without_ray_one_line_says_what_to_install(
+def test_missing_ray_is_reported_in_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = ray_module.importlib.import_module
@@ -54,13 +54,13 @@ def test_without_ray_one_line_says_what_to_install(
     assert not directory.exists()
 
 
-def test_ray_is_imported_only_where_it_is_asked_for() -> None:
+def test_ray_is_imported_on_demand_only() -> None:
     code = "import sys, drama.cli, drama.suite.ray; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_worker_begins_continues_and_leaves_alone(tmp_path: Path) -> None:
-    """What it does depends on the files alone."""
+def test_worker_starts_resumes_or_skips_a_run(tmp_path: Path) -> None:
+    """Its action depends on the files only."""
     spec = tiny_spec()
     directory = tmp_path / "suite"
     key = ("one", WALK, 0)
@@ -78,7 +78,7 @@ def test_a_worker_begins_continues_and_leaves_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:x"])
-def test_no_such_cluster(
+def test_missing_cluster_is_reported(
     address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_module, "import_ray", lambda: None)
@@ -90,7 +90,9 @@ def test_no_such_cluster(
     assert not directory.exists()
 
 
-def test_a_cluster_that_may_want_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_that_may_require_a_token_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(**_: object) -> None:
         raise ConnectionError("Failed to connect\nat length")
 
@@ -113,7 +115,7 @@ def test_a_cluster_that_may_want_a_token(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 class FakeRay:
-    """As much of Ray as a handle needs."""
+    """The part of Ray that a handle needs."""
 
     class exceptions:
         class RayError(Exception):
@@ -147,7 +149,7 @@ class FakeRay:
         (FakeRay.exceptions.RayError("The actor died\nlong story"), -9, "The actor died"),
     ],
 )
-def test_what_came_of_a_run_on_the_cluster(outcome: Any, code: int, why: str) -> None:
+def test_outcome_of_a_run_on_the_cluster(outcome: Any, code: int, why: str) -> None:
     ray = FakeRay(outcome)
     run = RayRun(ray, "actor", "there", "there")
     assert run.poll() == code
@@ -156,7 +158,7 @@ def test_what_came_of_a_run_on_the_cluster(outcome: Any, code: int, why: str) ->
     assert run.poll() == code
 
 
-def test_what_waits_for_a_place_is_stopped_by_being_dropped() -> None:
+def test_waiting_run_is_cancelled_by_stop() -> None:
     ray = FakeRay((0, ""))
     run = RayRun(ray, "actor", "pending", "pending")
     assert run.poll() is None
@@ -167,7 +169,7 @@ def test_what_waits_for_a_place_is_stopped_by_being_dropped() -> None:
 
 
 def pool(jobs: int | None = None, **resources: float) -> RayPool:
-    """A pool on a cluster that is not there."""
+    """A pool on a simulated cluster."""
     made = object.__new__(RayPool)
     made._ray = FakeRay((0, ""))
     made._ray.cluster_resources = lambda: resources
@@ -181,13 +183,13 @@ def test_each_run_gets_its_share_of_a_gpu() -> None:
     assert pool(GPU=2)._gpus(auto, None) == 1
     assert pool(GPU=2)._gpus(auto, 4) == 0.25
     assert pool(CPU=8)._gpus(auto, None) == 0
-    assert pool(GPU=2)._gpus(tiny_spec(), None) == 0  # it asks for the CPU
+    assert pool(GPU=2)._gpus(tiny_spec(), None) == 0  # it requests the CPU
     for cluster, spec in ((pool(CPU=8), auto), (pool(GPU=2), tiny_spec())):
         with pytest.raises(ConfigError, match="--per-gpu"):
             cluster._gpus(spec, 2)
 
 
-def test_few_runs_wait_for_a_place() -> None:
+def test_number_of_waiting_runs_is_limited() -> None:
     cluster = pool()
     ray = cluster._ray
     waiting = [RayRun(ray, "actor", "pending", "pending") for _ in range(PENDING)]
@@ -196,11 +198,11 @@ def test_few_runs_wait_for_a_place() -> None:
     cluster._runs = waiting
     assert not cluster.has_capacity()
     cluster._runs = [RayRun(ray, "actor", "pending", "there") for _ in range(5)]
-    assert cluster.has_capacity()  # they have their places
+    assert cluster.has_capacity()  # they are running
     cluster.jobs = 5
     assert not cluster.has_capacity()
     cluster._runs[0] = RayRun(ray, "actor", "there", "there")
-    assert cluster.has_capacity()  # it is over
+    assert cluster.has_capacity()  # it has finished
     assert len(cluster._runs) == 4
 
 
@@ -215,10 +217,10 @@ class TestRay:
 
     @pytest.fixture(autouse=True)
     def _not_nice(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        # Ray's workers stand back by default: on a busy machine they would take minutes to begin.
+        # Ray's workers have low priority by default: on a busy machine they start after minutes.
         monkeypatch.setenv("RAY_worker_niceness", "0")
 
-    def test_a_killed_worker_s_run_goes_on_from_its_checkpoint(self, tmp_path: Path) -> None:
+    def test_run_of_a_killed_worker_resumes_from_its_checkpoint(self, tmp_path: Path) -> None:
         changes = {"training.checkpoint_every": 30, "evaluation.episodes": 2}
         spec = tiny_spec(seeds=(0, 1, 2), variants=(tiny_variant("one", changes),), steps=400)
         (tmp_path / "spec.json").write_text(spec.to_json())
@@ -243,11 +245,11 @@ class TestRay:
         assert int(resumed[0].rpartition(" ")[2]) >= made
         steps = [row["step"] for row in json_rows(victim.path / "episodes.jsonl")]
         assert steps == list(range(7, 400, 7))
-        # The others were not disturbed.
+        # The others were not affected.
         for cell in state.cells[1:]:
             assert cell.log.read_text().count("--- 2") == 1
 
-    def test_interrupted_it_leaves_runs_that_go_on(self, tmp_path: Path) -> None:
+    def test_interrupted_suite_leaves_resumable_runs(self, tmp_path: Path) -> None:
         spec = tiny_spec(games=(env_id(Endless),), seeds=(0, 1), steps=10**6)
         (tmp_path / "endless.json").write_text(spec.to_json())
         directory, errors = tmp_path / "suite", tmp_path / "stderr"
@@ -265,19 +267,19 @@ class TestRay:
         assert "saved at step" in one.log.read_text()
         assert other.status == "missing"
 
-    def test_a_cluster_that_is_there_by_its_address(
+    def test_existing_cluster_is_used_by_its_address(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # A GPU that Ray is told of is shared out, whether PyTorch finds it or not.
+        # A GPU declared to Ray is used, whether PyTorch finds it or not.
         spec = tiny_spec(seeds=(0, 1), variants=(tiny_variant("one", {"device": "auto"}),))
         (tmp_path / "spec.json").write_text(spec.to_json())
         with contextlib.ExitStack() as held:
             free = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
             port, clients = (server.getsockname()[1] for server in free)
-        # With the token that this machine may have, nothing would be said without being told to.
+        # Disable tokens, so that a token of this machine is not required.
         monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
         monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        # A directory of its own, beside other clusters of this machine; sockets take short paths.
+        # A separate directory from other clusters of this machine; sockets need short paths.
         with (
             tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as sockets,
             (tmp_path / "head").open("wb") as log,
@@ -304,16 +306,16 @@ class TestRay:
                 with start(*args, errors=errors) as process:
                     assert process.wait(PATIENCE) == 0, errors.read_text()
             finally:
-                head.terminate()  # and all that it started; killed, it would leave them there
+                head.terminate()  # and its children, which a kill would leave running
                 head.wait(PATIENCE)
         said = errors.read_text()
         assert f"on Ray (127.0.0.1:{port}), 1 CPU and 0.5 GPU each" in said
-        # Side by side on the one GPU: both begin before either has finished.
+        # Both share one GPU: both start before either has finished.
         assert said.count("starts (Ray)") == 2
         assert said.rindex("starts (Ray)") < said.index(" finished in ")
         assert read_suite(tmp_path / "suite").counts() == {"finished": 2}
 
-    def test_more_cores_than_any_node_has(self, tmp_path: Path) -> None:
+    def test_more_cores_than_any_node_has_is_refused(self, tmp_path: Path) -> None:
         begin_suite(tmp_path / "suite", tiny_spec())
         args = ["run", str(tmp_path / "suite"), "--ray", "--cpus", "4096"]
         with start(*args, errors=tmp_path / "stderr") as process:

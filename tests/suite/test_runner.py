@@ -1,4 +1,4 @@
-"""Carrying out a suite, with runs in this process or pretended ones."""
+"""Running a suite, with runs in this process or simulated ones."""
 
 # One file: the tests share the pool that runs in this process.
 
@@ -38,7 +38,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "POLL_SECONDS", 0.0)
 
 
-def test_seed_by_seed_and_never_twice(tmp_path: Path) -> None:
+def test_runs_start_seed_by_seed_and_once(tmp_path: Path) -> None:
     spec = tiny_spec(
         seeds=(1, 0),
         variants=(tiny_variant("a"), tiny_variant("b", {"replay.sampler": "uniform"})),
@@ -63,7 +63,7 @@ def test_seed_by_seed_and_never_twice(tmp_path: Path) -> None:
     assert contents(tmp_path / "suite") == before
 
 
-def test_an_interrupted_run_ends_as_if_it_had_not_been(
+def test_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = tiny_spec()
@@ -94,7 +94,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
 
 
 def begin_suite_there(directory: Path, spec: object) -> None:
-    """The run came first here, so its directory has to step aside for a moment."""
+    """Create the suite around an existing run, which is moved away meanwhile."""
     aside = directory.with_name("aside")
     directory.rename(aside)
     begin_suite(directory, spec)  # type: ignore[arg-type]
@@ -103,11 +103,11 @@ def begin_suite_there(directory: Path, spec: object) -> None:
 
 
 @pytest.mark.faults
-def test_failed_runs_are_listed_and_leave_the_others_alone(tmp_path: Path) -> None:
+def test_failed_runs_are_listed_and_others_continue(tmp_path: Path) -> None:
     spec = tiny_spec(games=(env_id(Crash), WALK, env_id(NanReward)), steps=60)
     outcome, started, said = run_suite(tmp_path / "suite", spec)
     assert outcome.exit_code == 1
-    assert len(started) == 3  # an error of the run's own is not tried again
+    assert len(started) == 3  # an error of the run is not retried
     assert [cell.game for cell in outcome.finished] == [WALK]
     (crash, why), (nan, _) = outcome.failed
     assert why == "ZeroDivisionError: the physics engine gave up"
@@ -121,7 +121,7 @@ def test_failed_runs_are_listed_and_leave_the_others_alone(tmp_path: Path) -> No
     report_failures(console, outcome.failed)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert text.startswith(f"failed: {crash.name}: {why}\n")
-    # A second call tries them again, and only them.
+    # A second call retries only the failed runs.
     _, started, _ = run_suite(tmp_path / "suite", spec)
     assert started == [f"{crash.name} from 46", f"{nan.name} from 46"]
 
@@ -139,7 +139,7 @@ def test_failed_runs_are_listed_and_leave_the_others_alone(tmp_path: Path) -> No
         (0, "", 1),
     ],
 )
-def test_killed_once_is_tried_again_killed_twice_is_failed(
+def test_run_killed_once_is_retried_and_killed_twice_has_failed(
     code: int, said: str, attempts: int, tmp_path: Path
 ) -> None:
     pool = HerePool(lambda cell: Here(code, failure_reason(code, said)))
@@ -153,7 +153,7 @@ def test_killed_once_is_tried_again_killed_twice_is_failed(
 
 
 @pytest.mark.faults
-def test_killed_once_it_goes_on_from_its_checkpoint(
+def test_run_killed_once_resumes_from_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
@@ -175,7 +175,7 @@ def test_killed_once_it_goes_on_from_its_checkpoint(
 
 
 @pytest.mark.faults
-def test_what_cannot_be_started_is_listed_and_leaves_the_others_alone(tmp_path: Path) -> None:
+def test_run_that_cannot_start_is_listed_and_others_continue(tmp_path: Path) -> None:
     def full(cell: Cell) -> Here | None:
         if cell.seed == 0:
             raise OSError(28, "No space left on device")
@@ -191,7 +191,7 @@ def test_what_cannot_be_started_is_listed_and_leaves_the_others_alone(tmp_path: 
 
 
 class Slow(Here):
-    """A run that ends with 130 some looks after it was asked to."""
+    """A run that ends with 130 some polls after the stop request."""
 
     def __init__(self, runner: list[Runner], patience: int) -> None:
         super().__init__(0, "")
@@ -213,7 +213,7 @@ class Slow(Here):
 
 
 @pytest.mark.parametrize(("patience", "asked"), [(2, ["stop"]), (8, ["stop", "kill"])])
-def test_interrupted_it_stops_its_runs_gently_and_says_what_is_open(
+def test_interrupted_suite_stops_its_runs_and_lists_the_unfinished(
     patience: int, asked: list[str], tmp_path: Path
 ) -> None:
     spec = tiny_spec(seeds=(0, 1, 2))
@@ -243,9 +243,7 @@ def test_interrupted_it_stops_its_runs_gently_and_says_what_is_open(
 
 
 @pytest.mark.faults
-def test_a_run_whose_former_process_is_still_there_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_waits_for_its_former_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fcntl")
     spec = tiny_spec()
     (cell,) = scan(tmp_path / "suite", spec)
@@ -268,7 +266,7 @@ def test_a_run_whose_former_process_is_still_there_waits(
     assert outcome.exit_code == 0
     assert started == [f"{cell.name} from 25"]
     assert said.count("waiting: run directory") == 1
-    # If it never ends, the run is given up, and nothing is written into its directory.
+    # If that never ends, the run fails, and its directory is not written.
     (cell.path / "eval.json").unlink()
     lock.acquire()
     before = contents(tmp_path / "suite")
@@ -281,7 +279,7 @@ def test_a_run_whose_former_process_is_still_there_waits(
 
 
 @pytest.mark.faults
-def test_a_run_that_cannot_be_locked_is_listed_at_once(tmp_path: Path) -> None:
+def test_run_that_cannot_be_locked_fails_at_once(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     spec = tiny_spec(seeds=(0, 1))
     cell, _ = scan(tmp_path / "suite", spec)
@@ -294,10 +292,10 @@ def test_a_run_that_cannot_be_locked_is_listed_at_once(tmp_path: Path) -> None:
     assert outcome.failed[0][1].startswith(f"cannot lock {cell.path}: .lock: ")
 
 
-# -- words -------------------------------------------------------------------------------------
+# -- messages ----------------------------------------------------------------------------------
 
 
-def test_reasons() -> None:
+def test_failure_reasons_are_readable() -> None:
     assert failure_reason(2, "it said so") == "it said so"
     assert failure_reason(3, "") == "exit code 3 without output"
     assert failure_reason(-9, "x") == "killed by SIGKILL (possibly out of memory)"
@@ -306,7 +304,7 @@ def test_reasons() -> None:
     assert not is_transient(0, "out of memory is a nice title")
 
 
-def test_the_last_line_of_the_last_attempt(tmp_path: Path) -> None:
+def test_reason_is_the_last_line_of_the_last_attempt(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert last_line(log) == ""
     log.write_text("drama: error: the first\n")
@@ -318,7 +316,7 @@ def test_the_last_line_of_the_last_attempt(tmp_path: Path) -> None:
     assert last_line(log, offset) == "ValueError: no"
 
 
-def test_the_logs_tell_the_step(tmp_path: Path) -> None:
+def test_step_is_read_from_the_logs(tmp_path: Path) -> None:
     assert logged_step(tmp_path) == 0
     (tmp_path / "metrics.jsonl").write_text('{"step": 10}\n{"step": 20}\n')
     (tmp_path / "episodes.jsonl").write_text('{"step": 23, "return": 1}\n{"step": 3')
@@ -327,7 +325,7 @@ def test_the_logs_tell_the_step(tmp_path: Path) -> None:
     assert logged_step(tmp_path) == 20
 
 
-def test_what_is_left_is_shared_by_those_that_run(
+def test_remaining_time_is_divided_among_parallel_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = 100.0
@@ -359,7 +357,9 @@ def test_what_is_left_is_shared_by_those_that_run(
     assert (gauge.rate, gauge.left) == (None, None)
 
 
-def test_plain_lines_come_once_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_lines_are_printed_once_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = 0.0
     monkeypatch.setattr(view_module.time, "monotonic", lambda: clock)
     said = io.StringIO()
@@ -370,9 +370,7 @@ def test_plain_lines_come_once_a_minute(tmp_path: Path, monkeypatch: pytest.Monk
     assert said.getvalue().count("0 of 1 finished") == 2
 
 
-def test_the_first_plain_line_knows_the_speed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_first_plain_line_shows_the_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 0.0
     monkeypatch.setattr(view_module.time, "monotonic", lambda: clock)
     said = io.StringIO()

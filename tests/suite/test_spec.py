@@ -1,4 +1,4 @@
-"""What a suite consists of, as data: built in, as text, narrowed."""
+"""Suite specifications: built in, as text, narrowed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_atari100k_is_the_published_table_with_five_seeds() -> None:
     assert config == dataclasses.replace(expected, seed=3, env=env)
 
 
-def test_the_ablations_change_one_thing_each() -> None:
+def test_each_ablation_changes_one_thing() -> None:
     spec = load_spec("atari100k-ablations")
     assert spec.games == ("ALE/Boxing-v5", "ALE/Freeway-v5", "ALE/Kangaroo-v5", "ALE/Krull-v5")
     base = flat(dataclasses.asdict(spec.variant("xs").config))
@@ -80,12 +80,12 @@ ODD = tiny_spec(
 
 
 @pytest.mark.parametrize("spec", [*(make() for make in BUILT_IN.values()), ODD])
-def test_as_text_and_back(spec: SuiteSpec) -> None:
+def test_spec_round_trips_through_text(spec: SuiteSpec) -> None:
     assert SuiteSpec.from_json(spec.to_json()) == spec
     assert SuiteSpec.from_toml(spec.to_toml()) == spec
 
 
-def test_a_file_may_say_little(tmp_path: Path) -> None:
+def test_minimal_file_is_valid(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(TEXT + "[variants.overrides]\nreplay.sampler = 'uniform'\n")
     spec = load_spec(str(path))
@@ -143,7 +143,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_in_a_file_costs_one_line(case: str, tmp_path: Path) -> None:
+def test_error_in_a_file_is_reported_in_one_line(case: str, tmp_path: Path) -> None:
     text, words = MISTAKES[case]
     path = tmp_path / "mine.toml"
     path.write_text(text)
@@ -153,14 +153,14 @@ def test_a_mistake_in_a_file_costs_one_line(case: str, tmp_path: Path) -> None:
         assert word in str(caught.value)
 
 
-def test_no_such_suite_or_file() -> None:
+def test_missing_suite_or_file_is_reported() -> None:
     with pytest.raises(ConfigError, match="did you mean atari100k"):
         load_spec("atari10k")
     with pytest.raises(ConfigError, match=r"nowhere\.toml: No such file"):
         load_spec("nowhere.toml")
 
 
-def test_slugs() -> None:
+def test_slugs_of_names() -> None:
     assert slug("ALE/BankHeist-v5") == "ALE-BankHeist-v5"
     assert slug("some.module:ns/Game-v0") == "ns-Game-v0"
 
@@ -171,12 +171,12 @@ def test_slugs() -> None:
 @pytest.mark.parametrize(
     "name", ["ALE/BankHeist-v5", "BankHeist", "bank_heist", "ALE-BankHeist-v5", "bankheist-v5"]
 )
-def test_a_game_goes_by_many_names(name: str) -> None:
+def test_games_are_found_by_all_their_names(name: str) -> None:
     spec = load_spec("atari100k").narrowed(games=[name, "Pong"])
     assert spec.games == ("ALE/BankHeist-v5", "ALE/Pong-v5")
 
 
-def test_narrowed_it_keeps_its_order_and_the_rest() -> None:
+def test_narrowed_suite_keeps_order_and_settings() -> None:
     full = load_spec("atari100k-ablations")
     spec = full.narrowed(
         seeds=[4, 0],
@@ -221,7 +221,7 @@ def test_arguments_of_the_environment_in_toml(tmp_path: Path) -> None:
         ({"overrides": {"replay.capacty": 5}}, ["did you mean replay.capacity"]),
     ],
 )
-def test_what_is_not_in_a_suite_cannot_be_kept(how: dict[str, Any], words: list[str]) -> None:
+def test_narrowing_to_unknown_parts_is_refused(how: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         load_spec("atari100k").narrowed(**how)
     for word in words:
@@ -258,8 +258,8 @@ def test_a_setting_that_is_nested_too_deeply() -> None:
             load_spec("toy").narrowed(overrides=dict([parse_override(text)]))
 
 
-def test_overrides_reach_the_processes_as_they_are() -> None:
-    """What `override` makes of settings, the options of ``drama train`` make as well."""
+def test_overrides_reach_the_processes_unchanged() -> None:
+    """`override` and the options of ``drama train`` give the same configuration."""
     settings: dict[str, Any] = {
         "device": "cpu",
         "env.image_size": None,

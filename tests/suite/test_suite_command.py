@@ -1,4 +1,4 @@
-"""``drama suite`` at the command line: mistakes, dry runs, and real processes that are killed."""
+"""``drama suite`` at the command line: errors, dry runs, and killed processes."""
 
 # One file: the tests share the small suite and the way to run the command.
 
@@ -31,7 +31,7 @@ from drama.training.checkpoint import CheckpointDir
 
 Capture = pytest.CaptureFixture[str]
 PATIENCE = 300.0
-"""Seconds for what takes a few on a machine that does nothing else."""
+"""Timeout in seconds; these waits take a few seconds on an idle machine."""
 ROOT = Path(__file__).parents[2]
 SMALL = [
     word
@@ -95,7 +95,7 @@ TYPOS: dict[str, tuple[list[str], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", TYPOS)
-def test_a_mistake_costs_one_line(case: str, capfd: Capture) -> None:
+def test_user_error_is_reported_in_one_line(case: str, capfd: Capture) -> None:
     args, words = TYPOS[case]
     line = complaint(capfd, main(["suite", *args]))
     for word in words:
@@ -103,13 +103,13 @@ def test_a_mistake_costs_one_line(case: str, capfd: Capture) -> None:
     assert not list(Path().iterdir()), "something was left behind"
 
 
-def test_an_unknown_game_in_a_file_is_told_before_anything_runs(capfd: Capture) -> None:
+def test_unknown_game_in_a_file_is_refused_before_any_run(capfd: Capture) -> None:
     Path("mine.json").write_text(tiny_spec(games=("drama/Cacth-v0",)).to_json())
     assert "drama/Catch-v0" in complaint(capfd, main(["suite", "run", "mine.json"]))
     assert [path.name for path in Path().iterdir()] == ["mine.json"]
 
 
-def test_help(capfd: Capture) -> None:
+def test_help_describes_the_commands(capfd: Capture) -> None:
     assert main(["suite"]) == 2
     assert main(["suite", "--help"]) == 0
     assert "atari100k-ablations" in capfd.readouterr().out
@@ -120,7 +120,7 @@ def test_help(capfd: Capture) -> None:
         assert f"drama suite {action}" in capfd.readouterr().out
 
 
-def test_show_prints_what_can_be_run(capfd: Capture) -> None:
+def test_show_prints_a_runnable_file(capfd: Capture) -> None:
     assert main(["suite", "show", "atari100k-ablations"]) == 0
     text = capfd.readouterr().out
     assert SuiteSpec.from_toml(text) == load_spec("atari100k-ablations")
@@ -129,13 +129,13 @@ def test_show_prints_what_can_be_run(capfd: Capture) -> None:
 ODD = tiny_spec(variants=(dataclasses.replace(tiny_variant(), label=":smile: [b]a:x: \u2603"),))
 
 
-def test_show_changes_no_word(capfd: Capture, tmp_path: Path) -> None:
+def test_show_keeps_labels_unchanged(capfd: Capture, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(ODD.to_toml(), encoding="utf-8")
     assert main(["suite", "show", str(tmp_path / "mine.toml")]) == 0
     assert SuiteSpec.from_toml(capfd.readouterr().out) == ODD
 
 
-def test_what_a_terminal_cannot_say_is_escaped(tmp_path: Path) -> None:
+def test_unencodable_characters_are_escaped(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(ODD.to_toml(), encoding="utf-8")
     command = [sys.executable, "-m", "drama", "suite", "show", str(tmp_path / "mine.toml")]
     env = {**os.environ, "PYTHONIOENCODING": "ascii"}
@@ -144,8 +144,8 @@ def test_what_a_terminal_cannot_say_is_escaped(tmp_path: Path) -> None:
     assert SuiteSpec.from_toml(done.stdout.decode()) == ODD
 
 
-def test_a_directory_of_any_bytes_holds_a_suite_that_runs(tmp_path: Path, capfd: Capture) -> None:
-    """Its commands, told at the end, can be pasted."""
+def test_suite_runs_in_a_non_utf8_directory(tmp_path: Path, capfd: Capture) -> None:
+    """The commands printed at the end can be pasted."""
     place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/my \xff"))
     try:
         place.mkdir()
@@ -157,7 +157,7 @@ def test_a_directory_of_any_bytes_holds_a_suite_that_runs(tmp_path: Path, capfd:
     assert told.startswith(f"tables and figures: drama report '{tmp_path}/my ")
 
 
-def test_status(tmp_path: Path, capfd: Capture) -> None:
+def test_status_lists_the_runs(tmp_path: Path, capfd: Capture) -> None:
     run_suite(tmp_path / "suite", tiny_spec())
     capfd.readouterr()
     assert main(["suite", "status", str(tmp_path / "suite")]) == 0
@@ -171,8 +171,8 @@ def test_status(tmp_path: Path, capfd: Capture) -> None:
     assert SuiteSpec.from_toml(capfd.readouterr().out) == tiny_spec()
 
 
-def test_a_finished_suite_is_over_at_once(tmp_path: Path, capfd: Capture) -> None:
-    """And goes by its directory, its name and its options alike."""
+def test_finished_suite_ends_at_once(tmp_path: Path, capfd: Capture) -> None:
+    """By its directory, and by its name and options."""
     variant = (
         load_spec("toy")
         .variants[0]
@@ -199,7 +199,7 @@ def test_a_finished_suite_is_over_at_once(tmp_path: Path, capfd: Capture) -> Non
     assert contents(tmp_path / "suite") == before
 
 
-def test_some_runs_of_a_suite_may_be_asked_for(tmp_path: Path, capfd: Capture) -> None:
+def test_part_of_a_suite_can_be_requested(tmp_path: Path, capfd: Capture) -> None:
     directory = tmp_path / "suite"
     spec = tiny_spec(seeds=(0, 1, 2))
     path = tmp_path / "spec.toml"
@@ -217,7 +217,7 @@ def test_some_runs_of_a_suite_may_be_asked_for(tmp_path: Path, capfd: Capture) -
     assert "without" not in line
 
 
-def test_what_is_finished_needs_no_device(
+def test_finished_runs_need_no_device(
     tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "suite"
@@ -242,14 +242,14 @@ def test_what_is_finished_needs_no_device(
     assert "not available" in complaint(capfd, main(["suite", "run", str(directory)]))
 
 
-def test_only_who_holds_the_lock_begins_a_suite(tmp_path: Path, capfd: Capture) -> None:
+def test_suite_is_created_only_under_its_lock(tmp_path: Path, capfd: Capture) -> None:
     pytest.importorskip("fcntl")
     Path("mine.json").write_text(tiny_spec().to_json())
     args = ["suite", "run", "mine.json", "--dir", str(tmp_path / "suite")]
     with SuiteLock(tmp_path / "suite"):
         assert "already" in complaint(capfd, main(args))
         assert [path.name for path in (tmp_path / "suite").iterdir()] == [".lock"]
-    # Nor does a directory of something else lose a file of that name.
+    # An unrelated directory does not lose a file of that name.
     (tmp_path / "suite" / ".lock").write_text("mine")
     (tmp_path / "suite" / "thesis.txt").touch()
     before = contents(tmp_path / "suite")
@@ -271,7 +271,7 @@ def test_a_trained_run_without_last_is_not_deleted(tmp_path: Path, capfd: Captur
     assert contents(directory) == before
 
 
-def test_a_further_evaluation_is_kept_beside_the_suite_s_own(tmp_path: Path) -> None:
+def test_further_evaluation_is_kept_with_that_of_the_suite(tmp_path: Path) -> None:
     directory = tmp_path / "suite"
     run_suite(directory, tiny_spec())
     run = directory / "one/tests-Walk-v0/seed-0"
@@ -288,7 +288,7 @@ def test_a_further_evaluation_is_kept_beside_the_suite_s_own(tmp_path: Path) -> 
     }
 
 
-def test_an_evaluation_of_before_latents_were_recorded_is_made_again(tmp_path: Path) -> None:
+def test_evaluation_without_recorded_latents_is_repeated(tmp_path: Path) -> None:
     directory = tmp_path / "suite"
     spec = tiny_spec(variants=[tiny_variant(changes={"evaluation.max_episode_steps": 5})])
     run_suite(directory, spec)
@@ -302,7 +302,7 @@ def test_an_evaluation_of_before_latents_were_recorded_is_made_again(tmp_path: P
     assert json.loads(file.read_text()) == tree
 
 
-def test_a_directory_that_begins_with_a_dash(capfd: Capture) -> None:
+def test_directory_name_may_begin_with_a_dash(capfd: Capture) -> None:
     run_suite(Path("-x"), tiny_spec())
     run = Path("-x/one/tests-Walk-v0/seed-0")
     for lose in ((run / "eval.json").unlink, lambda: earlier(run)):
@@ -316,7 +316,7 @@ def earlier(run: Path) -> None:
     (run / "checkpoints" / "last").write_text("000000020\n")
 
 
-def test_variants_that_would_learn_nothing_are_named(tmp_path: Path, capfd: Capture) -> None:
+def test_variants_without_updates_are_named(tmp_path: Path, capfd: Capture) -> None:
     spec = tiny_spec(variants=[tiny_variant(), tiny_variant("late", {"training.warmup_steps": 90})])
     (tmp_path / "late.toml").write_text(spec.to_toml())
     args = ["suite", "run", str(tmp_path / "late.toml"), "--dry-run", "--seconds", "0.1", *CPU]
@@ -357,7 +357,7 @@ def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path, capfd: Capture) -
     assert (tree["runs"], tree["finished"], tree["jobs"]) == (8, 1, 2)
     assert tree["hours"] == pytest.approx(sum(share["hours"] for share in tree["shares"]))
     assert tree["hours"] > 0
-    # A run that is left alone costs nothing.
+    # A skipped run has no cost.
     (directory / "one/tests-Walk-v0/seed-0/config.json").unlink()
     before.pop("one/tests-Walk-v0/seed-0/config.json")
     assert main(["suite", "run", *args]) == 0
@@ -366,9 +366,7 @@ def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path, capfd: Capture) -
     assert [path.name for path in Path().iterdir()] == ["mine.toml"]
 
 
-def test_what_is_left_alone_is_told_apart_from_what_is_tried_again(
-    tmp_path: Path, capfd: Capture
-) -> None:
+def test_skipped_and_retried_runs_are_listed_separately(tmp_path: Path, capfd: Capture) -> None:
     directory = tmp_path / "suite"
     run_suite(directory, tiny_spec())
     (directory / "one/tests-Walk-v0/seed-0/config.json").unlink()
@@ -378,12 +376,12 @@ def test_what_is_left_alone_is_told_apart_from_what_is_tried_again(
     assert "continue with" not in err
 
 
-def test_the_disk_that_a_dry_run_tells_is_about_what_a_run_takes(tmp_path: Path) -> None:
+def test_disk_estimate_of_a_dry_run_matches_a_real_run(tmp_path: Path) -> None:
     from drama.suite.forecast import forecast
     from drama.suite.layout import scan
     from drama.suite.local import Plan
 
-    # Wide enough for the tensors to outweigh what surrounds them.
+    # Wide enough that the tensors dominate the file size.
     changes = {"world_model.head_units": 512, "world_model.dynamics.width": 256}
     spec = tiny_spec(games=("drama/Catch-v0",), variants=(tiny_variant("one", changes),))
     found = forecast(scan(tmp_path / "suite", spec), Plan((), 1, 1), seconds=60.0)
@@ -399,7 +397,7 @@ def test_the_disk_that_a_dry_run_tells_is_about_what_a_run_takes(tmp_path: Path)
 
 
 class Process(subprocess.Popen[bytes]):
-    """A process that does not outlive the test that fails."""
+    """A process that is killed if the test fails."""
 
     def __exit__(self, *exc: Any) -> None:
         self.kill()
@@ -458,12 +456,12 @@ processes = [
 
 
 LONG = 2000
-"""Steps of a run that is still going on when a second process has had the time to start."""
+"""Steps of a run that is still running when a second process has started."""
 
 
 @pytest.fixture
 def long(tmp_path: Path) -> Path:
-    """A suite of two seeds, of which each takes some seconds; one game fails at once."""
+    """A suite of two seeds, each of some seconds; one game fails at once."""
     changes = {"training.checkpoint_every": 30, "evaluation.episodes": 2}
     spec = tiny_spec(
         games=(WALK, env_id(Crash)),
@@ -479,7 +477,7 @@ def long(tmp_path: Path) -> Path:
 class TestProcesses:
     pytestmark = processes
 
-    def test_killed_in_the_middle_and_called_again(
+    def test_killed_suite_resumes(
         self, long: Path, tmp_path: Path, request: pytest.FixtureRequest
     ) -> None:
         directory, errors = tmp_path / "suite", tmp_path / "stderr"
@@ -497,7 +495,7 @@ class TestProcesses:
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
         made = 7 * episodes(walk)
-        # The run notices, saves and ends, without anybody telling it.
+        # The run detects that its parent has exited, saves and ends.
         wait_for("the run's end", lambda: not in_use(walk))
         saved = CheckpointDir(walk).last().step
         assert made <= saved < LONG
@@ -517,10 +515,10 @@ class TestProcesses:
             assert third.wait(PATIENCE) == 1
         assert contents(walk) == before
 
-    def test_called_again_at_once_it_waits_for_the_orphan(
+    def test_resumed_suite_waits_for_an_orphaned_run(
         self, long: Path, tmp_path: Path, request: pytest.FixtureRequest
     ) -> None:
-        """Two processes never write to one run directory."""
+        """Two processes never write to the same run directory."""
         directory, errors = tmp_path / "suite", tmp_path / "stderr"
         walk = directory / "one" / "tests-Walk-v0" / "seed-0"
         args = ["run", str(long), "--dir", str(directory), "--jobs", "1"]
@@ -535,7 +533,7 @@ class TestProcesses:
         assert steps == list(range(7, LONG, 7))
         assert read_suite(directory).cells[0].status == "finished"
 
-    def test_ctrl_c_saves_and_says_how_to_go_on(self, tmp_path: Path) -> None:
+    def test_ctrl_c_saves_and_prints_the_resume_command(self, tmp_path: Path) -> None:
         spec = tiny_spec(games=(env_id(Endless),), seeds=(0, 1), steps=10**6)
         (tmp_path / "endless.json").write_text(spec.to_json())
         directory, errors = tmp_path / "suite", tmp_path / "stderr"
@@ -559,8 +557,8 @@ class TestProcesses:
             assert "saved at step" in cell.log.read_text()
             assert not in_use(cell.path)
 
-    def test_whose_reader_has_gone_saves_and_ends(self, tmp_path: Path) -> None:
-        """``drama suite run ... 2>&1 | head -1``."""
+    def test_closed_output_pipe_saves_and_ends(self, tmp_path: Path) -> None:
+        """The reader of the output exits, as in ``drama suite run ... 2>&1 | head -1``."""
         spec = tiny_spec(games=(env_id(Endless),), seeds=(0, 1, 2), steps=200)
         (tmp_path / "endless.json").write_text(spec.to_json())
         directory = tmp_path / "suite"
@@ -576,7 +574,7 @@ class TestProcesses:
             assert not in_use(cell.path)
         assert "finished" not in read_suite(directory).counts()
 
-    def test_a_killed_run_is_tried_once_more(self, long: Path, tmp_path: Path) -> None:
+    def test_killed_run_is_retried_once(self, long: Path, tmp_path: Path) -> None:
         directory, errors = tmp_path / "suite", tmp_path / "stderr"
         walk = directory / "one" / "tests-Walk-v0" / "seed-0"
         args = ["run", str(long), "--dir", str(directory), "--games", WALK]
@@ -589,7 +587,7 @@ class TestProcesses:
         assert "killed by SIGKILL (possibly out of memory); retrying from step" in said
         assert read_suite(directory).counts() == {"finished": 1}
 
-    def test_two_games_of_atari_with_two_seeds(self, tmp_path: Path) -> None:
+    def test_suite_of_two_atari_games_and_two_seeds(self, tmp_path: Path) -> None:
         directory, errors = tmp_path / "suite", tmp_path / "stderr"
         sizes = {
             "world_model.filters": [4, 4, 4],

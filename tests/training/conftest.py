@@ -1,4 +1,4 @@
-"""The fork server that runs the trainings which are killed on purpose."""
+"""The fork server that runs killed trainings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Forks = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """Ask for a training in a process of its own; returns how that ended."""
+    """Run a training in a separate process; return how it ended."""
     if not hasattr(os, "fork"):
         pytest.skip("needs fork()")
     source = str(Path(drama.__file__).parents[1])

@@ -1,4 +1,4 @@
-"""Environments that break, or that know something the tests need. Registered by being imported."""
+"""Faulty and instrumented environments; importing this module registers them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 
 class Walk(gym.Env[Any, Any]):
-    """A random walk of 3 numbers with episodes of 7 steps; sound unless a subclass says so."""
+    """A random walk of 3 numbers with episodes of 7 steps; valid unless a subclass breaks it."""
 
     observation_space = spaces.Box(-50.0, 50.0, (3,), np.float32)
     action_space = spaces.Discrete(2)
@@ -38,7 +38,7 @@ class Walk(gym.Env[Any, Any]):
 
 
 class NanReward(Walk):
-    """Its 47th reward is NaN."""
+    """The 47th reward is NaN."""
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = super().step(action)
@@ -46,7 +46,7 @@ class NanReward(Walk):
 
 
 class WildObs(Walk):
-    """Its 47th observation lies outside of its space."""
+    """The 47th observation lies outside the space."""
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         obs, *rest = super().step(action)
@@ -54,7 +54,7 @@ class WildObs(Walk):
 
 
 class Crash(Walk):
-    """Raises an error of its own in step 47."""
+    """Raises an error in step 47."""
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         if self.total == 46:
@@ -63,7 +63,7 @@ class Crash(Walk):
 
 
 class CrashingReset(Walk):
-    """Raises an error of its own in the reset after step 42."""
+    """Raises an error in the reset after step 42."""
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         if self.total == 42:
@@ -72,14 +72,14 @@ class CrashingReset(Walk):
 
 
 class NanFirstObs(Walk):
-    """Even its first observation is NaN."""
+    """The first observation is NaN."""
 
     def _obs(self) -> Any:
         return np.full(3, np.nan, np.float32)
 
 
 class Unseeded(Walk):
-    """Draws from a source of its own: a seed does not bring it back."""
+    """Samples from an unseeded generator: a seed does not reproduce it."""
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         super().reset(**kwargs)
@@ -92,7 +92,7 @@ class Unseeded(Walk):
 
 
 class Endless(Walk):
-    """Its episodes outlast every test."""
+    """Episodes are longer than any test."""
 
     length = 10**9
 
@@ -132,5 +132,5 @@ for kind in KINDS:
 
 
 def env_id(kind: type[Walk]) -> str:
-    """The id that imports this module where it is needed."""
+    """Environment id that imports this module."""
     return f"{__name__}:tests/{kind.__name__}-v0"

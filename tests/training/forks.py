@@ -1,7 +1,7 @@
-"""A server that runs training in forked children, so that they can be killed for real.
+"""A server that runs training in forked children, so that they can be killed.
 
-Reads one request a line (JSON) and answers each with how the child ended. Forking saves every
-child the seconds that its imports would take.
+Reads one JSON request per line and answers with how the child ended. Forking saves the import time
+of each child.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def kill_at_disk_operation(k: int, torn: bool) -> None:
 
 
 def sweep_save(step: int, cases: Path) -> None:
-    """At the checkpoint of ``step``, die at every disk operation, each in a copy of the run."""
+    """Kill the checkpoint of ``step`` at every disk operation, each in a copy of the run."""
     original = Trainer.save
 
     def save(trainer: Trainer) -> None:
@@ -113,7 +113,7 @@ def sweep_save(step: int, cases: Path) -> None:
                     case = cases / f"{'torn' if torn else 'before'}-{k:03d}"
                     shutil.copytree(trainer.run_dir, case)
                     if not in_child(partial(save_in, trainer, case, k, torn)):
-                        shutil.rmtree(case)  # it lived: there is no k-th operation
+                        shutil.rmtree(case)  # not killed: there is no k-th operation
                         break
         original(trainer)
 
@@ -129,7 +129,7 @@ def sweep_save(step: int, cases: Path) -> None:
 
 
 def sweep_load(run_dir: Path, cases: Path) -> None:
-    """Die at every disk operation of a resumption, up to its first step."""
+    """Kill a resume at every disk operation up to its first step."""
 
     def resume(case: Path, k: int) -> None:
         agent = Agent.load(case)
@@ -145,7 +145,7 @@ def sweep_load(run_dir: Path, cases: Path) -> None:
 
 
 def in_child(action: Callable[[], None]) -> bool:
-    """Run ``action`` in a fork; returns whether it was killed."""
+    """Run ``action`` in a fork; return whether it was killed."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -188,7 +188,7 @@ def _handle(request: dict[str, Any]) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    # The first optimiser imports for seconds. (A backward pass here would forbid it to the forks.)
+    # The first optimiser takes seconds to import. (A backward pass here would break the forks.)
     Optimiser([("weight", torch.nn.Parameter(torch.zeros(1)))], OptimConfig())
     for line in sys.stdin:
         request = json.loads(line)
@@ -206,7 +206,7 @@ def main() -> None:
         os.close(write)
         if "kill_after" in request:
             time.sleep(request["kill_after"])
-            os.kill(pid, signal.SIGKILL)  # one that has ended is there until it is waited for
+            os.kill(pid, signal.SIGKILL)  # a finished child exists until it is waited for
         with os.fdopen(read, "rb") as pipe:
             error = pipe.read().decode()
         _, status = os.waitpid(pid, 0)

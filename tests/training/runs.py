@@ -52,7 +52,7 @@ TINY: dict[str, Any] = {
 
 
 def tiny(changes: Mapping[str, Any] | None = None) -> Config:
-    """The smallest configuration that does all that a large one does."""
+    """The smallest configuration that uses every part of a large one."""
     tree = dataclasses.asdict(presets.quick())
     for path, value in {**TINY, **(changes or {})}.items():
         *sections, name = path.split(".")
@@ -65,7 +65,7 @@ def tiny(changes: Mapping[str, Any] | None = None) -> Config:
 
 
 def options(changes: Mapping[str, Any] | None = None) -> list[str]:
-    """The same as options of ``drama train quick``."""
+    """The same configuration as options of ``drama train quick``."""
     args: list[str] = []
     for path, value in {**TINY, **(changes or {})}.items():
         flag = path.replace("_", "-")
@@ -83,19 +83,19 @@ def json_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """``metrics.jsonl`` without what the clock says."""
+    """``metrics.jsonl`` without times."""
     rows = json_rows(run_dir / "metrics.jsonl")
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
 
 def episodes(run_dir: Path) -> list[dict[str, Any]]:
-    """``episodes.jsonl`` without what the clock says."""
+    """``episodes.jsonl`` without times."""
     rows = json_rows(run_dir / "episodes.jsonl")
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
 def snapshot(run_dir: Path) -> dict[str, Any]:
-    """Everything that the last checkpoint and the logs of a run hold, as a flat mapping."""
+    """Contents of the last checkpoint and the logs of a run, as a flat mapping."""
     checkpoint, _ = find_checkpoint(run_dir)
     found: dict[str, Any] = {"state": checkpoint.json("state"), "step": checkpoint.step}
     for file in ("model", "optimiser", "loop"):
@@ -112,7 +112,7 @@ def snapshot(run_dir: Path) -> dict[str, Any]:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Keys whose values are not the same to the last bit."""
+    """Keys whose values differ in any bit."""
     return [
         key
         for key in sorted(a.keys() | b.keys())
@@ -127,7 +127,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def assert_same_run(a: Path, b: Path, *, files: bool = True) -> None:
-    """Two runs ended in the same state, wrote the same logs and left the same files."""
+    """Assert that two runs have the same final state, logs and files."""
     first, second = snapshot(a), snapshot(b)
     assert first["step"] == second["step"]
     assert not differences(first, second)
@@ -136,12 +136,12 @@ def assert_same_run(a: Path, b: Path, *, files: bool = True) -> None:
 
 
 def listing(run_dir: Path) -> list[str]:
-    """Every file and directory of a run but its lock."""
+    """Every file and directory of a run except its lock."""
     return sorted(str(p.relative_to(run_dir)) for p in run_dir.rglob("*") if p.name != ".lock")
 
 
 def contents(directory: Path) -> dict[str, bytes | None]:
-    """Every file but the lock with its content, every directory with None."""
+    """Every file except the lock with its content, every directory with None."""
     return {
         str(p.relative_to(directory)): p.read_bytes() if p.is_file() else None
         for p in sorted(directory.rglob("*"))
@@ -150,7 +150,7 @@ def contents(directory: Path) -> dict[str, bytes | None]:
 
 
 def everything(agent: Agent, path: Path) -> dict[str, Any]:
-    """All that an agent carries, through its own `save`, and what `save` leaves out."""
+    """Full state of an agent: the part that `save` writes and the part that it leaves out."""
     agent.save(path)
     found = snapshot(path) if (path / "replay").is_dir() else dict(_model(path))
     env = agent.get_env()
@@ -168,7 +168,7 @@ def _model(path: Path) -> dict[str, Any]:
 
 
 def global_random_state() -> tuple[Any, ...]:
-    """The random states that belong to the caller."""
+    """Global random states, which belong to the caller."""
     import random
 
     legacy = np.random.get_state()  # noqa: NPY002 - that it stays as it is, is the point

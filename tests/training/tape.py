@@ -1,4 +1,4 @@
-"""What a CUDA graph does, on any machine: operations noted once and repeated on the same memory."""
+"""A CUDA graph on any machine: operations recorded once and replayed on the same memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOOKS = {
     "aten::equal",
     "aten::is_nonzero",
 }
-"""Operations that hand a number, or a shape made from numbers, back to the host."""
+"""Operations that return a value, or a shape that depends on values, to the host."""
 
 FREE = {"aten::detach", "aten::view", "aten::_unsafe_view", "aten::t", "aten::transpose",
         "aten::permute", "aten::expand", "aten::slice", "aten::select", "aten::unsqueeze",
@@ -31,7 +31,7 @@ FREE = {"aten::detach", "aten::view", "aten::_unsafe_view", "aten::t", "aten::tr
 
 
 class Watch(TorchDispatchMode):
-    """Notes the name of every operation."""
+    """Records the name of every operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,20 +43,20 @@ class Watch(TorchDispatchMode):
 
     @property
     def looks(self) -> list[str]:
-        """Names of those that make the host wait for a number."""
+        """Names of the operations that synchronise."""
         return [name for name in self.names if name in LOOKS]
 
     @property
     def launches(self) -> int:
-        """Number of those that compute or copy."""
+        """Number of operations that compute or copy."""
         return sum(name not in FREE for name in self.names)
 
 
 class Tape(TorchDispatchMode):
-    """Notes operations with their tensors; :meth:`replay` repeats them, on the same memory.
+    """Records operations with their tensors; :meth:`replay` repeats them on the same memory.
 
-    As with a CUDA graph nothing of Python runs again: numbers of the host are those of the day of
-    the recording, and only what tensors hold can differ.
+    As with a CUDA graph, no Python code runs again: host numbers keep their recorded values, only
+    tensor contents change.
     """
 
     def __init__(self) -> None:
@@ -72,14 +72,14 @@ class Tape(TorchDispatchMode):
 
     @classmethod
     def record(cls, function: Callable[[], Any]) -> tuple[Tape, Any]:
-        """Run ``function`` once and note what it does."""
+        """Run ``function`` once and record its operations."""
         with cls() as tape:
             returned = function()
         return tape, returned
 
     @torch.no_grad()
     def replay(self) -> None:
-        """Repeat everything that was noted."""
+        """Repeat the recorded operations."""
         for func, args, kwargs, outs in self.entries:
             for old, new in zip(outs, pytree.tree_leaves(func(*args, **kwargs)), strict=True):
                 if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():

@@ -1,4 +1,4 @@
-"""Callbacks of Stable-Baselines3, unchanged, and what every callback gets to see."""
+"""Unchanged Stable-Baselines3 callbacks, and the interface that callbacks see."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WALK = env_id(Walk)
 
 
 class Noting(sb3.BaseCallback):
-    """Notes every call, and the locals of every step."""
+    """Records every call, and the locals of every step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ ENDS = {
     "StopTrainingOnRewardThreshold": 10,  # the first evaluation
     "StopTrainingOnMaxEpisodes": 14,  # two walks of seven steps
 }
-"""Steps after which training ends, where not at the 30 that were asked for."""
+"""Steps after which training ends, if not at the requested 30."""
 
 
 @pytest.mark.parametrize(
@@ -98,14 +98,14 @@ ENDS = {
 )
 def test_every_callback_of_sb3_works_unchanged(name: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
-        # tqdm warns that its bar in rich is new; Stable-Baselines3 hides that at its import.
+        # tqdm warns that its rich bar is experimental; Stable-Baselines3 hides that at its import.
         warnings.filterwarnings("ignore", message=r".*rich is experimental")
         agent = Agent(WALK, tiny()).learn(30, MADE[name](tmp_path), run_dir=tmp_path / "run")
     if name != "StopTrainingOnNoModelImprovement":
         assert agent.num_timesteps == ENDS.get(name, 30)
 
 
-def test_evaluation_saves_the_best_agent_again_and_again(tmp_path: Path) -> None:
+def test_eval_callback_overwrites_the_best_agent(tmp_path: Path) -> None:
     class Better(sb3.EvalCallback):
         def _on_step(self) -> bool:
             self.best_mean_reward = -np.inf
@@ -119,14 +119,14 @@ def test_evaluation_saves_the_best_agent_again_and_again(tmp_path: Path) -> None
     assert Agent.load(tmp_path / "best_model").num_timesteps == 20
 
 
-def test_what_is_not_a_saved_agent_is_never_replaced(tmp_path: Path) -> None:
+def test_save_replaces_saved_agents_only(tmp_path: Path) -> None:
     Agent(WALK, tiny()).learn(5, run_dir=tmp_path / "walk_5_steps.zip")
     saving = sb3.CheckpointCallback(5, str(tmp_path), "walk")
     with pytest.raises(RunDirError, match="exists already"):
         Agent(WALK, tiny()).learn(5, saving)
 
 
-def test_watching_and_saving_change_nothing(tmp_path: Path) -> None:
+def test_callbacks_do_not_change_training(tmp_path: Path) -> None:
     ends = []
     for name, callback in (("a", None), ("b", [evaluating(tmp_path), Noting(), lambda a, b: None])):
         ends.append(everything(Agent(WALK, tiny()).learn(40, callback), tmp_path / name))
@@ -160,7 +160,7 @@ def test_locals_hold_the_last_step() -> None:
     assert callback.seen[-1]["total_timesteps"] == 12
 
 
-def test_the_model_has_the_names_of_sb3() -> None:
+def test_model_has_the_attribute_names_of_sb3() -> None:
     class Looking(sb3.BaseCallback):
         def _on_step(self) -> bool:
             model: Any = self.model
@@ -179,10 +179,10 @@ def test_the_model_has_the_names_of_sb3() -> None:
     agent = Agent(WALK, tiny())
     agent.learn(9, Looking())
     assert agent.noted == 9  # type: ignore[attr-defined]
-    assert isinstance(agent.get_env(), gym.Env)  # ours stays a Gymnasium environment
+    assert isinstance(agent.get_env(), gym.Env)  # drama's env stays a Gymnasium environment
 
 
-def test_what_callbacks_record_goes_to_the_board(tmp_path: Path) -> None:
+def test_values_recorded_by_callbacks_reach_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     class Recording(sb3.BaseCallback):
@@ -223,10 +223,10 @@ def needs_evaluation() -> list[Any]:
         (print, None),
     ],
 )
-def test_what_would_fail_later_is_refused_at_once(
+def test_unsupported_callbacks_are_refused_at_once(
     callback: Any, words: str | None, tmp_path: Path
 ) -> None:
-    if words is None:  # it takes anything
+    if words is None:  # it accepts anything
         Agent(WALK, tiny()).learn(1, callback)
         return
     with pytest.raises(ConfigError, match=words):
@@ -234,7 +234,7 @@ def test_what_would_fail_later_is_refused_at_once(
     assert not (tmp_path / "run").exists()
 
 
-def test_within_an_evaluation_they_are_taken() -> None:
+def test_unsupported_callbacks_are_allowed_within_eval_callback() -> None:
     nested = sb3.CallbackList([sb3.StopTrainingOnNoModelImprovement(3)])
     callback = sb3.EvalCallback(Walk(), callback_after_eval=nested, eval_freq=1000)
     assert Agent(WALK, tiny()).learn(2, callback).num_timesteps == 2

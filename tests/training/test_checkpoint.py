@@ -1,4 +1,4 @@
-"""Damaged, foreign and missing checkpoints: refused in one line, and nothing on disk changes."""
+"""Damaged, incompatible and missing checkpoints: refused in one line, with no change on disk."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(sound: Path, tmp_path: Path) -> Path:
-    """A copy to be damaged."""
+    """A copy to damage."""
     return Path(shutil.copytree(sound, tmp_path / "run"))
 
 
@@ -76,7 +76,7 @@ FILES = (
 
 
 HARMLESS = {(file, "cut by one byte") for file in ("last", "manifest.json")}
-"""Only the line end is gone."""
+"""Only the line end is missing."""
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_damage_is_refused_and_nothing_else_changes(file: str, damage: str, run:
     assert contents(run) == before
 
 
-def test_any_flipped_bit_of_the_manifest_is_noticed(run: Path) -> None:
+def test_any_flipped_bit_of_the_manifest_is_detected(run: Path) -> None:
     path = last_of(run) / "manifest.json"
     text = path.read_bytes()
     unnoticed: list[str] = []
@@ -108,7 +108,7 @@ def test_any_flipped_bit_of_the_manifest_is_noticed(run: Path) -> None:
         try:
             checkpoint = CheckpointDir(run).last()
             agent = Agent.load(run)
-            # What only learning reads.
+            # Files that only training reads.
             assert checkpoint.segments == open_checkpoint(last_of(run)).segments
             unnoticed.append(text[max(0, i - 20) : i + 10].decode())
             del agent
@@ -117,7 +117,7 @@ def test_any_flipped_bit_of_the_manifest_is_noticed(run: Path) -> None:
     assert not unnoticed
 
 
-def test_a_failed_continuation_fails_again_rather_than_going_on_with_half_of_it(run: Path) -> None:
+def test_failed_resume_fails_again_and_changes_nothing(run: Path) -> None:
     flip(max((run / "replay").iterdir()), 0.5)
     before = contents(run)
     agent = Agent.load(run)
@@ -128,13 +128,13 @@ def test_a_failed_continuation_fails_again_rather_than_going_on_with_half_of_it(
     assert contents(run) == before
 
 
-def test_an_older_damaged_checkpoint_does_not_hinder_the_newest(sound: Path, run: Path) -> None:
+def test_damaged_older_checkpoint_does_not_affect_the_newest(sound: Path, run: Path) -> None:
     (run / "checkpoints" / "000000020" / "manifest.json").write_text("{}")
     Agent.load(run).learn(20)
     assert CheckpointDir(run).last().step == 60
 
 
-def test_the_run_directory_s_own_config_is_only_a_copy(run: Path) -> None:
+def test_config_in_the_run_directory_is_only_a_copy(run: Path) -> None:
     (run / "config.json").write_text("not JSON")
     assert Agent.load(run).num_timesteps == 40
 
@@ -156,7 +156,7 @@ def test_other_sizes_than_the_weights_are_refused(run: Path) -> None:
 
 
 @pytest.mark.parametrize("capacity", [30, 400])
-def test_a_run_goes_on_with_a_replay_of_its_own_size(
+def test_resume_with_another_replay_size_is_refused(
     capacity: int, run: Path, tmp_path: Path
 ) -> None:
     before = contents(run)
@@ -168,7 +168,7 @@ def test_a_run_goes_on_with_a_replay_of_its_own_size(
     assert Agent.load(tmp_path / "plays", config=config).learn(5).num_timesteps == 45
 
 
-def test_what_a_run_goes_on_with_and_had_not_before_is_told(run: Path) -> None:
+def test_changed_settings_of_a_resumed_run_are_reported(run: Path) -> None:
     notes: list[Any] = []
     changes = {"env.id": env_id(Walk), "behaviour.entropy": 0.5, "training.log_every": 5}
     agent = Agent.load(run, config=tiny(changes))
@@ -179,7 +179,7 @@ def test_what_a_run_goes_on_with_and_had_not_before_is_told(run: Path) -> None:
     assert Agent.load(run).config.behaviour.entropy == 0.5
 
 
-def test_a_missing_last_names_its_repair(tmp_path: Path) -> None:
+def test_missing_last_file_error_names_the_repair(tmp_path: Path) -> None:
     """A kill between the first checkpoint and ``last`` costs one command."""
     run = tmp_path / "run"
     Agent("CartPole-v1", tiny({"training.keep_checkpoints": 1})).learn(30, run_dir=run)
@@ -191,7 +191,7 @@ def test_a_missing_last_names_its_repair(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["nothing", "a file", "an empty directory", "no checkpoint"])
-def test_what_is_not_a_run_is_refused(content: str, tmp_path: Path) -> None:
+def test_directory_that_is_not_a_run_is_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "run"
     if content == "a file":
         path.write_text("x")
@@ -221,7 +221,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
         assert Agent.load(tmp_path / "run" / "checkpoints" / name).num_timesteps == int(name)
 
 
-def test_segments_go_with_the_checkpoints_that_needed_them(tmp_path: Path) -> None:
+def test_segments_are_deleted_with_their_checkpoints(tmp_path: Path) -> None:
     config = tiny({"training.checkpoint_every": 10, "replay.capacity": 16})
     Agent(env_id(Walk), config).learn(60, run_dir=tmp_path / "run")
     held = {p.name for p in (tmp_path / "run" / "replay").iterdir()}
@@ -248,26 +248,26 @@ def test_a_run_directory_is_never_overwritten(sound: Path, run: Path) -> None:
     assert contents(run) == before
 
 
-def test_a_copied_run_directory_goes_on_like_the_original(run: Path, sound: Path) -> None:
+def test_copied_run_directory_resumes_like_the_original(run: Path, sound: Path) -> None:
     twin = Path(shutil.copytree(sound, run.with_name("twin")))
     for path in (run, twin):
         Agent.load(path).learn(20)
     assert_same_run(run, twin)
 
 
-def test_a_checkpoint_taken_out_of_its_run_still_plays(run: Path, tmp_path: Path) -> None:
+def test_checkpoint_outside_its_run_can_be_evaluated(run: Path, tmp_path: Path) -> None:
     alone = Path(shutil.copytree(last_of(run), tmp_path / "deep" / "down" / "alone"))
     agent = Agent.load(alone)
     assert agent.num_timesteps == 40
     assert agent.evaluate(2).episodes
-    # It is no run: there is no place around it to write to.
+    # It is not a run: there is no run directory to write to.
     assert agent.run_dir is None or alone in (agent.run_dir, *agent.run_dir.parents)
     with pytest.raises(DramaError):
         agent.learn(5)
     assert sorted(p.name for p in (tmp_path / "deep").rglob("*") if p.is_dir()) == ["alone", "down"]
 
 
-def test_a_checkpoint_of_another_version_costs_one_line(
+def test_checkpoint_of_another_version_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Optimiser.state
@@ -289,10 +289,10 @@ def test_a_checkpoint_of_another_version_costs_one_line(
     assert agent.evaluate(episodes=2).mean <= 1.0
 
 
-def test_a_checkpoint_is_written_after_some_minutes(
+def test_checkpoint_is_written_after_the_time_interval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(range(0, 10**6, 7))  # every look at the clock takes 7 seconds
+    clock = iter(range(0, 10**6, 7))  # every clock reading advances 7 seconds
     ticking = SimpleNamespace(monotonic=lambda: float(next(clock)))
     monkeypatch.setattr(trainer_module, "time", ticking)
     saved: list[str] = []
@@ -313,7 +313,7 @@ def test_a_checkpoint_is_written_after_some_minutes(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-def test_logs_are_synced_before_a_checkpoint_promises_their_length(
+def test_logs_are_synced_before_a_checkpoint_records_their_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []

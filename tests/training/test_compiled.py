@@ -23,7 +23,7 @@ from drama.errors import ConfigError
 from drama.training import compiled
 
 pytestmark = pytest.mark.filterwarnings(
-    # PyTorch's own, while it traces an autograd function.
+    # A warning of PyTorch while it traces an autograd function.
     "ignore:.*should not be instantiated:DeprecationWarning",
 )
 
@@ -31,7 +31,7 @@ Changes = dict[str, Any]
 
 
 def agree(changes: Changes, updates: int) -> None:
-    """Compiled updates draw the same numbers and log the same ones as eager updates."""
+    """Assert that compiled updates sample and log the same values as eager ones."""
     fast, plain = trainer(**changes, **{"training.compile": True}), trainer(**changes)
     for _ in range(updates):
         for purpose in PURPOSES:
@@ -39,7 +39,7 @@ def agree(changes: Changes, updates: int) -> None:
             assert found.keys() == expected.keys()
             for name, value in expected.items():
                 if name == "explained_variance":
-                    continue  # a quotient of two numbers that are nearly nothing here
+                    continue  # a quotient of two very small numbers here
                 torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
     for model in ("world_model", "behaviour"):
         weights = getattr(plain.learner, model).state_dict()
@@ -49,7 +49,7 @@ def agree(changes: Changes, updates: int) -> None:
 
 
 def trace(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Traced as for compilation, then run eagerly: a break in the graph would be an error."""
+    """Trace as for compilation, then run eagerly: a graph break is an error."""
     traced: Callable[..., Any] = torch.compile(
         function, fullgraph=True, dynamic=False, backend="eager"
     )
@@ -75,7 +75,7 @@ def test_recomputed_advantages_and_running_moments_are_one_graph(
 
 
 @pytest.mark.parametrize("memory", ["previous", "current"])
-def test_nor_does_asking_about_every_action_break_one(
+def test_q_values_of_all_actions_are_one_graph(
     memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.compiler.reset()
@@ -83,7 +83,7 @@ def test_nor_does_asking_about_every_action_break_one(
     agree({"behaviour.actor_gradient": "all-actions", "behaviour.policy_context": memory}, 2)
 
 
-def test_a_break_in_a_graph_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graph_break_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
     made = trainer(**{"training.compile": True})
     original = made.learner.world_model.termination_head.forward
@@ -100,19 +100,19 @@ def test_a_break_in_a_graph_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.filterwarnings("ignore::FutureWarning:torch._inductor", "ignore::DeprecationWarning")
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize("backbone", ["mamba2", "gru"])
-def test_compiled_code_gives_the_same_numbers(backbone: str) -> None:
+def test_compiled_updates_equal_eager_updates(backbone: str) -> None:
     torch.compiler.reset()
     agree({"world_model.dynamics.name": backbone}, 3)
 
 
-def test_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled.shutil, "which", lambda _: None)
     agent = Agent("drama/Catch-v0", config=tiny({"training.compile": True}))
     with pytest.raises(ConfigError, match="C\\+\\+ compiler"):
         agent.learn(30)
 
 
-def test_the_compiler_that_was_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requested_compiler_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/not/there/c++ -O2")
     agent = Agent("drama/Catch-v0", config=tiny({"training.compile": True}))
     with pytest.raises(ConfigError, match="tried /not/there/c\\+\\+\\)"):

@@ -1,4 +1,4 @@
-"""Slow updates are put down to a contended CPU only where threads wait for a core."""
+"""Slow updates are attributed to CPU contention only if threads wait for a core."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def window(
         window(50.0, 0.1, load=9.0),
         window(1.5, 0.4),  # a fair share of the CPU
         window(3.0, 0.7, threads=1),
-        window(50.0, None, load=2.0),  # nothing but this run
+        window(50.0, None, load=2.0),  # only this run
         window(50.0, None, load=None),
         window(1.0, None, load=9.0),
     ],
@@ -54,14 +54,14 @@ def test_other_windows_are_not_contended(measured: Window) -> None:
         (window(12.0, None, load=3.1), "the load is 3.1 on 2 cores, updates take 12 times"),
     ],
 )
-def test_a_contended_window_names_evidence_and_remedy(measured: Window, evidence: str) -> None:
+def test_contention_warning_names_evidence_and_remedy(measured: Window, evidence: str) -> None:
     text = contention(measured)
     assert text is not None
     assert evidence in text
     assert "--training.threads 1 (now 2), or stop the other processes" in text
 
 
-def test_one_thread_cannot_be_fewer() -> None:
+def test_contention_with_one_thread_does_not_suggest_fewer() -> None:
     text = contention(window(5.0, 0.8, threads=1))
     assert text is not None
     assert "--training.threads" not in text
@@ -69,7 +69,7 @@ def test_one_thread_cannot_be_fewer() -> None:
 
 
 class Machine:
-    """A clock, a count of waiting and a run, all made up."""
+    """Simulated clock, wait counter and run."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = self.waited = 0.0
@@ -100,24 +100,24 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(monkeypatch)
 
 
-def test_a_machine_that_becomes_busy_is_noticed(machine: Machine) -> None:
+def test_contention_that_begins_during_a_run_is_detected(machine: Machine) -> None:
     assert machine.steps(100, 1.0, 0.0) == []
     [_, text, *_] = machine.steps(10, 20.0, 0.45)  # the first window is of both kinds
     assert "updates take 20 times as long as before" in text
 
 
-def test_one_that_was_busy_from_the_start_too(machine: Machine) -> None:
+def test_contention_from_the_start_is_detected(machine: Machine) -> None:
     [text, *_] = machine.steps(10, 20.0, 1.1)
     assert "1.1 threads" in text
     assert "as long as before" not in text
 
 
-def test_updates_that_grow_are_not_contention(machine: Machine) -> None:
+def test_larger_updates_are_not_contention(machine: Machine) -> None:
     assert machine.steps(100, 1.0, 0.0) == []
     assert machine.steps(100, 50.0, 0.05) == []
 
 
-def test_another_mixture_of_updates_is_not_slower(machine: Machine) -> None:
+def test_another_ratio_of_updates_is_not_contention(machine: Machine) -> None:
     assert machine.steps(200, 1.0, 0.3, behaviour=0) == []
     assert machine.steps(200, 1.0, 0.3, behaviour=9) == []
 
@@ -130,7 +130,7 @@ def test_a_window_without_updates_has_no_finding(machine: Machine) -> None:
 
 
 @needs_counts
-def test_waiting_is_counted() -> None:
+def test_waiting_time_of_threads_is_counted() -> None:
     first = waiting_seconds()
     assert first is not None
     second = waiting_seconds()
@@ -140,7 +140,7 @@ def test_waiting_is_counted() -> None:
 
 @pytest.fixture
 def busy() -> Iterator[None]:
-    """Three processes for each core, each computing without end."""
+    """Three busy processes for each core."""
     count = 3 * (os.cpu_count() or 1)
     loop = [sys.executable, "-c", "while True: pass"]
     processes = [subprocess.Popen(loop) for _ in range(count)]
@@ -152,7 +152,7 @@ def busy() -> Iterator[None]:
             process.wait()
 
 
-def test_a_run_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_warns_of_contention_once(monkeypatch: pytest.MonkeyPatch) -> None:
     scans = iter(range(1000))
     monkeypatch.setattr(ContentionWatch, "scan", lambda *_: f"contended: {next(scans)}")
     warnings: list[str] = []
@@ -165,7 +165,7 @@ def test_a_run_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.usefixtures("busy")
-def test_a_run_among_busy_processes_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_among_busy_processes_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ContentionWatch.__init__, "__defaults__", (0.2,))
     warnings: list[str] = []
 

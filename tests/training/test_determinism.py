@@ -1,4 +1,4 @@
-"""One seed, one run: and nobody else's random numbers are touched or used."""
+"""A seed determines the run; global random states are neither used nor changed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from drama import Agent
 
 
 @pytest.mark.parametrize("env", ["drama/Catch-v0", "CartPole-v1"])
-def test_one_seed_gives_one_run_and_two_seeds_give_two(env: str, tmp_path: Path) -> None:
+def test_run_depends_on_the_seed_only(env: str, tmp_path: Path) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        torch.manual_seed(hash(name) % 1000)  # the caller's own seed decides nothing
+        torch.manual_seed(hash(name) % 1000)  # the caller's seed has no effect
         Agent(env, tiny(), seed=seed).learn(40, run_dir=tmp_path / name)
     assert_same_run(tmp_path / "a", tmp_path / "b")
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
@@ -34,7 +34,7 @@ def test_one_seed_gives_one_run_and_two_seeds_give_two(env: str, tmp_path: Path)
     assert {"replay/obs", "replay/action", "loop/generator.acting"} <= changed
 
 
-def test_metrics_hold_losses_of_both_halves(tmp_path: Path) -> None:
+def test_metrics_hold_losses_of_world_model_and_behaviour(tmp_path: Path) -> None:
     Agent(env_id(Walk), tiny()).learn(40, run_dir=tmp_path / "run")
     first, *_, last = metrics(tmp_path / "run")
     assert first == {"step": 10, "episodes": 1, "updates": 0}
@@ -45,7 +45,7 @@ def test_metrics_hold_losses_of_both_halves(tmp_path: Path) -> None:
     assert all(np.isfinite(value) for value in last.values())
 
 
-def test_episodes_are_logged_as_they_were_played(tmp_path: Path) -> None:
+def test_logged_episodes_match_the_played_ones(tmp_path: Path) -> None:
     Agent(env_id(Walk), tiny()).learn(40, run_dir=tmp_path / "run")
     found = snapshot(tmp_path / "run")
     rewards = found["replay/reward"].split(8)  # 7 steps and the final observation
@@ -54,8 +54,8 @@ def test_episodes_are_logged_as_they_were_played(tmp_path: Path) -> None:
     ]
 
 
-def test_the_callers_random_state_is_left_alone(tmp_path: Path) -> None:
-    torch.manual_seed(987)  # a state that no agent leaves behind
+def test_global_random_state_is_unchanged(tmp_path: Path) -> None:
+    torch.manual_seed(987)  # a state that no agent produces
     before = global_random_state()
     agent = Agent(env_id(Walk), tiny())
     assert global_random_state() == before
@@ -68,7 +68,7 @@ def test_the_callers_random_state_is_left_alone(tmp_path: Path) -> None:
     assert global_random_state() == before
 
 
-def test_switching_on_more_logs_changes_no_number(tmp_path: Path) -> None:
+def test_more_logging_does_not_change_the_run(tmp_path: Path) -> None:
     for name, changes in (("plain", {}), ("board", {"training.tensorboard": True})):
         Agent(env_id(Walk), tiny(changes)).learn(40, run_dir=tmp_path / name)
     assert list((tmp_path / "board" / "tensorboard").iterdir())
@@ -79,7 +79,7 @@ def test_switching_on_more_logs_changes_no_number(tmp_path: Path) -> None:
     assert changed == ["config"]
 
 
-def test_another_number_of_threads_is_mentioned(tmp_path: Path) -> None:
+def test_another_number_of_threads_is_reported(tmp_path: Path) -> None:
     notes: list[str] = []
 
     def listen(event: str, payload: object) -> None:

@@ -1,4 +1,4 @@
-"""Why a device and a precision are picked, and what a process is given for a run."""
+"""Selection of device and precision with their reasons, and process settings of a run."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def machine(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool) -> None:
         (False, False, "cpu", "PyTorch finds no GPU"),
     ],
 )
-def test_the_device_and_why(
+def test_device_is_selected_with_a_reason(
     cuda: bool, mps: bool, name: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(monkeypatch, cuda=cuda, mps=mps)
     assert choose_device("auto") == (torch.device(name), reason)
     assert pick_device("auto") == torch.device(name)
-    assert choose_device(name) == (torch.device(name), "asked for")
-    assert choose_device("cpu") == (CPU, "asked for")
+    assert choose_device(name) == (torch.device(name), "requested")
+    assert choose_device("cpu") == (CPU, "requested")
 
 
-def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, cuda=True, mps=False)
     for name in ("cuda:1", "mps"):
         with pytest.raises(ConfigError, match="not available here: use cpu"):
@@ -70,7 +70,7 @@ def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         ("arm64", None, None),
     ],
 )
-def test_bfloat16_where_the_processor_has_units_for_it(
+def test_bfloat16_is_selected_if_the_cpu_has_units_for_it(
     machine: str, line: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(path: Path) -> str:
@@ -85,12 +85,12 @@ def test_bfloat16_where_the_processor_has_units_for_it(
         assert choose_dtype("auto", CPU) == none
     else:
         assert choose_dtype("auto", CPU) == (torch.bfloat16, expected)
-    assert choose_dtype("float32", CPU) == (torch.float32, "asked for")
-    assert choose_dtype("bfloat16", CPU) == (torch.bfloat16, "asked for")
+    assert choose_dtype("float32", CPU) == (torch.float32, "requested")
+    assert choose_dtype("bfloat16", CPU) == (torch.bfloat16, "requested")
 
 
 @pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_on_a_gpu_emulation_does_not_count(
+def test_emulated_bfloat16_on_a_gpu_is_not_selected(
     native: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def supported(including_emulation: bool = True) -> bool:
@@ -101,7 +101,7 @@ def test_on_a_gpu_emulation_does_not_count(
     assert pick_dtype("auto", torch.device("mps")) == torch.float32
 
 
-def test_threads_are_the_runs_own_and_put_back() -> None:
+def test_thread_count_is_set_for_the_run_and_restored() -> None:
     before = torch.get_num_threads()
     config = tiny({"training.threads": before + 1}).training
 
@@ -117,7 +117,7 @@ def test_threads_are_the_runs_own_and_put_back() -> None:
         assert torch.get_num_threads() == before
 
 
-def test_evaluation_plays_on_the_runs_own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_uses_the_thread_count_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     before, seen, act = torch.get_num_threads(), set(), Player.act
 
     def watched(*args: Any, **kwargs: Any) -> Any:
@@ -141,7 +141,7 @@ def test_evaluation_plays_on_the_runs_own_threads(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("keep", "where", "kept"), [(True, "cpu", 1), (False, "cpu", 0), (True, "cuda", 0)]
 )
-def test_memory_is_kept_where_it_is_wanted(
+def test_freed_memory_is_kept_if_requested(
     keep: bool, where: str, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []

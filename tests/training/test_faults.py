@@ -1,4 +1,4 @@
-"""Training that breaks: by its environment, or by a number that is none."""
+"""Training that fails: by an environment error or by NaN."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.faults
         (CrashingReset, ZeroDivisionError, "level", 42),
     ],
 )
-def test_a_broken_environment_loses_nothing(
+def test_environment_error_loses_no_training(
     kind: type[Walk],
     error: type[Exception],
     words: str,
@@ -52,14 +52,14 @@ def test_a_broken_environment_loses_nothing(
     Agent(env_id(kind), tiny()).learn(good_steps, run_dir=tmp_path / "sound")
     assert CheckpointDir(tmp_path / "run").last().step == good_steps
     changed = differences(snapshot(tmp_path / "run"), snapshot(tmp_path / "sound"))
-    # The action that broke it was drawn; nothing else differs from a run that ended before.
+    # The failing action was sampled; otherwise equal to a run that ended before it.
     assert set(changed) <= {"config", "loop/generator.acting"}
     agent = Agent.load(tmp_path / "run")
     assert agent.learn(60 - good_steps).num_timesteps == 60
     assert CheckpointDir(tmp_path / "run").last().step == 60
 
 
-def test_an_environment_broken_from_the_start(
+def test_environment_error_at_the_start_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(EnvFaultError, match="NaN"):
@@ -68,7 +68,7 @@ def test_an_environment_broken_from_the_start(
     assert Agent.load(tmp_path / "run").learn(30).num_timesteps == 30
 
 
-def test_an_environment_that_no_seed_brings_back_costs_one_cut_episode(tmp_path: Path) -> None:
+def test_nondeterministic_environment_truncates_one_episode_at_resume(tmp_path: Path) -> None:
     run = tmp_path / "run"
     Agent(env_id(Unseeded), tiny()).learn(31, run_dir=run)  # 4 episodes of 7, and 3 steps
     notes: list[str] = []
@@ -81,16 +81,16 @@ def test_an_environment_that_no_seed_brings_back_costs_one_cut_episode(tmp_path:
     agent.learn(9, listeners=[listen])
     assert sum("does not repeat itself" in note for note in notes) == 1
     found = snapshot(run)
-    cut = 4 * 8 + 3 - 1  # the newest row before the cut: an episode of 7 steps takes 8 rows
-    assert found["replay/is_first"][cut + 2]  # behind the observation that it was cut at
+    cut = 4 * 8 + 3 - 1  # the newest transition before the cut: an episode of 7 steps takes 8 rows
+    assert found["replay/is_first"][cut + 2]  # after the observation that it was cut at
     assert not found["replay/truncated"][:cut].any()
     assert found["replay/truncated"][cut]
     assert found["replay/is_last"].nonzero().flatten().tolist() == [7, 15, 23, 31, cut + 1, cut + 9]
-    assert found["state"]["episodes"] == 5  # the cut one is not a whole episode
+    assert found["state"]["episodes"] == 5  # the truncated one is not a whole episode
 
 
 def poison(name: str, at: int) -> Any:
-    """A callback that puts one NaN into a parameter."""
+    """A callback that sets one parameter entry to NaN."""
 
     def callback(held: dict[str, Any], _: dict[str, Any]) -> None:
         agent = held["self"]
@@ -109,9 +109,9 @@ def _weights() -> list[str]:
     return [names[0], names[len(names) // 2], names[-1], actor[0], actor[-1]]
 
 
-# After step 39 no update looks at the weights before the checkpoint of step 40.
+# After step 39 no update checks the weights before the checkpoint of step 40.
 @pytest.mark.parametrize(("which", "at"), [*((i, 39) for i in range(5)), (0, 33), (4, 38)])
-def test_a_poisoned_weight_ends_the_run_and_the_last_good_checkpoint_stands(
+def test_nan_weight_ends_the_run_and_keeps_the_last_finite_checkpoint(
     which: int, at: int, tmp_path: Path
 ) -> None:
     name, run = _weights()[which], tmp_path / "run"
@@ -131,7 +131,7 @@ def test_a_poisoned_weight_ends_the_run_and_the_last_good_checkpoint_stands(
 
 
 @pytest.mark.parametrize("part", ["world_model", "behaviour"])
-def test_a_loss_that_is_nan_takes_no_step(
+def test_nan_loss_makes_no_optimiser_step(
     part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = Agent(env_id(Walk), tiny()).learn(30, run_dir=tmp_path / "run")
@@ -147,7 +147,7 @@ def test_a_loss_that_is_nan_takes_no_step(
     with pytest.raises(NonFiniteError, match=rf"{part}/\w+ is NaN or Inf at environment step 32"):
         agent.learn(10)
     monkeypatch.undo()
-    if part == "behaviour":  # its half comes second: the world model has moved on by then
+    if part == "behaviour":  # behaviour is updated second: the world model has made a step by then
         assert all(torch.equal(t, before[k]) for k, t in agent.behaviour.named_parameters())
     else:
         assert all(torch.equal(t, before[k]) for k, t in agent.world_model.named_parameters())
@@ -156,8 +156,8 @@ def test_a_loss_that_is_nan_takes_no_step(
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-def test_an_update_that_fails_replaces_no_checkpoint(overlap: bool, tmp_path: Path) -> None:
-    """The weights are finite, so nothing but the failed update says that they are bad."""
+def test_failed_update_replaces_no_checkpoint(overlap: bool, tmp_path: Path) -> None:
+    """The weights are finite; only the failed update marks the run as invalid."""
     run = tmp_path / "run"
     config = tiny({"training.overlap": overlap, "training.keep_checkpoints": 1})
     agent = Agent(env_id(Walk), config).learn(45, run_dir=run)
@@ -171,7 +171,7 @@ def test_an_update_that_fails_replaces_no_checkpoint(overlap: bool, tmp_path: Pa
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-def test_nor_does_one_that_raises(
+def test_update_that_raises_replaces_no_checkpoint(
     overlap: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = Agent(env_id(Walk), tiny({"training.overlap": overlap})).learn(45, run_dir=tmp_path)
@@ -185,7 +185,7 @@ def test_nor_does_one_that_raises(
     assert CheckpointDir(tmp_path).last().step == 45
 
 
-def test_a_gradient_that_is_inf_is_named(tmp_path: Path) -> None:
+def test_infinite_gradient_is_named(tmp_path: Path) -> None:
     agent = Agent(env_id(Walk), tiny()).learn(30, run_dir=tmp_path / "run")
     names = [n for n, p in agent.world_model.named_parameters() if p.requires_grad]
     name = names[len(names) // 2]
@@ -196,7 +196,7 @@ def test_a_gradient_that_is_inf_is_named(tmp_path: Path) -> None:
     handle.remove()
 
 
-def test_the_run_after_a_poisoning_can_be_repeated_from_its_checkpoint(tmp_path: Path) -> None:
+def test_run_ended_by_nan_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     run, name = tmp_path / "run", _weights()[0]
     with pytest.raises(NonFiniteError):
         Agent(env_id(Walk), tiny()).learn(60, poison(name, 51), run_dir=run)

@@ -1,7 +1,7 @@
-"""What an update of the paper's model asks of a machine, counted rather than timed.
+"""Cost of an update of the paper's model: operations and bytes, not time.
 
-Bounds lie a few percent above what was counted when they were written down. One that is passed
-asks a question: does the change deserve its price?
+Bounds lie a few percent above the recorded counts. If a change exceeds one, check whether the
+change is worth its cost.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def made() -> Trainer:
 
 
 def counted(made: Trainer, purpose: Purpose) -> tuple[int, int]:
-    """Operations of one update that compute or copy, and bytes kept for its backward pass."""
+    """Compute and copy operations of one update, and bytes kept for its backward pass."""
     kept: dict[int, int] = {}
     models = (made.learner.world_model, made.learner.behaviour)
     weights = {p.untyped_storage().data_ptr() for model in models for p in model.parameters()}
@@ -57,7 +57,7 @@ def counted(made: Trainer, purpose: Purpose) -> tuple[int, int]:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    made.learner.update(purpose)  # what happens once only
+    made.learner.update(purpose)  # one-time work
     with Watch() as watch, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         made.learner.update(purpose)
     return watch.launches, sum(kept.values())
@@ -72,7 +72,7 @@ def counted(made: Trainer, purpose: Purpose) -> tuple[int, int]:
         ("behaviour", False, 3910),
     ],
 )
-def test_operations_per_update(
+def test_operations_per_update_stay_within_bounds(
     made: Trainer, purpose: Purpose, on_cpu: bool, launches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not on_cpu:
@@ -81,8 +81,10 @@ def test_operations_per_update(
     assert 0.8 * launches < found <= launches
 
 
-def test_an_imagined_step(made: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is repeated horizon times, so it counts most."""
+def test_operations_per_imagined_step_stay_within_bounds(
+    made: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is repeated horizon times, so it dominates."""
     from drama.behaviour import Imagination
     from drama.training.device import autocast
 
@@ -98,13 +100,13 @@ def test_an_imagined_step(made: Trainer, monkeypatch: pytest.MonkeyPatch) -> Non
     assert 140 < launches[1] - launches[0] <= 185
 
 
-def test_bytes_kept_for_the_backward_pass(made: Trainer) -> None:
+def test_bytes_kept_for_the_backward_pass_stay_within_bounds(made: Trainer) -> None:
     _, kept = counted(made, "world_model")
     assert 1.1e6 < kept / FRAMES <= 1.175e6
 
 
 class Made(TorchDispatchMode):
-    """Counts the bytes of tensors made anew, and the elements of the largest float32 one."""
+    """Counts the bytes of new tensors, and the elements of the largest float32 one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,14 +129,14 @@ def tensors(tree: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("purpose", "most"), [("world_model", 506e6), ("behaviour", 397e6)])
-def test_bytes_made(
+def test_bytes_allocated_stay_within_bounds(
     made: Trainer, purpose: Purpose, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What passes through memory, or through a cache where work is done in blocks."""
+    """Memory traffic, or cache traffic with blocking."""
     if purpose == "behaviour":
         monkeypatch.setattr(
             dispatch, "_HOSTS", ()
-        )  # frames drawn twice are encoded twice: no chance
+        )  # frames sampled twice are encoded twice: avoid random counts
     with Made() as seen:
         made.learner.update(purpose)
     assert 0.95 * most < seen.bytes <= most, seen.bytes
@@ -146,11 +148,11 @@ def test_nothing_as_large_as_the_frames_is_float32(made: Trainer) -> None:
     assert seen.largest_float32 < FRAMES * 64 * 64 * 3
 
 
-# -- how much is multiplied, in which type and layout ----------------------------------------------
+# -- number of multiplications, their type and layout ----------------------------------------------
 
 
 def flops(update: Callable[[], Any]) -> dict[str, int]:
-    """Operations of an update's products by kind: a multiplication and an addition are two."""
+    """FLOPs of an update's matrix products by kind; multiply and add count as two."""
     with FlopCounterMode(display=False) as counter:
         update()
     counts = counter.get_flop_counts()["Global"]
@@ -161,7 +163,7 @@ def flops(update: Callable[[], Any]) -> dict[str, int]:
 
 
 def convolution_flops(module: nn.Module, side: int) -> list[int]:
-    """Of each convolution for one frame, forward; ``side`` is that of the module's input."""
+    """Forward FLOPs of each convolution per frame; ``side`` is the size of the module's input."""
     found = []
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
@@ -173,8 +175,8 @@ def convolution_flops(module: nn.Module, side: int) -> list[int]:
     return found
 
 
-def test_an_update_of_the_world_model_multiplies_once(made: Trainer) -> None:
-    """Each layer runs forward, and twice more for its two gradients; frames have none."""
+def test_world_model_update_computes_each_product_once(made: Trainer) -> None:
+    """Each layer runs once forward and twice for its two gradients; frames need no gradient."""
     model = made.learner.world_model
     first, *rest = convolution_flops(model.encoder, 64)
     convolutions = 2 * first + 3 * sum(rest) + 3 * sum(convolution_flops(model.decoder, 4))
@@ -184,10 +186,12 @@ def test_an_update_of_the_world_model_multiplies_once(made: Trainer) -> None:
     assert 1.0 < found["others"] / (FRAMES * linear) <= 1.025  # the scan multiplies a little too
 
 
-def test_an_imagination_encodes_once_and_steps_once(
+def test_imagination_encodes_once_and_steps_once(
     made: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "_HOSTS", ())  # there a frame is encoded as often as it is drawn
+    monkeypatch.setattr(
+        dispatch, "_HOSTS", ()
+    )  # there a frame is encoded as often as it is sampled
     c = made.config.behaviour
     found = flops(made.learner.update_behaviour)
     encoder = sum(convolution_flops(made.learner.world_model.encoder, 64))
@@ -197,9 +201,9 @@ def test_an_imagination_encodes_once_and_steps_once(
 
 
 class Products(TorchDispatchMode):
-    """Notes products that are not made in bfloat16, and images that are not channels-last.
+    """Records products not in bfloat16, and images not in channels-last layout.
 
-    Batched ones are the scan's: small, and those that reach a state are float32 on purpose.
+    Batched products belong to the scan: small, and float32 on purpose where they reach a state.
     """
 
     def __init__(self) -> None:
@@ -220,18 +224,18 @@ class Products(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("purpose", ["world_model", "behaviour"])
-def test_products_are_made_in_the_fast_type_and_layout(made: Trainer, purpose: Purpose) -> None:
+def test_products_use_bfloat16_and_channels_last(made: Trainer, purpose: Purpose) -> None:
     with Products() as products:
         made.learner.update(purpose)
     assert products.seen > 40
     assert not set(products.slow)
 
 
-# -- they notice -----------------------------------------------------------------------------------
+# -- the checks fail when they should --------------------------------------------------------------
 
 
 def twice(module: nn.Module) -> Callable[..., Any]:
-    """What stands for work done again: a second call whose result counts for nothing."""
+    """Duplicated work: a second call whose result is ignored."""
     original = module.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -242,13 +246,13 @@ def twice(module: nn.Module) -> Callable[..., Any]:
 
 
 @pytest.mark.faults
-def test_work_done_twice_is_noticed(made: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_duplicated_work_is_detected(made: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (made.learner.world_model.encoder, made.learner.world_model.prior_head):
         with monkeypatch.context() as patch:
             patch.setattr(module, "forward", twice(module))
             for test in (
-                test_an_update_of_the_world_model_multiplies_once,
-                lambda made: test_an_imagination_encodes_once_and_steps_once(made, monkeypatch),
+                test_world_model_update_computes_each_product_once,
+                lambda made: test_imagination_encodes_once_and_steps_once(made, monkeypatch),
             ):
                 with pytest.raises(AssertionError):
                     test(made)
@@ -262,7 +266,7 @@ def test_work_done_twice_is_noticed(made: Trainer, monkeypatch: pytest.MonkeyPat
         (lambda x: x.float(), "torch.float32"),
     ],
 )
-def test_a_slow_type_or_layout_is_noticed(
+def test_slow_type_or_layout_is_detected(
     made: Trainer,
     spoil: Callable[[Tensor], Tensor],
     message: str,
@@ -278,15 +282,13 @@ def test_a_slow_type_or_layout_is_noticed(
 
     monkeypatch.setattr(layer, "forward", forward)
     with pytest.raises(AssertionError, match=message):
-        test_products_are_made_in_the_fast_type_and_layout(made, "world_model")
+        test_products_use_bfloat16_and_channels_last(made, "world_model")
 
 
 @pytest.mark.faults
-def test_a_tensor_kept_in_float32_is_noticed(
-    made: Trainer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """BatchNorm and SiLU of all maps in float32: what is kept of them takes twice the room."""
+def test_tensor_kept_in_float32_is_detected(made: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BatchNorm and SiLU of all maps in float32: their saved tensors take twice the memory."""
     original = batch_norm.batch_norm_silu
     monkeypatch.setattr(batch_norm, "batch_norm_silu", lambda norm, x: original(norm, x.float()))
     with pytest.raises(AssertionError):
-        test_bytes_kept_for_the_backward_pass(made)
+        test_bytes_kept_for_the_backward_pass_stay_within_bounds(made)

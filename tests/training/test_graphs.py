@@ -1,7 +1,7 @@
-"""When an update is made eagerly, recorded and replayed; CUDA itself is played here.
+"""When an update runs eagerly, is recorded, or is replayed; CUDA is simulated.
 
-That replays compute what eager updates do is checked in `test_static_updates.py` with a tape, and
-on a GPU by `tests/test_benchmark_gpu.py`.
+`test_static_updates.py` (with a tape) and `tests/test_benchmark_gpu.py` (on a GPU) check that
+replays equal eager updates.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from drama.training.graphs import EAGER_CALLS, Recorded
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stand-ins for streams and graphs that write down what is asked of them."""
+    """Stand-ins for streams and graphs that record their calls."""
     events: list[str] = []
 
     class Graph:
@@ -59,7 +59,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return events
 
 
-def test_eager_then_recorded_then_replayed(log: list[str]) -> None:
+def test_updates_run_eagerly_then_recorded_then_replayed(log: list[str]) -> None:
     ran: list[int] = []
 
     def update() -> dict[str, torch.Tensor]:
@@ -71,12 +71,12 @@ def test_eager_then_recorded_then_replayed(log: list[str]) -> None:
     recorded = Recorded(update, [generator], torch.device("cuda:1"))
     for _ in range(EAGER_CALLS):
         recorded()
-    # Each on a stream of its own, ordered behind and before all else.
+    # Each on a separate stream, ordered after and before all other work.
     side = "side of cuda:1"
     assert log == [f"{side} waits for main", "update", f"main waits for {side}"] * EAGER_CALLS
     log.clear()
     returned = recorded()
-    # On the stream of the eager calls, which is the device's own.
+    # On the stream of the eager calls, the device's default.
     assert log == ["register 7", f"record into pool on {side}", "update", "recorded", "replay"]
     log.clear()
     assert recorded() is returned
@@ -86,7 +86,7 @@ def test_eager_then_recorded_then_replayed(log: list[str]) -> None:
     assert recorded.calls == EAGER_CALLS + 3
 
 
-def test_recordings_that_share_memory_share_the_stream(log: list[str]) -> None:
+def test_graphs_that_share_memory_share_the_stream(log: list[str]) -> None:
     place = graphs.shared_place(torch.device("cuda:1"))
     for _ in range(2):
         recorded = Recorded(lambda: {}, [], torch.device("cuda:1"), place)
@@ -96,7 +96,7 @@ def test_recordings_that_share_memory_share_the_stream(log: list[str]) -> None:
     assert log.count("record into pool on side of cuda:1") == 2
 
 
-def test_what_cannot_be_recorded_says_how_to_do_without(log: list[str]) -> None:
+def test_failed_recording_names_the_option_to_disable_it(log: list[str]) -> None:
     def update() -> dict[str, torch.Tensor]:
         if recorded.calls > EAGER_CALLS:
             raise RuntimeError("operation not permitted when stream is capturing\nmore of it")

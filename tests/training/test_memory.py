@@ -1,4 +1,4 @@
-"""Memory stays where it is once the buffers are full."""
+"""Memory is constant once the buffers are full."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
+def test_memory_is_constant_over_a_run(tmp_path: Path) -> None:
     if not Path("/proc/self/statm").exists():
         pytest.skip("needs /proc")
     sizes: dict[int, int] = {}

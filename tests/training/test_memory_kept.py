@@ -1,4 +1,4 @@
-"""Freed memory stays with the process while training, and goes back afterwards."""
+"""Freed memory stays with the process during training and is returned afterwards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drama.training.memory import keep_freed_memory
 MEGABYTES = 512
 PAGES = MEGABYTES * 2**20 // 4096
 
-# In a process of its own: what a test before it left in the heap decides where blocks go.
+# In a separate process: the heap of earlier tests changes where blocks go.
 SCRIPT = """
 import json, resource, sys
 import torch
@@ -33,8 +33,8 @@ def resident():
 found = {"before": resident(), "faults": []}
 with keep_freed_memory() as kept:
     found["kept"] = kept
-    # A block that does not fit where the last one was, for something small lies there now, gets a
-    # place beside it: most processes do that once or twice, and then use both again.
+    # A block whose last place is partly reused gets another place: most processes do that once or
+    # twice, and then reuse both.
     for _ in range(8):
         found["faults"].append(faults())
     found["inside"] = resident()
@@ -45,7 +45,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_memory_is_used_again_while_kept_and_given_back_after() -> None:
+def test_memory_is_reused_during_training_and_returned_after() -> None:
     command = [sys.executable, "-c", SCRIPT, str(MEGABYTES)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found = json.loads(done.stdout)
@@ -57,7 +57,7 @@ def test_memory_is_used_again_while_kept_and_given_back_after() -> None:
     assert outside > 100
 
 
-def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_c_libraries_are_unaffected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
     with keep_freed_memory() as kept:
         assert not kept

@@ -19,7 +19,7 @@ from drama.training.memory import available_bytes, check_room, least_bytes
 CPU = torch.device("cpu")
 
 
-def test_what_a_run_needs_at_least() -> None:
+def test_lower_bound_of_memory_matches_hand_computed_values() -> None:
     # 100 000 frames of 64 x 64 x 3 bytes, and 40 bytes of the other columns and counters each
     xs = least_bytes(presets.xs(), (64, 64, 3))
     assert xs["replay"] == 100_000 * (12_288 + 40)
@@ -28,7 +28,7 @@ def test_what_a_run_needs_at_least() -> None:
     assert least_bytes(tiny(), (8,)) == {"replay": 200 * 72, "update": 4 * 32 * 24}
 
 
-def test_no_run_of_the_presets_is_refused_on_a_machine_that_has_room(
+def test_presets_are_accepted_on_a_machine_with_enough_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda device: 8 * 10**9)
@@ -49,7 +49,9 @@ def test_no_run_of_the_presets_is_refused_on_a_machine_that_has_room(
         },
     ],
 )
-def test_a_run_that_cannot_fit_says_what_to_lower(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_run_that_does_not_fit_names_the_settings_to_lower(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
     agent = Agent("drama/Catch-v0", tiny(changes))
     with pytest.raises(ConfigError, match=r"needs at least .* on cpu .* are free: lower"):
         agent.learn(5, run_dir=tmp_path / "run")
@@ -58,7 +60,7 @@ def test_a_run_that_cannot_fit_says_what_to_lower(changes: dict[str, Any], tmp_p
 
 @pytest.mark.faults
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and ulimit -v")
-def test_a_limit_of_the_process_costs_one_line_not_an_abort(tmp_path: Path) -> None:
+def test_process_memory_limit_gives_one_error_line(tmp_path: Path) -> None:
     changes = {"replay.capacity": 20_000_000, "steps": 30}
     args = ["train", "quick", "--env", "drama/Catch-v0", "--run-dir", str(tmp_path / "run")]
     code = (  # limited after the import: the libraries of CUDA alone map several GiB
@@ -81,7 +83,7 @@ def test_a_limit_of_the_process_costs_one_line_not_an_abort(tmp_path: Path) -> N
     assert "Traceback" not in done.stderr
 
 
-def test_the_limit_of_the_process_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_memory_limit_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(resource, "getrlimit", lambda which: (10**9, 10**9))
     monkeypatch.setattr(memory, "_status", lambda field: 4 * 10**8)

@@ -1,4 +1,4 @@
-"""How much memory is used, and how much there is."""
+"""Measured memory use and available memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ needs_proc = pytest.mark.skipif(
 
 
 @needs_proc
-def test_the_peak_is_what_came_and_went() -> None:
+def test_peak_counts_memory_allocated_and_freed() -> None:
     peak = PeakMemory(CPU)
     peak.start()
     torch.ones(200 * MIB // 4)  # freed at once
@@ -28,7 +28,7 @@ def test_the_peak_is_what_came_and_went() -> None:
     assert found is not None
     assert 190 * MIB < found < 260 * MIB
     kept = torch.ones(50 * MIB // 4)
-    peak.start()  # what is held does not count, what was held before neither
+    peak.start()  # neither retained memory nor earlier memory counts
     found = peak.read()
     assert found is not None
     assert found < 20 * MIB
@@ -36,7 +36,7 @@ def test_the_peak_is_what_came_and_went() -> None:
 
 
 @needs_proc
-def test_the_peak_is_never_less_than_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_is_never_negative(monkeypatch: pytest.MonkeyPatch) -> None:
     peak = PeakMemory(CPU)
     peak.start()
     monkeypatch.setattr(memory, "_status", lambda field: 0)
@@ -44,7 +44,7 @@ def test_the_peak_is_never_less_than_nothing(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @needs_proc
-def test_where_the_mark_cannot_be_lowered_only_a_new_maximum_is_seen(
+def test_peak_without_reset_counts_only_a_new_maximum(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(path: Path, text: str) -> None:
@@ -55,13 +55,13 @@ def test_where_the_mark_cannot_be_lowered_only_a_new_maximum_is_seen(
     monkeypatch.setattr(memory, "_largest_resident", lambda: next(sizes))
     peak = PeakMemory(CPU)
     peak.start()
-    assert peak.read() is None  # as large as ever: what an update took is not seen
+    assert peak.read() is None  # no new maximum: the update's memory is not measured
     peak.start()
     assert peak.read() == 4000
 
 
 @needs_proc
-def test_resident_memory_grows_with_what_is_held() -> None:
+def test_resident_memory_grows_with_allocations() -> None:
     before = resident_bytes()
     held = torch.ones(100 * MIB // 4)
     after = resident_bytes()
@@ -71,20 +71,22 @@ def test_resident_memory_grows_with_what_is_held() -> None:
     assert held.sum() > 0
 
 
-def test_where_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_memory_is_unknown_without_system_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def missing(path: Path) -> str:
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(memory.Path, "read_text", missing)
     assert resident_bytes() is None
     monkeypatch.setattr(memory.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10}.get)
-    assert available_bytes(CPU) == 40960  # all of the machine's
+    assert available_bytes(CPU) == 40960  # the whole machine
     monkeypatch.delattr(memory.os, "sysconf")
     assert available_bytes(CPU) is None
 
 
 class Machine:
-    """A directory with the files that a system tells its memory in."""
+    """A directory with the memory files of a system."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -108,13 +110,13 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_the_machine_says_what_is_available(machine: Machine) -> None:
+def test_available_memory_is_read_from_the_system(machine: Machine) -> None:
     assert machine.free() == 8192
     machine.group("max", "5000", "anon 4000\ninactive_file 1000")  # a container without a limit
     assert machine.free() == 8192
 
 
-def test_the_limit_of_a_container_counts(machine: Machine) -> None:
+def test_container_limit_is_respected(machine: Machine) -> None:
     machine.group("6000", "5000", "anon 4000\ninactive_file 900\nactive_file 100")
     assert machine.free() == 6000 - 5000 + 900
     machine.group("4000", "5000", "anon 4000\ninactive_file 900")  # lowered meanwhile
@@ -123,7 +125,7 @@ def test_the_limit_of_a_container_counts(machine: Machine) -> None:
     assert machine.free() == 8192
 
 
-def test_the_older_kind_of_container_too(machine: Machine) -> None:
+def test_cgroup_v1_limit_is_respected(machine: Machine) -> None:
     machine.write("sys/fs/cgroup/memory/memory.limit_in_bytes", "7000\n")
     machine.write("sys/fs/cgroup/memory/memory.usage_in_bytes", "3000\n")
     machine.write("sys/fs/cgroup/memory/memory.stat", "inactive_file 1\ntotal_inactive_file 500\n")

@@ -1,4 +1,4 @@
-"""Running means, phase times and append-only logs, against numbers worked out by hand."""
+"""Running means, phase times and append-only logs, against hand-computed values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drama.training.clock import PHASES, Clock, TimeSplit
 from drama.training.metrics import JsonLines, Meter, RunLog
 
 
-def test_means_by_hand() -> None:
+def test_means_match_hand_computed_values() -> None:
     meter = Meter()
     assert meter.means() == {}
     meter.add({"loss": torch.tensor(1.0), "kl": torch.tensor(5.0)}, "model")
@@ -22,12 +22,12 @@ def test_means_by_hand() -> None:
     meter.add({"loss": torch.tensor(-4.0)}, "policy")
     expected = {"model/loss": 1.75, "model/kl": 5.0, "policy/loss": -4.0}
     assert meter.means() == expected
-    assert meter.means() == expected  # reading them does not end the count
+    assert meter.means() == expected  # reading does not reset the count
     meter.clear()
     assert meter.means() == {}
 
 
-def test_sums_are_wider_than_their_summands() -> None:
+def test_sums_use_a_wider_type_than_their_summands() -> None:
     meter = Meter()
     for value in (1e8, 1.0, 1.0, -1e8):  # in float32 the ones would be lost
         meter.add({"x": torch.tensor(value)}, "a")
@@ -47,7 +47,7 @@ def test_state_survives_json_to_the_last_bit() -> None:
     assert other.state() == meter.state()
 
 
-def test_phases_add_up_and_a_raise_still_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_phases_add_up_and_an_exception_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 1.5, 10.0, 12.0, 20.0, 20.25])
     monkeypatch.setattr(clock_module.time, "perf_counter", lambda: next(now))
     clock = Clock()
@@ -61,7 +61,7 @@ def test_phases_add_up_and_a_raise_still_counts(monkeypatch: pytest.MonkeyPatch)
     assert clock.flush() == {}
 
 
-def test_an_inner_phase_stops_the_outer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inner_phase_pauses_the_outer_one(monkeypatch: pytest.MonkeyPatch) -> None:
     times = [0.0, 1.0, 3.0, 3.5, 7.5, 8.0]
     now = iter(times)
     monkeypatch.setattr(clock_module.time, "perf_counter", lambda: next(now))
@@ -85,12 +85,12 @@ def test_a_row_may_end_inside_a_phase(monkeypatch: pytest.MonkeyPatch) -> None:
             assert clock.totals() == {"other": 2.0, "logging": 4.0}
         now = 110.0
     assert clock.flush() == {"logging": 1.0, "other": 4.0}
-    now = 200.0  # nothing is open: nobody's time
+    now = 200.0  # no phase is open: the time is not attributed
     assert clock.totals() == {"other": 6.0, "logging": 4.0}
     assert clock.flush() == {}
 
 
-def test_a_synchronised_clock_waits_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synchronised_clock_waits_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     now, queued = 0.0, 0.0
     monkeypatch.setattr(clock_module.time, "perf_counter", lambda: now)
 
@@ -113,11 +113,11 @@ def test_a_synchronised_clock_waits_at_both_ends(monkeypatch: pytest.MonkeyPatch
         with clock.phase("learn"):
             launch(2.0)
         with clock.phase("act"):
-            wait()  # its result has to come back
+            wait()  # its result has to be returned
         assert clock.flush() == expected
 
 
-def test_fractions_by_hand() -> None:
+def test_fractions_match_hand_computed_values() -> None:
     split = TimeSplit({"world_model": 6.0, "env": 1.0, "other": 1.0}, steps=20)
     assert split.wall_seconds == 8.0
     assert split.steps_per_second == 2.5
@@ -133,7 +133,7 @@ def test_fractions_by_hand() -> None:
     }
 
 
-def test_no_time_has_no_shares() -> None:
+def test_zero_time_has_no_fractions() -> None:
     split = TimeSplit({}, steps=0)
     assert set(split.fractions().values()) == {0.0}
     assert split.row()["time/steps_per_second"] == 0.0
@@ -176,11 +176,11 @@ def test_no_time_has_no_shares() -> None:
         ),
     ],
 )
-def test_the_line_of_a_run(seconds: dict[str, float], line: str) -> None:
+def test_time_line_of_a_run_is_formatted(seconds: dict[str, float], line: str) -> None:
     assert str(TimeSplit(seconds, steps=50)) == line
 
 
-def test_rows_are_there_as_soon_as_written(tmp_path: Path) -> None:
+def test_rows_are_readable_as_soon_as_written(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = JsonLines(path)
     assert rows.size() == 0
@@ -190,7 +190,7 @@ def test_rows_are_there_as_soon_as_written(tmp_path: Path) -> None:
     rows.close()
 
 
-def test_size_counts_what_was_there_and_a_cut_file_goes_on_from_there(tmp_path: Path) -> None:
+def test_log_size_includes_earlier_rows_and_truncated_log_continues(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     first = JsonLines(path)
     first.write({"step": 1})
@@ -198,7 +198,7 @@ def test_size_counts_what_was_there_and_a_cut_file_goes_on_from_there(tmp_path: 
     first.write({"step": 2, "note": "é"})
     first.close()
     second = JsonLines(path)
-    assert second.size() == path.stat().st_size  # bytes, whatever the letters
+    assert second.size() == path.stat().st_size  # bytes, not characters
     second.close()
     with path.open("r+b") as file:
         file.truncate(size)
@@ -209,7 +209,7 @@ def test_size_counts_what_was_there_and_a_cut_file_goes_on_from_there(tmp_path: 
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 3]
 
 
-def test_episodes_and_metrics_go_to_their_own_files(tmp_path: Path) -> None:
+def test_episodes_and_metrics_go_to_separate_files(tmp_path: Path) -> None:
     log = RunLog(tmp_path, tiny({"training.tensorboard": False}))
     log.write_metrics({"step": 5, "a/x": 1.0})
     log.write_episode({"step": 4, "return": 2.0, "length": 3, "seconds": 0.5})

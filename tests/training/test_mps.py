@@ -1,6 +1,6 @@
-"""Apple's GPU without one: its code runs here on the CPU, and what it lacks is an error.
+"""Code for Apple's GPU, run on the CPU; operations that it lacks are errors.
 
-What cannot be seen here is whether Metal's kernels compute the right numbers.
+The values that Metal's kernels compute are not tested here.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from drama.training.device import autocast, pick_dtype, pick_replay_device, proc
 
 MPS = torch.device("mps")
 TYPES = {torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool}
-"""Number types that training may use there: no float64, and bfloat16 depends on the system."""
+"""Dtypes that training may use: no float64, and bfloat16 depends on the system."""
 MAKERS = {
     getattr(torch, name)
     for name in ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randint", "randn",
                  "randperm", "tensor", "zeros")
 }  # fmt: skip
 ANOTHER_KERNEL = {"_scaled_dot_product_flash_attention_for_cpu"}
-"""Chosen by PyTorch for the device at hand, where Apple's GPU has a choice of its own."""
+"""Operations for which PyTorch selects another kernel on Apple's GPU."""
 
 
 @cache
 def has_kernel(operation: str) -> bool:
-    """Whether PyTorch's declarations, which come with it, name a kernel for Apple's GPU.
+    """Whether PyTorch's declarations name a kernel for Apple's GPU.
 
-    An operation made of others counts: those are seen by themselves.
+    A composite operation counts as having one: its parts are dispatched separately.
     """
     declared = declarations()[operation]
     delegate = re.search(r"^  structured_delegate: (\S+)", declared, re.MULTILINE)
@@ -63,7 +63,7 @@ def declarations() -> dict[str, str]:
 
 
 class AppleGPU(TorchDispatchMode):
-    """Raises at what Apple's GPU lacks."""
+    """Raises at operations and dtypes that Apple's GPU lacks."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -85,7 +85,7 @@ class AppleGPU(TorchDispatchMode):
 
 
 class NamedDevices(TorchFunctionMode):
-    """Raises where a tensor is made without its device: on a GPU it would lie in host memory."""
+    """Raises if a tensor is created without a device: it would be in host memory."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -96,7 +96,7 @@ class NamedDevices(TorchFunctionMode):
 
 @pytest.fixture(autouse=True)
 def apple(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the CPU treated as Apple's GPU, and forbid CUDA altogether."""
+    """Treat the CPU as Apple's GPU, and forbid CUDA."""
     monkeypatch.setattr(dispatch, "_HOSTS", ())
     monkeypatch.setattr(dispatch, "_WITHOUT_FLOAT64", ("cpu",))
 
@@ -110,8 +110,10 @@ def apple(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("sampler", ["dfs", "dfs-trained", "uniform"])
-def test_updates_and_acting(backbone: str, algorithm: str, sampler: str) -> None:
-    """The replay is taken to lie beside the model, so drawing is tested with the rest."""
+def test_updates_and_acting_use_supported_operations(
+    backbone: str, algorithm: str, sampler: str
+) -> None:
+    """The replay is on the model's device, so sampling is tested too."""
     made = trainer(
         **{
             "world_model.dynamics.name": backbone,
@@ -132,7 +134,7 @@ def test_updates_and_acting(backbone: str, algorithm: str, sampler: str) -> None
     assert np.isfinite(list(means.values())).all()
 
 
-def test_frames_moved_and_weighted() -> None:
+def test_random_shift_and_motion_weight_use_supported_operations() -> None:
     made = trainer(**{"replay.random_shift": (1, 1), "world_model.motion_weight": 10.0})
     with AppleGPU(), NamedDevices():
         made.meter.add(learn(made, "world_model"), "world_model")
@@ -141,8 +143,10 @@ def test_frames_moved_and_weighted() -> None:
 
 
 @pytest.mark.parametrize("env", ["drama/Catch-v0", "CartPole-v1"])
-def test_a_run_its_resumption_and_what_is_done_with_it(env: str, tmp_path: Path) -> None:
-    """From the first step to a dream; making and loading weights is the host's affair."""
+def test_training_resume_evaluation_and_dreams_use_supported_operations(
+    env: str, tmp_path: Path
+) -> None:
+    """From the first step to a dream; creating and loading weights happens on the host."""
     agent = Agent(env, config=tiny({"training.tensorboard": True}))
     with AppleGPU():
         agent.learn(40, run_dir=tmp_path / "run")
@@ -158,7 +162,7 @@ def test_a_run_its_resumption_and_what_is_done_with_it(env: str, tmp_path: Path)
     assert agent.action_space.contains(action)
 
 
-def test_decisions_for_it() -> None:
+def test_device_dispatch_for_mps() -> None:
     config = tiny().training
     assert config.cuda_graphs
     assert pick_dtype("auto", MPS) == torch.float32
@@ -172,8 +176,8 @@ def test_decisions_for_it() -> None:
     assert not made.learner.records
 
 
-def test_rows_are_copied_before_the_call_returns() -> None:
-    """Only CUDA stages what it copies, so only there a copy may be under way afterwards."""
+def test_transitions_are_copied_before_append_returns() -> None:
+    """Only CUDA stages copies, so only there a copy may be asynchronous."""
     made = trainer()
     batch = made.replay.windows(torch.tensor([5]), 4)
     with AppleGPU():
@@ -202,8 +206,10 @@ def transition(row: dict[str, Any]) -> Any:
             0, torch.arange(3, device="cpu"), torch.arange(3, device="cpu")), "index_add"),
     ],
 )  # fmt: skip
-def test_the_guards_see(wrong: Callable[[Tensor], Tensor], message: str) -> None:
-    """The tests above can fail: each of these in a loss would end them."""
+def test_guards_detect_unsupported_operations(
+    wrong: Callable[[Tensor], Tensor], message: str
+) -> None:
+    """Each of these in a loss raises, so the tests above can fail."""
     made = trainer()
     x = torch.eye(3)
     original = made.learner.world_model.twohot.loss
@@ -217,11 +223,11 @@ def test_the_guards_see(wrong: Callable[[Tensor], Tensor], message: str) -> None
         learn(made, "world_model")
 
 
-def test_declarations_are_read_right() -> None:
+def test_kernel_declarations_are_parsed() -> None:
     assert has_kernel("searchsorted.Tensor")
     assert has_kernel("expm1")  # through the operation that it delegates to
     assert has_kernel("_foreach_mul_.Scalar")  # made of others
-    assert has_kernel("matmul")  # has no kernel of its own anywhere
+    assert has_kernel("matmul")  # has no separate kernel on any device
     assert has_kernel("linalg_eigvals")  # made of one that has none:
     assert not has_kernel("linalg_eig")
     assert not has_kernel("_scaled_dot_product_flash_attention_for_cpu")

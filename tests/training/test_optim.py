@@ -27,9 +27,9 @@ def update(optimiser: Optimiser, p: nn.Parameter, grad: float) -> float:
     return p.item() - before
 
 
-def test_two_updates_by_hand() -> None:
+def test_two_updates_match_hand_computed_values() -> None:
     p, optimiser = one(1.0)
-    # Both corrections cancel in the first update: a step of lr against the sign, whatever g is.
+    # Both corrections cancel in the first update: a step of lr against the sign for any g.
     assert update(optimiser, p, 3.0) == pytest.approx(-0.1, rel=1e-6)
     # v = 0.99 * 0.09 + 0.01 * 1 = 0.0991, corrected by 1 - 0.99^2 = 0.0199: root 2.231572...
     second = -1.0 / math.sqrt(0.0991 / 0.0199)
@@ -39,7 +39,7 @@ def test_two_updates_by_hand() -> None:
     )
 
 
-def test_warm_up_weighs_the_momentum_by_its_step_sizes() -> None:
+def test_momentum_is_weighted_by_the_warm_up_step_sizes() -> None:
     p, optimiser = one(0.0, OptimConfig(lr=0.1, beta1=0.5, beta2=0.9, warmup=2))
     assert optimiser.learning_rate().item() == pytest.approx(0.05)
     assert update(optimiser, p, 2.0) == pytest.approx(-0.05, rel=1e-6)
@@ -52,21 +52,21 @@ def test_warm_up_weighs_the_momentum_by_its_step_sizes() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-4, 1.0, 1e6])
-def test_the_size_of_the_gradient_does_not_matter(scale: float) -> None:
-    """Which an epsilon that is larger than what was asked for would break."""
+def test_update_is_invariant_to_the_gradient_scale(scale: float) -> None:
+    """A larger epsilon than requested would break this."""
     p, optimiser = one(0.0)
     moves = [update(optimiser, p, scale * g) for g in (1.0, -0.5, 2.0)]
     q, other = one(0.0)
     assert moves == pytest.approx([update(other, q, g) for g in (1.0, -0.5, 2.0)], rel=1e-6)
 
 
-def test_epsilon_holds_small_gradients_back() -> None:
+def test_epsilon_damps_small_gradients() -> None:
     p, optimiser = one(0.0, OptimConfig(lr=0.1, eps=1.0, beta1=0.9, beta2=0.99, warmup=0))
     # root of v = 0.1 * g; without epsilon its correction (0.1) would cancel
     assert update(optimiser, p, 2.0) == pytest.approx(-0.1 * 2.0 * 0.1 / (0.2 + 1.0), rel=1e-6)
 
 
-def test_follows_an_independent_laprop() -> None:
+def test_equals_an_independent_laprop() -> None:
     from pytorch_optimizer import LaProp
 
     torch.manual_seed(0)
@@ -77,7 +77,7 @@ def test_follows_an_independent_laprop() -> None:
     oracle = LaProp(theirs, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
     for k in range(12):
         for p, q in zip(ours.parameters(), theirs, strict=True):
-            # Far from zero: the oracle adds 1e-15 to the second moment, whatever its eps.
+            # Far from zero: the oracle adds 1e-15 to the second moment, for any eps.
             p.grad = torch.sign(torch.randn_like(p)) * (1 + torch.rand_like(p)) * 10.0 ** (k % 3)
             q.grad = p.grad.clone()
         oracle.param_groups[0]["lr"] = float(optimiser.learning_rate())
@@ -95,7 +95,7 @@ def test_clips_the_norm_over_all_parameters() -> None:
     assert (p.grad.item(), q.grad.item()) == pytest.approx((0.6, 0.8), rel=1e-5)  # type: ignore[union-attr]
 
 
-def test_parameters_without_gradient_or_outside_of_training_rest() -> None:
+def test_frozen_parameters_and_those_without_gradient_are_unchanged() -> None:
     p, q, frozen = (nn.Parameter(torch.ones(1)) for _ in range(3))
     frozen.requires_grad_(False)
     optimiser = Optimiser([("p", p), ("q", q), ("frozen", frozen)], PLAIN)
@@ -105,7 +105,7 @@ def test_parameters_without_gradient_or_outside_of_training_rest() -> None:
     assert (p.item(), q.item(), frozen.item()) == pytest.approx((0.9, 1.0, 1.0))
 
 
-def test_continues_to_the_last_bit_from_its_saved_state() -> None:
+def test_saved_state_resumes_bit_for_bit() -> None:
     def grads() -> list[Tensor]:
         return [torch.randn(4, 3, generator=generator) for _ in range(6)]
 
@@ -130,7 +130,7 @@ def test_continues_to_the_last_bit_from_its_saved_state() -> None:
     assert torch.equal(p, q)
 
 
-def test_without_any_gradient_nothing_moves() -> None:
+def test_update_without_gradients_changes_nothing() -> None:
     p, optimiser = one(1.0)
     optimiser.step()
     assert p.item() == 1.0

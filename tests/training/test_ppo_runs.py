@@ -1,4 +1,4 @@
-"""PPO in the training loop: how much it does, what it saves, what it refuses."""
+"""PPO in the training loop: updates, checkpoints and refused settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RECOMPUTED: dict[str, Any] = {
     "behaviour.ppo.minibatches": 1,
     "behaviour.ppo.recompute_advantages": True,
 }
-"""The public code's form, the default of the paper's presets."""
+"""The variant of the published code, the default of the paper's presets."""
 
 
 def ppo(changes: dict[str, Any] | None = None) -> Config:
@@ -54,7 +54,7 @@ def test_one_rollout_per_update_whatever_the_epochs(
         (RECOMPUTED, {"slow_critic", "return_scale"}),
     ],
 )
-def test_what_it_logs(form: dict[str, Any], own: set[str], tmp_path: Path) -> None:
+def test_ppo_logs_its_metrics(form: dict[str, Any], own: set[str], tmp_path: Path) -> None:
     Agent(WALK, ppo(form)).learn(40, run_dir=tmp_path / "run")
     last = {k.removeprefix("behaviour/"): v for k, v in metrics(tmp_path / "run")[-1].items()}
     assert {"actor", "critic", "return", "value", "grad_norm", "survival"} | own <= last.keys()
@@ -65,9 +65,7 @@ def test_what_it_logs(form: dict[str, Any], own: set[str], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("form", [{}, RECOMPUTED, {"behaviour.standardise_input": True}])
-def test_one_seed_gives_one_run_and_a_resumed_run_is_the_same(
-    form: dict[str, Any], tmp_path: Path
-) -> None:
+def test_run_is_deterministic_and_resume_is_bit_exact(form: dict[str, Any], tmp_path: Path) -> None:
     for name in ("a", "b"):
         Agent(WALK, ppo(form)).learn(60, run_dir=tmp_path / name)
     assert_same_run(tmp_path / "a", tmp_path / "b")
@@ -80,7 +78,7 @@ def test_one_seed_gives_one_run_and_a_resumed_run_is_the_same(
 
 
 @pytest.mark.parametrize(("form", "kind"), [({}, MinibatchPPO), (RECOMPUTED, PPO)])
-def test_a_saved_agent_plays_as_the_one_that_was_saved(
+def test_loaded_agent_acts_like_the_saved_one(
     form: dict[str, Any], kind: type, tmp_path: Path
 ) -> None:
     agent = Agent(WALK, ppo(form)).learn(40)
@@ -95,7 +93,7 @@ def test_a_saved_agent_plays_as_the_one_that_was_saved(
 
 
 @pytest.mark.parametrize(("saved", "asked"), [("ppo", "actor-critic"), ("actor-critic", "ppo")])
-def test_one_algorithm_refuses_what_another_learnt(saved: str, asked: str, tmp_path: Path) -> None:
+def test_checkpoint_of_another_algorithm_is_refused(saved: str, asked: str, tmp_path: Path) -> None:
     Agent(WALK, tiny({"behaviour.algorithm": saved})).save(tmp_path / "saved")
     other = tiny({"behaviour.algorithm": asked})
     with pytest.raises(CheckpointError) as caught:
@@ -105,15 +103,15 @@ def test_one_algorithm_refuses_what_another_learnt(saved: str, asked: str, tmp_p
     assert "\n" not in message
 
 
-def test_a_run_from_before_there_was_a_choice_is_of_actor_critic(tmp_path: Path) -> None:
+def test_older_run_without_an_algorithm_is_actor_critic(tmp_path: Path) -> None:
     tree = dataclasses.asdict(tiny())
     for name in ("algorithm", "ppo"):
         del tree["behaviour"][name]
     assert drama.config.from_dict(Config, tree).behaviour.algorithm == "actor-critic"
 
 
-def test_settings_of_ppo_do_not_keep_another_algorithm_from_going_on() -> None:
-    # As in a run of xs from before the public code's form became the default.
+def test_changed_ppo_settings_do_not_stop_other_algorithms() -> None:
+    # As in an older run of xs, before the variant of the published code became the default.
     pairs = [
         [tiny({"behaviour.algorithm": name, **form}) for form in ({}, RECOMPUTED)]
         for name in ("actor-critic", "ppo")
@@ -122,7 +120,7 @@ def test_settings_of_ppo_do_not_keep_another_algorithm_from_going_on() -> None:
     assert len(compare(*pairs[1])[1]) == 3
 
 
-def test_a_minibatch_that_is_nan_takes_no_step(
+def test_nan_minibatch_makes_no_optimiser_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = Agent(WALK, ppo()).learn(30, run_dir=tmp_path / "run")
@@ -133,7 +131,7 @@ def test_a_minibatch_that_is_nan_takes_no_step(
         nonlocal calls
         calls += 1
         value, found = original(batch)
-        if calls == 3:  # in the midst of the first epoch
+        if calls == 3:  # in the middle of the first epoch
             before.update({k: t.clone() for k, t in agent.behaviour.named_parameters()})
             return value * torch.nan, found | {"actor": found["actor"] * torch.nan}
         return value, found
@@ -148,7 +146,7 @@ def test_a_minibatch_that_is_nan_takes_no_step(
 
 @pytest.mark.learning
 @pytest.mark.parametrize("seed", [0, 1])
-def test_catch_is_learnt(seed: int, tmp_path: Path) -> None:
+def test_ppo_learns_catch(seed: int, tmp_path: Path) -> None:
     quick = drama.presets.quick()
     behaviour = dataclasses.replace(quick.behaviour, algorithm="ppo")
     config = dataclasses.replace(quick, behaviour=behaviour)

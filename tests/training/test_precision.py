@@ -40,15 +40,15 @@ def learnt(precision: str) -> dict[str, torch.Tensor]:
     return {name: torch.stack(values) for name, values in rows.items()}
 
 
-def test_learns_the_same_over_fifty_updates() -> None:
+def test_bfloat16_learns_like_float32_over_fifty_updates() -> None:
     exact, rounded = learnt("float32"), learnt("bfloat16")
     assert exact.keys() == rounded.keys()
-    # A model that learnt: both are compared where the losses have moved far.
+    # Compare after training, where the losses have changed much.
     loss = exact["world_model/loss"]
     assert loss[-1] < 0.5 * loss[0]
     assert not torch.equal(loss, rounded["world_model/loss"])
     torch.testing.assert_close(rounded["world_model/loss"], loss, rtol=5e-3, atol=0.0)
     for name, values in exact.items():
-        # Once rounding has flipped a sampled latent the two go their own ways, the KL most of all.
+        # Once rounding changes a sampled latent the two diverge, the KL most of all.
         found, expected = rounded[name][-25:].mean(), values[-25:].mean()
         torch.testing.assert_close(found, expected, rtol=0.15, atol=2e-3, msg=name)

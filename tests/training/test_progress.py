@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes on, with a clock that the tests turn."""
+"""Progress lines of a run, with a simulated clock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from drama.training.stream import EpisodeEnd
 
 
 class Watched:
-    """A progress display of a pretended run."""
+    """A progress display of a simulated run."""
 
     def __init__(self, terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -41,7 +41,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Watched:
     return Watched(False, monkeypatch)
 
 
-def test_plain_lines_come_now_and_then(plain: Watched) -> None:
+def test_plain_lines_are_printed_at_intervals(plain: Watched) -> None:
     with plain.shown:
         plain.step(1, 1.0)
         plain.step(10, 9.0)
@@ -52,7 +52,7 @@ def test_plain_lines_come_now_and_then(plain: Watched) -> None:
         (line,) = plain.text.getvalue().splitlines()
         assert "step 21/100" in line
         assert "steps/s 1 " in line
-        assert "ETA -" in line  # what a step of training takes is not known yet
+        assert "ETA -" in line  # the duration of a training step is not known yet
         assert "return 1.50" in line
         assert "phase collecting" in line
         plain.shown("metrics", {"world_model/loss": 12.345, "time/env": 3.0})
@@ -64,13 +64,13 @@ def test_plain_lines_come_now_and_then(plain: Watched) -> None:
     assert "time/env" not in last
 
 
-def test_a_run_too_short_to_tell_says_nothing(plain: Watched) -> None:
+def test_short_run_prints_no_estimate(plain: Watched) -> None:
     with plain.shown:
         pass
     assert plain.text.getvalue() == ""
 
 
-def test_speed_is_that_of_late(plain: Watched) -> None:
+def test_speed_is_measured_over_recent_steps(plain: Watched) -> None:
     with plain.shown:
         for i in range(1, 11):
             plain.step(24 + 100 * i, 20.0)
@@ -80,7 +80,7 @@ def test_speed_is_that_of_late(plain: Watched) -> None:
         assert plain.shown.rate() == pytest.approx(0.5)
 
 
-def test_phases_are_timed_apart(plain: Watched) -> None:
+def test_phases_are_timed_separately(plain: Watched) -> None:
     """Around the end of the warm-up the time left is unknown rather than wrong."""
     with plain.shown:
         for step in range(1, 24):
@@ -100,7 +100,7 @@ def test_phases_are_timed_apart(plain: Watched) -> None:
         assert plain.shown.seconds_left() == pytest.approx(71 * 2.0)
 
 
-def test_an_estimate_stands_in_until_training_is_measured(plain: Watched) -> None:
+def test_prior_estimate_is_used_until_training_is_measured(plain: Watched) -> None:
     with plain.shown:
         plain.shown.learning_seconds = 3.0
         assert plain.shown.seconds_left() is None  # the environment is not measured yet
@@ -114,7 +114,7 @@ def test_an_estimate_stands_in_until_training_is_measured(plain: Watched) -> Non
         assert plain.shown.seconds_left() == pytest.approx(72 * 5.0)
 
 
-def test_a_run_within_the_warm_up_needs_no_estimate(plain: Watched) -> None:
+def test_run_within_the_warm_up_needs_no_estimate(plain: Watched) -> None:
     plain.shown.target = 20
     with plain.shown:
         plain.step(1, 1.0)
@@ -122,7 +122,7 @@ def test_a_run_within_the_warm_up_needs_no_estimate(plain: Watched) -> None:
         assert plain.shown.seconds_left() == pytest.approx(10.0)
 
 
-def test_a_continued_run_is_measured_from_where_it_goes_on(plain: Watched) -> None:
+def test_resumed_run_is_measured_from_its_start(plain: Watched) -> None:
     plain.trainer.step = 50
     with plain.shown:
         plain.step(51, 100.0)
@@ -140,7 +140,7 @@ def test_no_line_is_printed_twice(plain: Watched) -> None:
     assert len(plain.text.getvalue().splitlines()) == 1
 
 
-def test_losses_show_from_the_first_update_on(plain: Watched) -> None:
+def test_losses_are_shown_from_the_first_update_on(plain: Watched) -> None:
     with plain.shown:
         plain.shown("metrics", {"step": 10.0, "time/env": 1.0})  # a row of the warm-up
         plain.step(24, 1.0)
@@ -152,7 +152,7 @@ def test_losses_show_from_the_first_update_on(plain: Watched) -> None:
     assert "model loss 3.5" in plain.text.getvalue().splitlines()[-1]
 
 
-def test_only_the_last_twenty_returns_count(plain: Watched) -> None:
+def test_mean_return_is_over_the_last_twenty_episodes(plain: Watched) -> None:
     for ret in [100.0] * 10 + [1.0] * 20:
         plain.shown("episode", EpisodeEnd(ret, 1, 0.1))
     assert list(plain.shown.returns) == [1.0] * 20
@@ -173,7 +173,7 @@ def test_a_terminal_shows_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "50/100" in watched.text.getvalue()
 
 
-def test_watching_changes_no_number(capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_display_does_not_change_training(capfd: pytest.CaptureFixture[str]) -> None:
     weights = []
     for bar in (True, False):
         agent = Agent(env_id(Walk), tiny()).learn(30, progress_bar=bar)

@@ -1,4 +1,4 @@
-"""``run.json``: what each part of a run was made with, on whichever machine."""
+"""``run.json``: versions and machine of each part of a run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def notes_of(agent: Agent, steps: int, run_dir: Path | None = None) -> list[str]
 
 
 def insisting(config: Config) -> Config:
-    """The same, with a backend that is not to be had on a CPU."""
+    """The same, with a backend that a CPU does not have."""
     dynamics = dataclasses.replace(config.world_model.dynamics, backend="kernels")
     model = dataclasses.replace(config.world_model, dynamics=dynamics)
     return dataclasses.replace(config, world_model=model)
@@ -71,13 +71,13 @@ def test_one_entry_for_each_start(tmp_path: Path) -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    agent.learn(5)  # the same process goes on: no start
+    agent.learn(5)  # the same process continues: no new entry
     assert len(starts(run)) == 1
     assert not any("not as before" in note for note in notes_of(Agent.load(run), 5))
     assert [entry["step"] for entry in starts(run)] == [0, 15]
 
 
-def test_it_decides_nothing(tmp_path: Path) -> None:
+def test_record_does_not_affect_the_run(tmp_path: Path) -> None:
     Agent(WALK, tiny()).learn(40, run_dir=tmp_path / "whole")
     Agent(WALK, tiny()).learn(20, run_dir=tmp_path / "parts")
     Agent.load(tmp_path / "parts").learn(20)
@@ -85,7 +85,7 @@ def test_it_decides_nothing(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_another_machine_is_mentioned(tmp_path: Path) -> None:
+def test_resume_on_another_machine_is_reported(tmp_path: Path) -> None:
     run = tmp_path / "run"
     Agent(WALK, tiny()).learn(10, run_dir=run)
     tree = {"starts": [{**starts(run)[0], "device": "cuda", "torch": "2.8.0"}]}
@@ -96,7 +96,7 @@ def test_another_machine_is_mentioned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "3", '{"starts": 3}', '{"starts": [1]}'])
-def test_a_spoilt_record_stops_nothing(text: str | None, tmp_path: Path) -> None:
+def test_damaged_record_does_not_stop_a_run(text: str | None, tmp_path: Path) -> None:
     run = tmp_path / "run"
     Agent(WALK, tiny()).learn(5, run_dir=run)
     if text is None:
@@ -118,7 +118,7 @@ def test_entries_of_other_versions_are_kept(tmp_path: Path) -> None:
     assert (second["step"], second["precision"], second["backend"]) == (7, "bfloat16", "torch")
 
 
-def test_kernels_that_are_not_there_stop_a_run_before_it_begins(tmp_path: Path) -> None:
+def test_missing_kernels_stop_a_run_before_it_starts(tmp_path: Path) -> None:
     config = insisting(tiny({"env.id": WALK}))
     with pytest.raises(ConfigError, match="tensors are on the CPU"):
         Agent(config=config)
@@ -126,7 +126,7 @@ def test_kernels_that_are_not_there_stop_a_run_before_it_begins(tmp_path: Path) 
     Agent(config=tiny({"env.id": WALK})).learn(5, run_dir=run)
     with pytest.raises(ConfigError, match="tensors are on the CPU"):
         Agent.load(run, config=config)
-    # But where it is to play on a device of the caller's choice, it does.
+    # Evaluation on another device still works.
     agent = Agent.load(run, config=config, device="cpu")
     assert agent.backend == Backend("torch", "tensors are on the CPU")
     assert agent.evaluate(1, num_envs=1).episodes

@@ -1,6 +1,6 @@
-"""A run that was killed and continued is, to the last bit, the run that was not.
+"""A killed and resumed run equals an uninterrupted one bit for bit.
 
-The children are forks that send themselves SIGKILL; nothing gets a chance to clean up.
+The children are forks that send themselves SIGKILL, so no cleanup runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from drama.training.checkpoint import CheckpointDir
 pytestmark = pytest.mark.faults
 
 ODD = {"training.log_every": 15}
-"""So that a checkpoint falls between two rows of the log, with means half made."""
+"""A checkpoint then falls between two rows of the log, with partial means."""
 CATCH = {"env": "drama/Catch-v0", "config": ODD, "steps": STEPS}
 ATARI = {
     **ODD,
@@ -51,7 +51,9 @@ def whole(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_run_leaves_something_to_compare(whole: Path, forks: Forks, tmp_path: Path) -> None:
+def test_snapshot_covers_the_run_and_differs_between_runs(
+    whole: Path, forks: Forks, tmp_path: Path
+) -> None:
     found = snapshot(whole)
     assert found["step"] == STEPS
     assert found["state"]["optimisers"]["world_model"]["updates"] == 18
@@ -63,7 +65,7 @@ def test_a_run_leaves_something_to_compare(whole: Path, forks: Forks, tmp_path: 
     assert found["replay/obs"].shape == (found["state"]["replay_total"], 32, 32, 3)
     assert found["loop/trained"].sum() == 18 * 4
     assert found["loop/dreamt"].sum() == 18 * 8
-    # The comparison sees one step more, and another seed.
+    # The comparison detects one more step, and another seed.
     forks("train", tmp_path / "other", **CATCH, seed=1)
     changed = differences(found, snapshot(tmp_path / "other"))
     assert {"metrics", "replay/obs", "state", "loop/generator.learning"} <= set(changed)
@@ -88,7 +90,7 @@ def _random_places(count: int) -> list[tuple[str, int, bool]]:
 @pytest.mark.parametrize(
     "kill", _random_places(8), ids=lambda k: f"{k[0]}-{k[1]}".replace(" ", "_")
 )
-def test_killed_somewhere_in_the_loop(
+def test_resume_is_bit_exact_after_a_kill_in_the_loop(
     kill: tuple[str, int, bool], whole: Path, forks: Forks, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -98,10 +100,12 @@ def test_killed_somewhere_in_the_loop(
     assert_same_run(run, whole)
 
 
-def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> None:
+def test_resume_is_bit_exact_after_repeated_kills(
+    whole: Path, forks: Forks, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     assert forks("train", run, **CATCH, kill=("env", 33, False))["killed"]
-    # The first steps of a resumed process lead back to where the game stood.
+    # The first steps of a resumed process replay the actions of the game.
     for kill in (("env", 5, True), ("optimiser", 3, False), ("env", 20 + 25, True)):
         assert forks("resume", run, until=STEPS, kill=kill)["killed"]
     assert CheckpointDir(run).last().step == 40
@@ -112,7 +116,7 @@ def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("env", "config", "kill"),
     [
-        # One episode from the warm-up to the end: what the agent remembers is carried over.
+        # One episode from the warm-up to the end: the agent's state is carried over.
         (env_id(Endless), ODD, ("collect", 49, True)),
         ("CartPole-v1", {}, ("collect", 55, False)),
         ("drama/Recall-v0", {"behaviour.policy_latent": "posterior"}, ("optimiser", 25, True)),
@@ -130,7 +134,7 @@ def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> No
         ),
         ("CartPole-v1", {"world_model.dynamics.name": "gru"}, ("optimiser", 21, True)),
         ("CartPole-v1", {"replay.sampler": "dfs-trained"}, ("optimiser", 21, True)),
-        # In the warm-up, where the action being held is carried over, and after it.
+        # In the warm-up, where the repeated action is carried over, and after it.
         (
             "CartPole-v1",
             {
@@ -174,7 +178,7 @@ def test_killed_again_and_again(whole: Path, forks: Forks, tmp_path: Path) -> No
         "ppo",
     ],
 )
-def test_other_environments_and_parts(
+def test_resume_is_bit_exact_for_other_environments_and_parts(
     env: str, config: dict[str, Any], kill: tuple[str, int, bool], forks: Forks, tmp_path: Path
 ) -> None:
     steps = 120 if "Breakout" in env else STEPS
@@ -190,7 +194,7 @@ def test_other_environments_and_parts(
 
 @pytest.fixture(scope="session")
 def sweep(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A whole run with a small ring, and copies of it that died while they saved step 48."""
+    """A whole run with a small ring, and copies that were killed while saving step 48."""
     root = tmp_path_factory.mktemp("sweep")
     (root / "cases").mkdir()
     answer = forks(
@@ -206,7 +210,7 @@ def sweep(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     return root / "whole", root / "cases"
 
 
-def test_a_checkpoint_survives_a_kill_at_each_of_its_disk_operations(
+def test_checkpoint_survives_a_kill_at_each_disk_operation(
     sweep: tuple[Path, Path], forks: Forks
 ) -> None:
     whole, cases = sweep
@@ -218,18 +222,18 @@ def test_a_checkpoint_survives_a_kill_at_each_of_its_disk_operations(
         steps.append(CheckpointDir(case).last().step)
         assert forks("resume", case, until=64) == {"killed": False, "error": ""}, case.name
         assert_same_run(case, whole)
-    assert set(steps) == {32, 48}  # killed before, and after, the new checkpoint counted
+    assert set(steps) == {32, 48}  # killed before and after the new checkpoint became the last
     total = snapshot(whole)["state"]["replay_total"]
     assert total > 2 * SMALL_RING["replay.capacity"]  # type: ignore[operator]
 
 
-def test_a_resumption_survives_a_kill_at_each_of_its_disk_operations(
+def test_resume_survives_a_kill_at_each_disk_operation(
     sweep: tuple[Path, Path], forks: Forks, tmp_path: Path
 ) -> None:
     whole, _ = sweep
     request = {"env": env_id(Walk), "config": SMALL_RING, "steps": 64}
     assert forks("train", tmp_path / "run", **request, kill=("env", 61, True))["killed"]
-    # Leftovers of a checkpoint that was never finished, and of one beyond the last.
+    # Files of an unfinished checkpoint, and of one beyond the last.
     last = tmp_path / "run" / "checkpoints" / "000000048"
     for name in (".000000064.tmp", "000000063"):
         (last.parent / name).mkdir()
@@ -245,20 +249,20 @@ def test_a_resumption_survives_a_kill_at_each_of_its_disk_operations(
         assert_same_run(case, whole)
 
 
-def test_going_back_to_an_older_checkpoint_survives_a_kill(
+def test_resume_from_an_older_checkpoint_survives_a_kill(
     whole: Path, forks: Forks, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     assert forks("train", run, **CATCH)["error"] == ""
     older = run / "checkpoints" / "000000040"
-    # Killed after it went back and before it saved anything new.
+    # Killed after the rewind and before the next checkpoint.
     answer = forks("resume", older, until=STEPS, kill=("collect", 5, True))
     assert answer["killed"]
     assert forks("resume", run, until=STEPS) == {"killed": False, "error": ""}
     assert_same_run(run, whole)
 
 
-def test_an_older_checkpoint_leads_to_the_same_end(
+def test_resume_from_an_older_checkpoint_is_bit_exact(
     whole: Path, forks: Forks, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -267,7 +271,7 @@ def test_an_older_checkpoint_leads_to_the_same_end(
     assert_same_run(run, whole)
 
 
-def test_logs_of_the_lost_steps_are_cut_off(forks: Forks, tmp_path: Path) -> None:
+def test_logs_of_the_lost_steps_are_truncated(forks: Forks, tmp_path: Path) -> None:
     run = tmp_path / "run"
     kill = ("collect", 39, True)
     assert forks("train", run, **CATCH, kill=kill)["killed"]
@@ -279,7 +283,7 @@ def test_logs_of_the_lost_steps_are_cut_off(forks: Forks, tmp_path: Path) -> Non
     assert steps == sorted(set(steps))
 
 
-def test_a_run_killed_before_its_first_checkpoint_says_so(forks: Forks, tmp_path: Path) -> None:
+def test_run_killed_before_its_first_checkpoint_is_reported(forks: Forks, tmp_path: Path) -> None:
     run = tmp_path / "run"
     kill = ("collect", 15, True)
     assert forks("train", run, **CATCH, kill=kill)["killed"]
@@ -288,8 +292,8 @@ def test_a_run_killed_before_its_first_checkpoint_says_so(forks: Forks, tmp_path
     assert "no checkpoint" in answer["error"]
 
 
-def test_overlapped_updates_resume_too(forks: Forks, tmp_path: Path) -> None:
-    """They are made before the environment's step; a kill between the two loses neither."""
+def test_resume_is_bit_exact_with_overlapped_updates(forks: Forks, tmp_path: Path) -> None:
+    """Updates precede the environment's step; a kill between the two loses neither."""
     run = {**CATCH, "config": {**ODD, "training.overlap": True}}
     assert forks("train", tmp_path / "whole", **run) == {"killed": False, "error": ""}
     killed = forks("train", tmp_path / "cut", **run, kill=("env", 47, False))

@@ -20,11 +20,11 @@ from drama.files import read_tensors
 from drama.training.rundir import RunLock, create_run_dir, fresh_run_dir
 
 
-def test_numbering_takes_the_first_number_that_is_free(tmp_path: Path) -> None:
+def test_numbering_uses_the_first_free_number(tmp_path: Path) -> None:
     first = fresh_run_dir(tmp_path, "ALE/Pong-v5", "xs", 3)
     assert first == tmp_path / "Pong-v5-xs-s3-1"
     assert list(first.iterdir()) == []
-    create_run_dir(first)  # it may be used by whoever made it
+    create_run_dir(first)  # its creator may use it
     assert fresh_run_dir(tmp_path, "ALE/Pong-v5", "xs", 3).name == "Pong-v5-xs-s3-2"
     assert fresh_run_dir(tmp_path, "ALE/Pong-v5", "xs", 4).name == "Pong-v5-xs-s4-1"
     assert (
@@ -32,13 +32,13 @@ def test_numbering_takes_the_first_number_that_is_free(tmp_path: Path) -> None:
     )
 
 
-def test_a_label_becomes_a_name_for_any_file_system(tmp_path: Path) -> None:
+def test_label_becomes_a_portable_file_name(tmp_path: Path) -> None:
     for label, name in (("quick*", "quick-changed"), ("a/b: c", "a-b-c"), ("v1.2_x", "v1.2_x")):
         assert fresh_run_dir(tmp_path, "A-v0", label, 0) == tmp_path / f"A-v0-{name}-s0-1"
 
 
 def test_no_two_processes_choose_the_same_name(tmp_path: Path) -> None:
-    """Neither looks before the other has made its directory."""
+    """Neither checks before the other has created its directory."""
     with ThreadPoolExecutor(8) as pool:
         together = Barrier(8)
 
@@ -50,7 +50,7 @@ def test_no_two_processes_choose_the_same_name(tmp_path: Path) -> None:
     assert names == [f"Pong-v5-xs-s3-{n}" for n in range(1, 9)]
 
 
-def test_a_name_is_not_to_be_had_where_no_directory_can_be_made(tmp_path: Path) -> None:
+def test_name_is_refused_if_no_directory_can_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for root in (tmp_path / "file", tmp_path / "file" / "deeper"):
         with pytest.raises(RunDirError, match="cannot make run directory"):
@@ -69,7 +69,7 @@ def test_an_empty_directory_may_be_used(tmp_path: Path) -> None:
         create_run_dir(tmp_path / "a" / "b" / "x" / "y")
 
 
-def test_a_name_too_long_for_the_disk(tmp_path: Path) -> None:
+def test_name_too_long_for_the_file_system_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match="cannot"):
         create_run_dir(tmp_path / ("x" * 300))
 
@@ -81,12 +81,12 @@ def test_a_lock_excludes_others_until_released(tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match=r"in use by process \d+"):
         second.acquire()
     first.release()
-    first.release()  # twice is as good as once
+    first.release()  # releasing twice is allowed
     second.acquire()
     second.release()
 
 
-def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
+def test_lock_is_released_when_its_process_ends(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     code = (
         "import sys, time; from pathlib import Path; from drama.training.rundir import RunLock\n"
@@ -105,10 +105,10 @@ def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_a_lock_that_vanishes_while_it_is_taken(
+def test_lock_released_during_acquisition_still_excludes_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One process lets go between another's opening the file and locking it."""
+    """One process releases between another's open and lock."""
     fcntl = pytest.importorskip("fcntl")
     first, second, third = RunLock(tmp_path), RunLock(tmp_path), RunLock(tmp_path)
     first.acquire()
@@ -129,7 +129,7 @@ def test_a_lock_that_vanishes_while_it_is_taken(
         third.release()
 
 
-def test_a_directory_in_use_is_left_alone(tmp_path: Path) -> None:
+def test_directory_in_use_is_unchanged(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     run = tmp_path / "run"
     Agent(env_id(Walk), tiny()).learn(25, run_dir=run)
@@ -144,9 +144,9 @@ def test_a_directory_in_use_is_left_alone(tmp_path: Path) -> None:
     assert agent.learn(5).num_timesteps == 30
 
 
-def test_a_run_cannot_move(tmp_path: Path) -> None:
+def test_run_directory_cannot_change_during_training(tmp_path: Path) -> None:
     agent = Agent(env_id(Walk), tiny()).learn(5, run_dir=tmp_path / "a")
-    agent.learn(5, run_dir=tmp_path / "a")  # where it is: nothing to move
+    agent.learn(5, run_dir=tmp_path / "a")  # the same directory is no change
     with pytest.raises(RunDirError, match="cannot move"):
         agent.learn(5, run_dir=tmp_path / "b")
     assert not (tmp_path / "b").exists()
@@ -156,7 +156,7 @@ def test_a_run_cannot_move(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
-def test_a_lock_that_cannot_be_made_is_no_lock_of_another(tmp_path: Path) -> None:
+def test_failing_lock_is_not_reported_as_in_use(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     (tmp_path / ".lock").mkdir()
     with pytest.raises(RunDirError, match=r"^cannot lock .*: \.lock: Is a directory$"):
@@ -167,7 +167,7 @@ def test_a_lock_that_cannot_be_made_is_no_lock_of_another(tmp_path: Path) -> Non
 
 
 @pytest.mark.faults
-def test_a_run_in_a_path_that_is_not_utf8_goes_on(tmp_path: Path) -> None:
+def test_run_in_a_non_utf8_path_resumes(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run\xff"))
     try:
         path.mkdir()

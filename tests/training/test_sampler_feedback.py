@@ -1,4 +1,4 @@
-"""A prioritised sampler, defined here alone: what another package needs to add one."""
+"""A prioritised sampler defined in this file, as another package would add it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def losses(replay: ReplayBuffer) -> Tensor:
     return replay.sampler.losses
 
 
-def test_losses_are_those_of_the_windows_trained_on() -> None:
+def test_sampler_receives_the_losses_of_its_windows() -> None:
     trainer = made()
     trainer.update("behaviour")
     assert not losses(trainer.replay).any()
@@ -79,7 +79,7 @@ def test_losses_are_those_of_the_windows_trained_on() -> None:
     found, seen = losses(trainer.replay), trainer.replay.trained > 0
     assert (found[seen] > 0).all()
     assert not found[~seen].any()
-    # Windows of equal length: the loss of the batch is their mean, but for masks.
+    # Windows of equal length: the loss of the batch is their mean, except for masks.
     loss = trainer.meter.means()["world_model/loss"]
     assert found[seen].mean().item() == pytest.approx(loss, rel=0.1)
 
@@ -102,7 +102,7 @@ def test_a_run_with_feedback_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", tmp_path / "parts", files=False)
 
 
-def test_feedback_changes_what_is_trained_on(tmp_path: Path) -> None:
+def test_feedback_changes_the_sampled_windows(tmp_path: Path) -> None:
     class Forgetful(Prioritised):
         def update(self, slots: Tensor, losses: Tensor) -> None:
             pass

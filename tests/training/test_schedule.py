@@ -1,4 +1,4 @@
-"""Updates that are due, and the lines about runs that have none or few."""
+"""Scheduled updates, and warnings about runs with few or none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drama.training.schedule import shortfall, updates_due
 @pytest.mark.parametrize(
     ("step", "expected"), [(0, 0), (1000, 0), (1004, 0), (1005, 1), (1250, 50), (5000, 800)]
 )
-def test_updates_of_quick_by_hand(step: int, expected: int) -> None:
+def test_updates_of_quick_match_hand_computed_values(step: int, expected: int) -> None:
     due = updates_due(presets.quick().training, step)
     assert due == {"world_model": expected, "behaviour": expected}
 
@@ -61,14 +61,14 @@ def test_updates_of_quick_by_hand(step: int, expected: int) -> None:
         ({}, 5000, None),
     ],
 )
-def test_a_run_that_learns_nothing_or_little(
+def test_run_with_few_or_no_updates_warns(
     changes: dict[str, Any], until: int, said: str | None
 ) -> None:
     assert shortfall(presets.quick().override(changes), until) == said
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
-def test_no_preset_is_short_of_updates(name: str) -> None:
+def test_every_preset_makes_enough_updates(name: str) -> None:
     config = presets.preset(name)
     assert shortfall(config, config.steps) is None
 
@@ -80,7 +80,7 @@ def warnings_of(agent: Agent, *steps: int) -> list[str]:
     return found
 
 
-def test_learn_warns_before_and_after_and_not_at_every_call() -> None:
+def test_learn_warns_once_before_and_after_training() -> None:
     reason = "the warm-up of random actions takes 24 steps (training.warmup_steps), training ends"
     agent = Agent(Walk, tiny())
     assert warnings_of(agent, 10, 10, 30) == [
@@ -89,11 +89,11 @@ def test_learn_warns_before_and_after_and_not_at_every_call() -> None:
     ]
 
 
-def test_a_run_with_enough_updates_warns_of_nothing() -> None:
+def test_run_with_enough_updates_does_not_warn() -> None:
     assert warnings_of(Agent(Walk, tiny()), 40) == []
 
 
-def test_a_policy_that_is_never_trained_is_named() -> None:
+def test_policy_without_updates_warns() -> None:
     agent = Agent(Walk, tiny({"training.behaviour_ratio": 0}))
     assert warnings_of(agent, 40) == [
         "the policy will not be trained: training.behaviour_ratio is 0",

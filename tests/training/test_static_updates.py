@@ -1,7 +1,7 @@
-"""Updates as an accelerator makes them: they look at no number, and can be recorded and repeated.
+"""Updates on an accelerator: without synchronisation, so they can be recorded and replayed.
 
-The code paths of an accelerator run here on the CPU (see `drama.ops.dispatch`), so that their
-numbers can be compared with those of the CPU's own paths.
+The accelerator's code paths run here on the CPU (see `drama.ops.dispatch`), so that their results
+can be compared with those of the CPU paths.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trainer(**changes: Any) -> Trainer:
-    """Return a trainer whose replay holds some episodes."""
+    """Return a trainer with some episodes in its replay."""
     agent = Agent("drama/Catch-v0", config=tiny(changes))
     made = Trainer(agent.config, agent.env, agent.world_model, agent.behaviour)
     rng = np.random.default_rng(0)
@@ -85,7 +85,7 @@ def state(made: Trainer) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("sampler", ["dfs", "dfs-trained"])
-def test_an_update_looks_at_no_number(backbone: str, algorithm: str, sampler: str) -> None:
+def test_update_does_not_synchronise(backbone: str, algorithm: str, sampler: str) -> None:
     made = trainer(
         **{
             "world_model.dynamics.name": backbone,
@@ -97,11 +97,11 @@ def test_an_update_looks_at_no_number(backbone: str, algorithm: str, sampler: st
         with Watch() as watch:
             learn(made, purpose)
         assert not watch.looks
-        assert watch.launches > 100  # it saw the backward pass too
+        assert watch.launches > 100  # the backward pass is watched too
 
 
 @pytest.mark.usefixtures("accelerator")
-def test_nor_does_one_of_frames_moved_and_weighted() -> None:
+def test_update_with_shifted_and_weighted_frames_does_not_synchronise() -> None:
     made = trainer(**{"replay.random_shift": (1, 1), "world_model.motion_weight": 10.0})
     with Watch() as watch:
         learn(made, "world_model")
@@ -110,7 +110,7 @@ def test_nor_does_one_of_frames_moved_and_weighted() -> None:
 
 @pytest.mark.usefixtures("accelerator")
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_nor_does_one_that_asks_about_every_action(backbone: str) -> None:
+def test_update_with_q_values_of_all_actions_does_not_synchronise(backbone: str) -> None:
     made = trainer(
         **{"world_model.dynamics.name": backbone, "behaviour.actor_gradient": "all-actions"}
     )
@@ -120,15 +120,15 @@ def test_nor_does_one_that_asks_about_every_action(backbone: str) -> None:
 
 
 @pytest.mark.usefixtures("accelerator")
-def test_nor_does_one_with_running_moments_of_the_input() -> None:
+def test_update_with_running_input_moments_does_not_synchronise() -> None:
     made = trainer(**RECOMPUTED)
     with Watch() as watch:
         learn(made, "behaviour")
     assert not watch.looks
 
 
-def test_the_watch_sees_a_look() -> None:
-    """On the CPU's own path an update does look: the test above can fail."""
+def test_watch_detects_synchronisation() -> None:
+    """The CPU path synchronises, so the test above can fail."""
     with Watch() as watch:
         learn(trainer(), "world_model")
     assert "aten::_local_scalar_dense" in watch.looks
@@ -146,11 +146,11 @@ def test_the_watch_sees_a_look() -> None:
     ],
     ids=["mamba2", "mamba1", "ppo", "recomputed"],
 )
-def test_recorded_updates_are_those_made_anew(parts: dict[str, Any], precision: str) -> None:
-    """Nothing that should change from one update to the next stayed behind in Python.
+def test_replayed_updates_equal_eager_updates(parts: dict[str, Any], precision: str) -> None:
+    """No value that changes between updates is left in Python.
 
-    Warm-up of the step size, counters of the replay, random draws, running statistics, the slow
-    critic: with all of them the sixth update of a recording is the sixth update.
+    Step-size warm-up, replay counters, random numbers, running statistics, slow critic: with all of
+    them the sixth replay equals the sixth eager update.
     """
     changes = {**parts, "training.precision": precision}
     anew, recorded = trainer(**changes), trainer(**changes)
@@ -171,10 +171,10 @@ def test_recorded_updates_are_those_made_anew(parts: dict[str, Any], precision: 
     assert not [name for name, t in first.items() if not torch.equal(t, second[name])]
 
 
-def test_a_number_left_in_python_is_found(
+def test_value_left_in_python_is_detected(
     accelerator: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test above can fail: with a step size that the host computes it does."""
+    """With a step size computed on the host the comparison fails."""
     counts = iter(range(100))
     monkeypatch.setattr(
         "drama.training.optim.Optimiser.learning_rate",
@@ -193,7 +193,7 @@ def test_a_number_left_in_python_is_found(
 
 
 def numbers(made: Trainer) -> dict[str, torch.Tensor]:
-    """Loss, gradients and a dream, from the same weights, rows and random numbers each time."""
+    """Loss, gradients and a rollout, from the same weights, transitions and random numbers."""
     windows = made.replay.windows(torch.tensor([30, 20, 39, 12]), 12)
     context = made.replay.windows(torch.arange(8, 40), 4)
     model = made.learner.world_model
@@ -206,13 +206,13 @@ def numbers(made: Trainer) -> dict[str, torch.Tensor]:
     model.eval()
     grads = {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
     rollout = made.learner.imagination.rollout(context, generator)
-    model.load_state_dict(start)  # the running statistics of BatchNorm move
+    model.load_state_dict(start)  # the running statistics of BatchNorm change
     columns = {name: column for name, column in rollout._asdict().items() if column is not None}
     return {**metrics, **grads, **columns}
 
 
 def compared(backbone: str) -> Trainer:
-    """A trainer in whose loss every part of the model has its share."""
+    """A trainer with a loss that depends on every part of the model."""
     made = trainer(
         **{
             "world_model.dynamics.name": backbone,
@@ -226,7 +226,7 @@ def compared(backbone: str) -> Trainer:
 
 
 def differing(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> list[str]:
-    """Names of those that are more than rounding apart, measured by their norm."""
+    """Names of values that differ by more than rounding, relative to their norm."""
     assert found.keys() == expected.keys()
     assert len(expected) > 40
     return [
@@ -237,8 +237,8 @@ def differing(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor])
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_both_paths_give_the_same_numbers(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The accelerator's way through the model against the CPU's: loss, gradients and dreams."""
+def test_accelerator_and_cpu_paths_agree(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss, gradients and rollouts of the accelerator path against the CPU path."""
     made = compared(backbone)
     on_cpu = numbers(made)
     with monkeypatch.context() as patch:
@@ -249,12 +249,12 @@ def test_both_paths_give_the_same_numbers(backbone: str, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("scale", [1.0, 1.01])
 @pytest.mark.parametrize("backbone", ["mamba2", "mamba1"])
-def test_the_fast_model_is_the_plain_one(
+def test_fast_model_equals_the_plain_one(
     backbone: str, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against the recurrence step by step, norms and errors as their formulas, images as NCHW.
+    """Reference: step-by-step recurrence, norms and errors by formula, NCHW images.
 
-    With the plain one's steps a hundredth longer the numbers must differ: the test can fail.
+    With step sizes of the reference 1 % larger the results must differ, so the test can fail.
     """
     made = compared(backbone)
     fast = numbers(made)
@@ -277,12 +277,14 @@ def test_the_fast_model_is_the_plain_one(
     if scale == 1.0:
         assert not differ
     else:
-        assert len(gradients & set(differ)) >= 8  # those that the scan hands on
-        assert "reconstruction" not in differ  # which the recurrence has no part in
+        assert len(gradients & set(differ)) >= 8  # the states that the scan returns
+        assert "reconstruction" not in differ  # independent of the recurrence
 
 
-def test_overlap_draws_from_all_rows_but_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The updates of a step are the same in number, and made before the step's row arrives."""
+def test_overlapped_updates_sample_from_all_but_the_newest_transition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The number of updates per step is the same; they run before the step's transition arrives."""
     drawn: dict[bool, list[int]] = {}
     for overlap in (False, True):
         config = tiny({"training.overlap": overlap, "env.id": "drama/Catch-v0"})
@@ -301,7 +303,7 @@ def test_overlap_draws_from_all_rows_but_the_newest(monkeypatch: pytest.MonkeyPa
         assert made.learner.updates == {"world_model": 18, "behaviour": 18}
         drawn[overlap] = held
     rows = np.array([drawn[True], drawn[False]])
-    assert (rows[1] - rows[0] >= 1).all()  # two where an episode ended: its final observation
+    assert (rows[1] - rows[0] >= 1).all()  # two at the end of an episode: its final observation
     assert (rows[1] - rows[0] <= 2).all()
 
 

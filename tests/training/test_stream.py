@@ -1,4 +1,4 @@
-"""The environment of a run, where it is used in ways that no run would use it."""
+"""The training environment under unusual use: reused arrays, outside steps, interrupts."""
 
 # One file: the tests share one environment and its variants.
 
@@ -25,7 +25,7 @@ NO_UPDATES = {"training.world_model_ratio": 0.0, "training.behaviour_ratio": 0.0
 
 
 class Clockwork(gym.Env[Any, Any]):
-    """Shows its time and its episode, pays its time; episodes of five steps."""
+    """Observes time and episode, rewards the time; episodes of five steps."""
 
     observation_space: spaces.Box = spaces.Box(-1e3, 1e3, (2,), np.float32)
     action_space = spaces.Discrete(2)
@@ -49,7 +49,7 @@ class Clockwork(gym.Env[Any, Any]):
 
 
 class OneArray(Clockwork):
-    """Hands out the same array each time."""
+    """Returns the same array each time."""
 
     def show(self) -> Any:
         self.memory[:] = self.time, self.episode
@@ -57,7 +57,7 @@ class OneArray(Clockwork):
 
 
 class OnePicture(Clockwork):
-    """Hands out the same picture each time, at the size that the agent reads."""
+    """Returns the same image each time, at the size that the agent reads."""
 
     observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
 
@@ -68,7 +68,7 @@ class OnePicture(Clockwork):
 
 
 class Backwards(Clockwork):
-    """Hands out a view with a negative stride."""
+    """Returns a view with a negative stride."""
 
     def show(self) -> Any:
         self.memory[:] = self.episode, self.time
@@ -76,7 +76,7 @@ class Backwards(Clockwork):
 
 
 def rows(agent: Agent) -> list[tuple[float, float, bool, float, bool, bool]]:
-    """Time, episode, first, reward, truncated, last: of every row of the replay."""
+    """Time, episode, first, reward, truncated, last of every replay row."""
     assert agent._run.trainer is not None
     replay = agent._run.trainer.replay
     r = {name: values[: len(replay)] for name, values in replay.columns.items()}
@@ -88,7 +88,7 @@ def rows(agent: Agent) -> list[tuple[float, float, bool, float, bool, bool]]:
 
 
 def episode(number: int, steps: int, *, cut: bool = False) -> list[Any]:
-    """The rows of an episode of `Clockwork`: ``steps`` of it, then how it was left."""
+    """Rows of an episode of `Clockwork`: ``steps`` steps, then its end."""
     found: list[Any] = [
         (t, number, t == 0, t + 1.0, cut and t == steps - 1, False) for t in range(steps)
     ]
@@ -96,7 +96,7 @@ def episode(number: int, steps: int, *, cut: bool = False) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", [Clockwork, OneArray, Backwards])
-def test_what_is_kept_of_an_observation_does_not_change_with_the_environment(
+def test_stored_observations_do_not_change_with_the_environment(
     kind: type[Clockwork],
 ) -> None:
     agent = Agent(kind(), tiny({"training.warmup_steps": 9})).learn(20)  # 11 by the policy
@@ -104,13 +104,13 @@ def test_what_is_kept_of_an_observation_does_not_change_with_the_environment(
     assert rows(agent) == shown
 
 
-def test_nor_does_a_picture() -> None:
+def test_stored_images_do_not_change_with_the_environment() -> None:
     agent = Agent(OnePicture(), tiny(NO_UPDATES)).learn(10)
     assert [row[0] for row in rows(agent)] == [0, 1, 2, 3, 4, 5] * 2
 
 
 class Notes:
-    """Listens for what the user should read."""
+    """Records notes and warnings."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -124,7 +124,7 @@ class Notes:
 
 
 class Outside:
-    """Ways to move the training environment between two calls of ``learn``."""
+    """Steps and resets of the training environment between two calls of ``learn``."""
 
     @staticmethod
     def reset(env: gym.Env[Any, Any]) -> None:
@@ -138,12 +138,12 @@ class Outside:
 
 
 @pytest.mark.parametrize("use", [Outside.reset, Outside.play])
-def test_an_episode_that_others_moved_is_cut(use: Callable[[Any], None]) -> None:
+def test_episode_stepped_from_outside_is_truncated(use: Callable[[Any], None]) -> None:
     agent = Agent(Clockwork(), tiny(NO_UPDATES)).learn(7)
     use(agent.get_env())
     notes = Notes()
     agent.learn(6, listeners=[notes])
-    # Episode 2 is the others'; of episode 1 two steps and what they led to are kept.
+    # Episode 2 is not stored; of episode 1 two steps and their observations are kept.
     assert rows(agent) == [*episode(0, 5), *episode(1, 2, cut=True), *episode(3, 5), *_begun(4, 1)]
     assert notes.about("used by others") == 1
 
@@ -153,9 +153,7 @@ def _begun(number: int, steps: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("steps", [5, 7])
-def test_a_run_whose_environment_others_moved_can_be_resumed_exactly(
-    steps: int, tmp_path: Path
-) -> None:
+def test_resume_is_bit_exact_after_steps_from_outside(steps: int, tmp_path: Path) -> None:
     """After 5 steps an episode has just ended, after 7 one is cut."""
     for name in ("whole", "parts"):
         agent = Agent(env_id(Walk), tiny()).learn(23 + steps, run_dir=tmp_path / name)
@@ -173,7 +171,7 @@ def test_a_run_whose_environment_others_moved_can_be_resumed_exactly(
     assert_same_run(tmp_path / "whole", tmp_path / "parts", files=False)
 
 
-def test_an_environment_used_before_the_first_step_changes_nothing(tmp_path: Path) -> None:
+def test_environment_used_before_the_first_step_changes_nothing(tmp_path: Path) -> None:
     for name in ("touched", "left alone"):
         agent = Agent(env_id(Walk), tiny())
         if name == "touched":
@@ -183,7 +181,7 @@ def test_an_environment_used_before_the_first_step_changes_nothing(tmp_path: Pat
     assert_same_run(tmp_path / "touched", tmp_path / "left alone")
 
 
-def test_an_episode_that_others_played_before_is_not_counted() -> None:
+def test_episode_played_before_the_run_is_not_counted() -> None:
     env = adapt(RecordEpisodeStatistics(Clockwork()))
     stream = EnvStream(env, 0)
     env.reset()
@@ -197,7 +195,7 @@ def test_an_episode_that_others_played_before_is_not_counted() -> None:
 
 
 class BrokenOff(Clockwork):
-    """In its thirteenth step somebody interrupts: before it moves or after."""
+    """KeyboardInterrupt in the thirteenth step: before or after its transition."""
 
     after = False
     steps = 0
@@ -213,7 +211,7 @@ class BrokenOff(Clockwork):
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_an_episode_of_which_a_step_was_broken_off_is_cut(after: bool) -> None:
+def test_episode_with_an_interrupted_step_is_truncated(after: bool) -> None:
     env = BrokenOff()
     env.after = after
     config = tiny({"training.warmup_steps": 9, **NO_UPDATES})
@@ -233,10 +231,10 @@ def test_an_episode_of_which_a_step_was_broken_off_is_cut(after: bool) -> None:
 
 
 @pytest.mark.parametrize("at", [3, 5, 6])
-def test_rows_of_a_step_are_kept_though_somebody_interrupts(
+def test_rows_of_a_step_are_complete_after_an_interrupt(
     at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the third row of an episode, at the last that acts, and at its final observation."""
+    """At the third row of an episode, at the last with an action, and at its final observation."""
     agent = Agent(Clockwork(), tiny(NO_UPDATES)).learn(1)
     assert agent._run.trainer is not None
     replay = agent._run.trainer.replay
@@ -273,7 +271,7 @@ class WiredReset(Walk):
         return super().reset(**kwargs)
 
 
-def test_the_seed_after_a_cut_is_kept_where_no_episode_has_begun_since(tmp_path: Path) -> None:
+def test_seed_after_a_truncation_is_kept_until_the_next_episode(tmp_path: Path) -> None:
     agent = Agent(WiredReset, tiny(NO_UPDATES))
     with pytest.raises(KeyboardInterrupt):
         agent.learn(30, run_dir=tmp_path / "run")
@@ -289,7 +287,7 @@ def test_the_seed_after_a_cut_is_kept_where_no_episode_has_begun_since(tmp_path:
 
 
 class Talkative(Clockwork):
-    """Uses words for itself that Atari games use for something else."""
+    """Uses info keys that have another meaning in Atari games."""
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         obs, _ = super().reset(**kwargs)
@@ -302,7 +300,7 @@ class Talkative(Clockwork):
 
 
 class OneInfo(Clockwork):
-    """Hands out the same info each time; its episodes take 2, 3, 4 … steps."""
+    """Returns the same info each time; its episodes take 2, 3, 4 … steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -317,7 +315,7 @@ class OneInfo(Clockwork):
         return (*super().step(action)[:4], self.info)
 
 
-def test_each_episode_is_counted_anew_in_the_same_info(tmp_path: Path) -> None:
+def test_each_episode_is_counted_separately_with_a_reused_info(tmp_path: Path) -> None:
     env = OneInfo()
     Agent(env, tiny(NO_UPDATES)).learn(9, run_dir=tmp_path / "run")
     assert [row["length"] for row in episodes(tmp_path / "run")] == [2, 3, 4]
@@ -326,7 +324,7 @@ def test_each_episode_is_counted_anew_in_the_same_info(tmp_path: Path) -> None:
 
 
 class Monitored(Clockwork):
-    """Counts its episodes itself, as Stable-Baselines3's Monitor does."""
+    """Reports its episodes in the info, as Stable-Baselines3's Monitor does."""
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, _ = super().step(action)
@@ -335,8 +333,10 @@ class Monitored(Clockwork):
 
 
 @pytest.mark.parametrize(("kind", "ret"), [(Clockwork, 15), (Talkative, 15), (Monitored, 150)])
-def test_words_of_an_environments_info(kind: type[Clockwork], ret: float, tmp_path: Path) -> None:
-    """1 + 2 + 3 + 4 + 5 is 15; a monitor's own count comes first."""
+def test_monitor_statistics_in_the_info_take_precedence(
+    kind: type[Clockwork], ret: float, tmp_path: Path
+) -> None:
+    """1 + 2 + 3 + 4 + 5 is 15; a monitor's count takes precedence."""
     Agent(kind(), tiny(NO_UPDATES)).learn(10, run_dir=tmp_path / "run")
     assert episodes(tmp_path / "run") == [
         {"step": 5, "return": ret, "length": 5},
@@ -345,7 +345,7 @@ def test_words_of_an_environments_info(kind: type[Clockwork], ret: float, tmp_pa
 
 
 class Lives(Clockwork):
-    """A life is lost at time 2; the no-op after it ends the game. Then the wire breaks, once."""
+    """A life is lost at time 2; the no-op after it ends the game. The next step fails, once."""
 
     broken = False
 
@@ -360,7 +360,7 @@ class Lives(Clockwork):
         return super().reset(**kwargs)[0], {"lives": 2}
 
 
-def test_a_game_that_ended_unseen_is_counted_though_the_next_step_fails(tmp_path: Path) -> None:
+def test_game_that_ended_in_the_no_op_is_counted_if_the_next_step_fails(tmp_path: Path) -> None:
     def game(broken: bool) -> Callable[[], gym.Env[Any, Any]]:
         def make() -> gym.Env[Any, Any]:
             env = Lives()
@@ -378,7 +378,7 @@ def test_a_game_that_ended_unseen_is_counted_though_the_next_step_fails(tmp_path
     assert snapshot(tmp_path / "run")["state"]["episodes"] == 2
 
 
-def test_who_goes_back_to_an_older_checkpoint_is_told_what_it_costs(tmp_path: Path) -> None:
+def test_resume_from_an_older_checkpoint_reports_the_discarded_steps(tmp_path: Path) -> None:
     Agent(env_id(Walk), tiny(NO_UPDATES)).learn(45, run_dir=tmp_path / "run")
     newest, older = Notes(), Notes()
     Agent.load(tmp_path / "run").learn(1, listeners=[newest])

@@ -1,4 +1,4 @@
-"""What a run says of its environment before it learns."""
+"""Findings about the environment that a run reports before training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WARMUP = 24
 
 
 class Codes(gym.Env[Any, Any]):
-    """Pictures of object codes, as MiniGrid's ``ImgObsWrapper`` makes them; its vectors float64."""
+    """Images of object codes, as MiniGrid's ``ImgObsWrapper`` returns them; float64 vectors."""
 
     observation_space = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
     action_space = gym.spaces.Discrete(2)
@@ -50,7 +50,7 @@ class Loose(Codes):
 
 
 class Heard:
-    """Keeps the warnings and the updates that had been made when they came."""
+    """Records the warnings and the number of updates at each."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -63,7 +63,7 @@ class Heard:
             self.step = payload
         elif event == "note":
             self.notes.append(payload)
-        elif event == "warning" and " learnt" not in payload:  # so short a run learns little
+        elif event == "warning" and " learnt" not in payload:  # the warning about few updates
             self.warnings.append(payload)
             self.steps.append(self.step)
 
@@ -79,13 +79,13 @@ def test_codes_are_reported_once_before_the_first_update(overlap: bool) -> None:
     assert len(heard.warnings) == 1
 
 
-def test_without_a_progress_bar_the_logger_has_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_findings_go_to_the_logger_without_a_progress_bar(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="drama"):
         Agent(Codes(), tiny()).learn(WARMUP)
     assert sum("almost black" in line for line in caplog.messages) == 1
 
 
-def test_a_resume_says_it_only_within_the_warm_up(tmp_path: Path) -> None:
+def test_resume_reports_findings_only_within_the_warm_up(tmp_path: Path) -> None:
     config = tiny({"training.checkpoint_every": 10})
     heard = Heard()
     Agent(Codes(), config).learn(10, run_dir=tmp_path / "run", listeners=[heard])
@@ -96,7 +96,7 @@ def test_a_resume_says_it_only_within_the_warm_up(tmp_path: Path) -> None:
     assert len(heard.warnings) == 1
 
 
-def test_what_was_converted_is_said_once() -> None:
+def test_conversions_are_reported_once() -> None:
     heard = Heard()
     agent = Agent(Loose(), tiny()).learn(40, listeners=[heard])
     assert heard.warnings == [
@@ -107,8 +107,8 @@ def test_what_was_converted_is_said_once() -> None:
     assert len(heard.warnings) == 2
 
 
-def test_a_picture_read_as_before_is_refused_where_it_is_a_vector_now(tmp_path: Path) -> None:
-    """A run of stacked vectors that were read as a picture cannot go on with vectors."""
+def test_older_run_with_an_image_input_is_refused_if_it_is_a_vector_now(tmp_path: Path) -> None:
+    """A run that read stacked vectors as an image cannot resume with vectors."""
     Agent(Codes(), tiny()).learn(5, run_dir=tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"for observations \[64, 64, 3\] .* has \[3\]"):
         Agent.load(tmp_path / "run", env=Loose())

@@ -1,4 +1,4 @@
-"""Where a run says its time went, with a clock that only moves when it is told to."""
+"""Time per phase of a run, with a simulated clock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WALK = env_id(Walk)
 
 
 class Turned:
-    """A clock that stands still but in the calls that it was told of."""
+    """A clock that advances only in the given calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
@@ -33,7 +33,7 @@ class Turned:
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
 
     def spend(self, owner: Any, name: str, seconds: float) -> None:
-        """Let each call of a function take so long."""
+        """Give each call of a function a duration."""
         original: Callable[..., Any] = getattr(owner, name)
 
         def slow(*args: Any, **kwargs: Any) -> Any:
@@ -45,7 +45,7 @@ class Turned:
 
 @pytest.fixture
 def turned(monkeypatch: pytest.MonkeyPatch) -> Turned:
-    """Each kind of work takes a number of seconds that is easily told from the others."""
+    """Each kind of work takes a distinct number of seconds."""
     clock = Turned(monkeypatch)
     clock.spend(EnvStream, "start", 1.0)
     clock.spend(EnvStream, "step", 2.0)
@@ -61,13 +61,13 @@ def turned(monkeypatch: pytest.MonkeyPatch) -> Turned:
 
 
 def seconds(row: dict[str, Any]) -> dict[str, float]:
-    """Back from fractions to the seconds that were spent."""
+    """Convert fractions back to seconds."""
     wall = row["time/wall_seconds"]
     found = {name: row[f"time/{name}"] * wall for name in PHASES}
     return {name: round(value, 1) for name, value in found.items() if value}
 
 
-def test_every_second_is_given_to_its_phase(turned: Turned, tmp_path: Path) -> None:
+def test_every_second_is_attributed_to_its_phase(turned: Turned, tmp_path: Path) -> None:
     """Rows of ten steps; warm-up until 24, an update of each kind every other step after it."""
 
     def listen(event: str, payload: object) -> None:
@@ -85,7 +85,7 @@ def test_every_second_is_given_to_its_phase(turned: Turned, tmp_path: Path) -> N
     assert rows[0]["time/wall_seconds"] == 40.0
     assert rows[0]["time/steps_per_second"] == pytest.approx(10 / 40.0, abs=1e-4)
     assert rows[1]["time/steps_per_second"] == pytest.approx(10 / 47.5, abs=1e-4)
-    # The row of step 10 is written after its own time was taken, and the step told after it.
+    # The row of step 10 is written after its time was taken, and the step reported after it.
     assert second == {
         "env": 30.0,
         "replay": 11 * 0.5,
@@ -118,13 +118,13 @@ def test_every_second_is_given_to_its_phase(turned: Turned, tmp_path: Path) -> N
     assert entry["time_split"] == {"until_step": 40, **split.to_dict()}
 
 
-def test_a_continued_run_tells_of_its_own_part(turned: Turned, tmp_path: Path) -> None:
+def test_resumed_run_records_its_part_of_the_time(turned: Turned, tmp_path: Path) -> None:
     run = tmp_path / "run"
     agent = Agent(WALK, tiny())
     assert agent.time_split is None
     agent.learn(20, run_dir=run)
     agent.learn(5)  # the same process: the same entry
-    turned.now += 1e6  # between two processes, and nobody's
+    turned.now += 1e6  # between two processes: not attributed
     again = Agent.load(run)
     assert again.time_split is None
     again.learn(25)
@@ -139,7 +139,7 @@ def test_a_continued_run_tells_of_its_own_part(turned: Turned, tmp_path: Path) -
     assert row["time/steps_per_second"] == pytest.approx(5 / row["time/wall_seconds"], rel=1e-3)
 
 
-def test_a_run_that_broke_off_tells_it_too(turned: Turned, tmp_path: Path) -> None:
+def test_interrupted_run_records_its_time(turned: Turned, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         Agent(env_id(Crash), tiny()).learn(60, run_dir=tmp_path / "run")
     (entry,) = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
@@ -147,7 +147,7 @@ def test_a_run_that_broke_off_tells_it_too(turned: Turned, tmp_path: Path) -> No
     assert entry["time_split"]["fractions"]["checkpoint"] > 0
 
 
-def test_without_a_record_nothing_is_added(tmp_path: Path) -> None:
+def test_no_time_is_recorded_without_a_record(tmp_path: Path) -> None:
     run = tmp_path / "run"
 
     def lose(*_: object) -> None:
@@ -157,7 +157,7 @@ def test_without_a_record_nothing_is_added(tmp_path: Path) -> None:
     assert not (run / "run.json").exists()
 
 
-def test_in_memory_it_is_told_all_the_same() -> None:
+def test_run_without_a_directory_reports_its_time() -> None:
     split = Agent(WALK, tiny()).learn(30).time_split
     assert split is not None
     assert split.steps == 30

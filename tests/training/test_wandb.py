@@ -1,4 +1,4 @@
-"""Runs at Weights & Biases, against a stand-in for its client."""
+"""Logging to Weights & Biases, with a stand-in for its client."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONFIG = tiny({"training.wandb": True, "env.id": WALK})
 
 
 class Client:
-    """What `import wandb` gives in these tests."""
+    """The module that `import wandb` returns in these tests."""
 
     def __init__(self) -> None:
         self.began: list[dict[str, Any]] = []
@@ -51,7 +51,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     return made
 
 
-def test_runs_have_ids_of_their_own(client: Client, tmp_path: Path) -> None:
+def test_runs_have_distinct_ids(client: Client, tmp_path: Path) -> None:
     suite = tmp_path / "toy"
     for variant in ("base", "wide"):
         (suite / variant / "Walk-v0").mkdir(parents=True)
@@ -71,7 +71,7 @@ def test_runs_have_ids_of_their_own(client: Client, tmp_path: Path) -> None:
     assert client.finished == 3
 
 
-def test_a_continued_run_goes_on_under_its_id(client: Client, tmp_path: Path) -> None:
+def test_resumed_run_keeps_its_id(client: Client, tmp_path: Path) -> None:
     Agent(WALK, CONFIG).learn(30, run_dir=tmp_path / "run")
     agent = Agent.load(tmp_path / "run").learn(10)
     agent.learn(10)
@@ -81,7 +81,7 @@ def test_a_continued_run_goes_on_under_its_id(client: Client, tmp_path: Path) ->
     assert steps == [10, 20, 30, 40, 50]
 
 
-def test_a_moved_run_keeps_its_id_and_a_copy_gets_its_own(tmp_path: Path) -> None:
+def test_moved_run_keeps_its_id_and_a_copy_gets_a_new_one(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     first = run_id(run)
@@ -108,12 +108,12 @@ def test_a_damaged_record_is_replaced(text: str, tmp_path: Path) -> None:
     assert json.loads((tmp_path / RECORD).read_text())["id"] == first
 
 
-def test_a_suite_may_begin_a_run_again_that_has_only_an_id(tmp_path: Path) -> None:
+def test_suite_restarts_a_run_that_has_only_an_id(tmp_path: Path) -> None:
     run_id(tmp_path)
     assert worth_keeping(tmp_path) is None
 
 
-def test_what_callbacks_record_is_sent_too(client: Client, tmp_path: Path) -> None:
+def test_values_recorded_by_callbacks_are_logged(client: Client, tmp_path: Path) -> None:
     class Recording(BaseCallback):
         def _on_step(self) -> bool:
             self.logger.record("mine/steps", self.num_timesteps)

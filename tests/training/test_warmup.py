@@ -1,4 +1,4 @@
-"""The random actions with which a run begins."""
+"""Random actions of the warm-up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from drama.training.trainer import Trainer
 
 
 def actions(hold: float, steps: int, seed: int = 0) -> list[int]:
-    """What the warm-up does in an environment of three actions."""
+    """Warm-up actions in an environment of three actions."""
     config = tiny(
         {
             "training.random_action_repeat": hold,
@@ -27,16 +27,16 @@ def actions(hold: float, steps: int, seed: int = 0) -> list[int]:
     return trainer.stream.actions
 
 
-def test_actions_are_drawn_anew_at_each_step() -> None:
-    # And nothing else is: a run of the paper's settings has the numbers it always had.
+def test_actions_are_sampled_at_each_step() -> None:
+    # Only once per step, so runs with the paper's settings keep their random numbers.
     rng = np.random.default_rng(3)
     assert actions(1.0, 50, seed=3) == [int(rng.integers(3)) for _ in range(50)]
 
 
 @pytest.mark.parametrize("hold", [2.5, 8.0])
-def test_held_actions_last_as_long_as_was_asked_for(hold: float) -> None:
+def test_repeated_actions_have_the_configured_mean_length(hold: float) -> None:
     taken = np.array(actions(hold, 4000))
-    # One draw in three repeats the action, so an action changes at 2/3 of the draws.
+    # One sample in three repeats the action, so it changes at 2/3 of the samples.
     changes = int((np.diff(taken) != 0).sum())
     expected = 4000 / hold * 2 / 3
     assert abs(changes - expected) < 4 * expected**0.5

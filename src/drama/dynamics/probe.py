@@ -1,4 +1,4 @@
-"""Probe of a sequence model of another package: does it keep to the protocol?"""
+"""Probe of a sequence model of another package: checks that it follows the protocol."""
 
 from __future__ import annotations
 

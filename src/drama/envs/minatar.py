@@ -24,7 +24,7 @@ from drama.envs.families import EnvFamily, EnvOptions
 class SeededReset(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Seeds ``np_random`` at a seeded reset, as Gymnasium demands and MinAtar does not.
 
-    The games use a generator of their own, which they seed.
+    The games seed a separate generator.
 
     Args:
         env: A game of MinAtar.

@@ -1,4 +1,4 @@
-"""Statistics of an environment under random actions, and warnings drawn from them."""
+"""Statistics of an environment under random actions, and warnings based on them."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class EnvSurvey:
         found: list[str] = []
         many = self.steps >= FEW_STEPS
         if many and not self._changed:
-            found.append("every observation was the same: the agent sees nothing of what it does")
+            found.append("every observation was the same: they do not depend on the actions")
         found += self._observation_findings()
         if many and self.nonzero == 0:
             found.append(f"no reward in {self.steps:,} random steps: learning may take very long")

@@ -1,1 +1,1 @@
-"""This machine: what training would use on it, and what it costs in time and memory."""
+"""This machine: the device and settings of training on it, and its cost in time and memory."""

@@ -1,4 +1,4 @@
-"""What this machine offers, and what a run would use on it."""
+"""Hardware of this machine, and the device and settings of a run on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Common rules of backward passes written by hand."""
+"""Common rules of manual backward passes."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ def _absence(summary: Summary, run: Run, status: str, steps: str, reason: str) -
 
 
 def _state(run: Run) -> str:
-    """Return the status for readers: a running run cannot be told from an interrupted one."""
+    """Return the status for readers: a running run looks like an interrupted one."""
     return "unfinished" if run.status == "interrupted" else run.status
 
 

@@ -163,7 +163,7 @@ class LocalPool:
         return process
 
     def close(self) -> None:
-        """Wait for processes that were told to stop."""
+        """Wait for stopped processes to end."""
         for process in self._slots:
             if process is not None:
                 process.process.wait()

@@ -248,7 +248,7 @@ class RayPool:
             num_gpus=self.gpus,
             max_restarts=RETRIES,
             max_task_retries=RETRIES,
-            max_concurrency=2,  # stop() must run beside run()
+            max_concurrency=2,  # stop() must run concurrently with run()
         )(Worker)
 
     def _gpus(self, spec: SuiteSpec, per_gpu: int | None) -> float:

@@ -99,7 +99,7 @@ class Checkpointer:
         self.store.prune(self.directory.prune(newest))
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Restore replay and parts; the run directory stays as it is.
+        """Restore replay and parts; the run directory does not change.
 
         Raises:
             CheckpointError: A file is damaged, or does not fit.
@@ -137,10 +137,10 @@ class Checkpointer:
                 )
 
     def repair(self) -> None:
-        """Write again what has been deleted from the run directory, with a warning."""
+        """Write deleted files of the run directory again, with a warning."""
         if self.store.vanished():
             self.events.warn(
-                f"files of {self.store.directory} had vanished: the whole replay is written again"
+                f"files of {self.store.directory} were deleted: the whole replay is written again"
             )
         config = self.run_dir / "config.json"
         if not config.is_file():

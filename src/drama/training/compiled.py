@@ -40,8 +40,8 @@ def compile_functions(
 ) -> Compiled:
     """Compile the functions that dominate training time with `torch.compile`.
 
-    The work is done at the first call of each, a minute or so altogether. A break in a graph is
-    an error: it would be a slow run that nobody asked for.
+    Compilation happens at the first call of each, in about a minute altogether. A graph break is
+    an error, since the run would be slow.
 
     Raises:
         ConfigError: The machine lacks what `torch.compile` needs.

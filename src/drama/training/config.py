@@ -66,7 +66,7 @@ class TrainingConfig(Section):
     It needs a C++ compiler, on CUDA also Triton.
     """
     overlap: bool = learning(False)
-    """Launch updates before the environment steps, so that a GPU works meanwhile; paper: off.
+    """Launch updates before the environment steps, so that a GPU works in parallel; paper: off.
 
     These updates cannot sample the transition of their own step.
     """
@@ -79,7 +79,7 @@ class TrainingConfig(Section):
     keep_checkpoints: int = output(2)
     """Checkpoints kept on disk."""
     tensorboard: bool = output(True)
-    """Write TensorBoard events beside ``metrics.jsonl``."""
+    """Write TensorBoard events in addition to ``metrics.jsonl``."""
     wandb: bool = output(False)
     """Log the same metrics to Weights & Biases (extra ``wandb``)."""
 

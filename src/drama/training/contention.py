@@ -41,7 +41,7 @@ PHASES: dict[Purpose, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Window:
-    """What was measured while some updates were made."""
+    """Measurements during some updates."""
 
     slowdown: float
     """Time of the updates relative to the fastest window so far."""

@@ -46,7 +46,7 @@ def choose_device(name: str) -> tuple[torch.device, str]:
         raise ConfigError(f"unknown device {brief(name)}: use auto, cpu, cuda or mps")
     if not there[device.type]:
         raise ConfigError(f"device {name!r} is not available here: use cpu")
-    return device, "asked for"
+    return device, "requested"
 
 
 def pick_replay_device(name: ReplayDevice, device: torch.device) -> torch.device:
@@ -89,9 +89,9 @@ def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 def choose_dtype(precision: Precision, device: torch.device) -> tuple[torch.dtype, str]:
     """Choose as :func:`pick_dtype` does; also returns the reason."""
     if precision == "float32":
-        return torch.float32, "asked for"
+        return torch.float32, "requested"
     if precision == "bfloat16":
-        return torch.bfloat16, "asked for"
+        return torch.bfloat16, "requested"
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "this GPU multiplies bfloat16"

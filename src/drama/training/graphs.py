@@ -54,9 +54,9 @@ class Recorded:
         self.generators = tuple(generators)
         self.device = device
         self.calls = 0
-        # One for eager calls and recording: libraries keep workspaces, and the allocator freed
-        # memory, for each stream apart. PyTorch's own choice for recordings is one stream for
-        # the whole process, on whichever device recorded first.
+        # One stream for eager calls and recording: library workspaces and freed memory are kept
+        # per stream. By default PyTorch records on one stream per process, on the device that
+        # recorded first.
         self._pool, self._stream = shared or shared_place(device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._returned: dict[str, Tensor] = {}
@@ -95,9 +95,9 @@ class Recorded:
         except RuntimeError as error:
             said = str(error).strip().splitlines() or [type(error).__name__]
             raise ConfigError(
-                "an update could not be recorded as a CUDA graph: something in it looks at a "
-                "number or copies to the host, a sequence model from elsewhere, say; "
-                f"--training.no-cuda-graphs makes updates without ({said[0]})"
+                "an update could not be recorded as a CUDA graph: it synchronises with the host, "
+                "perhaps in a sequence model of another package; "
+                f"--training.no-cuda-graphs disables graphs ({said[0]})"
             ) from error
         return graph
 
@@ -105,7 +105,7 @@ class Recorded:
 def shared_place(device: torch.device) -> tuple[Any, Any]:
     """Return a memory pool and a stream for several recordings on one device.
 
-    They then reuse each other's scratch memory, which asks that they are made on one stream.
+    They then reuse each other's scratch memory, which requires a common stream.
     """
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     return torch.cuda.graph_pool_handle(), stream

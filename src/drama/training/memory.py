@@ -1,4 +1,4 @@
-"""What happens to memory that an update has freed; how much is used, and how much there is."""
+"""Reuse of freed memory; measured and available memory."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _NEVER, _NONE = -1, 0
 
 @contextlib.contextmanager
 def keep_freed_memory() -> Iterator[bool]:
-    """Let freed memory be used again, instead of going back to the system, while inside.
+    """Keep freed memory in the process for reuse inside the context, instead of returning it.
 
     glibc takes blocks above 32 MB from the system one by one and returns each when it is freed;
-    an update asks for gigabytes of them, and every page of them is cleared by the kernel once
-    more. Kept pages made an XS update on a CPU a third shorter; the price is a higher resident
-    size, since blocks of different sizes do not always fit each other's places.
+    an update allocates gigabytes of them, and the kernel clears every page again. Kept pages made
+    an XS update on a CPU a third shorter, at a higher resident size, since blocks of different
+    sizes do not always fit.
 
     Yields:
         Whether anything was changed: not where the C library is another one.
@@ -154,7 +154,7 @@ def available_bytes(device: torch.device, root: Path = Path("/")) -> int | None:
         try:
             room = int((group / limit).read_text()) - int((group / used).read_text())
             lines = dict(line.split() for line in (group / stat).read_text().splitlines())
-            # Cached files leave when memory is asked for.
+            # File caches are freed on demand.
             free.append(max(0, room + int(lines.get(cache, 0))))
         except (OSError, ValueError):  # not there, or without a limit
             continue
@@ -200,10 +200,10 @@ def _largest_resident() -> int:
 
 
 def least_bytes(config: Config, obs_shape: tuple[int, ...]) -> dict[str, int]:
-    """Return the memory that a run cannot do without, in bytes, by what it is for.
+    """Return the lower bound of a run's memory in bytes, by purpose.
 
-    The update's is that of the encoder's and decoder's largest feature maps, kept for the
-    backward pass in four bytes; what it takes in all, ``drama doctor`` measures.
+    For an update, the largest feature maps of encoder and decoder count, kept for the backward
+    pass in four bytes; ``drama doctor`` measures the total.
 
     Args:
         config: Of the run.

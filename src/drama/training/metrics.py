@@ -124,7 +124,7 @@ class RunLog:
 
     Args:
         directory: The run directory.
-        config: Its configuration, which says where rows go besides the two files.
+        config: Its configuration, which selects further loggers.
         first_step: First new step; TensorBoard events of a killed run from there on are dropped.
     """
 

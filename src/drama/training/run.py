@@ -102,9 +102,9 @@ class Run:
     def session(
         self, run_dir: Path | None, config: Config, make: Callable[[Path | None], Trainer]
     ) -> Iterator[Trainer]:
-        """Lock the run directory while inside, and provide the trainer.
+        """Lock the run directory inside the context, and provide the trainer.
 
-        Inside, `start` comes before training. If that is not reached, the state stays as it was.
+        Call `start` before training. Without it the state does not change.
 
         Args:
             run_dir: New directory; None continues where the run is, or in memory.

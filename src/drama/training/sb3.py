@@ -28,7 +28,7 @@ from drama.errors import ConfigError
 NEED_EVALUATION = (StopTrainingOnRewardThreshold, StopTrainingOnNoModelImprovement)
 """Callbacks that read the scores of the `EvalCallback` that calls them."""
 SAVED = {"config.json", "checkpoints", "replay"}
-"""What `Agent.save` writes; a run directory holds more."""
+"""Entries that `Agent.save` writes; a run directory has more."""
 
 
 def check(callback: BaseCallback, parent: BaseCallback | None = None) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from drama.replay import Purpose
 
 NAMES: dict[Purpose, str] = {"world_model": "world model", "behaviour": "policy"}
-"""What each kind of update trains."""
+"""Part trained by each kind of update."""
 
 
 def updates_due(training: TrainingConfig, step: int) -> dict[Purpose, int]:

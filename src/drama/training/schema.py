@@ -179,7 +179,7 @@ def check_manifest(tree: Any, where: object) -> None:
     """Check a manifest of the present format.
 
     Raises:
-        CheckpointError: A field is missing or not as it is written.
+        CheckpointError: A field is missing or invalid.
     """
     _check(tree, MANIFEST, where)
 
@@ -193,8 +193,8 @@ def check_state(tree: Any, where: object, *, learning: bool) -> None:
         learning: Whether the checkpoint can be resumed.
 
     Raises:
-        CheckpointError: A field is not as it is written; one that is missing, only of those that
-            acting needs: an earlier version may have written fewer.
+        CheckpointError: A field is invalid, or one that acting needs is missing; earlier versions
+            wrote fewer fields.
     """
     _check(tree, ACTING, where)
     optional: dict[str, Check] = {

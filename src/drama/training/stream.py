@@ -33,9 +33,9 @@ class EpisodeEnd:
 class EnvStream:
     """Steps one environment, starting the next episode whenever one ends.
 
-    Everything an environment does follows from its seed and the actions taken, so the log of
-    actions is its saved state: [return_to][drama.training.stream.EnvStream.return_to] takes
-    them again. Where somebody else has used the environment, or a step was broken off,
+    Seed and actions determine the environment, so the log of actions is its saved state:
+    [return_to][drama.training.stream.EnvStream.return_to] replays them. After a step
+    from outside or an interrupted step
     [is_lost][drama.training.stream.EnvStream.is_lost] is True and
     [cut][drama.training.stream.EnvStream.cut] ends the episode.
 
@@ -80,8 +80,8 @@ class EnvStream:
             last = Transition(self.obs, False, ActionSpace.padding, 0.0, False, False, True)
         if self.seed is not None:
             # Another seed than before, or the same episodes would repeat.
-            drawn = np.random.SeedSequence([self.seed, len(self.actions), 1]).generate_state(1)
-            self.seed = int(drawn[0]) >> 1
+            seeds = np.random.SeedSequence([self.seed, len(self.actions), 1]).generate_state(1)
+            self.seed = int(seeds[0]) >> 1
         self.obs, self.actions = None, []
         self.is_first, self.needs_reset = True, True
         self._counter.clear()

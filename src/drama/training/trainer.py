@@ -255,7 +255,7 @@ class Trainer:
             # Synced first: a checkpoint must not name rows that a power cut may still take.
             sizes = log.sync()
             for name in log.vanished():
-                self.events.warn(f"{name} had vanished: begun anew, earlier lines are lost")
+                self.events.warn(f"{name} was deleted: started again, earlier lines are lost")
             self.checkpointer.repair()
             path = self.checkpointer.save(self.step, sizes)
         self._saved_at, self._saved_time = self.step, time.monotonic()
