@@ -58,6 +58,8 @@ class Args:
     filters: tuple[int, ...] = (16, 32, 48)  # of encoder and decoder [16 32 48 64 64]
     kernel: int = 3  # side of the convolution kernels [5]
     stem_stride: int = 2  # stride of the first convolution [1]; the others have 2
+    image_loss: Literal["squared-error", "cross-entropy"] = "cross-entropy"  # [squared-error]
+    standardise_obs: bool = True  # vectors; images are deviations from their mean [False]
     vector_units: int = 256  # hidden units of encoder and decoder for vector observations
     latent_variables: int = 16  # K [32]
     latent_classes: int = 16  # C [32]
@@ -251,6 +253,27 @@ def vector_layers(inputs: int, units: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*first, *second, nn.Linear(units, outputs))
 
 
+class Moments(nn.Module):
+    """Running mean and variance of observations (n, S), moved by each training batch."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("variance", torch.ones(size))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x - self.mean) / (self.variance + 1e-5).sqrt()).clamp(-10, 10)
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        variance, mean = torch.var_mean(x.flatten(0, -2), dim=0, correction=0)
+        rate = 0.01 if self.started else 1.0
+        self.mean += rate * (mean - self.mean)
+        self.variance += rate * (variance - self.variance)
+        self.started.fill_(True)
+
+
 class Encoder(nn.Module):
     """One observation to the logits of q(z_t | o_t): (n, H, W, 3) or (n, S) to (n, Z)."""
 
@@ -260,6 +283,7 @@ class Encoder(nn.Module):
         self.image = len(obs_shape) == 3
         if not self.image:
             self.layers = vector_layers(obs_shape[0], args.vector_units, stoch_size)
+            self.moments = Moments(obs_shape[0]) if args.standardise_obs else nn.Identity()
             return
         side, _, channels = obs_shape
         layers = []
@@ -273,7 +297,7 @@ class Encoder(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         if not self.image:
-            return self.layers(symlog(obs))
+            return self.layers(self.moments(symlog(obs)))
         x = self.layers((obs / 255).permute(0, 3, 1, 2))  # (n, 3, H, W) to (n, filters, h, w)
         return self.out(x.permute(0, 2, 3, 1).flatten(1))
 
@@ -287,6 +311,7 @@ class Decoder(nn.Module):
         self.image = len(obs_shape) == 3
         if not self.image:
             self.layers = vector_layers(stoch_size, args.vector_units, obs_shape[0])
+            self.moments = Moments(obs_shape[0]) if args.standardise_obs else nn.Identity()
             return
         kernel, stride, filters = args.kernel, args.stem_stride, args.filters[::-1]
         self.side = obs_shape[0] // (stride * 2 ** (len(filters) - 1))
@@ -298,12 +323,18 @@ class Decoder(nn.Module):
         padding = {"padding": kernel // 2, "output_padding": stride - 1}
         layers += [nn.ConvTranspose2d(filters[-1], obs_shape[2], kernel, stride, **padding)]
         self.layers = nn.Sequential(*layers)
+        self.moments = Moments(math.prod(obs_shape)) if args.standardise_obs else None
 
     def forward(self, stoch: Tensor) -> Tensor:
+        """Logits of the pixels, or the standardised symlog vector."""
         if not self.image:
             return self.layers(stoch)
         x = self.inp(stoch).unflatten(-1, (self.side, self.side, -1))  # (n, h, w, filters)
-        return torch.sigmoid(self.layers(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        logits = self.layers(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if self.moments is not None:  # what is added here need not be held by the latent
+            mean = self.moments.mean.clamp(0.01, 0.99).reshape(logits.shape[1:])
+            logits = logits + torch.logit(mean)
+        return logits
 
 
 # -- Mamba-2 (Dao and Gu, 2024, arXiv 2405.21060) --------------------------------------------------
@@ -482,10 +513,10 @@ class WorldModel(nn.Module):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The paper's equations 6 and 7: L_rec + L_rew + L_end + β_dyn L_dyn + β_rep L_rep."""
         args = self.args
+        if self.training and args.standardise_obs:
+            self.update_moments(batch.obs)
         posterior, stoch, deter, _ = self.observe(batch)
-        decoded = self.decoder(stoch.flatten(0, 1)).reshape(batch.obs.shape)
-        target = batch.obs / 255 if self.encoder.image else symlog(batch.obs)
-        reconstruction = (decoded - target).square().flatten(2).sum(-1).mean()
+        reconstruction = self.reconstruction_loss(stoch.flatten(0, 1), batch.obs.flatten(0, 1))
 
         acted = ~batch.is_last  # (B, T): a final observation has no action, so no outcome
         reward = masked_mean(self.twohot.loss(self.reward_head(deter), batch.reward), acted)
@@ -513,6 +544,25 @@ class WorldModel(nn.Module):
             "posterior_entropy": -(posterior.exp() * posterior).sum((-2, -1)).mean(),
         }
         return loss, {name: value.detach() for name, value in metrics.items()}
+
+    def reconstruction_loss(self, stoch: Tensor, obs: Tensor) -> Tensor:
+        """Mean over (n, Z) and (n, ...) of the error summed over an observation."""
+        decoded = self.decoder(stoch)
+        if not self.encoder.image:
+            error = (decoded - self.decoder.moments(symlog(obs))).square()
+        elif self.args.image_loss == "squared-error":
+            error = (torch.sigmoid(decoded) - obs / 255).square()
+        else:  # less its smallest value, the entropy of the target
+            y = obs / 255
+            error = F.binary_cross_entropy_with_logits(decoded, y, reduction="none")
+            error = error + torch.xlogy(y, y) + torch.xlogy(1 - y, 1 - y)
+        return error.flatten(1).sum(-1).mean()
+
+    def update_moments(self, obs: Tensor) -> None:
+        """Of symlog vectors, or of the pixels of images."""
+        x = obs.flatten(2) / 255 if self.encoder.image else symlog(obs)
+        for part in (self.decoder,) if self.encoder.image else (self.encoder, self.decoder):
+            part.moments.update(x)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

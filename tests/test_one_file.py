@@ -86,6 +86,7 @@ CASES = {
     "quick": (quick(), (32, 32, 3)),
     "paper": (paper_small(), (16, 16, 3)),
     "vectors": (paper_small(reset_at_episode_start=True), (5,)),
+    "standardised vectors": (paper_small(standardise_obs=True), (5,)),
 }
 
 

@@ -111,6 +111,7 @@ def changed(name: str) -> Config:
         "world_model.kernel": 3,
         "world_model.stem_stride": 2,
         "world_model.bins": 11,
+        "world_model.image_loss": "cross-entropy",
         "world_model.twohot_decode": "mean-symexp",
         "world_model.dynamics.name": "gru",
         "world_model.dynamics.headdim": 64,

@@ -81,6 +81,8 @@ def quick() -> Config:
         world_model=WorldModelConfig(
             filters=(16, 32, 48),
             kernel=3,
+            image_loss="cross-entropy",
+            standardise_obs=True,
             stem_stride=2,
             min_feature_side=4,
             latent_variables=16,

@@ -16,8 +16,8 @@ from torch import Tensor
 from drama import Agent
 from drama.actions import ActionSpace
 from drama.behaviour import Behaviour, Player, make_behaviour
-from drama.behaviour.standardise import DECAY, EPS, RunningStandardise
 from drama.config import BehaviourConfig, PPOConfig
+from drama.ops.standardise import DECAY, EPS, RunningStandardise
 from drama.types import Batch, Rollout
 from drama.world_model import WorldModel
 

@@ -57,13 +57,13 @@ def resets() -> Tensor:
     return is_first
 
 
-def pixels(weight: float) -> Case:
+def pixels(weight: float, cross_entropy: bool = False) -> Case:
     obs = torch.randint(0, 256, (5, 3, 8, 8, 3), dtype=torch.uint8)
     moving = torch.rand(5, 3, 8, 8) < 0.2 if weight != 1 else None
     # In float32 for any type of logits.
     given = {"logits": torch.randn(5, 3, 8, 8, 3, requires_grad=True), "obs": obs}
     return pixel_loss.pixel_loss, pixel_loss.reference, {
-        **given, "moving": moving, "motion_weight": weight
+        **given, "moving": moving, "motion_weight": weight, "cross_entropy": cross_entropy
     }  # fmt: skip
 
 
@@ -162,6 +162,8 @@ def step_of(step: Callable[..., Any], case: Case) -> Case:
 CASES: dict[str, Callable[[], Case]] = {
     "pixel_loss": lambda: pixels(1.0),
     "pixel_loss, motion": lambda: pixels(10.0),
+    "pixel_loss, cross-entropy": lambda: pixels(1.0, cross_entropy=True),
+    "pixel_loss, cross-entropy, motion": lambda: pixels(10.0, cross_entropy=True),
     "rms_norm": lambda: norm(False),
     "rms_norm, silu": lambda: norm(True),
     "gated_rms_norm": lambda: gated_norm(1),

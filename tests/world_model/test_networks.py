@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import pytest
@@ -353,7 +354,7 @@ def test_vector_error_is_taken_in_symlog_space(
     decoder.layers = nn.Identity()
     error = decoder.loss(symlog(obs) + torch.tensor([1.0, 2.0]), obs, torch.zeros(2).bool())
     torch.testing.assert_close(error, torch.tensor([5.0, 5.0]))
-    torch.testing.assert_close(VectorDecoder.to_obs(symlog(obs)), obs)
+    torch.testing.assert_close(decoder.to_obs(symlog(obs)), obs)
 
 
 def test_decoded_frames_are_fractions_and_round_to_pixels(
@@ -381,3 +382,71 @@ def test_hidden_layers(layers: int) -> None:
     expected = (5 * 11 + 11) + (layers - 1) * (11 * 11 + 11) + (11 * 7 + 7)
     assert sum(p.numel() for p in head.parameters()) == expected
     assert head(torch.zeros(2, 3, 5)).shape == (2, 3, 7)
+
+
+def test_cross_entropy_is_the_divergence_of_bernoulli_distributions() -> None:
+    obs = torch.tensor([0, 51, 255, 102], dtype=torch.uint8).view(2, 1, 2, 1)  # y 0, 0.2, 1, 0.4
+    p = torch.tensor([0.1, 0.2, 0.5, 0.8]).view(2, 1, 2, 1)
+    logits = torch.logit(p).requires_grad_()
+    loss = pixel_loss(logits, obs, cross_entropy=True)
+    last = 0.4 * math.log(0.4 / 0.8) + 0.6 * math.log(0.6 / 0.2)
+    expected = torch.tensor([-math.log(0.9), -math.log(0.5) + last])
+    torch.testing.assert_close(loss, expected)
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    torch.testing.assert_close(gradient.flatten(), torch.tensor([0.1, 0.0, -0.5, 0.4]))
+
+
+def some_batch(obs: Tensor) -> Batch:
+    """A window ``(1, 2)`` inside an episode, with these observations."""
+    no = torch.zeros(1, 2, dtype=torch.bool)
+    return Batch(obs, no, torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 2), no, no, no)
+
+
+def test_vectors_are_standardised_by_running_moments(
+    tiny_config: Callable[..., WorldModelConfig],
+) -> None:
+    model = WorldModel(tiny_config(standardise_obs=True), (2,), ActionSpace(2))
+    # symlog: means 0 and ln 3, standard deviations ln 2 and ln 3.
+    obs = torch.tensor([[[1.0, 0.0], [-1.0, 8.0]]])
+    batch = some_batch(obs)
+    model.eval().loss(batch, None)
+    assert not model.encoder.moments.started  # only training moves the moments
+    model.train().loss(batch, None)
+    for part in (model.encoder, model.decoder):
+        deviation = part.moments.variance.sqrt()
+        torch.testing.assert_close(part.moments.mean, torch.tensor([0.0, math.log(3)]))
+        torch.testing.assert_close(deviation, torch.tensor([math.log(2), math.log(3)]))
+    model.eval()
+    target = torch.tensor([[[1.0, -1.0], [-1.0, 1.0]]])
+    seen = model.observe(batch, None)
+    loss = model.reconstruction_term(batch, seen).losses
+    expected = (model.decoder(seen.stoch) - target).square().sum(-1)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.decoder.to_obs(target), obs, rtol=1e-4, atol=1e-4)
+    names = {name for name in model.state_dict() if "moments" in name}
+    assert {"encoder.moments.mean", "decoder.moments.variance"} <= names
+
+
+def test_images_are_decoded_as_deviations_from_their_mean(
+    tiny_config: Callable[..., WorldModelConfig],
+) -> None:
+    model = WorldModel(tiny_config(standardise_obs=True), (8, 8, 3), ActionSpace(2))
+    obs = frames(1, 2, side=8)
+    obs[..., 0, 0, :] = 0
+    model.train().loss(some_batch(obs), None)
+    mean = (obs.float() / 255).mean((0, 1))
+    torch.testing.assert_close(model.decoder.moments.mean.view(8, 8, 3), mean)
+    last = next(m for m in reversed(model.decoder.layers) if isinstance(m, nn.ConvTranspose2d))
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    model.eval()
+    image = model.decoder(torch.randn(4, 12))
+    torch.testing.assert_close(image, mean.clamp(0.01, 0.99).expand(4, 8, 8, 3))
+
+
+def test_observations_are_taken_as_they_are_by_default(
+    tiny_config: Callable[..., WorldModelConfig],
+) -> None:
+    for shape in ((8, 8, 3), (2,)):
+        model = WorldModel(tiny_config(), shape, ActionSpace(2))
+        assert not any("moments" in name for name in model.state_dict())

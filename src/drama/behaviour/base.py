@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from drama.actions import ActionSpace, Categorical
 from drama.behaviour.returns import ReturnScale, lambda_return
-from drama.behaviour.standardise import RunningStandardise
 from drama.config import BehaviourConfig
 from drama.ops.categorical import Randomness
+from drama.ops.standardise import RunningStandardise
 from drama.types import Rollout
 from drama.world_model import WorldModel
 from drama.world_model.heads import MLP

@@ -10,6 +10,7 @@ from drama.training.config import OptimConfig
 from drama.validation import Section, fraction, learning, positive, require
 
 TwoHotDecode = Literal["symexp-mean", "mean-symexp"]
+ImageLoss = Literal["squared-error", "cross-entropy"]
 
 
 def check_bins(section: str, bins: int, limit: float, decode: TwoHotDecode) -> None:
@@ -56,6 +57,10 @@ class WorldModelConfig(Section):
     """Weight of the dynamics loss, which trains the prior towards the posterior."""
     beta_rep: float = learning(0.1)
     """Weight of the representation loss, which trains the posterior towards the prior."""
+    image_loss: ImageLoss = learning("squared-error")
+    """Reconstruction loss of pixels in [0, 1]: ``squared-error`` (paper) or ``cross-entropy``."""
+    standardise_obs: bool = learning(False)
+    """Standardise vectors, decode images as deviations from the mean image; paper: off."""
     motion_weight: float = learning(1.0)
     """Weight in the reconstruction loss of pixels that change between frames; paper: 1.
 

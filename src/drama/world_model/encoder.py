@@ -11,6 +11,7 @@ from drama.config import WorldModelConfig
 from drama.ops.batch_norm import ConvLayers
 from drama.ops.dtypes import matmul_dtype
 from drama.ops.rms_norm import RMSNorm
+from drama.ops.standardise import RunningStandardise
 from drama.world_model.twohot import symlog
 
 FRAMES_AT_ONCE = 128
@@ -69,6 +70,9 @@ class ImageEncoder(nn.Module):
             logits = torch.cat([self._encode(part) for part in torch.split(images, FRAMES_AT_ONCE)])
         return logits.reshape(*obs.shape[:-3], *self.latent_shape)
 
+    def update_moments(self, obs: Tensor) -> None:
+        """Do nothing: BatchNorm standardises the first feature map."""
+
     def _encode(self, images: Tensor) -> Tensor:
         # Without a float32 copy under autocast: bytes are exact in bfloat16.
         x = images.permute(0, 3, 1, 2).to(matmul_dtype(self.out.weight)).div_(255.0)
@@ -78,17 +82,27 @@ class ImageEncoder(nn.Module):
 
 
 class VectorEncoder(nn.Module):
-    """Two hidden layers on symlog inputs, for vector observations."""
+    """Two hidden layers on symlog inputs, for vector observations.
+
+    With ``standardise_obs`` the inputs are standardised by running moments.
+    """
 
     def __init__(self, shape: tuple[int, ...], config: WorldModelConfig) -> None:
         super().__init__()
         self.layers = vector_layers(shape[0], config.vector_units, config.stoch_size)
+        self.moments = RunningStandardise(shape[0]) if config.standardise_obs else None
         self.latent_shape = (config.latent_variables, config.latent_classes)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Map vectors ``(..., N)`` to logits ``(..., variables, classes)``."""
-        logits: Tensor = self.layers(symlog(obs.float()))
+        x = symlog(obs.float())
+        logits: Tensor = self.layers(x if self.moments is None else self.moments(x))
         return logits.reshape(*obs.shape[:-1], *self.latent_shape)
+
+    def update_moments(self, obs: Tensor) -> None:
+        """Update the running moments by a training batch ``(..., N)``."""
+        if self.moments is not None:
+            self.moments.update(symlog(obs.float()))
 
 
 def vector_layers(inputs: int, units: int, outputs: int) -> nn.Sequential:

@@ -200,6 +200,9 @@ class WorldModel(nn.Module):
             The scalar loss, and detached scalars for the log: the loss, its terms before weighting,
             ``kl`` before free bits, and ``posterior_entropy``.
         """
+        if self.training:
+            for part in (self.encoder, self.decoder):
+                part.update_moments(batch.obs)
         seen = self.observe(batch, random)
         terms = self.loss_terms(batch, seen)
         # A weight of 1 is no multiplication: one kernel less.

@@ -1,4 +1,4 @@
-"""Standardisation of the input of actor and critic by running moments."""
+"""Standardisation of features by running moments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 DECAY = 0.99
-"""Decay of the running mean and variance, per behaviour update."""
+"""Decay of the running mean and variance, per update."""
 LIMIT = 10.0
 """Standardised features are clipped to ``[-LIMIT, LIMIT]``."""
 EPS = 1e-5
@@ -17,7 +17,7 @@ class RunningStandardise(nn.Module):
     """``(x - mean) / sqrt(variance + EPS)``, clipped, per feature.
 
     The moments are buffers, saved with the model and updated only by
-    [update][drama.behaviour.standardise.RunningStandardise.update]. The first batch initialises
+    [update][drama.ops.standardise.RunningStandardise.update]. The first batch initialises
     them; before it they are 0 and 1.
 
     Args:
@@ -47,3 +47,7 @@ class RunningStandardise(nn.Module):
             mixed = DECAY * running + (1.0 - DECAY) * new
             running.copy_(torch.where(self.started, mixed, new))
         self.started.fill_(True)
+
+    def invert(self, x: Tensor) -> Tensor:
+        """Undo the standardisation of ``(..., F)``; float32."""
+        return x.float() * (self.variance + EPS).sqrt() + self.mean
