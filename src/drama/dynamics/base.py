@@ -123,10 +123,13 @@ def step_inplace(model: SequenceModel[State], x: Tensor, state: State) -> tuple[
 def peek(model: SequenceModel[State], x: Tensor, state: State) -> Tensor:
     """Return the output of one step ``(B, D)``; the state is unchanged.
 
-    Calls ``model.peek`` if there is one, which need not compute the next state.
+    Without gradients it calls ``model.peek`` if there is one, which need not compute the next
+    state.
     """
     own: Callable[[Tensor, State], Tensor] | None = getattr(model, "peek", None)
-    return model.step(x, state)[0] if own is None else own(x, state)
+    if own is None or torch.is_grad_enabled():
+        return model.step(x, state)[0]
+    return own(x, state)
 
 
 def map_state(fn: Callable[[Tensor], Tensor], state: State) -> State:

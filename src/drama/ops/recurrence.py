@@ -52,3 +52,25 @@ def recurrent_step(
         view = part.view(-1, *shape).addcmul_(inputs[block], B[block])
         torch.matmul(C[block], view.transpose(-1, -2), out=y[block])
     return y, next_state
+
+
+@torch.no_grad()
+def recurrent_output(
+    state: Tensor, decay: Callable[[slice], Tensor], inputs: Tensor, B: Tensor, C: Tensor
+) -> Tensor:
+    """Return ``y`` of :func:`recurrent_step`, bit for bit, without writing the next state.
+
+    Args:
+        state: As in :func:`recurrent_step`; unchanged.
+        decay: Likewise.
+        inputs: Likewise.
+        B: Likewise.
+        C: Likewise.
+    """
+    batch, groups, rows, _ = inputs.shape
+    y = torch.empty(batch, groups, 1, rows, dtype=state.dtype, device=state.device)
+    for block in state_blocks(state):
+        view = (state[block] * decay(block)).view(-1, groups, rows, state.shape[-1])
+        view.addcmul_(inputs[block], B[block])
+        torch.matmul(C[block], view.transpose(-1, -2), out=y[block])
+    return y

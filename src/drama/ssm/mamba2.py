@@ -194,10 +194,11 @@ class Mamba2(nn.Module):
         return self.out_proj(y), Mamba2State(conv, ssm)
 
     def peek(self, x: Tensor, state: Mamba2State) -> Tensor:
-        """Output of :meth:`step` ``(B, d_model)``, without the state after it."""
-        z, xBC, dt, _, _ = self._read_step(x, state)
+        """Output of :meth:`step` ``(B, d_model)``; no gradients, no next state."""
+        z, xBC, dt, _, backend = self._read_step(x, state)
         x, B, C = self._heads(xBC)
-        y = ssd_peek(x, self._dt(dt), -torch.exp(self.A_log), B, C, state.ssm, D=self.D)
+        A = -torch.exp(self.A_log)
+        y = ssd_peek(x, self._dt(dt), A, B, C, state.ssm, D=self.D, backend=backend)
         output: Tensor = self.out_proj(self.norm(y.flatten(-2), z))
         return output
 

@@ -11,6 +11,8 @@ chunk, one matrix-valued state passed from each chunk to the next, so the cost i
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,7 @@ from drama.ops import kernels
 from drama.ops.backend_name import ChosenBackend
 from drama.ops.checks import check_is_first, check_optional
 from drama.ops.dtypes import accumulation_dtype, matmul_dtype
-from drama.ops.recurrence import recurrent_step
+from drama.ops.recurrence import recurrent_output, recurrent_step
 from drama.ops.ssd import factored, masked
 from drama.ops.ssd.decay import log_decay
 from drama.ops.ssd.window import Window
@@ -128,20 +130,10 @@ def ssd_step(
     """
     if backend == "kernels":
         return kernels.ssd_step(x, dt, A, B, C, state, D=D, inplace=inplace)
-    batch, heads, headdim = x.shape
-    groups, dtype = B.shape[1], state.dtype
+    p = _prepare(x, dt, A, B, C, state)
     with torch.autocast(x.device.type, enabled=False):
-        dt, values = dt.to(dtype), x.to(dtype)
-        decay = torch.exp(dt * A.to(dtype))[..., None, None]  # (B, H, 1, 1)
-        inputs = (values * dt[..., None]).view(batch, groups, heads // groups * headdim, 1)
-        B, C = B.to(dtype)[:, :, None], C.to(dtype)[:, :, None]  # (B, G, 1, N)
-        y, next_state = recurrent_step(
-            state, lambda rows: decay[rows], inputs, B, C, inplace=inplace
-        )
-        y = y.view(batch, heads, headdim)
-        if D is not None:
-            y = torch.addcmul(y, D.to(dtype)[:, None], values)
-    return y.to(x.dtype), next_state
+        y, next_state = recurrent_step(state, p.decay_of, p.inputs, p.B, p.C, inplace=inplace)
+        return p.output(y, D).to(x.dtype), next_state
 
 
 def ssd_peek(
@@ -153,34 +145,52 @@ def ssd_peek(
     state: Tensor,
     *,
     D: Tensor | None = None,
+    backend: ChosenBackend = "torch",
 ) -> Tensor:
-    """Output of :func:`ssd_step` alone: ``y = exp(Δ A) h C + Δ (B · C) x + D x``.
+    """Return ``y`` of :func:`ssd_step`, without gradients, and do not write the next state.
 
-    The next state, by far the largest tensor of a step, is not computed.
-
-    Args:
-        x: Input ``(B, H, P)``.
-        dt: Step size ``(B, H)``.
-        A: ``(H,)``.
-        B: ``(B, G, N)``.
-        C: ``(B, G, N)``.
-        state: ``(B, H, P, N)``.
-        D: ``(H,)``.
-
-    Returns:
-        ``y`` ``(B, H, P)`` in the type of ``x``.
+    The next state is by far the largest tensor of a step. Arguments are those of
+    :func:`ssd_step`.
     """
+    if backend == "kernels":
+        return kernels.ssd_step(x, dt, A, B, C, state, D=D)[0]
+    p = _prepare(x, dt, A, B, C, state)
+    with torch.autocast(x.device.type, enabled=False):
+        return p.output(recurrent_output(state, p.decay_of, p.inputs, p.B, p.C), D).to(x.dtype)
+
+
+class _Step(NamedTuple):
+    """Arguments of one step of the recurrence, in the type of the state."""
+
+    decay: Tensor
+    """``exp(Δ A)``, ``(B, H, 1, 1)``."""
+    inputs: Tensor
+    """``Δ x`` by group, ``(B, G, R, 1)``."""
+    B: Tensor
+    """``(B, G, 1, N)``."""
+    C: Tensor
+    """``(B, G, 1, N)``."""
+    x: Tensor
+    """``(B, H, P)``."""
+
+    def decay_of(self, rows: slice) -> Tensor:
+        """Decay of some sequences of the batch."""
+        return self.decay[rows]
+
+    def output(self, y: Tensor, D: Tensor | None) -> Tensor:
+        """Add the skip connection to ``y`` ``(B, G, 1, R)``: ``(B, H, P)``."""
+        y = y.view(self.x.shape)
+        return y if D is None else torch.addcmul(y, D.to(y.dtype)[:, None], self.x)
+
+
+def _prepare(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> _Step:
     batch, heads, headdim = x.shape
     groups, dtype = B.shape[1], state.dtype
     with torch.autocast(x.device.type, enabled=False):
-        dt, values, B, C = dt.to(dtype), x.to(dtype), B.to(dtype), C.to(dtype)
-        grouped = state.view(batch, groups, heads // groups * headdim, -1)
-        # As row times matrix: on a CPU several times faster than matrix times column.
-        read = torch.matmul(C[:, :, None], grouped.transpose(-1, -2)).view(batch, heads, headdim)
-        alignment = (B * C).sum(-1).repeat_interleave(heads // groups, dim=1)  # (B, H)
-        gain = dt * alignment if D is None else dt * alignment + D.to(dtype)
-        y: Tensor = torch.exp(dt * A.to(dtype))[..., None] * read + gain[..., None] * values
-    return y.to(x.dtype)
+        dt, values = dt.to(dtype), x.to(dtype)
+        decay = torch.exp(dt * A.to(dtype))[..., None, None]
+        inputs = (values * dt[..., None]).view(batch, groups, heads // groups * headdim, 1)
+        return _Step(decay, inputs, B.to(dtype)[:, :, None], C.to(dtype)[:, :, None], values)
 
 
 def _check_shapes(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk_size: int) -> None:
