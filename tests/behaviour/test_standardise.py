@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.behaviour.build import randomise_heads
 from tests.training.faulty_envs import Walk, env_id
-from tests.training.runs import assert_same_run, tiny
 from torch import Tensor
 
-from drama import Agent
 from drama.actions import ActionSpace
 from drama.behaviour import Behaviour, Player, make_behaviour
 from drama.config import BehaviourConfig, PPOConfig
@@ -158,22 +155,6 @@ def test_acting_with_lookahead_moves_nothing(
     player.act(frames().obs[:, 0], player.init_state(3), first, torch.Generator().manual_seed(0))
     assert before
     assert equal(moments(policy), before)
-
-
-def test_evaluation_cannot_move_the_moments_and_a_resumed_run_is_the_same(tmp_path: Path) -> None:
-    config = tiny({"behaviour.standardise_input": True, "behaviour.lookahead": 2})
-    whole = Agent(WALK, config)
-    whole.learn(60, run_dir=tmp_path / "whole")
-    assert bool(whole.behaviour.state_dict()["standardise.started"])
-    part = Agent(WALK, config)
-    part.learn(40, run_dir=tmp_path / "part")
-    before = moments(part.behaviour)
-    part.evaluate(2)
-    assert equal(moments(part.behaviour), before)
-    loaded = Agent.load(tmp_path / "part")
-    assert equal(moments(loaded.behaviour), before)
-    loaded.learn(20)
-    assert_same_run(tmp_path / "whole", tmp_path / "part")
 
 
 def test_without_the_switch_a_checkpoint_is_what_it_was() -> None:
