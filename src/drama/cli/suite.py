@@ -11,7 +11,7 @@ from pathlib import Path
 
 from drama.cli.common import Parser, err, mute, out, signals, status
 from drama.config import EnvConfig
-from drama.errors import ConfigError
+from drama.errors import ConfigError, EnvError
 from drama.machine.calibration import SECONDS
 from drama.suite.built_in import BUILT_IN, load_spec
 from drama.suite.forecast import forecast
@@ -96,7 +96,7 @@ def _run(args: list[str]) -> int:
     with contextlib.closing(pool):
         if not is_suite(directory):
             check_vacant(directory)
-            _check_games(spec)
+        _check_games(cells)
         with SuiteLock(directory):
             version = begin_suite(directory, spec)
             for c in _environments(cells):  # continued on this account without --trust-env
@@ -144,6 +144,7 @@ def _dry_run(options: argparse.Namespace, spec: SuiteSpec, directory: Path) -> i
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"--seconds must be positive, got {seconds:g}")
     cells = scan(directory, spec)
+    _check_games(cells)
     with status() as show:
         found = forecast(cells, _plan(options, cells), seconds=seconds, progress=show)
     _warn_of_few_updates(spec)
@@ -170,19 +171,38 @@ def _print_outcome(outcome: Outcome, directory: Path) -> None:
 
 
 def _warn_of_few_updates(spec: SuiteSpec) -> None:
-    """Warn of variants with too few updates to learn."""
+    """Warn of variants and games with too few updates to learn."""
+    by_steps: dict[int | None, list[str]] = {}
+    for game in spec.games:
+        by_steps.setdefault(spec.steps_of(game), []).append(game)
     for variant in spec.variants:
-        config = spec.config(variant, spec.games[0], spec.seeds[0])
-        if (text := shortfall(config, config.steps)) is not None:
-            err.print(f"warning: variant {variant.name}: {text}")
+        for games in by_steps.values():
+            config = spec.config(variant, games[0], spec.seeds[0])
+            if (text := shortfall(config, config.steps)) is not None:
+                where = f" in {', '.join(games)}" if len(by_steps) > 1 else ""
+                err.print(f"warning: variant {variant.name}{where}: {text}")
 
 
-def _check_games(spec: SuiteSpec) -> None:
-    """Make each game once: an unknown id must fail before the first run."""
+def _check_games(cells: Sequence[Cell]) -> None:
+    """Make each game that is to be run: an unknown id must fail before the first run.
+
+    Raises:
+        EnvError: A game cannot be made; the message says how to run the others.
+    """
     from drama.envs import make_env
 
-    for game in spec.games:
-        make_env(game).close()
+    todo = [cell.game for cell in cells if cell.resumable and cell.status != "finished"]
+    fine: list[str] = []
+    failed: EnvError | None = None
+    for game in dict.fromkeys(todo):
+        try:
+            make_env(game).close()
+            fine.append(game)
+        except EnvError as error:
+            failed = failed or error
+    if failed is not None:
+        others = f"; to run the others: --games {shlex.join(fine)}" if fine else ""
+        raise EnvError(f"{failed}{others}") from failed
 
 
 def _spec_and_directory(options: argparse.Namespace) -> tuple[SuiteSpec, Path]:
