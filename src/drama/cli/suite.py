@@ -11,6 +11,7 @@ from pathlib import Path
 
 from drama.cli.common import Parser, err, mute, out, signals, status
 from drama.config import EnvConfig
+from drama.envs.source import env_source
 from drama.errors import ConfigError, EnvError
 from drama.machine.calibration import SECONDS
 from drama.suite.built_in import BUILT_IN, load_spec
@@ -184,25 +185,25 @@ def _warn_of_few_updates(spec: SuiteSpec) -> None:
 
 
 def _check_games(cells: Sequence[Cell]) -> None:
-    """Make each game that is to be run: an unknown id must fail before the first run.
+    """Make each environment that is to be run: an unknown id must fail before the first run.
 
     Raises:
         EnvError: A game cannot be made; the message says how to run the others.
     """
-    from drama.envs import make_env
-
-    todo = [cell.game for cell in cells if cell.resumable and cell.status != "finished"]
-    fine: list[str] = []
-    failed: EnvError | None = None
-    for game in dict.fromkeys(todo):
-        try:
-            make_env(game).close()
-            fine.append(game)
-        except EnvError as error:
-            failed = failed or error
-    if failed is not None:
+    checked: list[EnvConfig] = []
+    failed: dict[str, EnvError] = {}
+    for config in _environments([cell for cell in cells if cell.resumable]):
+        if config not in checked:
+            checked.append(config)
+            try:
+                env_source(config.id, config).copy(0, life_loss=False).close()
+            except EnvError as error:
+                failed.setdefault(config.id, error)
+    if failed:
+        first = next(iter(failed.values()))
+        fine = [game for game in dict.fromkeys(c.id for c in checked) if game not in failed]
         others = f"; to run the others: --games {shlex.join(fine)}" if fine else ""
-        raise EnvError(f"{failed}{others}") from failed
+        raise EnvError(f"{first}{others}") from first
 
 
 def _spec_and_directory(options: argparse.Namespace) -> tuple[SuiteSpec, Path]:
