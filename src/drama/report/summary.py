@@ -68,9 +68,9 @@ class Variant:
 
 
 def train_steps(run: Run, mode: Mode) -> int | None:
-    """Return the environment steps of the agent that an evaluation is of."""
+    """Return the environment steps of the evaluated agent; None if they are not recorded."""
     steps = run.evaluation[mode]["protocol"].get("train_steps")
-    return None if steps is None else int(steps)
+    return steps if isinstance(steps, int) else None
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,9 @@ class Forecast:
                 total += f"; {wall} of wall time if {jobs} parallel runs do not slow each other"
         if self.disk is not None:
             total += f"; {size(self.disk)} of disk"
-        return "\n".join([*lines, "", *notes, total, f"plan: {self.plan.describe()}"])
+        return "\n".join(
+            [*lines, "", *dict.fromkeys(notes), total, f"plan: {self.plan.describe()}"]
+        )
 
 
 def forecast(
