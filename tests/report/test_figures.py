@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tests.report.made_up import CATCH, PONG, SPARSE, UNIFORM, XS, runs
 
+from drama.report import curves, drawing
 from drama.report.curves import curve
 from drama.report.drawing import PALETTE, Figure, looks
 from drama.report.figures import draw_all
@@ -132,6 +133,27 @@ def test_figure_descriptions_match_their_data(tmp_path: Path) -> None:
     assert "unfinished run (1 of them)" in found["curves"].caption
     assert "Base over Uniform: 0.75" in found["improvement"].alt
     assert "Uniform: 50 % of runs above 0.5" in found["profile-1"].alt
+
+
+def test_each_game_has_its_own_axis_of_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[list[float]] = []
+
+    def finished(canvas: Any, *args: Any) -> Figure:
+        ends.append([axes.get_xlim()[1] for axes in canvas.axes])
+        return drawing.finished(canvas, *args)
+
+    monkeypatch.setattr(curves, "finished", finished)
+    found = draw(
+        tmp_path,
+        {"score": 0.5, "steps": 60},
+        {"game": SPARSE, "score": 0.25, "steps": 6_000, "returns": [0.0] * 600},
+    )
+    short, long = ends[0]
+    assert 60 <= short < 100
+    assert 6_000 <= long < 7_000
+    assert "drama/Sparse-v0, Base: 0 after 6,000 steps (1 seed)" in found["curves"].alt
 
 
 def test_variants_without_a_curve_are_named(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.made_up import BASE, CATCH, PONG, START, UNIFORM, XS, cell, runs
+from tests.report.made_up import BASE, CATCH, PONG, SPARSE, START, UNIFORM, XS, cell, runs
 from tests.training.runs import TINY
 
 import drama
@@ -112,6 +112,23 @@ def page(report: Report) -> Page:
 def scores(suite: Path, variant: str, seed: int) -> float:
     tree = json.loads((run_path(suite, variant, CATCH, seed) / "eval.json").read_text())
     return float(tree["greedy"]["mean"])
+
+
+def test_report_has_the_steps_of_each_game(tmp_path: Path) -> None:
+    lengths = {CATCH: 5_000, SPARSE: 120_000}
+    spec = SuiteSpec("made-up", "Made up", tuple(lengths), (0, 1), (BASE,), lengths)
+    cells = [cell(tmp_path, game=g, seed=s, steps=n) for g, n in lengths.items() for s in (0, 1)]
+    found = [read_run(c, c.variant.label) for c in cells]
+    assert [run.steps_asked for run in found] == [5_000, 5_000, 120_000, 120_000]
+    assert [c.config for c in cells] == [spec.config(BASE, c.game, c.seed) for c in cells]
+    report = write_summary(summarise(tmp_path, "Made up", found), tmp_path / "report")
+    tree = json.loads((report.out / "report.json").read_text())
+    assert tree["variants"]["Base"]["train_steps"] == lengths
+    assert tree["variants"]["Base"]["left_out"] == {}
+    said = "5,000 (drama/Catch-v0), 120,000 (drama/Sparse-v0) environment steps"
+    assert said in page(report).text
+    assert f"after {said}" in (report.out / "report.md").read_text()
+    assert "Nothing: every run finished and is included." in page(report).text
 
 
 def test_unfinished_suite_can_be_reported(suite: Path, capfd: Capture) -> None:

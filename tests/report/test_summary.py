@@ -32,6 +32,7 @@ from drama.report.tables import aggregate_table, improvement_table, runs_csv, sc
 from drama.suite import Variant
 
 STEPS = {"steps": 100_000}
+CARTPOLE = "CartPole-v1"
 
 
 def summary(root: Path, *given: dict[str, Any], mode: Any = "greedy") -> Summary:
@@ -115,6 +116,74 @@ def test_a_run_under_another_protocol_is_left_out_and_named(
     (left,) = found.variants[0].left_out
     assert left.run.seed == 0
     assert left.reason.startswith(f"evaluated under another protocol: {said}")
+
+
+def test_each_game_may_have_its_own_steps(tmp_path: Path) -> None:
+    found = summary(
+        tmp_path,
+        {"seed": 0, "score": 0.5, "steps": 5_000},
+        {"seed": 1, "score": 0.75, "steps": 5_000},
+        {"game": SPARSE, "seed": 0, "score": 0.25, "steps": 120_000},
+        {"game": SPARSE, "seed": 1, "score": 1.0, "steps": 120_000},
+        {"game": CARTPOLE, "seed": 0, "score": 500.0, "steps": 5_000},
+        {"variant": UNIFORM, "seed": 0, "score": 1.0, "steps": 5_000},
+        {"variant": UNIFORM, "game": SPARSE, "seed": 0, "score": 1.0, "steps": 120_000},
+    )
+    base, uniform = found.variants
+    assert base.left_out == uniform.left_out == ()
+    assert base.scores(CATCH) == [0.5, 0.75]
+    assert base.scores(SPARSE) == [0.25, 1.0]
+    assert base.steps == {CATCH: 5_000, SPARSE: 120_000, CARTPOLE: 5_000}
+    (block,) = found.blocks
+    assert block.env_ids == (CATCH, SPARSE)
+    values = [value for runs_ in base.normalised(block.env_ids).values() for value in runs_]
+    assert block.variant("Base").numbers.mean.value == pytest.approx(sum(values) / len(values))
+    assert found.differences["Uniform"] == ("replay.sampler uniform (not dfs)",)
+    said = "5,000 (drama/Catch-v0, CartPole-v1), 120,000 (drama/Sparse-v0) environment steps"
+    assert f"20 episodes after {said}, latents sampled" in protocol_notes(found)[0]
+    assert not any("another protocol" in note for note in protocol_notes(found))
+    assert f"Base was trained for {said}." in score_table(found).notes
+
+
+def test_runs_of_a_game_must_have_the_same_steps(tmp_path: Path) -> None:
+    found = summary(
+        tmp_path,
+        *({"seed": s, "score": 1.0, "steps": 5_000} for s in (0, 1, 2)),
+        *({"game": SPARSE, "seed": s, "score": 1.0, "steps": 120_000} for s in (0, 1)),
+        {"game": SPARSE, "seed": 2, "score": 0.0, "steps": 5_000},
+    )
+    assert found.variants[0].scores(SPARSE) == [1.0, 1.0]
+    (left,) = found.variants[0].left_out
+    assert (left.run.env_id, left.run.seed) == (SPARSE, 2)
+    assert left.reason.endswith(": train_steps 5000 (the others 120000)")
+
+
+def test_games_that_stopped_early_are_named_on_atari(tmp_path: Path) -> None:
+    found = summary(
+        tmp_path,
+        {"variant": XS, "game": PONG, "score": 15.0, "steps": 20_000},
+        {"variant": XS, "game": BOXING, "score": 12.0, "steps": 100_000},
+        {"variant": XS, "game": ALIEN, "score": 500.0, "steps": 20_000},
+    )
+    table = score_table(found)
+    assert table.header[-1] == "Drama XS (20,000 to 100,000 steps)"
+    why = "20,000 environment steps instead of 100,000 in Pong, Alien"
+    assert any(note.endswith(f"of the paper's scores: {why}.") for note in protocol_notes(found))
+    assert [note for note in table.notes if "stopped at" in note] == [
+        "Drama XS stopped at 20,000 environment steps in Pong, Alien; the published scores are "
+        "after 100,000."
+    ]
+    # Human-normalised aggregates cover all games, whatever their steps.
+    (block,) = found.blocks
+    assert block.env_ids == (PONG, BOXING, ALIEN)
+    assert set(block.variant("Drama XS").numbers.runs.values()) == {1}
+    mixed = summary(
+        tmp_path / "mixed",
+        {"variant": XS, "game": PONG, "score": 15.0, "steps": 100_000},
+        {"variant": XS, "score": 1.0, "steps": 5_000},
+    )
+    assert score_table(mixed).header[-1] == "Drama XS"
+    assert not any("stopped at" in note for note in score_table(mixed).notes)
 
 
 def test_the_protocol_of_the_longer_training_is_used(tmp_path: Path) -> None:

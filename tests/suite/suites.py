@@ -36,7 +36,7 @@ def tiny_spec(
     games: Sequence[str] = (WALK,),
     seeds: Sequence[int] = (0,),
     variants: Sequence[Variant] | None = None,
-    steps: int = STEPS,
+    steps: int | Mapping[str, int] = STEPS,
 ) -> SuiteSpec:
     variants = (tiny_variant(),) if variants is None else variants
     return SuiteSpec("tiny", "Tiny", tuple(games), tuple(seeds), tuple(variants), steps)

@@ -19,7 +19,14 @@ from tests.training.runs import contents
 import drama
 from drama.errors import CheckpointError, ConfigError, RunDirError
 from drama.suite import SuiteState, read_suite
-from drama.suite.layout import begin_suite, check_vacant, is_suite, record_failure, run_path
+from drama.suite.layout import (
+    begin_suite,
+    check_vacant,
+    is_suite,
+    record_failure,
+    run_path,
+    scan,
+)
 from drama.suite.process import arguments, prepare
 from drama.training.checkpoint import CheckpointDir, _digest
 
@@ -361,8 +368,6 @@ def test_a_failure_is_remembered_until_the_next_attempt(suite: Path) -> None:
 
 
 def test_inspection_needs_no_directory(tmp_path: Path) -> None:
-    from drama.suite.layout import scan
-
     spec = tiny_spec(seeds=(3, 1), variants=(tiny_variant("a"), tiny_variant("b")))
     cells = scan(tmp_path / "nowhere", spec)
     assert [c.name for c in cells] == [
@@ -384,6 +389,30 @@ def test_another_suite_is_refused_with_the_differences(suite: Path) -> None:
         begin_suite(suite, tiny_spec(seeds=(0, 1)))
     assert contents(suite) == before
     assert begin_suite(suite, SPEC) is None
+
+
+def test_each_game_is_finished_at_its_own_steps(tmp_path: Path) -> None:
+    games = (SPEC.games[0], "drama/Catch-v0")
+    spec = tiny_spec(games, steps={games[0]: STEPS + 20, games[1]: STEPS})
+    outcome, _, _ = run_suite(tmp_path, spec)
+    assert outcome.exit_code == 0
+    state = read_suite(tmp_path)
+    assert state.spec == spec
+    assert [(cell.status, cell.step) for cell in state.cells] == [
+        ("finished", STEPS + 20),
+        ("finished", STEPS),
+    ]
+    earlier(tmp_path / "one/drama-Catch-v0/seed-0")
+    catch = read_suite(tmp_path).cell("one", games[1], 0)
+    assert (catch.status, catch.reason) == ("interrupted", f"at step 20 of {STEPS}")
+    # A part, and the same numbers in other words, are of this suite.
+    assert begin_suite(tmp_path, spec.narrowed(games=["Catch"])) is None
+    assert begin_suite(tmp_path, spec.narrowed(games=["Catch"], steps=STEPS)) is None
+    with pytest.raises(RunDirError, match=r"now: steps of \S+/Walk-v0 40 \(there: 60\)$"):
+        begin_suite(tmp_path, spec.narrowed(steps=STEPS))
+    walk, catch = scan(tmp_path, spec.narrowed(steps=STEPS))
+    assert (walk.status, catch.status) == ("foreign", "interrupted")
+    assert walk.reason.endswith("is at step 60, beyond the suite's 40")
 
 
 def test_many_differences_are_counted(suite: Path) -> None:

@@ -71,6 +71,32 @@ def test_the_toy_suite_compares_two_samplers() -> None:
     assert {k for k in one if one[k] != other[k]} == {"replay.sampler"}
 
 
+def test_the_small_suite_has_its_own_steps_for_each_game() -> None:
+    spec = load_spec("small")
+    assert (spec.seeds, [v.name for v in spec.variants]) == ((0, 1, 2), ["quick"])
+    assert spec.variants[0].config == presets.quick()
+    assert {game: spec.config(spec.variants[0], game, 0).steps for game in spec.games} == {
+        "drama/Catch-v0": 5_000,
+        "drama/Recall32-v0": 15_000,
+        "drama/Sparse-v0": 120_000,
+        "CartPole-v1": 5_000,
+        "Acrobot-v1": 15_000,
+        "MinAtar/Breakout-v1": 100_000,
+        "MinAtar/SpaceInvaders-v1": 100_000,
+        "MinAtar/Freeway-v1": 100_000,
+        "MinAtar/Asterix-v1": 100_000,
+    }
+
+
+def test_the_atari_suite_of_a_laptop() -> None:
+    spec = load_spec("atari-laptop")
+    assert spec.games == ("ALE/Pong-v5", "ALE/Boxing-v5", "ALE/Krull-v5")
+    assert (spec.seeds, spec.steps) == ((0, 1), 100_000)
+    assert [v.config for v in spec.variants] == [presets.laptop()]
+
+
+GAMES = ("drama/Catch-v0", "drama/Sparse-v0", "CartPole-v1")
+LENGTHS = {"drama/Catch-v0": 5_000, "drama/Sparse-v0": 120_000, "CartPole-v1": 5_000}
 ODD = tiny_spec(
     variants=(
         tiny_variant("a", {"world_model.filters": (8, 16), "training.tensorboard": True}),
@@ -79,10 +105,32 @@ ODD = tiny_spec(
 )
 
 
-@pytest.mark.parametrize("spec", [*(make() for make in BUILT_IN.values()), ODD])
+@pytest.mark.parametrize(
+    "spec",
+    [*(make() for make in BUILT_IN.values()), ODD, tiny_spec(GAMES, steps=LENGTHS)],
+)
 def test_spec_round_trips_through_text(spec: SuiteSpec) -> None:
     assert SuiteSpec.from_json(spec.to_json()) == spec
     assert SuiteSpec.from_toml(spec.to_toml()) == spec
+
+
+def test_each_game_can_have_its_own_steps(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    games = TEXT.replace('["ALE/Pong-v5"]', '["ALE/Pong-v5", "drama/Catch-v0"]')
+    path.write_text('steps = { "drama/Catch-v0" = 5000, "ALE/Pong-v5" = 100000 }\n' + games)
+    spec = load_spec(str(path))
+    assert spec.steps == {"ALE/Pong-v5": 100_000, "drama/Catch-v0": 5_000}
+    assert [spec.steps_of(game) for game in spec.games] == [100_000, 5_000]
+    assert [spec.config(spec.variants[0], g, 0).steps for g in spec.games] == [100_000, 5_000]
+    # The games determine the order.
+    assert list(spec.to_dict()["steps"]) == list(spec.games)
+    path.write_text(spec.to_toml())
+    assert load_spec(str(path)) == spec
+    assert '[steps]\n"ALE/Pong-v5" = 100000\n' in spec.to_toml()
+    assert tiny_spec(GAMES, steps=dict(reversed(LENGTHS.items()))) == tiny_spec(
+        GAMES, steps=LENGTHS
+    )
+    assert tiny_spec(GAMES, steps={**LENGTHS, "CartPole-v1": 1}) != tiny_spec(GAMES, steps=LENGTHS)
 
 
 def test_minimal_file_is_valid(tmp_path: Path) -> None:
@@ -116,6 +164,20 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     ),
     "negative seed": (TEXT.replace("[0, 1]", "[0, -1]"), ["seeds", "-1"]),
     "steps": ("steps = 0\n" + TEXT, ["steps", "positive"]),
+    "steps in words": ("steps = 'many'\n" + TEXT, ["suite.steps", "an integer"]),
+    "steps of another game": (
+        'steps = { "ALE/Pogn-v5" = 5 }\n' + TEXT,
+        ["steps", "'ALE/Pogn-v5'", "did you mean ALE/Pong-v5"],
+    ),
+    "no steps of a game": ("steps = {}\n" + TEXT, ["steps has no number for ALE/Pong-v5"]),
+    "zero steps of a game": (
+        'steps = { "ALE/Pong-v5" = 0 }\n' + TEXT,
+        ["steps of ALE/Pong-v5 must be positive, got 0"],
+    ),
+    "steps of a game in words": (
+        'steps = { "ALE/Pong-v5" = "5" }\n' + TEXT,
+        ["steps of ALE/Pong-v5 must be an integer, got '5'"],
+    ),
     "name": (TEXT.replace('"mine"', '"my/suite"'), ["'my/suite'", "directory"]),
     "variant name": (TEXT.replace('name = "xs"', 'name = ".."'), ["'..'", "directory"]),
     "a long variant name": (
@@ -193,6 +255,20 @@ def test_narrowed_suite_keeps_order_and_settings() -> None:
     }
     assert spec.config(spec.variants[1], full.games[0], 4).training.log_every == 5
     assert full.narrowed() == full
+
+
+def test_narrowing_keeps_the_steps_of_the_games_left() -> None:
+    full = tiny_spec(GAMES, steps=LENGTHS)
+    assert full.narrowed(games=["Sparse", "CartPole"]).steps == {
+        "drama/Sparse-v0": 120_000,
+        "CartPole-v1": 5_000,
+    }
+    assert full.narrowed(seeds=[0]).steps == LENGTHS
+    assert full.narrowed(steps=7).steps == 7
+    assert full.narrowed(games=["Catch"], steps=7).steps == 7
+    assert full.narrowed(games=["Catch"], steps={"drama/Catch-v0": 9}).steps_of(GAMES[0]) == 9
+    with pytest.raises(ConfigError, match="no number for drama/Sparse-v0, CartPole-v1"):
+        full.narrowed(steps={"drama/Catch-v0": 9})
 
 
 def test_arguments_of_the_environment_in_toml(tmp_path: Path) -> None:
@@ -300,3 +376,17 @@ def test_differences_are_named() -> None:
         "variants without: uniform",
         "dfs: replay.tau=3.0 (there: unset)",
     ]
+
+
+def test_differences_in_steps_are_those_of_each_game() -> None:
+    one = tiny_spec(GAMES, steps=LENGTHS)
+    same = one.narrowed(games=["Catch", "CartPole"])
+    assert differences(same, same.narrowed(steps=5_000)) == []
+    assert differences(one, one.narrowed(steps=5_000)) == [
+        "steps of drama/Sparse-v0 5000 (there: 120000)"
+    ]
+    assert differences(one, one.narrowed(steps=7)) == [
+        "steps of drama/Catch-v0, CartPole-v1 7 (there: 5000)",
+        "steps of drama/Sparse-v0 7 (there: 120000)",
+    ]
+    assert differences(same, same.narrowed(steps=7)) == ["steps 7 (there: 5000)"]

@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 from tests.suite.suites import WALK, edit_json, run_suite, tiny_spec, tiny_variant
 from tests.training.faulty_envs import Crash, Endless, env_id
@@ -26,6 +28,7 @@ from drama.cli import main
 from drama.errors import ConfigError
 from drama.evaluation import published
 from drama.suite import SuiteSpec, load_spec, local, read_suite
+from drama.suite.layout import begin_suite
 from drama.suite.local import SuiteLock
 from drama.training.checkpoint import CheckpointDir
 
@@ -107,6 +110,31 @@ def test_unknown_game_in_a_file_is_refused_before_any_run(capfd: Capture) -> Non
     Path("mine.json").write_text(tiny_spec(games=("drama/Cacth-v0",)).to_json())
     assert "drama/Catch-v0" in complaint(capfd, main(["suite", "run", "mine.json"]))
     assert [path.name for path in Path().iterdir()] == ["mine.json"]
+
+
+def test_games_of_a_missing_package_can_be_left_out(
+    tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "minatar", None)  # refuses the import
+    for known in [known for known in gymnasium.registry if known.startswith("MinAtar/")]:
+        monkeypatch.delitem(gymnasium.registry, known)
+    spec = tiny_spec(
+        games=("MinAtar/Breakout-v1", "CartPole-v1", "MinAtar/Freeway-v1", "drama/Catch-v0")
+    )
+    (tmp_path / "mine.toml").write_text(spec.to_toml())
+    args = ["suite", "run", str(tmp_path / "mine.toml"), *CPU]
+    advice = (
+        "'MinAtar/Breakout-v1' needs .*pip install minatar.*: --games CartPole-v1 drama/Catch-v0$"
+    )
+    assert re.search(advice, complaint(capfd, main(args)))
+    assert re.search(advice, complaint(capfd, main([*args, "--dry-run"])))
+    assert not list(Path().iterdir())
+    # A suite that was begun where the package is installed.
+    begin_suite(Path("begun"), spec)
+    assert re.search(advice, complaint(capfd, main(["suite", "run", "begun"])))
+    assert [path.name for path in Path("begun").iterdir()] == ["suite.json"]
+    line = complaint(capfd, main(["suite", "run", "begun", "--games", "MinAtar/Freeway-v1"]))
+    assert line.endswith("pip install minatar (GPL-3.0)")
 
 
 def test_help_describes_the_commands(capfd: Capture) -> None:
@@ -326,6 +354,19 @@ def test_variants_without_updates_are_named(tmp_path: Path, capfd: Capture) -> N
         "warning: variant late: nothing will be learnt: the warm-up of random actions takes 90 "
         "steps (training.warmup_steps), training ends at step 40"
     ]
+
+
+def test_games_with_few_steps_are_named(tmp_path: Path, capfd: Capture) -> None:
+    games = (WALK, "drama/Catch-v0", "drama/Sparse-v0")
+    spec = tiny_spec(games, steps={WALK: 20, "drama/Catch-v0": 40, "drama/Sparse-v0": 20})
+    (tmp_path / "short.toml").write_text(spec.to_toml())
+    args = ["suite", "run", str(tmp_path / "short.toml"), "--dry-run", "--seconds", "0.1", *CPU]
+    assert main(args) == 0
+    (warned,) = [line for line in capfd.readouterr().err.splitlines() if "warning" in line]
+    assert warned.startswith(
+        f"warning: variant one in {WALK}, drama/Sparse-v0: nothing will be learnt: "
+    )
+    assert warned.endswith("training ends at step 20")
 
 
 def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path, capfd: Capture) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from drama.cli.common import Parser, err, mute, out, signals, status
 from drama.config import EnvConfig
-from drama.errors import ConfigError
+from drama.envs.source import env_source
+from drama.errors import ConfigError, EnvError
 from drama.machine.calibration import SECONDS
 from drama.suite.built_in import BUILT_IN, load_spec
 from drama.suite.forecast import forecast
@@ -96,7 +97,7 @@ def _run(args: list[str]) -> int:
     with contextlib.closing(pool):
         if not is_suite(directory):
             check_vacant(directory)
-            _check_games(spec)
+        _check_games(cells)
         with SuiteLock(directory):
             version = begin_suite(directory, spec)
             for c in _environments(cells):  # continued on this account without --trust-env
@@ -144,6 +145,7 @@ def _dry_run(options: argparse.Namespace, spec: SuiteSpec, directory: Path) -> i
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"--seconds must be positive, got {seconds:g}")
     cells = scan(directory, spec)
+    _check_games(cells)
     with status() as show:
         found = forecast(cells, _plan(options, cells), seconds=seconds, progress=show)
     _warn_of_few_updates(spec)
@@ -170,19 +172,38 @@ def _print_outcome(outcome: Outcome, directory: Path) -> None:
 
 
 def _warn_of_few_updates(spec: SuiteSpec) -> None:
-    """Warn of variants with too few updates to learn."""
-    for variant in spec.variants:
-        config = spec.config(variant, spec.games[0], spec.seeds[0])
-        if (text := shortfall(config, config.steps)) is not None:
-            err.print(f"warning: variant {variant.name}: {text}")
-
-
-def _check_games(spec: SuiteSpec) -> None:
-    """Make each game once: an unknown id must fail before the first run."""
-    from drama.envs import make_env
-
+    """Warn of variants and games with too few updates to learn."""
+    by_steps: dict[int | None, list[str]] = {}
     for game in spec.games:
-        make_env(game).close()
+        by_steps.setdefault(spec.steps_of(game), []).append(game)
+    for variant in spec.variants:
+        for games in by_steps.values():
+            config = spec.config(variant, games[0], spec.seeds[0])
+            if (text := shortfall(config, config.steps)) is not None:
+                where = f" in {', '.join(games)}" if len(by_steps) > 1 else ""
+                err.print(f"warning: variant {variant.name}{where}: {text}")
+
+
+def _check_games(cells: Sequence[Cell]) -> None:
+    """Make each environment that is to be run: an unknown id must fail before the first run.
+
+    Raises:
+        EnvError: A game cannot be made; the message says how to run the others.
+    """
+    checked: list[EnvConfig] = []
+    failed: dict[str, EnvError] = {}
+    for config in _environments([cell for cell in cells if cell.resumable]):
+        if config not in checked:
+            checked.append(config)
+            try:
+                env_source(config.id, config).copy(0, life_loss=False).close()
+            except EnvError as error:
+                failed.setdefault(config.id, error)
+    if failed:
+        first = next(iter(failed.values()))
+        fine = [game for game in dict.fromkeys(c.id for c in checked) if game not in failed]
+        others = f"; to run the others: --games {shlex.join(fine)}" if fine else ""
+        raise EnvError(f"{first}{others}") from first
 
 
 def _spec_and_directory(options: argparse.Namespace) -> tuple[SuiteSpec, Path]:

@@ -287,6 +287,7 @@ def _tree(summary: Summary, rollouts: Rollouts | None) -> dict[str, Any]:
         "variants": {
             variant.name: {
                 "protocol": dict(variant.protocol),
+                "train_steps": variant.steps,
                 "scores": {
                     env_id: {
                         str(run.seed): score

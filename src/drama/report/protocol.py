@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from drama import presets
 from drama.errors import ConfigError
 from drama.evaluation import ATARI100K, completed, game_of
+from drama.report.runs import game_name
 from drama.report.summary import Summary, Variant
 from drama.settings import canonical, shown
 
@@ -28,7 +29,7 @@ def protocol_notes(summary: Summary) -> list[str]:
         p = variant.protocol
         said = (
             f"{variant.name}: {summary.mode} evaluation, {p.get('episodes')} {p['scored']} after "
-            f"{_thousands(p.get('train_steps'))} environment steps, latents {p['latents']}, "
+            f"{steps_of(variant)} environment steps, latents {p['latents']}, "
             f"actions {p['actions']}, policy latent {p.get('policy_latent')}"
         )
         if p.get("policy_context") == "current":
@@ -122,17 +123,52 @@ def differences_from_published(summary: Summary) -> list[str]:
     return [*notes, *([STARTS] if notes else [])]
 
 
-def cut_short(variant: Variant) -> bool:
-    """Whether a variant on Atari stopped before the benchmark's 100 000 steps."""
-    atari = any(game_of(env_id) for env_id in variant.runs)
-    return atari and variant.steps is not None and variant.steps < ATARI100K_STEPS
+def steps_of(variant: Variant) -> str:
+    """Return the environment steps of a variant, with the games of each number if they differ."""
+    groups = _by_steps(variant)
+    if len(groups) == 1:
+        return _thousands(next(iter(groups)))
+    return ", ".join(f"{_thousands(steps)} ({_games(found)})" for steps, found in groups.items())
+
+
+def cut_short(variant: Variant) -> dict[int, str]:
+    """Return in which Atari games a variant stopped before the benchmark's 100 000 steps.
+
+    Returns:
+        `` in GAMES`` by number of steps; an empty text if these are all games of the variant.
+    """
+    return {
+        steps: _where(atari, variant)
+        for steps, found in _by_steps(variant).items()
+        if steps is not None and steps < ATARI100K_STEPS
+        if (atari := [env_id for env_id in found if game_of(env_id)])
+    }
+
+
+def _by_steps(variant: Variant) -> dict[int | None, list[str]]:
+    """Return the games of a variant by their number of steps."""
+    groups: dict[int | None, list[str]] = {}
+    for env_id, steps in variant.steps.items():
+        groups.setdefault(steps, []).append(env_id)
+    return groups
+
+
+def _where(env_ids: Collection[str], variant: Variant) -> str:
+    """Return `` in GAMES``, or nothing for all games of a variant."""
+    return "" if len(env_ids) == len(variant.runs) else f" in {_games(env_ids)}"
+
+
+def _games(env_ids: Iterable[str]) -> str:
+    return ", ".join(map(game_name, env_ids))
 
 
 def _departures(variant: Variant) -> list[str]:
     found = []
-    steps, p = variant.steps, variant.protocol
-    if steps != ATARI100K_STEPS:
-        found.append(f"{_thousands(steps)} environment steps instead of 100,000")
+    p = variant.protocol
+    for steps, env_ids in _by_steps(variant).items():
+        if steps != ATARI100K_STEPS:
+            where = _where(env_ids, variant)
+            found.append(f"{_thousands(steps)} environment steps instead of 100,000{where}")
     for key, usual in ATARI100K.items():
         values = {
             canonical(run.evaluation[variant.mode]["protocol"]["env"].get(key))
@@ -145,7 +181,7 @@ def _departures(variant: Variant) -> list[str]:
         found.append(f"latents {p['latents']} instead of sampled")
     if p["actions"] != "argmax":
         found.append(f"actions {p['actions']} instead of argmax")
-    # The runs of a variant differ in game and seed only.
+    # The runs of a variant differ in game, seed and steps only.
     config = next(iter(variant.runs.values()))[0].config
     name = str(config.get("preset"))
     changed = _changed_settings(config, name)

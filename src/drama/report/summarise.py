@@ -24,13 +24,21 @@ from drama.evaluation import (
     scores,
 )
 from drama.report.runs import Run, by_variant, game_name, reference_of
-from drama.report.summary import Block, LeftOut, Mode, Pair, Row, Summary, Variant
+from drama.report.summary import (
+    Block,
+    LeftOut,
+    Mode,
+    Pair,
+    Row,
+    Summary,
+    Variant,
+    train_steps,
+)
 from drama.settings import canonical, setting_differences, shown
 
 PAPER = "Drama paper, Table 1"
 """Source of the published columns of the score table."""
 _TRAINED = (
-    "train_steps",
     "episodes",
     "latents",
     "actions",
@@ -43,8 +51,8 @@ _TRAINED = (
 """Protocol fields that must be equal in all runs of a variant."""
 _FAMILY = tuple(family_settings())
 """Environment fields that must be equal in all games of one family."""
-_LIMIT = ("step_limit",)
-"""Protocol field that must be equal in all runs of a game."""
+_GAME = ("train_steps", "step_limit")
+"""Protocol fields that must be equal in all runs of a game."""
 _OWN = ("id", "env_kwargs", "image_size", "observation_shape", "max_episode_steps", "num_actions")
 """Environment fields that must be equal in all runs of a game."""
 
@@ -103,19 +111,19 @@ def _variant(name: str, runs: Sequence[Run], env_ids: Sequence[str], mode: Mode)
         else:
             command = f"drama eval {shlex.quote(str(run.path))}"
             left_out.append(LeftOut(run, f"no {mode} evaluation: {command}"))
-    agreed, odd = _majority(candidates, lambda run: _stamp(run, mode, _TRAINED))
+    agreed, odd = _majority(candidates, mode, _TRAINED)
     left_out += odd
     families = dict.fromkeys(_family(env_id) for env_id in env_ids)
     alike: list[Run] = []
     for family in families:
         mine = [run for run in agreed if _family(run.env_id) == family]
-        same, odd = _majority(mine, lambda run: _stamp(run, mode, _TRAINED, _FAMILY))
+        same, odd = _majority(mine, mode, _TRAINED, _FAMILY)
         alike += same
         left_out += odd
     kept: dict[str, tuple[Run, ...]] = {}
     for env_id in env_ids:
         mine = [run for run in alike if run.env_id == env_id]
-        same, odd = _majority(mine, lambda run: _stamp(run, mode, _TRAINED + _LIMIT, _OWN))
+        same, odd = _majority(mine, mode, _GAME + _TRAINED, _OWN)
         left_out += odd
         if same:
             kept[env_id] = tuple(sorted(same, key=lambda run: run.seed))
@@ -124,19 +132,21 @@ def _variant(name: str, runs: Sequence[Run], env_ids: Sequence[str], mode: Mode)
     return Variant(name, kept, protocol, tuple(left_out), mode)
 
 
-def _majority(runs: Sequence[Run], protocol: Any) -> tuple[list[Run], list[LeftOut]]:
-    """Split runs into those under the most common protocol and the others.
+def _majority(
+    runs: Sequence[Run], mode: Mode, trained: Iterable[str], env: Iterable[str] = ()
+) -> tuple[list[Run], list[LeftOut]]:
+    """Split runs into those under the most common values of some fields and the others.
 
     Ties go to the longer training, then to the first run.
     """
     if not runs:
         return [], []
-    stamps = [protocol(run) for run in runs]
+    stamps = [_stamp(run, mode, trained, env) for run in runs]
     keys = [canonical(stamp) for stamp in stamps]
     counts = Counter(keys)
     best = max(
         range(len(runs)),
-        key=lambda i: (counts[keys[i]], stamps[i].get("train_steps") or 0, -i),
+        key=lambda i: (counts[keys[i]], train_steps(runs[i], mode) or 0, -i),
     )
     kept = [run for run, key in zip(runs, keys, strict=True) if key == keys[best]]
     odd = [

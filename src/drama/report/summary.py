@@ -32,15 +32,14 @@ class Variant:
     runs: Mapping[str, tuple[Run, ...]]
     """Runs by environment id, in the order of the suite; games without runs are absent."""
     protocol: Mapping[str, Any]
-    """Common protocol of the runs; empty without runs."""
+    """Common protocol of the runs, without the steps; empty without runs."""
     left_out: tuple[LeftOut, ...]
     mode: Mode
 
     @property
-    def steps(self) -> int | None:
-        """Environment steps of the evaluated agents; None without runs."""
-        steps = self.protocol.get("train_steps")
-        return int(steps) if steps is not None else None
+    def steps(self) -> dict[str, int | None]:
+        """Environment steps of the evaluated agents by game; None where it is not recorded."""
+        return {env_id: train_steps(runs[0], self.mode) for env_id, runs in self.runs.items()}
 
     def scores(self, env_id: str) -> list[float]:
         """Return the raw mean evaluation return of each run of a game, by seed."""
@@ -66,6 +65,12 @@ class Variant:
         protocols = [run.evaluation[self.mode]["protocol"] for run in self.runs.get(env_id, ())]
         found = dict.fromkeys(why for p in protocols for why in departures(self.mode, p))
         return tuple(found)
+
+
+def train_steps(run: Run, mode: Mode) -> int | None:
+    """Return the environment steps of the evaluated agent; None if they are not recorded."""
+    steps = run.evaluation[mode]["protocol"].get("train_steps")
+    return steps if isinstance(steps, int) else None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from drama.report.protocol import (
     differences_between,
     differences_from_published,
     not_normalised,
+    steps_of,
 )
 from drama.report.runs import game_name, reference_of
 from drama.report.summary import Block, Summary, Variant
@@ -202,7 +203,11 @@ def statistics(block: Block) -> tuple[str, ...]:
 
 def column_name(variant: Variant) -> str:
     """Return the name of a variant, with its steps if fewer than the benchmark's."""
-    return f"{variant.name} ({variant.steps:,} steps)" if cut_short(variant) else variant.name
+    if not cut_short(variant):
+        return variant.name
+    known = [steps for steps in variant.steps.values() if steps is not None]
+    low, high = min(known), max(known)
+    return f"{variant.name} ({low:,}{f' to {high:,}' if high > low else ''} steps)"
 
 
 def number(value: float) -> str:
@@ -290,9 +295,11 @@ def _score_notes(summary: Summary, shown: Sequence[Variant]) -> list[str]:
             "points."
         )
     for variant in shown:
-        if cut_short(variant):
+        if len(set(variant.steps.values())) > 1:
+            notes.append(f"{variant.name} was trained for {steps_of(variant)} environment steps.")
+        for steps, where in cut_short(variant).items():
             notes.append(
-                f"{variant.name} stopped at {variant.steps:,} environment steps; the published "
+                f"{variant.name} stopped at {steps:,} environment steps{where}; the published "
                 f"scores are after {ATARI100K_STEPS:,}."
             )
         notes += not_normalised(variant)

@@ -67,9 +67,46 @@ def toy() -> SuiteSpec:
     )
 
 
+def small() -> SuiteSpec:
+    """Games of one preset without Atari: the built-in ones, two of Gymnasium, four of MinAtar."""
+    steps = {
+        "drama/Catch-v0": 5_000,
+        "drama/Recall32-v0": 15_000,
+        "drama/Sparse-v0": 120_000,
+        "CartPole-v1": 5_000,
+        "Acrobot-v1": 15_000,
+        "MinAtar/Breakout-v1": 100_000,
+        "MinAtar/SpaceInvaders-v1": 100_000,
+        "MinAtar/Freeway-v1": 100_000,
+        "MinAtar/Asterix-v1": 100_000,
+    }
+    return SuiteSpec(
+        name="small",
+        title="Small games",
+        games=tuple(steps),
+        seeds=(0, 1, 2),
+        variants=(Variant("quick", "Drama quick", "quick"),),
+        steps=steps,
+    )
+
+
+def atari_laptop() -> SuiteSpec:
+    """Preset `laptop` on three Atari games, two seeds each; takes hours per run on two cores."""
+    return SuiteSpec(
+        name="atari-laptop",
+        title="Atari on a laptop",
+        games=("ALE/Pong-v5", "ALE/Boxing-v5", "ALE/Krull-v5"),
+        seeds=(0, 1),
+        variants=(Variant("laptop", "Drama laptop", "laptop"),),
+        steps=100_000,
+    )
+
+
 BUILT_IN: dict[str, Callable[[], SuiteSpec]] = {
     "atari100k": atari100k,
     "atari100k-ablations": atari100k_ablations,
+    "atari-laptop": atari_laptop,
+    "small": small,
     "toy": toy,
 }
 """Built-in suites by name."""

@@ -11,10 +11,11 @@ from drama.suite.validation import listed
 def differences(before: SuiteSpec, after: SuiteSpec) -> list[str]:
     """Return how ``after`` differs from ``before``; empty if they define the same runs."""
     found = []
-    for name in ("name", "title", "steps"):
+    for name in ("name", "title"):
         old, new = getattr(before, name), getattr(after, name)
         if old != new:
             found.append(f"{name} {new} (there: {old})")
+    found += _steps(before, after)
     for name in ("games", "seeds"):
         found += _sets(name, getattr(before, name), getattr(after, name))
     old_variants = {variant.name: variant for variant in before.variants}
@@ -30,6 +31,20 @@ def differences(before: SuiteSpec, after: SuiteSpec) -> list[str]:
             if old != new:
                 found.append(f"{name}: {key}={new} (there: {old})")
     return found
+
+
+def _steps(before: SuiteSpec, after: SuiteSpec) -> list[str]:
+    """Compare the steps of each game of both suites."""
+    shared = [game for game in after.games if game in before.games]
+    changed: dict[tuple[int | None, int | None], list[str]] = {}
+    for game in shared:
+        old, new = before.steps_of(game), after.steps_of(game)
+        if old != new:
+            changed.setdefault((old, new), []).append(game)
+    return [
+        f"steps {'' if games == shared else f'of {listed(games)} '}{new} (there: {old})"
+        for (old, new), games in changed.items()
+    ]
 
 
 def _sets(name: str, before: tuple[Any, ...], after: tuple[Any, ...]) -> list[str]:

@@ -18,7 +18,7 @@ from drama.text import duration, size
 
 @dataclass(frozen=True)
 class Share:
-    """Cost of one variant's runs on games with the same observation shape."""
+    """Cost of one variant's runs of equal length on games with the same observation shape."""
 
     variant: str
     games: tuple[str, ...]
@@ -116,11 +116,14 @@ class Forecast:
             total += f"; {duration(3600 * self.hours)} in total, without evaluation and checkpoints"
             jobs = min(self.plan.jobs, todo) or 1
             if jobs > 1:
-                wall = duration(3600 * self.hours / jobs)
+                longest = max((share.hours or 0.0) / share.runs for share in self.shares)
+                wall = duration(3600 * max(self.hours / jobs, longest))
                 total += f"; {wall} of wall time if {jobs} parallel runs do not slow each other"
         if self.disk is not None:
             total += f"; {size(self.disk)} of disk"
-        return "\n".join([*lines, "", *notes, total, f"plan: {self.plan.describe()}"])
+        return "\n".join(
+            [*lines, "", *dict.fromkeys(notes), total, f"plan: {self.plan.describe()}"]
+        )
 
 
 def forecast(
@@ -133,7 +136,8 @@ def forecast(
     """Measure the cost of a suite's unfinished runs on this machine.
 
     Each variant is measured once per observation shape of its games, with the training code (see
-    `drama.machine.calibration`) and the plan's number of threads.
+    `drama.machine.calibration`) and the plan's number of threads. Runs of different lengths are
+    counted separately.
 
     Args:
         cells: All runs of the suite.
@@ -159,11 +163,12 @@ def forecast(
     shares = []
     for name, _ in groups:
         progress(f"measuring variant {name}")
-        shares.append(_share(groups[name, _], plan, seconds / len(groups)))
+        shares += _shares(groups[name, _], plan, seconds / len(groups))
     return Forecast(tuple(shares), len(cells), finished, plan)
 
 
-def _share(cells: Sequence[Cell], plan: Plan | None, seconds: float) -> Share:
+def _shares(cells: Sequence[Cell], plan: Plan | None, seconds: float) -> list[Share]:
+    """Measure a variant on the first game, and return the costs of its runs by their length."""
     first = cells[0]
     config = first.config
     if plan is not None and not config.training.threads:
@@ -174,8 +179,16 @@ def _share(cells: Sequence[Cell], plan: Plan | None, seconds: float) -> Share:
         {name: lambda: config}, env=first.game, device=config.device, seconds=seconds
     )
     (cost,) = measured.presets
+    by_steps: dict[int, list[Cell]] = {}
+    for cell in cells:
+        by_steps.setdefault(cell.config.steps, []).append(cell)
+    return [_share(cost, group) for group in by_steps.values()]
+
+
+def _share(cost: PresetCost | Unmeasured, cells: Sequence[Cell]) -> Share:
+    """Return the cost of runs with the same number of steps."""
     share = Share(
-        variant=name,
+        variant=cells[0].variant.name,
         games=tuple(dict.fromkeys(cell.game for cell in cells)),
         runs=len(cells),
         steps_left=sum(cell.config.steps - cell.step for cell in cells),
@@ -194,7 +207,7 @@ def _share(cells: Sequence[Cell], plan: Plan | None, seconds: float) -> Share:
         share,
         hours=sum(_hours(cost, cell) for cell in cells),
         memory=need,
-        disk=_disk(cost, first),
+        disk=_disk(cost, cells[0]),
         estimated=bool(cost.world_model.estimate or cost.behaviour.estimate),
         fits=memory.fits,
     )

@@ -29,6 +29,7 @@ from drama.suite.validation import (
     items_at,
     listed,
     nearest,
+    steps_by_game,
     table_at,
     typed,
 )
@@ -113,8 +114,9 @@ class SuiteSpec:
     """Training seeds."""
     variants: tuple[Variant, ...]
     """Compared configurations; the first is the baseline."""
-    steps: int | None = None
-    """Environment steps of each run. None: those of the variant's preset."""
+    steps: int | Mapping[str, int] | None = None
+    """Environment steps of each run: one number, or one for every game by id. None: those of the
+    variant's preset."""
 
     def __post_init__(self) -> None:
         """Validate names, seeds and configurations.
@@ -129,6 +131,8 @@ class SuiteSpec:
         distinct("variant", self.variants, lambda variant: variant.name.casefold())
         if any(not slug(game) for game in self.games):
             raise ConfigError("a game's id is empty")
+        if isinstance(self.steps, Mapping):
+            object.__setattr__(self, "steps", steps_by_game(self.steps, self.games))
         for variant in self.variants:
             self.config(variant, self.games[0], self.seeds[0])
             for seed in self.seeds:
@@ -149,6 +153,10 @@ class SuiteSpec:
         by_name = {variant.name: variant for variant in self.variants}
         return by_name[nearest("variant", name, by_name)]
 
+    def steps_of(self, game: str) -> int | None:
+        """Return the environment steps of each run of a game; None: those of the preset."""
+        return self.steps[game] if isinstance(self.steps, Mapping) else self.steps
+
     def config(
         self, variant: Variant, game: str, seed: int, preset: Config | None = None
     ) -> Config:
@@ -164,10 +172,11 @@ class SuiteSpec:
             ConfigError: A value is out of range.
         """
         config = variant.config if preset is None else override(preset, variant.overrides)
+        steps = self.steps_of(game)
         return dataclasses.replace(
             config,
             seed=seed,
-            steps=config.steps if self.steps is None else self.steps,
+            steps=config.steps if steps is None else steps,
             env=dataclasses.replace(config.env, id=game),
         )
 
@@ -178,7 +187,7 @@ class SuiteSpec:
         *,
         games: Sequence[str] | None = None,
         seeds: Sequence[int] | None = None,
-        steps: int | None = None,
+        steps: int | Mapping[str, int] | None = None,
         variants: Sequence[str] | None = None,
         overrides: Mapping[str, Any] | None = None,
     ) -> SuiteSpec:
@@ -187,7 +196,7 @@ class SuiteSpec:
         Args:
             games: Games to keep, by id, directory name or title: ``ALE/Pong-v5``, ``Pong``.
             seeds: Seeds to keep.
-            steps: New number of steps of every run.
+            steps: New number of steps of every run, or one for every game kept.
             variants: Variants to keep, by name.
             overrides: Further overrides for every variant.
 
@@ -197,7 +206,11 @@ class SuiteSpec:
         spec = self
         if games is not None:
             wanted = {self._game(name) for name in games}
-            spec = dataclasses.replace(spec, games=tuple(g for g in self.games if g in wanted))
+            left = tuple(game for game in self.games if game in wanted)
+            known = self.steps
+            if isinstance(known, Mapping):
+                known = {game: known[game] for game in left}
+            spec = dataclasses.replace(spec, games=left, steps=known)
         if seeds is not None:
             for seed in seeds:
                 if seed not in self.seeds:
@@ -236,7 +249,8 @@ class SuiteSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return the spec for JSON."""
         tree: dict[str, Any] = {"name": self.name, "title": self.title}
-        tree |= {"games": list(self.games), "seeds": list(self.seeds), "steps": self.steps}
+        steps = dict(self.steps) if isinstance(self.steps, Mapping) else self.steps
+        tree |= {"games": list(self.games), "seeds": list(self.seeds), "steps": steps}
         tree["variants"] = [
             {
                 "name": variant.name,
@@ -263,7 +277,11 @@ class SuiteSpec:
         """
         tree = self.to_dict()
         variants = tree.pop("variants")
+        by_game = tree.pop("steps") if isinstance(self.steps, Mapping) else {}
         lines = [f"{key} = {as_toml(value)}" for key, value in tree.items() if value is not None]
+        if by_game:
+            lines += ["", "[steps]"]
+            lines += [f"{as_toml(game)} = {steps}" for game, steps in by_game.items()]
         for variant in variants:
             overrides = variant.pop("overrides")
             lines += ["", "[[variants]]"]
@@ -303,6 +321,8 @@ class SuiteSpec:
             )
         name = typed(str, values["name"], "suite.name")
         steps = values.get("steps")
+        if steps is not None and not isinstance(steps, Mapping):
+            steps = typed(int, steps, "suite.steps")
         return cls(
             name=name,
             title=typed(str, values.get("title", name), "suite.title"),
@@ -313,7 +333,7 @@ class SuiteSpec:
                 typed(int, seed, "suite.seeds") for seed in items_at(values["seeds"], "suite.seeds")
             ),
             variants=tuple(built),
-            steps=None if steps is None else typed(int, steps, "suite.steps"),
+            steps=steps,
         )
 
     @classmethod

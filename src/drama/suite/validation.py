@@ -51,6 +51,21 @@ def typed(kind: type[T], value: object, path: str) -> T:
     return value
 
 
+def steps_by_game(steps: Mapping[str, object], games: Sequence[str]) -> dict[str, int]:
+    """Return a number of steps for each of ``games``, in their order."""
+    for game in steps:
+        if game not in games:
+            hint = did_you_mean(str(game), games) or f"; it has {listed(games)}"
+            raise ConfigError(f"steps names {game!r}, which is no game of the suite{hint}")
+    if lacking := [game for game in games if game not in steps]:
+        raise ConfigError(f"steps has no number for {listed(lacking)}")
+    found = {game: typed(int, steps[game], f"steps of {game}") for game in games}
+    for game, count in found.items():
+        if count < 1:
+            raise ConfigError(f"steps of {game} must be positive, got {count}")
+    return found
+
+
 def distinct(word: str, items: Sequence[T], key: Callable[[T], object]) -> None:
     """Check that there is at least one item and that keys are distinct."""
     if not items:
