@@ -48,7 +48,7 @@ class Args:
     threads: int = 1
 
     # Replay
-    capacity: int = 20_000  # transitions [100000]
+    capacity: int = 100_000  # transitions
     sampler: Literal["dfs", "uniform"] = "dfs"
     tau: float = 2.0  # temperature of DFS: 10 for 16 windows sampled a step, here 3.2 [10]
     alpha: float = 1.0  # DFS for imagination: weight of the imagination counter b

@@ -12,7 +12,6 @@ from drama.config import (
     EvaluationConfig,
     OptimConfig,
     PPOConfig,
-    ReplayConfig,
     TrainingConfig,
     WorldModelConfig,
 )
@@ -77,7 +76,6 @@ def quick() -> Config:
     return Config(
         preset="quick",
         steps=5000,
-        replay=ReplayConfig(capacity=20_000),
         world_model=WorldModelConfig(
             filters=(16, 32, 48),
             kernel=3,
