@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drama.cli.common import Parser, err, mute, out, signals, status
-from drama.config import EnvConfig
-from drama.envs.source import env_source
-from drama.errors import ConfigError, EnvError
+from drama.errors import ConfigError
 from drama.machine.calibration import SECONDS
 from drama.suite.built_in import BUILT_IN, load_spec
+from drama.suite.environments import check_games, environments
 from drama.suite.forecast import forecast
 from drama.suite.layout import (
     Cell,
@@ -97,10 +96,10 @@ def _run(args: list[str]) -> int:
     with contextlib.closing(pool):
         if not is_suite(directory):
             check_vacant(directory)
-        _check_games(cells)
+        check_games(cells)
         with SuiteLock(directory):
             version = begin_suite(directory, spec)
-            for c in _environments(cells):  # continued on this account without --trust-env
+            for c in environments(cells):  # continued on this account without --trust-env
                 remember(c.id, c.kwargs, c.wrappers)
             if version is not None:
                 err.print(f"note: drama {version} created this suite")
@@ -123,13 +122,8 @@ def _check_trust(directory: Path, cells: Sequence[Cell], *, trusted: bool) -> No
     """
     if is_suite(directory):
         where = directory / "suite.json"
-        for c in _environments(cells):
+        for c in environments(cells):
             check(c.id, c.kwargs, c.wrappers, trusted=trusted, where=where, remedy=TRUST)
-
-
-def _environments(cells: Sequence[Cell]) -> list[EnvConfig]:
-    """Return the environments of the runs that are to be made."""
-    return [cell.config.env for cell in cells if cell.status != "finished"]
 
 
 def _plan(options: argparse.Namespace, cells: Sequence[Cell]) -> Plan | None:
@@ -145,7 +139,7 @@ def _dry_run(options: argparse.Namespace, spec: SuiteSpec, directory: Path) -> i
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"--seconds must be positive, got {seconds:g}")
     cells = scan(directory, spec)
-    _check_games(cells)
+    check_games(cells)
     with status() as show:
         found = forecast(cells, _plan(options, cells), seconds=seconds, progress=show)
     _warn_of_few_updates(spec)
@@ -182,28 +176,6 @@ def _warn_of_few_updates(spec: SuiteSpec) -> None:
             if (text := shortfall(config, config.steps)) is not None:
                 where = f" in {', '.join(games)}" if len(by_steps) > 1 else ""
                 err.print(f"warning: variant {variant.name}{where}: {text}")
-
-
-def _check_games(cells: Sequence[Cell]) -> None:
-    """Make each environment that is to be run: an unknown id must fail before the first run.
-
-    Raises:
-        EnvError: A game cannot be made; the message says how to run the others.
-    """
-    checked: list[EnvConfig] = []
-    failed: dict[str, EnvError] = {}
-    for config in _environments([cell for cell in cells if cell.resumable]):
-        if config not in checked:
-            checked.append(config)
-            try:
-                env_source(config.id, config).copy(0, life_loss=False).close()
-            except EnvError as error:
-                failed.setdefault(config.id, error)
-    if failed:
-        first = next(iter(failed.values()))
-        fine = [game for game in dict.fromkeys(c.id for c in checked) if game not in failed]
-        others = f"; to run the others: --games {shlex.join(fine)}" if fine else ""
-        raise EnvError(f"{first}{others}") from first
 
 
 def _spec_and_directory(options: argparse.Namespace) -> tuple[SuiteSpec, Path]:

@@ -3,6 +3,8 @@
 A [SuiteSpec][drama.suite.spec.SuiteSpec] is plain data: a built-in suite, a TOML or JSON file, or
 the ``suite.json`` of an existing suite. Each run, a variant on a game with a seed, has exactly one
 [Config][drama.config.Config].
+
+One file: a suite and its two text forms, which change together.
 """
 
 from __future__ import annotations
