@@ -32,11 +32,11 @@ from drama.suite import BUILT_IN, load_spec
 SUITES = ("small", "atari-laptop")
 """Built-in suites with a section."""
 DQN = "SB3 DQN"
-"""Baseline whose mean return divides those of games without a reference score."""
+"""Baseline whose mean return divides those of MinAtar's games, which have no reference score."""
 UNITS = {
     "optimum": "0 is the random policy, 1 the best return",
     "human": "0 is the random policy, 1 the human reference",
-    DQN: f"return divided by {DQN}'s mean return",
+    DQN: f"MinAtar: return divided by {DQN}'s mean return",
 }
 """How scores are normalised, by reference."""
 
@@ -160,7 +160,7 @@ def normalise(scores: Sequence[Scores], unit: str) -> dict[str, dict[str, list[f
         reference = reference_of(score.env)
         if reference is not None and reference.name == unit:
             values = [reference.normalise(mean) for mean in score.means]
-        elif reference is None and unit == DQN and divisors.get(score.env, 0.0) > 0:
+        elif unit == DQN and score.env.startswith("MinAtar/") and divisors.get(score.env, 0) > 0:
             values = [mean / divisors[score.env] for mean in score.means]
         else:
             continue
@@ -180,8 +180,11 @@ def changed(result: dict[str, Any]) -> str:
     for variant in spec.variants:
         old = result["settings"].get(variant.name)
         now = shared_settings(spec.config(variant, spec.games[0], spec.seeds[0]), spec)
-        if old is not None and old != now:
-            names = sorted(k for k in old.keys() | now.keys() if old.get(k) != now.get(k))
+        if old is None:
+            continue
+        names = sorted(k for k in old.keys() | now.keys() if old.get(k) != now.get(k))
+        names = [name for name in names if name != "steps"]  # shown in the table
+        if names:
             found.append(f"`{variant.preset}` has changed since in {', '.join(names)}")
     return f"Measured before the last change: {'; '.join(found)}." if found else ""
 

@@ -111,7 +111,7 @@ def test_iqm_is_that_of_scores_divided_by_dqn(tmp_path: Path) -> None:
     save(tmp_path, suite(*runs, one(CATCH, 0, 1.0)))
     section = suite_page.markdown("small", tmp_path)
     # DQN's mean is 2: 1, 2, 3 and 50, whose middle half is 2 and 3.
-    unit = "return divided by SB3 DQN's mean return"
+    unit = "MinAtar: return divided by SB3 DQN's mean return"
     assert f"| {unit} | 2 | Drama quick | **2.50** |" in section
     assert f"| {unit} | 2 | SB3 PPO | **0.50** | 0.50 to 0.50 |" in section
     assert f"| {unit} | 2 | SB3 DQN |" not in section
