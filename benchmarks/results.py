@@ -17,32 +17,15 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from benchmarks import measure, suite_page
-from benchmarks.comparison import (
-    RANDOM_EPISODES,
-    baseline_of,
-    interval,
-    published_line,
-    random_of,
-    random_returns,
-)
+from benchmarks.comparison import RANDOM_EPISODES, published_line, random_returns
 from benchmarks.curves import Panels, baseline_curves, draw
-from benchmarks.suites import asked, finished, made, update
+from benchmarks.suites import asked, update
+from benchmarks.tables import Row, load, table
 
 RESULTS = measure.DOCS / "assets" / "results"
-
-
-class Row(NamedTuple):
-    """One row of a table: a variant of a suite on one game."""
-
-    suite: str
-    variant: str
-    env: str
-    mode: str = "greedy"
 
 
 class Benchmark(NamedTuple):
@@ -103,61 +86,9 @@ README = (
 # --------------------------------------------------------------------------------------- the page
 
 
-def load(place: Path, suite: str) -> dict[str, Any]:
-    """Return the condensed suite of that name."""
-    found: dict[str, Any] = json.loads((place / f"suite-{suite}.json").read_text(encoding="utf-8"))
-    return found
-
-
-def label_of(result: dict[str, Any], row: Row) -> str:
-    """Return the variant's label, with the evaluation mode if that is not greedy."""
-    label: str = result["variants"][row.variant]
-    return label + ("" if row.mode == "greedy" else ", sampled actions")
-
-
-def score_cells(place: Path, row: Row) -> tuple[str, ...]:
-    """Return steps, minutes, return, interval, seeds, baseline and random return of a row."""
-    result = load(place, row.suite)
-    runs = [r for r in finished(result, row.env, row.variant) if row.mode in r["evaluation"]]
-    means = [run["evaluation"][row.mode]["mean"] for run in runs]
-    low, high = interval(means)
-    minutes = float(np.median([run["seconds"] / 60 for run in runs]))
-    return (
-        made(runs),
-        f"{minutes:.0f}",
-        f"**{np.mean(means):.2f}**",
-        f"{low:.2f} to {high:.2f}" if len(means) > 1 else "",  # one seed has no interval
-        str(len(means)),
-        baseline_of(row.env, place, asked(result, row.env)),
-        random_of(row.env, place),
-    )
-
-
-def table(place: Path, rows: Sequence[Row]) -> str:
-    """Return the table of a benchmark, or that of the README."""
-    header = (
-        *("task", "agent", "steps", "minutes", "return", "95 % interval"),
-        *("seeds", "baseline", "random"),
-    )
-    return measure.table(
-        header,
-        [
-            (row.env, label_of(load(place, row.suite), row), *score_cells(place, row))
-            for row in rows
-        ],
-    )
-
-
 def readme_rows(place: Path) -> list[Row]:
     """Return the rows of the README: those of the built-in suites, then of further tasks."""
-    rows = [
-        Row(name, variant, env)
-        for name in suite_page.SUITES
-        if (result := suite_page.load(name, place)) is not None
-        for env in result["games"]
-        for variant in result["variants"]
-        if finished(result, env, variant)
-    ]
+    rows = [row for name in suite_page.SUITES for row in suite_page.rows_of(name, place)]
     covered = {row.env for row in rows}
     return rows + [row for row in README if row.env not in covered]
 

@@ -22,8 +22,9 @@ from benchmarks.comparison import (
     published_line,
     random_return,
 )
-from benchmarks.curves import AXES, draw, panels_of
+from benchmarks.curves import AXES, Panels, draw, panels_of
 from benchmarks.suites import asked, finished, made, shared_settings
+from benchmarks.tables import Row, table
 from drama.evaluation.aggregate import aggregate
 from drama.evaluation.bootstrap import Estimate
 from drama.report.runs import reference_of
@@ -60,6 +61,18 @@ def load(name: str, place: Path) -> dict[str, Any] | None:
         return None
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return result if any("greedy" in run["evaluation"] for run in result["runs"]) else None
+
+
+def rows_of(name: str, place: Path) -> list[Row]:
+    """Return the rows of a suite in the README: its games and variants with results."""
+    if (result := load(name, place)) is None:
+        return []
+    return [
+        Row(name, variant, env)
+        for env in result["games"]
+        for variant in result["variants"]
+        if finished(result, env, variant)
+    ]
 
 
 def scores_of(result: dict[str, Any], place: Path) -> list[Scores]:
@@ -194,12 +207,22 @@ def pictures(name: str) -> dict[str, str]:
     return {"step": f"{name}.png", "cpu_hours": f"{name}-hours.png"}
 
 
+def drawable(result: dict[str, Any], place: Path, by: str) -> Panels:
+    """Return the learning curves of the games on which a variant has one with this abscissa."""
+    ours = list(result["variants"].values())
+    return {
+        env: panel
+        for env, panel in panels_of(result, place).items()
+        if any(len(curve.get(by, ())) > 1 for label in ours for curve in panel[label])
+    }
+
+
 def draw_all(name: str, place: Path) -> None:
     """Draw the figures of a suite, if it has results."""
     if (result := load(name, place)) is not None:
-        panels = panels_of(result, place)
         for by, file in pictures(name).items():
-            draw(panels, place / file, by)
+            if panels := drawable(result, place, by):
+                draw(panels, place / file, by)
 
 
 def provenance(result: dict[str, Any]) -> str:
@@ -237,12 +260,15 @@ def markdown(name: str, place: Path) -> str:
         "over seeds. Per CPU hour: return above the random policy's, divided by these hours."
         + (f" {done} of {total} runs are evaluated." if done < total else ""),
         changed(result),
+        table(place, rows_of(name, place)),
+        "Every agent, with the cost of its training:",
         score_table(scores, place),
         aggregate_table(scores),
         published_line(list(dict.fromkeys(score.env for score in scores))),
         *(
             f"![Return against {AXES[by]}: {result['title']}](assets/results/{file})"
             for by, file in pictures(name).items()
+            if drawable(result, place, by)
         ),
         provenance(result),
     ]

@@ -187,7 +187,7 @@ def cpu_hours(run: Run, steps: Sequence[int]) -> dict[str, list[float]]:
 
 def asked(result: Mapping[str, Any], env: str) -> int:
     """Return the environment steps requested of the runs on a game."""
-    return max(int(run["steps_asked"]) for run in result["runs"] if run["env"] == env)
+    return max((run["steps_asked"] for run in result["runs"] if run["env"] == env), default=0)
 
 
 def width_of(env: str) -> int:

@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks/ is part of a checkout, not of the package
 
-from benchmarks import comparison, curves, measure, results, suite_page  # noqa: E402
+from benchmarks import comparison, curves, measure, results, suite_page, tables  # noqa: E402
 from benchmarks.suites import text  # noqa: E402
 from tests.made_up_suite import ENV, RISING, run, suite  # noqa: E402
 
@@ -43,12 +43,12 @@ def test_row_matches_hand_computed_values(tmp_path: Path) -> None:
     baseline(tmp_path, -2.0, 0.375, "dqn")
     # Two seeds: a resampled mean is 1, 0.75 or 0.5, the outer ones a quarter of the time each.
     cells = ("1,000", "2", "**0.75**", "0.50 to 1.00", "2", "SB3 DQN 0.38", "-0.75")
-    assert results.score_cells(tmp_path, results.Row("made-up", "ours", ENV)) == cells
+    assert tables.score_cells(tmp_path, results.Row("made-up", "ours", ENV)) == cells
 
 
 def test_one_seed_has_no_interval_and_an_unfinished_run_its_steps(tmp_path: Path) -> None:
     saved(tmp_path, {**run("ours", 0, 1.0, RISING), "steps": 450})
-    cells = results.score_cells(tmp_path, results.Row("made-up", "ours", ENV))
+    cells = tables.score_cells(tmp_path, results.Row("made-up", "ours", ENV))
     assert cells == ("450 of 1,000", "2", "**1.00**", "", "1", "", "-0.75")
 
 

@@ -14,7 +14,7 @@ pytest.importorskip("matplotlib")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks/ is part of a checkout, not of the package
 
-from benchmarks import curves, measure, results, suite_page  # noqa: E402
+from benchmarks import curves, measure, results, suite_page, tables  # noqa: E402
 from benchmarks.suites import shared_settings, text  # noqa: E402
 from tests.made_up_suite import RISING, run  # noqa: E402
 
@@ -71,12 +71,13 @@ def test_section_appears_with_the_first_evaluated_run(tmp_path: Path) -> None:
     section = suite_page.markdown("small", tmp_path)
     assert section.startswith("## Small games\n")
     assert "1 of 2 runs are evaluated." in section
-    assert "not" not in section.split("\n\n")[3]  # games without results have no rows
-    assert f"| {BREAKOUT}" not in section
+    assert f"| {BREAKOUT}" not in section  # games without results have no rows
     assert "Measured before" not in section
     rows = results.readme_rows(tmp_path)
     assert rows[0] == results.Row("small", "quick", CATCH)
     assert CATCH not in {row.env for row in rows[1:]}
+    # Every row of the README is on the page, too.
+    assert tables.table(tmp_path, rows[:1]) in section
 
 
 def test_rows_match_hand_computed_values(tmp_path: Path) -> None:
@@ -91,6 +92,9 @@ def test_rows_match_hand_computed_values(tmp_path: Path) -> None:
     assert f"| {BREAKOUT} | SB3 DQN | 1,000 | 5.00 | 4.00 to 6.00 | 2 | 0.01 | 450 |" in table
     assert f"| {BREAKOUT} | random policy |  | 0.50 |" in table
     assert "SB3 PPO" not in table
+    # The short table has the better baseline only.
+    short = f"| {BREAKOUT} | Drama quick | 1,000 | 2 | **6.50** | 5.00 to 8.00 | 2 | SB3 DQN 5.00 |"
+    assert short in table
 
 
 def test_runs_without_cpu_time_have_no_rate(tmp_path: Path) -> None:
@@ -150,6 +154,11 @@ def test_figures_have_one_panel_per_game_by_steps_and_by_cpu_hours(tmp_path: Pat
     suite_page.draw_all("small", tmp_path)
     for name in suite_page.pictures("small").values():
         assert (tmp_path / name).stat().st_size > 10_000
+        assert f"(assets/results/{name})" in suite_page.markdown("small", tmp_path)
+    assert list(suite_page.drawable(result, tmp_path, "step")) == [CATCH, BREAKOUT]
+    assert list(suite_page.drawable(result, tmp_path, "cpu_hours")) == [CATCH]
+    save(tmp_path, suite(one(BREAKOUT, 0, 1.0, hours=None)))
+    assert "small-hours.png" not in suite_page.markdown("small", tmp_path)
 
 
 def test_page_has_a_block_for_each_suite(tmp_path: Path) -> None:
