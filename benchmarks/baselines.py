@@ -7,7 +7,8 @@ episodes, settings with sources, versions, wall and CPU time. With ``--suite`` g
 seeds are those of a suite, otherwise those given. Finished runs under ``--runs`` are not repeated.
 
 ``greedy`` evaluates the most probable action, ``sampled`` a sampled one (PPO from the policy, DQN
-with its last epsilon). PPO ends with the first whole rollout at or after the number of steps.
+with its last epsilon). A run ends with the first whole rollout at or after the number of steps,
+which is its own ``environment_steps``.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def train(env_id: str, name: str, steps: int, seed: int, episodes: int) -> dict[
         "seed": seed,
         "environment_steps": model.num_timesteps,
         "wall_seconds": round(seconds, 1),
-        "cpu_seconds": round(used, 1),
+        "cpu_seconds": round(used, 3),
         "greedy": {"mean": float(np.mean(greedy)), "returns": greedy},
         "sampled": {"mean": float(np.mean(sampled)), "returns": sampled},
         "episodes": curve.rows,
