@@ -127,11 +127,10 @@ class Mamba2Unroll(Unroll):
 
     def peek(self, x: Tensor) -> Tensor:
         """Return the output of a step ``(B, D)`` without reading it."""
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.dtype)
-            for norm, layer in zip(self.norms, self.layers, strict=False):
-                x = x + layer.read(self._normalised(norm, x), self.read)
-            return self._normalised(self.norms[-1], x)
+        x = x.to(self.dtype)
+        for norm, layer in zip(self.norms, self.layers, strict=False):
+            x = x + layer.read(self._normalised(norm, x), self.read)
+        return self._normalised(self.norms[-1], x)
 
     def _normalised(self, norm: RMSNorm, x: Tensor) -> Tensor:
         return (x * rms_scale(x, norm.eps)).mul_(norm.weight)

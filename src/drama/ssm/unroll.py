@@ -80,15 +80,16 @@ class Mamba2Unroll:
 
         It may be called again for the same ``t``, with another input.
         """
-        projected = torch.mm(x.to(self.matmul_dtype), self.in_proj)
-        z, xBC, dt = torch.split(projected, self.parts, dim=-1)
-        values, B, C = torch.split(self._convolve(xBC, t), self.maps, dim=-1)
-        step = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)  # Δ, (B, H)
-        y = self._mix(values, step, B, C, t)
-        gated = F.silu(z.to(y.dtype), inplace=True).mul_(y)
-        parts = gated.view(len(gated), self.B.shape[1], -1)
-        parts.mul_(rms_scale(parts, self.eps))
-        return torch.mm(gated.to(self.matmul_dtype), self.out_proj)
+        with torch.autocast(x.device.type, enabled=False):
+            projected = torch.mm(x.to(self.matmul_dtype), self.in_proj)
+            z, xBC, dt = torch.split(projected, self.parts, dim=-1)
+            values, B, C = torch.split(self._convolve(xBC, t), self.maps, dim=-1)
+            step = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)  # Δ, (B, H)
+            y = self._mix(values, step, B, C, t)
+            gated = F.silu(z.to(y.dtype), inplace=True).mul_(y)
+            parts = gated.view(len(gated), self.B.shape[1], -1)
+            parts.mul_(rms_scale(parts, self.eps))
+            return torch.mm(gated.to(self.matmul_dtype), self.out_proj)
 
     def _convolve(self, x: Tensor, t: int) -> Tensor:
         taps = len(self.filters)
