@@ -11,7 +11,7 @@ from torch import Tensor
 from drama.behaviour.base import Behaviour, IntrinsicReward
 from drama.behaviour.imagined import ImaginedStep, LatentState, Prediction, Successors
 from drama.config import BehaviourConfig
-from drama.dynamics import map_state, restart, unroll
+from drama.dynamics import Unroll, map_state, restart, unroll
 from drama.ops.categorical import Randomness, uniform_numbers
 from drama.ops.dispatch import on_cpu
 from drama.types import Batch, Rollout
@@ -190,7 +190,8 @@ class Imagination:
         self, context: Batch, posterior: Tensor, generator: torch.Generator | None
     ) -> Observed:
         """Observe a context, step by step where the sequence model has a faster form of that."""
-        world_model, state = self.world_model, None
+        world_model = self.world_model
+        state: Unroll | None = None
         if on_cpu(posterior) and self.compiled_step is None and not self._all_actions:
             batch, length = context.action.shape
             state = unroll(world_model.dynamics, batch, length + self.config.horizon + 1)

@@ -71,7 +71,7 @@ class ImageEncoder(nn.Module):
         else:
             layers = self.layers.folded()
             size = FRAMES_AT_ONCE if on_cpu(images) else max(len(images), 1)
-            logits = torch.cat([self._encode(part, layers) for part in images.split(size)])
+            logits = torch.cat([self._encode(part, layers) for part in torch.split(images, size)])
         return logits.reshape(*obs.shape[:-3], *self.latent_shape)
 
     def update_moments(self, obs: Tensor) -> None:
