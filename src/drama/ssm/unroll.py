@@ -48,7 +48,7 @@ class Mamba2Unroll:
             out_proj = layer.out_proj.weight.detach() * layer.norm.weight.detach()
             self.out_proj = out_proj.to(self.matmul_dtype).t()
             filters = layer.conv1d.weight.detach().flatten(1).t()
-            self.filters = filters.to(dtype).contiguous()  # (K, conv_dim)
+            self.filters = filters.to(dtype).contiguous().unbind()  # K of (conv_dim,)
             bias = layer.conv1d.bias
             self.conv_bias = filters.new_zeros(()) if bias is None else bias.detach().to(dtype)
             self.dt_bias = layer.dt_bias.detach().to(dtype)
@@ -61,7 +61,7 @@ class Mamba2Unroll:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        self.recent = zeros(layer.d_conv, batch, layer.conv_dim)
+        self.recent = zeros(layer.d_conv, batch, layer.conv_dim).unbind()
         """The last inputs of the convolution, that of step t at ``t % d_conv``."""
         self.inputs = torch.empty(count, batch, heads, width, dtype=dtype, device=device)
         """``u_s``."""
@@ -73,7 +73,8 @@ class Mamba2Unroll:
     def reset(self, rows: Tensor) -> None:
         """Clear the state of some sequences, bool ``(B,)``."""
         self.B.masked_fill_(rows[:, None, None, None], 0.0)
-        self.recent.masked_fill_(rows[:, None], 0.0)
+        for inputs in self.recent:
+            inputs.masked_fill_(rows[:, None], 0.0)
 
     def read(self, x: Tensor, t: int) -> Tensor:
         """Output ``(B, d_model)`` of step ``t`` for the input ``x`` ``(B, d_model)``.
@@ -110,7 +111,7 @@ class Mamba2Unroll:
         # Sums since each step, not since the first: their differences would lose digits.
         before, since = self.since[t % 2, ..., :count], self.since[(t + 1) % 2, ..., :count]
         torch.add(before, (step * self.rates).view(batch, groups, -1, 1), out=since)
-        since[..., t] = 0.0
+        since.select(-1, t).zero_()
         past = self.B[:, :, :count].reshape(batch * groups, count, -1)
         scores = torch.bmm(C.reshape(batch * groups, 1, -1), past.transpose(1, 2))
         weights = since.exp2().mul_(scores.view(batch, groups, 1, count))
