@@ -124,7 +124,7 @@ def gated_rms_norm(y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float
 
 def rms_scale(x: Tensor, eps: float) -> Tensor:
     """Return ``1 / rms(x)`` over the last axis, ``(..., 1)``; ``x`` is float32 or float64."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
