@@ -58,7 +58,7 @@ class ReplayBuffer:
         device: torch.device | str = "cpu",
         behaviour_scale: float = 64.0,
     ) -> None:
-        self.shifts = any(config.random_shift)
+        self.shifts = any(config.random_shift) and len(obs_shape) == 3
         if self.shifts:
             check_shift(config.random_shift, obs_shape)
         self.config = config
