@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,13 +11,14 @@ from torch import Tensor, nn
 
 from drama.config import WorldModelConfig
 from drama.ops.batch_norm import ConvLayers
+from drama.ops.dispatch import on_cpu
 from drama.ops.dtypes import matmul_dtype
 from drama.ops.rms_norm import RMSNorm
 from drama.ops.standardise import RunningStandardise
 from drama.world_model.twohot import symlog
 
 FRAMES_AT_ONCE = 128
-"""Images encoded at once without a gradient; bounds memory in imagination."""
+"""Images encoded at once on a CPU without gradients, so that their feature maps stay in cache."""
 
 
 class FeatureMap(NamedTuple):
@@ -81,18 +83,21 @@ class ImageEncoder(nn.Module):
         """Map uint8 images ``(..., H, W, C)`` to logits ``(..., variables, classes)``."""
         images = obs.reshape(-1, *obs.shape[-3:])  # (N, H, W, C)
         if torch.is_grad_enabled() or self.training:
-            logits = self._encode(images)
+            logits = self._encode(images, [self.layers])
         else:
-            logits = torch.cat([self._encode(part) for part in torch.split(images, FRAMES_AT_ONCE)])
+            layers = self.layers.folded()
+            size = FRAMES_AT_ONCE if on_cpu(images) else max(len(images), 1)
+            logits = torch.cat([self._encode(part, layers) for part in torch.split(images, size)])
         return logits.reshape(*obs.shape[:-3], *self.latent_shape)
 
     def update_moments(self, obs: Tensor) -> None:
         """Do nothing: BatchNorm standardises the first feature map."""
 
-    def _encode(self, images: Tensor) -> Tensor:
+    def _encode(self, images: Tensor, layers: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
         # Without a float32 copy under autocast: bytes are exact in bfloat16.
         x = images.permute(0, 3, 1, 2).to(matmul_dtype(self.out.weight)).div_(255.0)
-        x = self.layers(x)  # (N, C, H, W) to (N, filters, h, w)
+        for layer in layers:
+            x = layer(x)  # (N, C, H, W) to (N, filters, h, w)
         x = x.permute(0, 2, 3, 1)
         logits: Tensor = self.out(x if self.spatial else x.flatten(1))
         return logits

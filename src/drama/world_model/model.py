@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from drama.actions import ActionSpace
 from drama.config import WorldModelConfig
-from drama.dynamics import make_dynamics, peek, step_inplace
+from drama.dynamics import Unroll, make_dynamics, peek, step_inplace
 from drama.ops.categorical import Randomness, mix_uniform
 from drama.ops.dispatch import on_cpu
 from drama.ops.rms_norm import RMSNormSiLU
@@ -191,6 +191,29 @@ class WorldModel(nn.Module):
         x = self.sequence_input(stoch, batch.action)  # (B, T, D)
         deter, state = self.dynamics(x, resets)
         return Observed(posterior, stoch, deter, state)
+
+    def observe_stepwise(
+        self, batch: Batch, random: Randomness, posterior: Tensor, state: Unroll
+    ) -> Observed:
+        """Read a window as :meth:`observe` does, one step at a time, without gradients.
+
+        Args:
+            batch: Windows ``(B, T)``.
+            random: Source of randomness for the latents.
+            posterior: Result of :meth:`posterior_of` for the batch.
+            state: At its start; it reads the window.
+
+        Returns:
+            As :meth:`observe`, with ``deter`` of the last step alone, ``(B, 1, D)``.
+        """
+        stoch = self.sample(posterior, random)  # (B, T, Z)
+        x = self.sequence_input(stoch, batch.action)  # (B, T, D)
+        for t in range(x.shape[1]):
+            starts = batch.is_first[:, t]
+            if self.config.reset_at_episode_start and bool(starts.any()):
+                state.reset(starts)
+            deter = state.step(x[:, t])
+        return Observed(posterior, stoch, deter.unsqueeze(1), state)
 
     def posterior_of(self, batch: Batch) -> Tensor:
         """Posterior of each transition ``(B, T, K, C)``; repeated frames are encoded once.
