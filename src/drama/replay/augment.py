@@ -6,21 +6,37 @@ import torch
 from torch import Tensor
 
 from drama.errors import ConfigError
+from drama.observations import ObsSpace
+from drama.types import ObsTensor
 
 
-def check_shift(random_shift: tuple[int, ...], obs_shape: tuple[int, ...]) -> None:
-    """Check ``replay.random_shift`` against the shape of an observation.
+def check_shift(random_shift: tuple[int, ...], observations: ObsSpace) -> None:
+    """Check ``replay.random_shift`` against the observations.
 
     Raises:
-        ConfigError: Observations are vectors, or a shift is not smaller than the frame.
+        ConfigError: There is no image, or a shift is not smaller than one.
     """
-    if len(obs_shape) != 3:
-        raise ConfigError("replay.random_shift needs frames; these observations are vectors")
-    for most, side, word in zip(random_shift, obs_shape[:2], ("rows", "columns"), strict=True):
-        if most >= side:
-            raise ConfigError(
-                f"replay.random_shift of {most} leaves nothing of {side} {word} of pixels"
-            )
+    if not observations.images:
+        raise ConfigError("replay.random_shift needs frames; these observations have none")
+    for leaf in observations.images:
+        for most, side, word in zip(random_shift, leaf.shape, ("rows", "columns"), strict=False):
+            if most >= side:
+                raise ConfigError(
+                    f"replay.random_shift of {most} leaves nothing of {side} {word} of pixels"
+                )
+
+
+def shift_images(
+    obs: ObsTensor,
+    observations: ObsSpace,
+    random_shift: tuple[int, ...],
+    generator: torch.Generator | None = None,
+) -> ObsTensor:
+    """Shift the images of observations ``(B, T, ...)``, each by :func:`shift_frames`."""
+    columns = observations.columns(obs)
+    for leaf in observations.images:
+        columns[leaf.column] = shift_frames(columns[leaf.column], *random_shift, generator)
+    return observations.from_columns(columns)
 
 
 def shift_frames(
