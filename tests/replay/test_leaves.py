@@ -107,5 +107,7 @@ def test_shifts_move_the_pictures_only(buffer: ReplayBuffer) -> None:
     assert isinstance(batch.obs, dict)
     assert torch.equal(batch.obs["robot/speed"][..., 0], batch.reward)
     assert not (batch.obs["camera"] == torch.from_numpy(pixels)).all()
-    with pytest.raises(ConfigError, match="these observations have none"):
-        ReplayBuffer(ReplayConfig(capacity=20, random_shift=(2, 2)), ObsSpace(SPACE.leaves[1:]))
+    with pytest.raises(ConfigError, match="leaves nothing of 4 rows"):
+        ReplayBuffer(ReplayConfig(capacity=20, random_shift=(4, 2)), SPACE)
+    config = ReplayConfig(capacity=20, random_shift=(4, 2))
+    assert not ReplayBuffer(config, ObsSpace(SPACE.leaves[1:])).shifts

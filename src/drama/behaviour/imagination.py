@@ -200,9 +200,10 @@ class Imagination:
             context: ``(B, C)`` windows whose last transition has a future.
             generator: Source of randomness.
         """
-        world_model, config = self.world_model, self.world_model.config
+        world_model = self.world_model
         posterior = world_model.posterior_of(context)  # of all parts: frames are shared
-        batch, width = len(context.action), config.stoch_size + config.dynamics.width
+        batch = len(context.action)
+        width = world_model.stoch_size + world_model.config.dynamics.width
         features = posterior.new_empty(batch, self.config.horizon + 1, width)
         size = batch
         if on_cpu(posterior):
@@ -283,7 +284,7 @@ class Imagination:
         """Randomness of one step, for action and latent."""
         if self.compiled_step is None:
             return generator, generator
-        variables = self.world_model.config.latent_variables
+        variables = self.world_model.latent_variables
         noise = self.world_model.actions.noise(batch, like, generator)
         return noise, uniform_numbers((batch, variables), like, generator)
 
@@ -317,7 +318,7 @@ class Imagination:
         before = map_state(repeated, state.dynamics)
         deter, after = world_model.step(repeated(state.stoch), action, before, inplace=True)
         deter = deter.float()
-        prior, variables = world_model.prior(deter), world_model.config.latent_variables
+        prior, variables = world_model.prior(deter), world_model.latent_variables
         reward, termination = self.outcome(deter)
         total = torch.zeros_like(reward)
         at_once = min(samples, max(1, LOOKAHEAD_BATCH // (batch * count)))

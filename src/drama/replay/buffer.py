@@ -57,7 +57,7 @@ class ReplayBuffer:
         device: torch.device | str = "cpu",
         behaviour_scale: float = 64.0,
     ) -> None:
-        self.shifts = any(config.random_shift)
+        self.shifts = any(config.random_shift) and bool(observations.images)
         if self.shifts:
             check_shift(config.random_shift, observations)
         self.config = config

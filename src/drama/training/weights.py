@@ -27,8 +27,8 @@ def build_models(
     Raises:
         ConfigError: The sizes do not fit the observations.
     """
-    features = config.world_model.stoch_size + config.world_model.dynamics.width
     world_model = WorldModel(config.world_model, observations, actions)
+    features = world_model.stoch_size + config.world_model.dynamics.width
     return world_model, make_behaviour(config.behaviour, features, actions)
 
 

@@ -6,6 +6,7 @@ Each kind of leaf has its encoder; :func:`make_encoder` returns that of the only
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -52,6 +53,15 @@ def feature_maps(height: int, width: int, config: WorldModelConfig) -> list[Feat
     return maps
 
 
+def latent_shape(shape: tuple[int, ...], config: WorldModelConfig) -> tuple[int, int]:
+    """Return variables and classes of the latent for observations of a shape."""
+    variables = config.latent_variables
+    if config.spatial_latents and len(shape) == 3:
+        last = feature_maps(shape[0], shape[1], config)[-1]
+        variables = last.height * last.width * config.spatial_latents
+    return variables, config.latent_classes
+
+
 class ImageEncoder(nn.Module):
     """Convolutions with BatchNorm and SiLU, then one linear layer to the latent's logits."""
 
@@ -65,8 +75,14 @@ class ImageEncoder(nn.Module):
             layers += [conv, nn.BatchNorm2d(filters), nn.SiLU()]
             channels = filters
         self.layers = ConvLayers(*layers)
-        self.out = nn.Linear(maps[-1].height * maps[-1].width * channels, config.stoch_size)
-        self.latent_shape = (config.latent_variables, config.latent_classes)
+        positions = maps[-1].height * maps[-1].width
+        self.spatial = config.spatial_latents > 0
+        if self.spatial:
+            self.out = nn.Linear(channels, config.spatial_latents * config.latent_classes)
+        else:
+            size = config.latent_variables * config.latent_classes
+            self.out = nn.Linear(positions * channels, size)
+        self.latent_shape = latent_shape(shape, config)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Map uint8 images ``(..., H, W, C)`` to logits ``(..., variables, classes)``."""
@@ -84,7 +100,8 @@ class ImageEncoder(nn.Module):
         # Without a float32 copy under autocast: bytes are exact in bfloat16.
         x = images.permute(0, 3, 1, 2).to(matmul_dtype(self.out.weight)).div_(255.0)
         x = self.layers(x)  # (N, C, H, W) to (N, filters, h, w)
-        logits: Tensor = self.out(x.permute(0, 2, 3, 1).flatten(1))
+        x = x.permute(0, 2, 3, 1)
+        logits: Tensor = self.out(x if self.spatial else x.flatten(1))
         return logits
 
 
@@ -96,9 +113,10 @@ class VectorEncoder(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], config: WorldModelConfig) -> None:
         super().__init__()
-        self.layers = vector_layers(shape[0], config.vector_units, config.stoch_size)
+        self.latent_shape = latent_shape(shape, config)
+        size = math.prod(self.latent_shape)
+        self.layers = vector_layers(shape[0], config.vector_units, size)
         self.moments = RunningStandardise(shape[0]) if config.standardise_obs else None
-        self.latent_shape = (config.latent_variables, config.latent_classes)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Map vectors ``(..., N)`` to logits ``(..., variables, classes)``."""
@@ -119,8 +137,9 @@ class OneHotEncoder(nn.Module):
         super().__init__()
         self.most = max(classes)  # variables of fewer classes leave inputs at 0
         inputs = len(classes) * self.most
-        self.layers = vector_layers(inputs, config.vector_units, config.stoch_size)
         self.latent_shape = (config.latent_variables, config.latent_classes)
+        size = math.prod(self.latent_shape)
+        self.layers = vector_layers(inputs, config.vector_units, size)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Map class indices ``(..., N)`` to logits ``(..., variables, classes)``."""
@@ -141,6 +160,8 @@ class JointEncoder(nn.Module):
 
     def __init__(self, observations: ObsSpace, config: WorldModelConfig) -> None:
         super().__init__()
+        config = dataclasses.replace(config, spatial_latents=0)  # a vector has no positions
+        self.latent_shape = (config.latent_variables, config.latent_classes)
         self.names = tuple(leaf.name for leaf in observations.leaves)
         self.parts = nn.ModuleList(leaf_encoder(leaf, config) for leaf in observations.leaves)
         self.scale = 1.0 / math.sqrt(len(self.names))

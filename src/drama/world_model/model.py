@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,9 +20,10 @@ from drama.ops.dispatch import on_cpu
 from drama.ops.rms_norm import RMSNormSiLU
 from drama.types import Batch, ObsTensor, map_obs
 from drama.world_model.decoder import make_decoder
-from drama.world_model.encoder import make_encoder
+from drama.world_model.encoder import feature_maps, make_encoder
 from drama.world_model.heads import MLP
 from drama.world_model.latent import kl_divergence, sample_one_hot
+from drama.world_model.spatial import MapShape, SpatialEmbedding, SpatialHead, SpatialPrior
 from drama.world_model.twohot import TwoHot
 
 
@@ -80,18 +82,43 @@ class WorldModel(nn.Module):
         width = config.dynamics.width
         self.encoder: Any = make_encoder(observations, config)
         self.decoder: Any = make_decoder(observations, config)
-        self.embed = nn.Sequential(
-            nn.Linear(config.stoch_size + actions.encoded_size, width, bias=False),
-            RMSNormSiLU(width),
-        )
+        self.latent_variables, _ = self.encoder.latent_shape
+        self.stoch_size = math.prod(self.encoder.latent_shape)
+        """Size Z of the flattened latent."""
+        latents, units = self._latent_map(), config.filters[-1]
+
+        def head(outputs: int, *, zero_init: bool = False) -> nn.Module:
+            """One hidden layer, on the output or on what convolutions make of it."""
+            inputs = width if latents is None else 2 * units
+            mlp = MLP(inputs, outputs, layers=1, units=config.head_units, zero_init=zero_init)
+            return mlp if latents is None else SpatialHead(latents, width, units, mlp)
+
+        self.embed: nn.Module
+        if latents is None:
+            inputs = self.stoch_size + actions.encoded_size
+            self.embed = nn.Sequential(nn.Linear(inputs, width, bias=False), RMSNormSiLU(width))
+        else:
+            variables = config.spatial_latents
+            self.embed = SpatialEmbedding(latents, variables, actions.encoded_size, width, units)
         self.dynamics = make_dynamics(config.dynamics)
-        self.prior_head = nn.Linear(width, config.stoch_size)
+        self.prior_head: nn.Module
+        if latents is None:
+            self.prior_head = nn.Linear(width, self.stoch_size)
+        else:
+            self.prior_head = SpatialPrior(latents, width, units)
         # It predicts 0 at first, as in DreamerV3.
-        self.reward_head = MLP(
-            width, config.bins, layers=1, units=config.head_units, zero_init=True
-        )
-        self.termination_head = MLP(width, 1, layers=1, units=config.head_units)
+        self.reward_head = head(config.bins, zero_init=True)
+        self.termination_head = head(1)
         self.twohot = TwoHot(config.bins, config.bin_limit, config.twohot_decode)
+
+    def _latent_map(self) -> MapShape | None:
+        """Map of spatial latents, or None."""
+        single = self.observations.single
+        if single is None or single.kind != "image" or not self.config.spatial_latents:
+            return None
+        last = feature_maps(*single.shape[:2], self.config)[-1]
+        channels = self.config.spatial_latents * self.config.latent_classes
+        return MapShape(last.height, last.width, channels)
 
     # -- one step or many ---------------------------------------------------------------------
 
@@ -102,7 +129,7 @@ class WorldModel(nn.Module):
     def prior(self, deter: Tensor) -> Tensor:
         """``p(z_{t+1} | d_t)`` as log-probabilities ``(..., variables, classes)``, float32."""
         logits: Tensor = self.prior_head(deter)
-        shape = (*deter.shape[:-1], self.config.latent_variables, self.config.latent_classes)
+        shape = (*deter.shape[:-1], self.latent_variables, self.config.latent_classes)
         return mix_uniform(logits.reshape(shape), self.config.unimix)
 
     def sequence_input(self, stoch: Tensor, action: Tensor) -> Tensor:
