@@ -44,7 +44,8 @@ class Predictor:
             EnvError: An argument does not fit the environment or another argument.
         """
         obs, single, raw = as_batch(observation, self.adapted, self.adapter)
-        state, start = carried_state(self.player, state, episode_start, len(first_leaf(obs)))
+        leaf: Any = first_leaf(obs)
+        state, start = carried_state(self.player, state, episode_start, len(leaf))
         device = self.generator.device
         action, state = self.player.act(
             map_obs(lambda leaf: torch.from_numpy(leaf).to(device), obs),

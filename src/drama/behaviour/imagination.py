@@ -345,7 +345,7 @@ class Imagination:
 
 
 def _part(batch: Batch, part: slice) -> Batch:
-    columns = {
+    columns: dict[str, Any] = {
         name: map_obs(lambda leaf: leaf[part], column)
         for name, column in batch._asdict().items()
         if column is not None

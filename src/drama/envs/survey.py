@@ -63,7 +63,8 @@ class EnvSurvey:
         """Add one transition, or the final observation of an episode."""
         obs, reward = transition.obs, transition.reward
         for leaf in self.observations.leaves:
-            part, (low, high) = self.observations.leaf_of(obs, leaf), self.ranges[leaf.name]
+            part: Any = self.observations.leaf_of(obs, leaf)
+            low, high = self.ranges[leaf.name]
             self.ranges[leaf.name] = min(low, float(part.min())), max(high, float(part.max()))
         if self._first is None:
             self._first = obs

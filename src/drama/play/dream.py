@@ -106,7 +106,7 @@ class DreamEnv(gym.Env[Obs, Action]):
         if self._frame is None:
             return None
         leaf = self._observations.shown
-        frame = self._observations.leaf_of(self._frame, leaf)
+        frame: Any = self._observations.leaf_of(self._frame, leaf)
         return as_rgb(frame) if leaf.kind == "image" else frame
 
     def close(self) -> None:

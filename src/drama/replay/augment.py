@@ -31,10 +31,11 @@ def shift_images(
     generator: torch.Generator | None = None,
 ) -> ObsTensor:
     """Shift the images of observations ``(B, T, ...)``, each by :func:`shift_frames`."""
-    columns = observations.columns(obs)
+    leaves = observations.columns(obs)
+    rows, columns = random_shift
     for leaf in observations.images:
-        columns[leaf.column] = shift_frames(columns[leaf.column], *random_shift, generator)
-    return observations.from_columns(columns)
+        leaves[leaf.column] = shift_frames(leaves[leaf.column], rows, columns, generator)
+    return observations.from_columns(leaves)
 
 
 def shift_frames(

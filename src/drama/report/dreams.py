@@ -154,7 +154,11 @@ def cut(episodes: Sequence[tuple[ObsTensor, Tensor]], length: int) -> Windows:
         (e, s) for e, (_, action) in enumerate(episodes) for s in range(len(action) - length + 1)
     ]
     chosen = [starts[i] for i in _spaced(len(starts))]
-    parts = [map_obs(lambda leaf, s=s: leaf[s : s + length], episodes[e][0]) for e, s in chosen]
+
+    def window(obs: ObsTensor, start: int) -> ObsTensor:
+        return map_obs(lambda leaf: leaf[start : start + length], obs)
+
+    parts = [window(episodes[e][0], s) for e, s in chosen]
     action = torch.stack([episodes[e][1][s : s + length] for e, s in chosen])
     return Windows(gather_obs(torch.stack, parts), action)
 

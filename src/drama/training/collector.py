@@ -22,7 +22,7 @@ from drama.replay import ReplayBuffer
 from drama.training.events import Events
 from drama.training.randomness import RandomSources
 from drama.training.stream import EnvStream, EpisodeEnd
-from drama.types import Action, ObsArray, PolicyState, Transition, map_obs
+from drama.types import Action, PolicyState, Transition, map_obs
 
 MANY_ACTIONS = 10_000
 """Replayed actions from which on a resume takes long enough to announce it."""
@@ -107,7 +107,7 @@ class Collector:
             action, state = self.player.act(obs, self.player_state, is_first, self.random.acting)
             return Choice(self._actions.to_host(action)[0], state)
 
-    def _to_device(self, leaf: ObsArray) -> Tensor:
+    def _to_device(self, leaf: Any) -> Tensor:
         # The copy waits for no updates that a GPU is still busy with; reading the action does.
         batch = torch.from_numpy(leaf).unsqueeze(0)
         return batch.to(self.device, non_blocking=self.device.type == "cuda")

@@ -161,12 +161,12 @@ class OneHotDecoder(nn.Module):
         C is the most classes of a variable; classes that a variable lacks have probability 0.
         """
         logits: Tensor = self.layers(stoch).float()
-        logits = logits.unflatten(-1, self.known.shape).masked_fill(~self.known, -torch.inf)
-        return torch.log_softmax(logits, dim=-1)
+        logits = logits.reshape(*stoch.shape[:-1], *self.known.shape)  # (..., N, C)
+        return torch.log_softmax(logits.masked_fill(~self.known, -torch.inf), dim=-1)
 
     def loss(self, stoch: Tensor, obs: Tensor, is_first: Tensor) -> Tensor:
         """Cross-entropy summed over variables: ``(B, T, Z)`` to ``(B, T)``."""
-        log_prob = self(stoch).gather(-1, obs.long().unsqueeze(-1))  # (B, T, N, 1)
+        log_prob: Tensor = self(stoch).gather(-1, obs.long().unsqueeze(-1))  # (B, T, N, 1)
         return -log_prob.sum(dim=(-2, -1))
 
     def update_moments(self, obs: Tensor) -> None:
@@ -209,7 +209,7 @@ class JointDecoder(nn.Module):
         return zip(self.names, self.parts, strict=True)
 
 
-def make_decoder(observations: ObsSpace, config: WorldModelConfig) -> nn.Module:
+def make_decoder(observations: ObsSpace, config: WorldModelConfig) -> Any:
     """Return the decoder of an observation space."""
     single = observations.single
     return JointDecoder(observations, config) if single is None else leaf_decoder(single, config)

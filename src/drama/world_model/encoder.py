@@ -180,7 +180,7 @@ class JointEncoder(nn.Module):
         return zip(self.names, self.parts, strict=True)
 
 
-def make_encoder(observations: ObsSpace, config: WorldModelConfig) -> nn.Module:
+def make_encoder(observations: ObsSpace, config: WorldModelConfig) -> Any:
     """Return the encoder of an observation space."""
     single = observations.single
     return JointEncoder(observations, config) if single is None else leaf_encoder(single, config)

@@ -116,7 +116,8 @@ class WorldModel(nn.Module):
         single = self.observations.single
         if single is None or single.kind != "image" or not self.config.spatial_latents:
             return None
-        last = feature_maps(*single.shape[:2], self.config)[-1]
+        height, width, _ = single.shape
+        last = feature_maps(height, width, self.config)[-1]
         channels = self.config.spatial_latents * self.config.latent_classes
         return MapShape(last.height, last.width, channels)
 
