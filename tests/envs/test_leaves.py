@@ -132,6 +132,17 @@ def test_names_that_collide_are_refused() -> None:
         ObservationAdapter(space)
 
 
+def test_missions_of_minigrid_are_text() -> None:
+    pytest.importorskip("minigrid")
+    env = make_env("minigrid:MiniGrid-Empty-8x8-v0", 0)
+    assert env.adapt_observation.skipped == ("mission",)  # type: ignore[attr-defined]
+    assert {name: part.shape for name, part in env.observation_space.items()} == {  # type: ignore[attr-defined]
+        "direction": (1,),
+        "image": (7, 7, 3),
+    }
+    assert env.observation_space.contains(env.reset()[0])
+
+
 def test_text_alone_is_refused() -> None:
     with pytest.raises(UnsupportedSpaceError, match="text is not read"):
         ObservationAdapter(spaces.Dict({"a": spaces.Text(3), "b": spaces.Text(3)}))

@@ -84,6 +84,12 @@ def _walk(space: spaces.Space[Any], path: tuple[Any, ...]) -> Iterator[RawLeaf]:
         yield RawLeaf("/".join(map(str, path)), path, space)
 
 
+def is_text(space: spaces.Space[Any]) -> bool:
+    """Whether the elements of a space are strings: Gymnasium's ``Text``, MiniGrid's missions."""
+    dtype = getattr(space, "dtype", None)
+    return isinstance(space, spaces.Space) and dtype is not None and dtype.kind == "U"
+
+
 class LeafAdapter:
     """The pure map from one leaf of a raw observation space to the agent's array.
 
@@ -265,7 +271,7 @@ def unsupported(space: spaces.Space[Any], name: str = "") -> UnsupportedSpaceErr
     transform = "gymnasium.wrappers.TransformObservation"
     if not isinstance(space, spaces.Space):
         why = "it is no gymnasium.spaces.Space"
-    elif isinstance(space, spaces.Text):
+    elif is_text(space):
         why = f"text is not read; {transform} can turn it into numbers"
     elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         why = (

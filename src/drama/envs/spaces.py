@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from drama.envs.leaves import LeafAdapter, RawLeaf, leaf_adapter, raw_leaves
+from drama.envs.leaves import LeafAdapter, RawLeaf, is_text, leaf_adapter, raw_leaves
 from drama.errors import EnvError, UnsupportedSpaceError
 from drama.observations import ALL, ObsSpace, matching
 from drama.text import one_line
@@ -71,7 +71,7 @@ class ObservationAdapter:
         found = raw_leaves(space)
         kept = matching(observe, [leaf.name for leaf in found], "env.observe")
         wanted = [leaf for leaf in found if leaf.name in kept]
-        text = [leaf for leaf in wanted if _is_text(leaf) and leaf.name not in observe]
+        text = [leaf for leaf in wanted if is_text(leaf.space) and leaf.name not in observe]
         self.skipped = tuple(leaf.name for leaf in text) if len(text) < len(wanted) else ()
         self.leaves: list[tuple[RawLeaf, LeafAdapter]] = [
             (leaf, leaf_adapter(leaf, image_size, channels_last=channels_last))
@@ -126,10 +126,6 @@ class ObservationAdapter:
                 ) from error
             found[adapter.leaf.column] = function(adapter, np.asarray(part))
         return self.observations.from_columns(found)
-
-
-def _is_text(leaf: RawLeaf) -> bool:
-    return isinstance(leaf.space, spaces.Text) and bool(leaf.name)
 
 
 def _unsupported_action(space: spaces.Space[Any]) -> UnsupportedSpaceError:
