@@ -17,7 +17,7 @@ SB3 = "stable_baselines3.common.atari_wrappers"
 Given = Literal["id", "config", "object", "factory", "lambda"]
 """``id``: on the command line. ``config``: an id with settings, from Python. ``object``,
 ``factory``, ``lambda``: from Python."""
-Reads = Literal["picture", "vector", "refused"]
+Reads = Literal["picture", "vector", "one-hot", "parts", "refused"]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from drama.cli import main as drama_main
 from drama.config import Config, from_dict
 from drama.envs import AdaptedEnv, adapt, default_image_size, describe
 from drama.errors import DramaError
+from drama.observations import ObsSpace
 
 STEPS = 100
 SAVED = 60
@@ -104,9 +105,11 @@ def probe(env: gym.Env[Any, Any]) -> dict[str, Any]:
     observations, rewards, ends = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     space = env.action_space
     assert isinstance(space, gym.spaces.Discrete)
+    observed = ObsSpace.of(env.observation_space)
     obs, _ = env.reset(seed=123)
     for _ in range(PROBE_STEPS):
-        observations.update(np.ascontiguousarray(obs).tobytes())
+        for leaf in observed.columns(obs).values():
+            observations.update(np.ascontiguousarray(leaf).tobytes())
         action = int(rng.integers(1000)) % int(space.n)
         obs, reward, terminated, truncated, _ = env.step(action)
         rewards.update(repr(float(reward)).encode())
@@ -149,12 +152,14 @@ def reading(env: gym.Env[Any, Any]) -> dict[str, Any]:
     layer: Any = env
     while not isinstance(layer, AdaptedEnv):
         layer = layer.env
-    raw, space = layer.env.observation_space, env.observation_space
-    shape = list(space.shape or ())
+    raw = layer.env.observation_space
+    observations = ObsSpace.of(env.observation_space)
+    single = observations.single
+    kind = "parts" if single is None else {"image": "picture"}.get(single.kind, single.kind)
     return {
         "raw": f"{tuple(raw.shape or ())} {raw.dtype}",
-        "kind": "picture" if len(shape) == 3 else "vector",
-        "shape": shape,
+        "kind": kind,
+        "shape": [len(observations.leaves)] if single is None else list(single.shape),
         "actions": int(getattr(env.action_space, "n", 0)),
     }
 

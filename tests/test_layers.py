@@ -14,7 +14,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("text", "files", "importing", "attributes", "renamed"),
     ("trust", "validation", "registry"),
     ("ops", "ssm"),
-    ("actions",),
+    ("actions", "observations"),
     ("training.config",),
     ("dynamics.config", "envs.config", "replay.config"),
     ("world_model.config",),

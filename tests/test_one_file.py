@@ -35,6 +35,7 @@ from drama.config import (
     WorldModelConfig,
 )
 from drama.dynamics import DynamicsConfig
+from drama.observations import ObsSpace
 from drama.replay import ReplayBuffer, shift_frames
 from drama.training.optim import Optimiser
 from drama.types import Batch, Rollout, Transition
@@ -137,11 +138,13 @@ class Pair:
 
     def __init__(self, name: str) -> None:
         self.config, self.obs_shape = CASES[name]
+        image = len(self.obs_shape) == 3
+        self.observations = (ObsSpace.image if image else ObsSpace.vector)(*self.obs_shape)
         self.args = args_of(self.config)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model, behaviour = self.config.world_model, self.config.behaviour
-            self.world_model = WorldModel(model, self.obs_shape, ActionSpace(ACTIONS))
+            self.world_model = WorldModel(model, self.observations, ActionSpace(ACTIONS))
             features = self.world_model.stoch_size + model.dynamics.width
             self.behaviour = ActorCritic(behaviour, features, ActionSpace(ACTIONS))
             for module in (self.world_model, self.behaviour):
@@ -172,8 +175,7 @@ class Pair:
         image = len(self.obs_shape) == 3
         buffer = ReplayBuffer(
             config,
-            self.obs_shape,
-            torch.uint8 if image else torch.float32,
+            self.observations,
             behaviour_scale=self.config.behaviour.batch_size / self.config.world_model.batch_size,
         )
         own = one.Replay(replace(self.args, sampler=config.sampler), self.obs_shape, image)
@@ -304,7 +306,7 @@ def test_a_seed_gives_the_same_initial_weights(pair: Pair) -> None:
     features = pair.world_model.stoch_size + config.world_model.dynamics.width
     torch.manual_seed(3)
     expected = [
-        WorldModel(config.world_model, pair.obs_shape, ActionSpace(ACTIONS)).state_dict(),
+        WorldModel(config.world_model, pair.observations, ActionSpace(ACTIONS)).state_dict(),
         ActorCritic(config.behaviour, features, ActionSpace(ACTIONS)).state_dict(),
     ]
     torch.manual_seed(3)

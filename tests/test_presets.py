@@ -12,6 +12,7 @@ from drama.actions import ActionSpace
 from drama.behaviour import ActorCritic
 from drama.config import Config
 from drama.errors import ConfigError
+from drama.observations import ObsSpace
 from drama.world_model import WorldModel
 from drama.world_model.encoder import feature_maps
 
@@ -29,7 +30,7 @@ def test_a_preset_can_be_built(name: str) -> None:
     config = presets.preset(name)
     side = 32 if name == "quick" else 64
     with torch.device("meta"):
-        world = WorldModel(config.world_model, (side, side, 3), ActionSpace(4))
+        world = WorldModel(config.world_model, ObsSpace.image(side, side, 3), ActionSpace(4))
         width = world.stoch_size + config.world_model.dynamics.width
         policy = ActorCritic(config.behaviour, width, ActionSpace(4))
         prior = world.prior(torch.empty(1, config.world_model.dynamics.width))
@@ -141,14 +142,15 @@ def test_label_agrees_with_the_sizes() -> None:
 def test_default_preset_fits_observation_and_device(
     shape: tuple[int, ...], device: str, name: str
 ) -> None:
-    config, why = presets.fitting(shape, device)
+    observations = (ObsSpace.image if len(shape) == 3 else ObsSpace.vector)(*shape)
+    config, why = presets.fitting(observations, device)
     assert config == presets.preset(name)
     assert why
 
 
 @pytest.mark.parametrize(("side", "last"), [(8, 4), (40, 5), (20, 5), (10, 5), (7, 4), (3, 3)])
 def test_quick_reads_small_images_of_any_size(side: int, last: int) -> None:
-    config, _ = presets.fitting((side, side, 4), "cpu")
+    config, _ = presets.fitting(ObsSpace.image(side, side, 4), "cpu")
     assert config == presets.quick()
     assert feature_maps(side, side, config.world_model)[-1][:2] == (last, last)
-    WorldModel(config.world_model, (side, side, 4), ActionSpace(3))
+    WorldModel(config.world_model, ObsSpace.image(side, side, 4), ActionSpace(3))

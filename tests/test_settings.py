@@ -75,7 +75,11 @@ def test_every_setting_is_declared_as_before() -> None:
     assert {name for name, found in DECLARATIONS.items() if found.resume} == RESUME
     kinds = {name: found.alters for name, found in DECLARATIONS.items()}
     assert {name for name in NAMES if kinds[name] not in ("task", "learning")} == SAME_LEARNING
-    env = {name for name in NAMES if name.startswith("env.")} - {"env.id", "env.life_loss"}
+    env = {name for name in NAMES if name.startswith("env.")} - {
+        "env.id",
+        "env.life_loss",
+        "env.reconstruct",
+    }
     assert {name for name in NAMES if kinds[name] == "task"} == {"steps"} | env
     assert {name for name, found in DECLARATIONS.items() if found.suite} == SUITE
 
@@ -99,6 +103,8 @@ def changed(name: str) -> Config:
         "env.wrappers": ("a:B",),
         "env.id": "drama/Recall-v0",
         "env.image_size": 32,
+        "env.observe": ("camera",),
+        "env.reconstruct": ("camera",),
         "env.max_episode_steps": 5,
         "evaluation.max_episode_steps": 5,
         "evaluation.latents": "mode",

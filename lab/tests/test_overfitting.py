@@ -15,6 +15,7 @@ from lab.tests.measured import measured
 from torch import Tensor
 
 from drama.config import ReplayConfig
+from drama.observations import ObsSpace
 from drama.replay import ReplayBuffer
 from drama.types import Batch, Transition
 
@@ -87,7 +88,7 @@ def test_reward_recall_is_measured_on_rewarded_transitions(run: Path, tmp_path: 
 @pytest.mark.parametrize("total", [40, 53])  # exactly full; thirteen rows overwritten
 def test_reward_recall_matches_hand_computed_values(total: int) -> None:
     length, capacity = 4, 40
-    replay = ReplayBuffer(ReplayConfig(capacity=capacity), (1,), torch.float32)
+    replay = ReplayBuffer(ReplayConfig(capacity=capacity), ObsSpace.vector(1))
     for g in range(
         total
     ):  # episodes of four actions and a last frame; the fourth action is rewarded

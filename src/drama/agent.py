@@ -23,6 +23,7 @@ from drama.errors import ConfigError
 from drama.evaluation import EpisodeResult, EvaluationResult, evaluate
 from drama.loading import SavedAgent
 from drama.machine.estimate import warn_if_long
+from drama.observations import ObsSpace
 from drama.ops.backend import backend_of
 from drama.predicting import Predictor
 from drama.presets import fitting, label, resolve
@@ -81,16 +82,16 @@ class Agent:
         self.observation_space = self.env.observation_space
         self.action_space = self.env.action_space
 
-        shape = tuple(self.observation_space.shape or ())
+        observations = ObsSpace.of(self.observation_space, config.env.reconstruct)
         actions = ActionSpace.of(self.action_space)
         self.preset_reason: str | None = None
         """Why the preset was chosen; None if the configuration was given."""
         if fitted:
-            fit, self.preset_reason = fitting(shape, self.device.type)
+            fit, self.preset_reason = fitting(observations, self.device.type)
             config = replace(fit, env=config.env, seed=config.seed, device=config.device)
             logger.info("preset %s, chosen for %s", config.preset, self.preset_reason)
         self.config = config
-        self.world_model, self.behaviour = new_models(config, shape, actions, self.device)
+        self.world_model, self.behaviour = new_models(config, observations, actions, self.device)
         c = config.world_model
         self._dtype = pick_dtype(config.training.precision, self.device)
         requested, resets = c.dynamics.backend, c.reset_at_episode_start
@@ -250,7 +251,7 @@ class Agent:
 
     def predict(
         self,
-        observation: npt.NDArray[Any],
+        observation: Any,
         state: PolicyState | None = None,
         episode_start: npt.NDArray[np.bool_] | None = None,
         deterministic: bool = False,
@@ -259,9 +260,9 @@ class Agent:
 
         Args:
             observation: One observation or a batch, raw as the environment returns it or adapted
-                as the agent sees it. If shape and type fit both, it is taken as adapted, and
-                actions count from 0. Environments of `get_env`, `new_env`, `drama.make_env` and
-                `drama.envs.adapt` are adapted.
+                as the agent sees it; a batch of a Dict holds a batch in each entry. If shape and
+                type fit both, it is taken as adapted, and actions count from 0. Environments of
+                `get_env`, `new_env`, `drama.make_env` and `drama.envs.adapt` are adapted.
             state: What the last call returned; None starts new episodes.
             episode_start: ``(B,)`` bool, where a new episode starts whatever ``state`` holds.
             deterministic: Most probable latents and action; only ``behaviour.lookahead`` is random.

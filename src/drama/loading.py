@@ -19,6 +19,7 @@ from drama.envs import describe
 from drama.envs.description import differences
 from drama.envs.source import HOW_TO_GIVE, EnvLike, env_source
 from drama.errors import CheckpointError, EnvError, UnknownEnvError
+from drama.observations import ObsSpace
 from drama.training.checkpoint import Checkpoint, find_checkpoint
 from drama.training.run import Opened
 from drama.training.weights import check_fits
@@ -117,12 +118,13 @@ class SavedAgent:
             CheckpointError: They differ in more than versions, which are logged.
         """
         where, saved = self.checkpoint.path, self.state
-        shape = list(env.observation_space.shape or ())
+        observations = ObsSpace.of(env.observation_space)
+        saved_observations = ObsSpace.from_state(saved)
         saved_actions, actions = ActionSpace.from_state(saved), ActionSpace.of(env.action_space)
-        if saved_actions != actions or saved["obs_shape"] != shape:
+        if saved_actions != actions or saved_observations != observations:
             raise CheckpointError(
-                f"{where} was made for observations {saved['obs_shape']} and "
-                f"{saved_actions.count} actions; {env_id} has {shape} and {actions.count}"
+                f"{where} was made for observations {saved_observations} and "
+                f"{saved_actions.count} actions; {env_id} has {observations} and {actions.count}"
             )
         # The oldest checkpoints do not describe their environment.
         changed, versions = differences(saved.get("env", {}), describe(env))

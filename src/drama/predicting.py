@@ -11,8 +11,9 @@ import torch
 
 from drama.behaviour import Player
 from drama.envs.adapt import adapter_of, as_batch
+from drama.envs.spaces import ObservationAdapter
 from drama.errors import EnvError
-from drama.types import PolicyState
+from drama.types import PolicyState, first_leaf, map_obs
 
 
 class Predictor:
@@ -26,13 +27,13 @@ class Predictor:
 
     def __init__(self, player: Player, env: gym.Env[Any, Any], generator: torch.Generator) -> None:
         self.player = player
-        self.space = env.observation_space
+        self.adapted = ObservationAdapter(env.observation_space, channels_last=True)
         self.adapter = adapter_of(env)
         self.generator = generator
 
     def __call__(
         self,
-        observation: npt.NDArray[Any],
+        observation: Any,
         state: PolicyState | None,
         episode_start: npt.NDArray[np.bool_] | None,
         deterministic: bool,
@@ -42,11 +43,12 @@ class Predictor:
         Raises:
             EnvError: An argument does not fit the environment or another argument.
         """
-        obs, single, raw = as_batch(observation, self.space, self.adapter)
-        state, start = carried_state(self.player, state, episode_start, len(obs))
+        obs, single, raw = as_batch(observation, self.adapted, self.adapter)
+        leaf: Any = first_leaf(obs)
+        state, start = carried_state(self.player, state, episode_start, len(leaf))
         device = self.generator.device
         action, state = self.player.act(
-            torch.from_numpy(obs).to(device),
+            map_obs(lambda leaf: torch.from_numpy(leaf).to(device), obs),
             state,
             torch.from_numpy(start).to(device),
             self.generator,

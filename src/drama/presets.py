@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from drama.config import (
     BehaviourConfig,
@@ -20,6 +20,9 @@ from drama.dynamics.config import DynamicsConfig
 from drama.errors import ConfigError
 from drama.registry import unknown
 from drama.settings import setting_differences
+
+if TYPE_CHECKING:
+    from drama.observations import ObsSpace
 
 
 def xs() -> Config:
@@ -77,7 +80,7 @@ def quick() -> Config:
     return Config(
         preset="quick",
         steps=5000,
-        # Where objects combine freely, the world model memorises frames without it (lab/log.md).
+        # Where objects combine freely, the world model memorises frames without it.
         replay=ReplayConfig(random_shift=(1, 1)),
         world_model=WorldModelConfig(
             filters=(16, 32, 48),
@@ -141,18 +144,20 @@ def preset(name: str) -> Config:
     return PRESETS[name]()
 
 
-def fitting(shape: Sequence[int], device: str) -> tuple[Config, str]:
+def fitting(observations: ObsSpace, device: str) -> tuple[Config, str]:
     """Return the preset for a run that names none, and the reason.
 
     Args:
-        shape: Shape of the adapted observation, ``(N,)`` or ``(H, W, C)``.
+        observations: Those of the adapted environment.
         device: Type of the device: ``cpu``, ``cuda`` or ``mps``.
     """
-    if len(shape) != 3:
-        return quick(), "vector observations"
-    picture = f"{shape[0]}x{shape[1]} pictures"
-    if max(shape[:2]) < SMALL_PICTURE:
-        return quick(), f"small pictures ({shape[0]}x{shape[1]})"
+    if not observations.images:
+        kinds = {leaf.kind for leaf in observations.leaves}
+        return quick(), "one-hot observations" if kinds == {"one-hot"} else "vector observations"
+    height, width, _ = max(leaf.shape for leaf in observations.images)
+    if max(height, width) < SMALL_PICTURE:
+        return quick(), f"small pictures ({height}x{width})"
+    picture = f"{height}x{width} pictures"
     if device == "cuda":
         return xs(), f"{picture} on CUDA"
     # On Apple's GPU, too, a run of xs takes days.

@@ -5,13 +5,17 @@ the reward and both flags are the outcome of ``action_t`` taken at ``obs_t``. An
 ``n`` actions takes ``n + 1`` transitions: the last holds its final observation, is marked
 ``is_last``, and its action, reward and flags are padding.
 
+An observation is one array or, in a space of named leaves (:mod:`drama.observations`), a dictionary
+of arrays by leaf name; in memory, in batches and in the models alike.
+
 Shape comments use ``B`` batch, ``T`` time, ``Z`` flattened stochastic latent, ``D``
 deterministic state, ``A`` actions.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,16 +24,53 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-ObsArray = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+ObsArray = npt.NDArray[np.uint8] | npt.NDArray[np.float32] | npt.NDArray[np.int32]
+"""One leaf of an observation on the host: an image, a vector, or categorical variables."""
+Obs: TypeAlias = "ObsArray | dict[str, ObsArray]"
+"""One observation, or a batch, on the host."""
+ObsTensor: TypeAlias = "Tensor | dict[str, Tensor]"
+"""Observations in the models and the replay: ``(..., *leaf shape)`` each."""
 Action = int
 """One action on the host: in transitions, in the log of actions and at the environment."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def map_obs(function: Callable[[T], R], obs: T | dict[str, T]) -> R | dict[str, R]:
+    """Apply a function to an observation, or to each leaf of one with named leaves."""
+    if isinstance(obs, dict):
+        return {name: function(leaf) for name, leaf in obs.items()}
+    return function(obs)
+
+
+def gather_obs(
+    function: Callable[[list[T]], R], obs: Sequence[T | dict[str, T]]
+) -> R | dict[str, R]:
+    """Apply a function such as ``np.stack`` to several observations, leaf by leaf."""
+    first = obs[0]
+    if isinstance(first, dict):
+        return {name: function([one[name] for one in obs]) for name in first}  # type: ignore[index]
+    return function(list(obs))  # type: ignore[arg-type]
+
+
+def first_leaf(obs: T | Mapping[str, T]) -> T:
+    """Return an observation, or its first leaf: all leaves share batch shape and device."""
+    return next(iter(obs.values())) if isinstance(obs, Mapping) else obs
+
+
+def same_obs(left: Obs, right: Obs) -> bool:
+    """Whether two observations of one space are equal."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return all(np.array_equal(leaf, right[name]) for name, leaf in left.items())
+    return np.array_equal(left, right)  # type: ignore[arg-type]
 
 
 class Transition(NamedTuple):
     """One transition, as the environment loop appends it to the replay."""
 
-    obs: ObsArray
-    """Observation ``o_t``: ``(H, W, C)`` uint8 or ``(N,)`` float32."""
+    obs: Obs
+    """Observation ``o_t``: ``(H, W, C)`` uint8, ``(N,)`` float32, ``(N,)`` int32, or by leaf."""
     is_first: bool
     """Whether ``o_t`` is the first observation of an episode."""
     action: Action
@@ -47,8 +88,8 @@ class Transition(NamedTuple):
 class Batch(NamedTuple):
     """Windows of experience, ``(B, T, ...)``."""
 
-    obs: Tensor
-    """``(B, T, H, W, C)`` uint8 or ``(B, T, N)`` float32."""
+    obs: ObsTensor
+    """``(B, T, H, W, C)`` uint8, ``(B, T, N)`` float32 or int32, or a dictionary of these."""
     is_first: Tensor
     """``(B, T)`` bool."""
     action: Tensor
@@ -66,12 +107,12 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``; copies from the host to CUDA do not wait for it."""
-        columns = {
-            name: pinned(column, device).to(device, non_blocking=device.type == "cuda")
-            for name, column in self._asdict().items()
-            if column is not None
-        }
-        return Batch(**columns)
+
+        def move(column: Tensor) -> Tensor:
+            return pinned(column, device).to(device, non_blocking=device.type == "cuda")
+
+        columns = {k: map_obs(move, v) for k, v in self._asdict().items() if v is not None}
+        return Batch(**columns)  # type: ignore[arg-type]
 
 
 def pinned(x: Tensor, device: torch.device) -> Tensor:

@@ -14,7 +14,7 @@ from tests.training.faulty_envs import Walk
 from tests.training.runs import tiny
 
 from drama import Agent
-from drama.envs import adapt
+from drama.envs import ObservationAdapter, adapt
 from drama.envs.adapt import adapter_of, as_batch
 from drama.errors import EnvError
 
@@ -110,8 +110,9 @@ def test_ambiguous_observations_are_read_as_adapted() -> None:
     dim, _ = Dim().reset()
     bright, _ = agent.get_env().reset()
     assert (dim.max(), bright.max()) == (10, 255)
+    adapted = ObservationAdapter(agent.observation_space, channels_last=True)
     for obs in (dim, bright):
-        read, single, raw = as_batch(obs, agent.observation_space, adapter_of(agent.env))
+        read, single, raw = as_batch(obs, adapted, adapter_of(agent.env))
         assert np.array_equal(read[0], obs)
         assert (single, raw) == (True, False)
     assert set(agent.predict(np.stack([dim] * 40))[0]) == {0, 1}

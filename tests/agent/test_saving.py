@@ -19,6 +19,7 @@ from drama import Agent
 from drama.actions import ActionSpace
 from drama.config import Config
 from drama.errors import CheckpointError, ConfigError, RunDirError
+from drama.observations import ObsSpace
 from drama.training.collector import Collector
 from drama.world_model import WorldModel
 
@@ -270,7 +271,7 @@ def test_global_random_states_are_unchanged(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.undo()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        model = WorldModel(agent.config.world_model, (3,), ActionSpace(2))
+        model = WorldModel(agent.config.world_model, ObsSpace.vector(3), ActionSpace(2))
     expected = model.state_dict()
     found = agent.world_model.state_dict()
     assert found.keys() == expected.keys()

@@ -15,6 +15,7 @@ from drama.actions import ActionSpace
 from drama.behaviour import ActorCritic
 from drama.config import BehaviourConfig, WorldModelConfig
 from drama.dynamics import DynamicsConfig
+from drama.observations import ObsSpace
 from drama.types import Batch
 from drama.world_model import WorldModel
 
@@ -143,7 +144,7 @@ def tiny_world() -> Callable[..., WorldModel]:
             ),
             **changes,
         )
-        model = WorldModel(config, (8, 8, 3), ActionSpace(3))
+        model = WorldModel(config, ObsSpace.image(8, 8, 3), ActionSpace(3))
         model.reward_head.out.reset_parameters()  # else it predicts 0
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):

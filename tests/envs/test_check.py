@@ -39,10 +39,10 @@ class Plain(gym.Env):
 def test_report_of_catch():
     report = check_env("drama/Catch-v0", steps=70, seed=1)
     assert report.env_id == "drama/Catch-v0"
-    assert report.raw == report.adapted
-    assert report.adapted.shape == (32, 32, 3)
-    assert report.adapted.dtype == "uint8"
-    assert (report.adapted.low, report.adapted.high) == (16, 250)
+    assert report.leaves[0].raw == report.leaves[0].adapted
+    assert report.leaves[0].adapted.shape == (32, 32, 3)
+    assert report.leaves[0].adapted.dtype == "uint8"
+    assert (report.leaves[0].adapted.low, report.leaves[0].adapted.high) == (16, 250)
     assert report.action_names == ("LEFT", "NOOP", "RIGHT")
     assert report.num_actions == 3
     assert report.episode_lengths == (7,) * 10
@@ -60,7 +60,7 @@ def test_report_of_catch():
 
 def test_report_of_a_vector_and_a_time_limit():
     report = check_env("MountainCar-v0", steps=250, replay_capacity=1000)
-    assert report.adapted.shape == (2,)
+    assert report.leaves[0].adapted.shape == (2,)
     assert report.replay_bytes == 1000 * 2 * 4
     assert report.episode_lengths == (200,)
     assert (report.terminated, report.truncated) == (0, 1)
@@ -137,7 +137,7 @@ def test_a_nondeterministic_environment_is_reported():
 def test_checked_objects_stay_usable():
     env = make_env("drama/Catch-v0", seed=0)
     adapter = env.adapt_observation
-    assert check_env(env, steps=20).adapted.shape == (32, 32, 3)
+    assert check_env(env, steps=20).leaves[0].adapted.shape == (32, 32, 3)
     assert env.adapt_observation is adapter
     env.reset()
     env.step(0)
@@ -151,7 +151,7 @@ def test_errors(scripted):
     with pytest.raises(UnknownEnvError):
         check_env("drama/Cach-v0")
     with pytest.raises(UnsupportedSpaceError):
-        check_env(scripted(observation_space=spaces.Discrete(3)))
+        check_env(scripted(observation_space=spaces.Text(3)))
     for wrong in (None, object(), 5, gym.make_vec("CartPole-v1", vectorization_mode="sync")):
         with pytest.raises(EnvError, match=r"is not a gymnasium\.Env"):
             check_env(wrong)
@@ -169,5 +169,5 @@ def test_conversions_are_reported(scripted):
 def test_the_report_states_the_map_of_observations(scripted):
     space = spaces.Box(-1, 1, (4, 8), np.float32)
     report = check_env(scripted(observation_space=space), steps=3)
-    assert report.reading == "vector of 32 from (4, 8) float32, flattened"
-    assert report.reading in report.render()
+    assert report.leaves[0].reading == "vector of 32 from (4, 8) float32, flattened"
+    assert report.leaves[0].reading in report.render()

@@ -56,7 +56,7 @@ def test_same_seed_repeats_the_run_and_episodes_differ():
     report = check_env("MinAtar/Breakout-v1", steps=200, seed=3)
     assert report.deterministic is True
     assert report.episodes_differ
-    assert report.raw.dtype == "bool"
+    assert report.leaves[0].raw.dtype == "bool"
     assert report.warnings == ()
 
 

@@ -16,6 +16,7 @@ from tests.training.runs import tiny
 from drama import Agent
 from drama.behaviour.actor_critic import ActorCritic
 from drama.config import ReplayConfig
+from drama.observations import ObsSpace
 from drama.replay import ReplayBuffer
 from drama.types import Transition
 
@@ -35,7 +36,7 @@ def test_sign_of_the_actor_is_broken_inside_only() -> None:
 
 
 def stored() -> list[float]:
-    replay = ReplayBuffer(ReplayConfig(capacity=8), (2,), torch.float32)
+    replay = ReplayBuffer(ReplayConfig(capacity=8), ObsSpace.vector(2))
     for reward in (1.0, 2.0, 3.0):
         obs = np.zeros(2, np.float32)
         replay.append(Transition(obs, False, 0, reward, False, False, False))

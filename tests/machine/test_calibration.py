@@ -24,6 +24,7 @@ from drama.machine import calibration, measurement
 from drama.machine.calibration import calibrate
 from drama.machine.costs import Memory, PresetCost, Unmeasured, UpdateCost
 from drama.machine.measurement import fill
+from drama.observations import ObsSpace
 from drama.replay import ReplayBuffer
 from drama.training.graphs import EAGER_CALLS
 from drama.training.learner import Learner
@@ -345,7 +346,7 @@ def test_unknown_memory_is_not_estimated(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_random_transitions_are_valid_episodes() -> None:
     config = tiny({"replay.capacity": 3000}).replay
-    replay = ReplayBuffer(config, (3,), torch.float32)
+    replay = ReplayBuffer(config, ObsSpace.vector(3))
     fill(replay, num_actions=5)
     assert len(replay) == 3000
     rows = replay.columns
@@ -355,7 +356,7 @@ def test_random_transitions_are_valid_episodes() -> None:
     assert lasts.tolist() == [500, 1001, 1502, 2003, 2504]
     assert (rows["truncated"].nonzero().flatten() + 1).tolist() == [*lasts.tolist(), 3005][:5]
     assert rows["obs"].std() == pytest.approx(1.0, abs=0.1)
-    frames = ReplayBuffer(config, (8, 8, 3), torch.uint8)
+    frames = ReplayBuffer(config, ObsSpace.image(8, 8, 3))
     fill(frames, num_actions=2)
     assert frames.columns["obs"].float().mean() == pytest.approx(127.5, abs=2)
     assert replay.sample("behaviour", 8, 4).obs.shape == (8, 4, 3)
@@ -371,7 +372,7 @@ def test_every_preset_gets_a_share_of_the_time_and_is_announced() -> None:
     assert said == ["measuring preset a", "measuring preset b"]
     assert [cost.preset for cost in found.presets] == ["a", "b"]
     assert [c.ratios[0] for c in found.presets if isinstance(c, PresetCost)] == [0.5, 2.0]
-    assert (found.env, found.obs_shape, found.num_actions) == (WALK, (3,), 2)
+    assert (found.env, found.observations, found.num_actions) == (WALK, "vector 3", 2)
     assert found.seconds > 0
 
 
@@ -388,7 +389,7 @@ def test_default_environment_is_atari_if_installed(
     small = {"world_model.filters": (4, 4, 4), "world_model.stem_stride": 2}
     found = calibrate(one(small), device="cpu", seconds=60.0)
     assert found.env == ("ALE/Pong-v5" if there else None)
-    assert (found.obs_shape, found.num_actions) == ((64, 64, 3), 6)
+    assert (found.observations, found.num_actions) == ("image 64x64x3", 6)
     assert isinstance(found.presets[0], PresetCost)
 
 
@@ -524,7 +525,7 @@ def test_json_has_the_documented_structure() -> None:
     sizes = ("replay", "model", "updates", "host", "host_available", "device", "device_available")
     assert keys(tree) == {
         "env": None,
-        "obs_shape": [None, None, None],
+        "observations": None,
         "num_actions": None,
         "seconds": None,
         "presets": [
@@ -545,7 +546,7 @@ def test_json_has_the_documented_structure() -> None:
             {"preset": None, "error": None},
         ],
     }
-    assert tree["obs_shape"] == [32, 32, 3]
+    assert tree["observations"] == "image 32x32x3"
     assert [preset["preset"] for preset in tree["presets"]] == ["tiny", "bad"]
     assert tree["presets"][0]["error"] is None
     assert tree["presets"][1]["error"]

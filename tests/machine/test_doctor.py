@@ -120,7 +120,7 @@ def test_table_matches_hand_computed_values() -> None:
     gigabytes = memory(host=5_500_000_000, host_available=8_000_000_000)
     found = Calibration(
         env="ALE/Pong-v5",
-        obs_shape=(64, 64, 3),
+        observations="image 64x64x3",
         num_actions=6,
         seconds=29.6,
         presets=(
@@ -133,7 +133,7 @@ def test_table_matches_hand_computed_values() -> None:
     # 1000 steps of 0.5 ms. big: 7.25 s a step, 199 hours = 8.3 days.
     *said, _, took = render(found)
     assert said == [
-        "calibration on ALE/Pong-v5 (64x64x3, 6 actions)",
+        "calibration on ALE/Pong-v5 (image 64x64x3, 6 actions)",
         "preset  env step    acting  world model  imagination  behaviour  env steps/s  "
         "100 000 steps    memory",
         "quick     0.5 ms   2.25 ms       300 ms       117 ms      22 ms           11  "
@@ -184,7 +184,7 @@ def test_the_command_measures_every_preset(capfd: Capture) -> None:
     assert main(["doctor", *CPU, "--seconds", "60"]) == 0
     said = capfd.readouterr()
     assert "device     cpu" in said.out
-    assert "on ALE/Pong-v5 (64x64x3, 6 actions)" in said.out
+    assert "on ALE/Pong-v5 (image 64x64x3, 6 actions)" in said.out
     rows = [line.split()[0] for line in said.out.splitlines() if line[:5] in ("small", "other")]
     assert rows[:2] == ["small", "other"]
     assert said.err.splitlines() == ["measuring preset small", "measuring preset other"]

@@ -17,6 +17,7 @@ def agent():
     model = dataclasses.replace(
         config.world_model,
         filters=(4, 8),
+        spatial_latents=0,
         latent_variables=4,
         latent_classes=4,
         dynamics=dataclasses.replace(config.world_model.dynamics, width=32, headdim=16),

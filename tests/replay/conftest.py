@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from drama.config import ReplayConfig
+from drama.observations import ObsSpace
 from drama.replay import ReplayBuffer
 from drama.types import Transition
 
@@ -45,8 +45,7 @@ def make_buffer() -> Callable[..., ReplayBuffer]:
     ) -> ReplayBuffer:
         buffer = ReplayBuffer(
             ReplayConfig(capacity=capacity, **config),
-            (2, 2, 1),
-            torch.uint8,
+            ObsSpace.image(2, 2, 1),
             behaviour_scale=behaviour_scale,
         )
         buffer.static_shapes = static_shapes

@@ -9,6 +9,7 @@ import torch
 
 from drama.config import ReplayConfig
 from drama.errors import ConfigError
+from drama.observations import ObsSpace
 from drama.replay import ReplayBuffer, shift_frames
 
 
@@ -90,9 +91,9 @@ def test_rows_come_before_columns(
 
 
 def test_shift_must_be_smaller_than_the_frame() -> None:
-    ReplayBuffer(ReplayConfig(capacity=4, random_shift=(3, 4)), (4, 5, 1), torch.uint8)
+    ReplayBuffer(ReplayConfig(capacity=4, random_shift=(3, 4)), ObsSpace.image(4, 5, 1))
     with pytest.raises(ConfigError, match="random_shift of 5 leaves nothing of 5 columns"):
-        ReplayBuffer(ReplayConfig(capacity=4, random_shift=(3, 5)), (4, 5, 1), torch.uint8)
+        ReplayBuffer(ReplayConfig(capacity=4, random_shift=(3, 5)), ObsSpace.image(4, 5, 1))
 
 
 @pytest.mark.parametrize("shift", [(1,), (1, 2, 3), (-1, 0)])
@@ -102,5 +103,5 @@ def test_shift_is_two_numbers_of_pixels(shift: tuple[int, ...]) -> None:
 
 
 def test_vectors_are_not_shifted() -> None:
-    buffer = ReplayBuffer(ReplayConfig(capacity=4, random_shift=(1, 1)), (3,), torch.float32)
-    assert not buffer.shifts
+    config = ReplayConfig(capacity=4, random_shift=(1, 1))
+    assert not ReplayBuffer(config, ObsSpace.vector(3)).shifts

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from drama.config import ReplayConfig
 from drama.errors import ReplayError
+from drama.observations import ObsSpace
 from drama.ops import dispatch
 from drama.replay import ReplayBuffer
 from drama.types import Batch, Transition
@@ -279,7 +280,7 @@ def test_stored_transitions_are_copies(
 
 
 def test_vector_observations_are_stored() -> None:
-    buffer = ReplayBuffer(ReplayConfig(capacity=4), (3,), torch.float32)
+    buffer = ReplayBuffer(ReplayConfig(capacity=4), ObsSpace.vector(3))
     row = Transition(np.array([0.5, -1, 2], np.float32), True, 1, 0.5, False, False, False)
     buffer.append(row)
     assert buffer.windows(torch.tensor([0]), 1).obs.tolist() == [[[0.5, -1.0, 2.0]]]
@@ -296,7 +297,7 @@ def test_cut_marks_the_newest_row_as_truncated(make_buffer: Build, fill: Build) 
 
 
 def test_storage_is_on_the_configured_device() -> None:
-    buffer = ReplayBuffer(ReplayConfig(capacity=4), (2, 2, 1), torch.uint8, device="meta")
+    buffer = ReplayBuffer(ReplayConfig(capacity=4), ObsSpace.image(2, 2, 1), device="meta")
     columns = [*buffer.columns.values(), buffer.trained, buffer.imagined]
     assert {t.device.type for t in columns} == {"meta"}
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from drama.config import ReplayConfig
 from drama.errors import CheckpointError
 from drama.files import read_tensors
+from drama.observations import ObsSpace
 from drama.replay import ReplayBuffer
 from drama.replay.storage import ReplayStore, Segment
 from drama.types import Transition
@@ -172,7 +173,7 @@ def test_rows_of_another_environment_are_refused(
     tmp_path: Path, make_buffer: Build, fill: Build
 ) -> None:
     segments = ReplayStore(tmp_path).save(fill(make_buffer(), 5))
-    other = ReplayBuffer(ReplayConfig(capacity=10), (3, 3, 1), torch.uint8)
+    other = ReplayBuffer(ReplayConfig(capacity=10), ObsSpace.image(3, 3, 1))
     with pytest.raises(CheckpointError, match="the saved tensor 'obs'"):
         ReplayStore(tmp_path).load(other, segments, 5)
 

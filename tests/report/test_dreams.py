@@ -16,6 +16,7 @@ from drama import Agent
 from drama.cli import main
 from drama.config import ReplayConfig
 from drama.errors import RunDirError
+from drama.observations import Leaf, ObsSpace
 from drama.replay import ReplayBuffer
 from drama.report import dreams, write_report
 from drama.types import Transition
@@ -38,10 +39,10 @@ def run(made: Path, tmp_path: Path) -> Path:
 
 def test_errors_match_hand_computed_values() -> None:
     obs = torch.tensor([0, 0, 51, 102], dtype=torch.uint8)[None, :, None].expand(2, -1, 3)
-    windows = dreams.Windows(obs, torch.zeros(2, 4, dtype=torch.int64))
+    image = Leaf("image", (1, 1, 3))
     predicted = torch.zeros(2, 2, 3, dtype=torch.uint8)
     predicted[0] += 51  # right, then a fifth too dark; the other window stays black
-    found = dreams.compare(predicted, windows, context=2)
+    found = dreams.compare(predicted, obs, image, context=2)
     np.testing.assert_allclose(found.copy, [0.04, 0.16])
     np.testing.assert_allclose(found.rollout, [0.02, 0.1])
     np.testing.assert_allclose(found.relative(), [0.5, 0.625])
@@ -49,10 +50,21 @@ def test_errors_match_hand_computed_values() -> None:
 
 def test_vectors_are_compared_without_scaling() -> None:
     obs = torch.tensor([0.0, 3.0, 3.0])[None, :, None]
-    windows = dreams.Windows(obs, torch.zeros(1, 3, dtype=torch.int64))
-    found = dreams.compare(torch.tensor([[[3.0], [5.0]]]), windows, context=1)
+    predicted = torch.tensor([[[3.0], [5.0]]])
+    found = dreams.compare(predicted, obs, Leaf("vector", (1,)), context=1)
     np.testing.assert_allclose(found.rollout, [0, 4])
     np.testing.assert_allclose(found.copy, [9, 9])
+
+
+def test_categorical_variables_are_compared_as_one_hot() -> None:
+    leaf = Leaf("one-hot", (2,), "cards", (3, 2))
+    obs = torch.tensor([[[0, 1], [2, 1], [2, 0]]], dtype=torch.int32)
+    predicted = torch.tensor([[[2, 0], [2, 0]]], dtype=torch.int32)
+    one_hot = (dreams.shown({"cards": x}, leaf) for x in (predicted, obs))
+    found = dreams.compare(*one_hot, leaf, context=1)
+    # A wrong variable has two wrong entries of six.
+    np.testing.assert_allclose(found.rollout, [2 / 6, 0])
+    np.testing.assert_allclose(found.copy, [2 / 6, 4 / 6])
 
 
 def test_constant_frames_have_no_relative_error() -> None:
@@ -61,7 +73,7 @@ def test_constant_frames_have_no_relative_error() -> None:
 
 
 def test_windows_of_the_replay_stay_in_an_episode() -> None:
-    replay = ReplayBuffer(ReplayConfig(capacity=20), (1,), torch.float32)
+    replay = ReplayBuffer(ReplayConfig(capacity=20), ObsSpace.vector(1))
     for g in range(33):  # episodes of five steps; the ring has wrapped
         obs = np.array([g], np.float32)
         replay.append(Transition(obs, g % 5 == 0, g % 3, 0.0, False, False, g % 5 == 4))

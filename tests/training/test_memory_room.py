@@ -13,6 +13,7 @@ from tests.training.runs import options, tiny
 
 from drama import Agent, presets
 from drama.errors import ConfigError
+from drama.observations import ObsSpace
 from drama.training import memory
 from drama.training.memory import available_bytes, check_room, least_bytes
 
@@ -21,11 +22,11 @@ CPU = torch.device("cpu")
 
 def test_lower_bound_of_memory_matches_hand_computed_values() -> None:
     # 100 000 frames of 64 x 64 x 3 bytes, and 40 bytes of the other columns and counters each
-    xs = least_bytes(presets.xs(), (64, 64, 3))
+    xs = least_bytes(presets.xs(), ObsSpace.image(64, 64, 3))
     assert xs["replay"] == 100_000 * (12_288 + 40)
     # 16 x 128 frames, floats: the frame itself, and 16 maps of it in encoder and decoder
     assert xs["update"] == 4 * 2048 * (12_288 + 2 * 16 * 4096)
-    assert least_bytes(tiny(), (8,)) == {"replay": 200 * 72, "update": 4 * 32 * 24}
+    assert least_bytes(tiny(), ObsSpace.vector(8)) == {"replay": 200 * 72, "update": 4 * 32 * 24}
 
 
 def test_presets_are_accepted_on_a_machine_with_enough_memory(
@@ -33,7 +34,7 @@ def test_presets_are_accepted_on_a_machine_with_enough_memory(
 ) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda device: 8 * 10**9)
     for preset in presets.PRESETS.values():
-        check_room(preset(), (64, 64, 3), CPU, CPU)
+        check_room(preset(), ObsSpace.image(64, 64, 3), CPU, CPU)
 
 
 @pytest.mark.faults

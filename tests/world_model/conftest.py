@@ -11,6 +11,7 @@ import torch
 from drama.actions import ActionSpace
 from drama.config import WorldModelConfig
 from drama.dynamics import DynamicsConfig
+from drama.observations import ObsSpace
 from drama.types import Batch
 from drama.world_model import WorldModel
 
@@ -53,8 +54,10 @@ def tiny_model(tiny_config: Callable[..., WorldModelConfig]) -> Callable[..., Wo
         zero_heads: bool = True,
         **changes: Any,
     ) -> WorldModel:
+        image = len(obs_shape) == 3
+        observations = (ObsSpace.image if image else ObsSpace.vector)(*obs_shape)
         torch.manual_seed(0)
-        model = WorldModel(tiny_config(**changes), obs_shape, ActionSpace(num_actions))
+        model = WorldModel(tiny_config(**changes), observations, ActionSpace(num_actions))
         if not zero_heads:  # one that predicts rewards
             model.reward_head.out.reset_parameters()
         for module in model.modules():

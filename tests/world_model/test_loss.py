@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from drama.actions import ActionSpace
 from drama.config import WorldModelConfig
 from drama.dynamics import map_state
+from drama.observations import ObsSpace
 from drama.ops.categorical import mix_uniform
 from drama.types import Batch
 from drama.world_model import LossTerm, Observed, WorldModel
@@ -495,8 +496,9 @@ def test_a_further_term_is_one_method_and_one_entry(
             )
 
     torch.manual_seed(0)
-    model, batch = InverseDynamics(tiny_config(), (8, 8, 3), ActionSpace(3)), make_batch()
-    plain = WorldModel(tiny_config(), (8, 8, 3), ActionSpace(3))
+    observations = ObsSpace.image(8, 8, 3)
+    model = InverseDynamics(tiny_config(), observations, ActionSpace(3))
+    plain, batch = WorldModel(tiny_config(), observations, ActionSpace(3)), make_batch()
     plain.load_state_dict(model.state_dict(), strict=False)
     loss, metrics = model.loss(batch, g())
     expected, others = plain.loss(batch, g())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from drama import presets
 from drama.actions import ActionSpace
 from drama.config import WorldModelConfig
+from drama.observations import ObsSpace
 from drama.ops import dispatch
 from drama.ops.batch_norm import ConvLayers
 from drama.ops.pixel_loss import pixel_loss
@@ -50,7 +51,7 @@ def test_parameters_of_the_paper(
 ) -> None:
     with torch.device("meta"):
         model = WorldModel(
-            presets.preset(preset).world_model, (64, 64, 3), ActionSpace(num_actions)
+            presets.preset(preset).world_model, ObsSpace.image(64, 64, 3), ActionSpace(num_actions)
         )
     count = sum(p.numel() for p in model.parameters())
     assert millions[0] <= count / 1e6 <= millions[1]
@@ -58,7 +59,7 @@ def test_parameters_of_the_paper(
 
 def test_the_layers_of_the_paper() -> None:
     with torch.device("meta"):
-        model = WorldModel(presets.xs().world_model, (64, 64, 3), ActionSpace(6))
+        model = WorldModel(presets.xs().world_model, ObsSpace.image(64, 64, 3), ActionSpace(6))
     down = [m for m in model.encoder.modules() if isinstance(m, nn.Conv2d)]
     assert [m.out_channels for m in down] == [16, 32, 48, 64, 64]
     assert [m.stride for m in down] == [(1, 1), (2, 2), (2, 2), (2, 2), (2, 2)]
@@ -140,7 +141,7 @@ def test_images_of_any_size_keep_a_least_side(
 ) -> None:
     config = tiny_config(filters=(2, 3, 4), min_feature_side=min_side)
     assert [(h, w) for h, w, _ in feature_maps(*size, config)] == maps
-    model = WorldModel(config, (*size, 3), ActionSpace(2)).eval()
+    model = WorldModel(config, ObsSpace.image(*size, 3), ActionSpace(2)).eval()
     obs = torch.randint(256, (2, *size, 3), dtype=torch.uint8)
     found: list[tuple[int, ...]] = []
     for module in itertools.chain(model.encoder.modules(), model.decoder.modules()):
@@ -430,7 +431,7 @@ def some_batch(obs: Tensor) -> Batch:
 def test_vectors_are_standardised_by_running_moments(
     tiny_config: Callable[..., WorldModelConfig],
 ) -> None:
-    model = WorldModel(tiny_config(standardise_obs=True), (2,), ActionSpace(2))
+    model = WorldModel(tiny_config(standardise_obs=True), ObsSpace.vector(2), ActionSpace(2))
     # symlog: means 0 and ln 3, standard deviations ln 2 and ln 3.
     obs = torch.tensor([[[1.0, 0.0], [-1.0, 8.0]]])
     batch = some_batch(obs)
@@ -455,7 +456,7 @@ def test_vectors_are_standardised_by_running_moments(
 def test_images_are_decoded_as_deviations_from_their_mean(
     tiny_config: Callable[..., WorldModelConfig],
 ) -> None:
-    model = WorldModel(tiny_config(standardise_obs=True), (8, 8, 3), ActionSpace(2))
+    model = WorldModel(tiny_config(standardise_obs=True), ObsSpace.image(8, 8, 3), ActionSpace(2))
     obs = frames(1, 2, side=8)
     obs[..., 0, 0, :] = 0
     model.train().loss(some_batch(obs), None)
@@ -472,6 +473,6 @@ def test_images_are_decoded_as_deviations_from_their_mean(
 def test_observations_are_taken_as_they_are_by_default(
     tiny_config: Callable[..., WorldModelConfig],
 ) -> None:
-    for shape in ((8, 8, 3), (2,)):
-        model = WorldModel(tiny_config(), shape, ActionSpace(2))
+    for observations in (ObsSpace.image(8, 8, 3), ObsSpace.vector(2)):
+        model = WorldModel(tiny_config(), observations, ActionSpace(2))
         assert not any("moments" in name for name in model.state_dict())

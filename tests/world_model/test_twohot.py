@@ -14,6 +14,7 @@ from torch import Tensor
 from drama.actions import ActionSpace
 from drama.config import TwoHotDecode, WorldModelConfig
 from drama.dynamics import DynamicsConfig
+from drama.observations import ObsSpace
 from drama.world_model import TwoHot, WorldModel, symexp, symlog
 from drama.world_model.heads import MLP
 
@@ -201,7 +202,7 @@ def test_the_reward_of_a_world_model_follows_the_switch() -> None:
         torch.manual_seed(0)
         dynamics = DynamicsConfig(width=8, headdim=8)
         config = WorldModelConfig(twohot_decode=decode, dynamics=dynamics, **sizes)
-        model = WorldModel(config, (8, 8, 3), ActionSpace(2)).eval()
+        model = WorldModel(config, ObsSpace.image(8, 8, 3), ActionSpace(2)).eval()
         assert model.reward(torch.randn(3, 8)).abs().max() <= (decode == "symexp-mean") * 1e-6
         weights = 0.9 * code(model.twohot, 0.0) + 0.1 * code(model.twohot, 100.0)
         model.reward_head.out.bias.data = weights.clamp_min(1e-30).log()

@@ -13,7 +13,7 @@ from drama.behaviour.imagined import LatentState
 from drama.config import BehaviourConfig, Latents
 from drama.dynamics import where_state
 from drama.errors import ConfigError
-from drama.types import PolicyState
+from drama.types import ObsTensor, PolicyState
 from drama.world_model import WorldModel
 
 Actions = Literal["sampled", "argmax"]
@@ -62,7 +62,7 @@ class Player:
     @torch.no_grad()
     def act(
         self,
-        obs: Tensor,
+        obs: ObsTensor,
         state: PolicyState,
         is_first: Tensor,
         generator: torch.Generator | None = None,
@@ -73,7 +73,7 @@ class Player:
         """Choose actions for ``B`` environments and read them into the state.
 
         Args:
-            obs: Current observations, ``(B, H, W, C)`` uint8 or ``(B, N)`` float32.
+            obs: Current observations, each leaf ``(B, ...)``.
             state: State returned by the last call.
             is_first: ``(B,)`` bool: first frames, for which ``state`` is ignored.
             generator: Source of randomness for latents and actions.
@@ -87,7 +87,7 @@ class Player:
         world_model = self.world_model
         if world_model.training:
             world_model.eval()  # batch statistics of one frame would be meaningless
-        state = where_state(is_first, self.init_state(len(obs)), state)
+        state = where_state(is_first, self.init_state(len(is_first)), state)
         posterior = self._latent(world_model.posterior(obs), generator, latents)
         latent = posterior
         if self.config.policy_latent == "prior":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from drama.config import BehaviourConfig
 from drama.dynamics import Unroll, map_state, restart, unroll
 from drama.ops.categorical import Randomness, uniform_numbers
 from drama.ops.dispatch import on_cpu
-from drama.types import Batch, Rollout
+from drama.types import Batch, ObsTensor, Rollout, gather_obs, map_obs
 from drama.world_model import Observed, WorldModel
 
 CPU_BATCH = 1024
@@ -69,16 +69,16 @@ class Imagination:
 
     # -- single steps -------------------------------------------------------------------------
 
-    def start(self, obs: Tensor, random: Randomness) -> LatentState:
+    def start(self, obs: ObsTensor, random: Randomness) -> LatentState:
         """Return the state at the first observations of ``B`` episodes: sampled posterior, d = 0.
 
         Args:
-            obs: ``(B, H, W, C)`` uint8 or ``(B, N)`` float32.
+            obs: Each leaf ``(B, ...)``.
             random: Source of randomness for the latents.
         """
         stoch = self.world_model.sample(self.world_model.posterior(obs), random)
-        deter = stoch.new_zeros(len(obs), self.world_model.config.dynamics.width)
-        return LatentState(stoch, deter, self.world_model.dynamics.init_state(len(obs)))
+        deter = stoch.new_zeros(len(stoch), self.world_model.config.dynamics.width)
+        return LatentState(stoch, deter, self.world_model.dynamics.init_state(len(stoch)))
 
     def step(self, state: LatentState, action: Tensor, random: Randomness) -> LatentState:
         """Read ``(z_t, a_t)`` and sample ``z_{t+1}`` from the prior.
@@ -108,18 +108,19 @@ class Imagination:
 
     @torch.no_grad()
     def open_loop(
-        self, obs: Tensor, action: Tensor, generator: torch.Generator | None
+        self, obs: ObsTensor, action: Tensor, generator: torch.Generator | None
     ) -> Prediction:
         """Read ``C`` observations of each episode, then predict ``H`` steps from the actions alone.
 
         Args:
-            obs: The context, ``(B, C, ...)``, as the environment gives it.
+            obs: The context, each leaf ``(B, C, ...)``, as the environment gives it.
             action: Recorded actions from the first observation on, ``(B, C + H)`` int64.
             generator: Source of randomness for the latents.
         """
-        world_model, context = self.world_model, obs.shape[1]
+        world_model = self.world_model
         seen = world_model.sample(world_model.posterior(obs), generator)  # (B, C, Z)
-        dynamics = world_model.dynamics.init_state(len(obs))
+        batch, context = seen.shape[:2]
+        dynamics = world_model.dynamics.init_state(batch)
         for t in range(context):
             deter, dynamics = world_model.step(seen[:, t], action[:, t], dynamics, inplace=True)
         deter = deter.float()
@@ -130,7 +131,8 @@ class Imagination:
             predicted.append(world_model.decode(state.stoch))
             state = self.step(state, action[:, t], generator)
             deters.append(state.deter)
-        return Prediction(torch.stack(predicted, 1), *self.outcome(torch.stack(deters, 1)))
+        decoded = gather_obs(lambda frames: torch.stack(frames, 1), predicted)
+        return Prediction(decoded, *self.outcome(torch.stack(deters, 1)))
 
     @torch.no_grad()
     def rollout(self, context: Batch, generator: torch.Generator | None) -> Rollout:
@@ -309,5 +311,9 @@ class Imagination:
 
 
 def _part(batch: Batch, part: slice) -> Batch:
-    columns = {k: column[part] for k, column in batch._asdict().items() if column is not None}
+    columns: dict[str, Any] = {
+        name: map_obs(lambda leaf: leaf[part], column)
+        for name, column in batch._asdict().items()
+        if column is not None
+    }
     return Batch(**columns)

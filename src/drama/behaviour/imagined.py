@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from drama.types import ObsTensor
+
 
 class LatentState(NamedTuple):
     """State of ``B`` trajectories before action t, batch first."""
@@ -21,7 +23,7 @@ class LatentState(NamedTuple):
 class Prediction(NamedTuple):
     """Open-loop prediction of ``H`` steps of ``B`` trajectories."""
 
-    obs: Tensor
+    obs: ObsTensor
     """Decoded observations, one before each action: ``(B, H, ...)``, of the environment's dtype."""
     reward: Tensor
     """Expected reward of each action, ``(B, H)``."""

@@ -129,6 +129,7 @@ def _named(file: str | None) -> Iterator[None]:
 def _fitting(config: Config, options: argparse.Namespace, args: list[str]) -> tuple[Config, str]:
     """Return the preset that fits environment and device, and why."""
     from drama.envs.source import env_source
+    from drama.observations import ObsSpace
     from drama.training.device import pick_device
 
     _check_words(args)
@@ -138,9 +139,9 @@ def _fitting(config: Config, options: argparse.Namespace, args: list[str]) -> tu
     target = parse_known_fields(_Target(env, config.device), args)
     device = pick_device(target.device)
     made = env_source(None, target.env).make(0)
-    shape = made.observation_space.shape or ()
+    observations = ObsSpace.of(made.observation_space)
     made.close()
-    return presets.fitting(shape, device.type)
+    return presets.fitting(observations, device.type)
 
 
 def _read(file: str) -> tuple[dict[str, Any], bool]:

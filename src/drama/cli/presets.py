@@ -9,6 +9,7 @@ from rich.table import Table
 from drama.actions import ActionSpace
 from drama.cli.common import Parser, out, status
 from drama.errors import ConfigError
+from drama.observations import ObsSpace
 from drama.presets import PRESETS
 from drama.text import duration
 
@@ -72,7 +73,9 @@ def _parameters(name: str) -> int:
 
     side = SIDES.get(name, 64)
     with torch.device("meta"):
-        model = WorldModel(PRESETS[name]().world_model, (side, side, 3), ActionSpace(ACTIONS))
+        model = WorldModel(
+            PRESETS[name]().world_model, ObsSpace.image(side, side, 3), ActionSpace(ACTIONS)
+        )
     return sum(p.numel() for p in model.parameters())
 
 

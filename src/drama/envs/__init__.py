@@ -9,6 +9,9 @@
 ``built_in.py``      the family of built-in games, which ``toy.py`` defines
 ``adapt.py``         :func:`adapt`: spaces, time limit and statistics around any environment
 ``spaces.py``        maps between an environment's spaces and the agent's
+``leaves.py``        parts of an observation, nested or not, and the map of each
+``pictures.py``      which part is a picture, its axes, rescaling and resizing
+``declared.py``      arrays against the space that declares them
 ``guard.py``         :class:`FaultGuard`: stops an environment that breaks its contract
 ``source.py``        :class:`EnvSource`: an agent's environment and further ones like it
 ``config.py``        :class:`EnvConfig`: the settings ``env.*`` of a run
@@ -25,7 +28,7 @@ Importing this package registers the built-in games in Gymnasium's ``drama`` nam
 
 from drama.envs.adapt import AdaptedEnv, adapt
 from drama.envs.atari import LifeLossEpisodes
-from drama.envs.check import EnvReport, check_env
+from drama.envs.check import EnvReport, LeafReport, check_env
 from drama.envs.description import describe
 from drama.envs.families import EnvFamily, EnvOptions, ScoreRange, register_family, score_range
 from drama.envs.guard import FaultGuard
@@ -43,6 +46,7 @@ __all__ = [
     "EnvOptions",
     "EnvReport",
     "FaultGuard",
+    "LeafReport",
     "LifeLossEpisodes",
     "ObservationAdapter",
     "PixelGame",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
@@ -16,6 +16,9 @@ from drama.envs.guard import FaultGuard
 from drama.envs.spaces import ActionAdapter, ObservationAdapter, check_positive
 from drama.envs.wrappers import STATISTICS_KEY, env_name, is_monitor, wrappers_of
 from drama.errors import EnvError
+from drama.observations import ALL
+from drama.text import one_line
+from drama.types import Obs
 
 
 class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -99,11 +102,12 @@ class AdaptedEnv(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return self.adapt_observation(obs), float(reward), terminated, truncated, info
 
 
-def adapt(
+def adapt(  # noqa: PLR0913 (keywords of env.*)
     env: gym.Env[Any, Any],
     *,
     image_size: int | None = None,
     max_episode_steps: int | None = None,
+    observe: Sequence[str] = ALL,
     seed: int | None = None,
     protocol: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
@@ -118,16 +122,19 @@ def adapt(
         env: Any Gymnasium environment whose spaces are supported.
         image_size: Side of the adapted picture in pixels; None keeps its size.
         max_episode_steps: Truncate episodes after so many steps; None adds no limit.
+        observe: Patterns of the leaves of a Dict or Tuple observation that are read.
         seed: Seed of the first ``reset``.
         protocol: Further facts for :func:`drama.envs.describe`.
         settings: Arguments of :func:`drama.make_env` but for the seed, if it made ``env``.
 
     Returns:
-        An environment with ``Box(0, 255, (H, W, C), uint8)`` or ``Box(-inf, inf, (N,), float32)``
-        observations and ``Discrete(n)`` actions counted from 0.
+        An environment with ``Box(0, 255, (H, W, C), uint8)``, ``Box(-inf, inf, (N,), float32)`` or
+        ``MultiDiscrete`` observations, or a ``Dict`` of these, and ``Discrete(n)`` actions counted
+        from 0.
 
     Raises:
         UnsupportedSpaceError: Its observation or action space is not supported.
+        ConfigError: A pattern of ``observe`` fits no leaf.
         EnvError: It is not a Gymnasium environment, or an argument is out of range.
     """
     require_env(env)
@@ -136,7 +143,10 @@ def adapt(
         if getattr(env, name, None) is None:
             raise EnvError(f"{env_name(env)} has no {name}; a gymnasium.Env must define it")
     observation = ObservationAdapter(
-        env.observation_space, image_size, channels_last=isinstance(env, AdaptedEnv)
+        env.observation_space,
+        image_size,
+        channels_last=isinstance(env, AdaptedEnv),
+        observe=observe,
     )
     action = ActionAdapter(env.action_space)
     unchanged = observation.is_identity and action.is_identity
@@ -150,7 +160,7 @@ def adapt(
     ):
         return env
     inherited = env.protocol if isinstance(env, AdaptedEnv) else {}
-    wrapped: gym.Env[Any, Any] = FaultGuard(env)
+    wrapped: gym.Env[Any, Any] = FaultGuard(env, observe)
     if max_episode_steps is not None:
         wrapped = TimeLimit(wrapped, max_episode_steps)
     if not any(is_monitor(layer) for layer in wrappers_of(env)):
@@ -188,38 +198,76 @@ def adapter_of(env: gym.Env[Any, Any]) -> AdaptedEnv | None:
 
 
 def as_batch(
-    observation: npt.ArrayLike, space: spaces.Space[Any], adapter: AdaptedEnv | None
-) -> tuple[npt.NDArray[Any], bool, bool]:
+    observation: Any, adapted: ObservationAdapter, adapter: AdaptedEnv | None
+) -> tuple[Obs, bool, bool]:
     """Return observations as an adapted batch, whether it was a single one, and whether it was raw.
 
     Args:
         observation: One observation or a batch, adapted or raw; adapted if both are possible.
-        space: The adapted space.
+        adapted: The map of the adapted space to itself.
         adapter: Maps raw observations; None accepts adapted ones only.
 
     Raises:
         EnvError: The observation fits neither the raw nor the adapted space, or a vector holds
             NaN or Inf.
     """
+    readings = [(adapted, False)]
+    if adapter is not None:
+        readings.append((adapter.adapt_observation, True))
+    for mapping, raw in readings:
+        arrays = _arrays(observation, mapping)
+        for single in (True, False):
+            batch = [array[None] if single else array for array in arrays]
+            if batch and all(
+                array.ndim
+                and len(array) == len(batch[0])
+                and array.shape[1:] == leaf.raw_space.shape
+                and (raw or array.dtype == leaf.raw_space.dtype)
+                for array, (_, leaf) in zip(batch, mapping.leaves, strict=True)
+            ):
+                leaves = zip(batch, mapping.leaves, strict=True)
+                found = {leaf.leaf.column: leaf.batch(array) for array, (_, leaf) in leaves}
+                return mapping.observations.from_columns(found), single, raw
+    raise EnvError(f"{_shown(observation)} does not fit {one_line(adapted.space)}")
+
+
+def _arrays(observation: Any, mapping: ObservationAdapter) -> list[npt.NDArray[Any]]:
+    """Return the leaves of an observation as arrays; none if it is built otherwise.
+
+    Raises:
+        EnvError: A leaf is no array, or holds NaN or Inf.
+    """
+    found = []
+    for raw, _ in mapping.leaves:
+        try:
+            part = raw.of(observation)
+        except (LookupError, TypeError):
+            return []
+        try:
+            array = np.asarray(part)
+        except (TypeError, ValueError) as error:
+            raise EnvError(
+                f"an observation must be an array, got {type(part).__name__}{_of_reset(part)}"
+            ) from error
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise EnvError("an observation contains NaN or Inf")
+        found.append(array)
+    return found
+
+
+def _of_reset(observation: Any) -> str:
+    """Return advice about what ``reset`` returned, if it is that; else nothing."""
+    if isinstance(observation, tuple) and len(observation) and isinstance(observation[-1], dict):
+        return "; reset() returns (obs, info), of which obs is wanted"
+    return ""
+
+
+def _shown(observation: Any) -> str:
+    """Return an observation that does not fit, as the beginning of an error message."""
+    if isinstance(observation, Mapping):
+        return f"an observation of {', '.join(map(str, observation)) or 'nothing'}"
     try:
         obs = np.asarray(observation)
-    except (TypeError, ValueError) as error:
-        hint = ""
-        if isinstance(observation, tuple) and isinstance(observation[-1], dict):
-            hint = "; reset() returns (obs, info), of which obs is wanted"
-        raise EnvError(
-            f"an observation must be an array, got {type(observation).__name__}{hint}"
-        ) from error
-    if obs.dtype.kind == "f" and not np.isfinite(obs).all():
-        raise EnvError("an observation contains NaN or Inf")
-    for single in (True, False):
-        batch = obs[None] if single else obs
-        if batch.ndim and batch.shape[1:] == space.shape and batch.dtype == space.dtype:
-            return np.ascontiguousarray(batch), single, False
-    if adapter is not None:
-        raw = adapter.adapt_observation
-        for single in (True, False):
-            batch = obs[None] if single else obs
-            if batch.ndim and batch.shape[1:] == raw.raw_space.shape:
-                return np.ascontiguousarray(raw.batch(batch)), single, True
-    raise EnvError(f"an observation of shape {obs.shape} and type {obs.dtype} does not fit {space}")
+    except (TypeError, ValueError):  # parts of different shapes
+        return f"an observation of {len(observation)} parts{_of_reset(observation)}"
+    return f"an observation of shape {obs.shape} and type {obs.dtype}"

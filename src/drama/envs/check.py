@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from drama.envs.survey import EnvSurvey
 from drama.envs.wrappers import env_name
 from drama.errors import EnvError
 from drama.text import size
-from drama.types import Transition
+from drama.types import Obs, Transition, same_obs
 
 _COMPARED_STEPS = 20
 """Steps after a reset over which episodes are compared."""
@@ -44,18 +43,36 @@ class ObservationRange:
 
 
 @dataclass(frozen=True)
+class LeafReport:
+    """How one leaf of the observations is read, and what it costs."""
+
+    name: str
+    """Empty if observations are one array."""
+    raw: ObservationRange
+    """As the environment returns it (Atari: after its preprocessing)."""
+    adapted: ObservationRange
+    """As the agent reads it."""
+    reading: str
+    """How it is read: :attr:`drama.envs.ObservationAdapter.reading`."""
+    replay_bytes: int
+    """Memory in a full replay buffer, in bytes."""
+
+    def __str__(self) -> str:
+        """Return the reading, the raw range and the memory in one line."""
+        return f"{self.reading}; {self.raw}; {size(self.replay_bytes)} in the replay"
+
+
+@dataclass(frozen=True)
 class EnvReport:
     """Report on an environment under random actions."""
 
     env_id: str
     steps: int
     """Steps taken."""
-    raw: ObservationRange
-    """Raw observations (Atari: after its preprocessing)."""
-    adapted: ObservationRange
-    """Observations as the agent reads them."""
-    reading: str
-    """How they are read: :attr:`drama.envs.ObservationAdapter.reading`."""
+    leaves: tuple[LeafReport, ...]
+    """Leaves of the observations that are read."""
+    skipped: tuple[str, ...]
+    """Names of the text leaves, which are not read."""
     num_actions: int
     action_names: tuple[str, ...]
     """Names of the actions, if the environment defines them."""
@@ -97,9 +114,7 @@ class EnvReport:
         same = {True: "yes", False: "NO", None: "not checked (give an id to check it)"}
         facts = {
             "environment": self.env_id,
-            "observations": str(self.raw),
-            "read as": self.reading,
-            "as the agent reads": str(self.adapted),
+            **self._observations(),
             "actions": f"{self.num_actions}{names}",
             "rewards": (
                 f"{self.reward_min:g} .. {self.reward_max:g}, mean {self.reward_mean:.4g}, "
@@ -117,18 +132,30 @@ class EnvReport:
         lines += [f"warning: {text}" for text in self.warnings] or ["no warnings"]
         return "\n".join(lines)
 
+    def _observations(self) -> dict[str, str]:
+        """Return the facts about the observations by title."""
+        first = self.leaves[0]
+        if not first.name:
+            return {
+                "observations": str(first.raw),
+                "read as": first.reading,
+                "as the agent reads": str(first.adapted),
+            }
+        skipped = {f"observation {name}": "text, not read" for name in self.skipped}
+        return {f"observation {leaf.name}": str(leaf) for leaf in self.leaves} | skipped
+
 
 class _Recorder:
-    """Wraps an observation adapter and records the range of the raw observations."""
+    """Wraps an observation adapter and records the ranges of the raw leaves by name."""
 
     def __init__(self, adapter: ObservationAdapter) -> None:
         self.adapter = adapter
-        self.low, self.high = np.inf, -np.inf
+        self.ranges = {leaf.name: (np.inf, -np.inf) for leaf, _ in adapter.leaves}
 
-    def __call__(self, obs: npt.ArrayLike) -> Any:
-        values = np.asarray(obs)
-        self.low = min(self.low, float(values.min()))
-        self.high = max(self.high, float(values.max()))
+    def __call__(self, obs: Any) -> Obs:
+        for leaf, _ in self.adapter.leaves:
+            values, (low, high) = np.asarray(leaf.of(obs)), self.ranges[leaf.name]
+            self.ranges[leaf.name] = min(low, float(values.min())), max(high, float(values.max()))
         return self.adapter(obs)
 
 
@@ -195,7 +222,7 @@ def _measure(
     finally:
         env.adapt_observation = adapter
     meanings = getattr(env.unwrapped, "get_action_meanings", None)
-    replay_bytes = math.prod(adapter.space.shape) * adapter.space.dtype.itemsize * replay_capacity
+    replay_bytes = adapter.observations.nbytes * replay_capacity
     found = survey.findings(seconds=elapsed, replay_bytes=replay_bytes, episodes_differ=differ)
     if deterministic is False:
         found.append("two copies with the same seed went different ways: runs cannot be repeated")
@@ -205,13 +232,21 @@ def _measure(
     return EnvReport(
         env_id=env_name(env),
         steps=steps,
-        raw=ObservationRange(
-            adapter.raw_space.shape, str(adapter.raw_space.dtype), recorder.low, recorder.high
+        leaves=tuple(
+            LeafReport(
+                name=raw.name,
+                raw=ObservationRange(
+                    part.raw_space.shape, str(part.raw_space.dtype), *recorder.ranges[raw.name]
+                ),
+                adapted=ObservationRange(
+                    part.leaf.shape, part.leaf.dtype, *survey.ranges[raw.name]
+                ),
+                reading=part.reading,
+                replay_bytes=part.leaf.nbytes * replay_capacity,
+            )
+            for raw, part in adapter.leaves
         ),
-        adapted=ObservationRange(
-            adapter.space.shape, str(adapter.space.dtype), survey.low, survey.high
-        ),
-        reading=adapter.reading,
+        skipped=adapter.skipped,
         num_actions=int(space.n),
         action_names=tuple(meanings()) if callable(meanings) else (),
         reward_min=survey.reward_min,
@@ -250,24 +285,24 @@ def _play(env: AdaptedEnv, actions: npt.NDArray[np.int64], survey: EnvSurvey) ->
     return elapsed
 
 
-_Trace = list[tuple[npt.NDArray[Any], float, bool, bool]]
+_Trace = list[tuple[Obs, float, bool, bool]]
 """Observations, each with the reward and the two flags of the step that led to it."""
 
 
 def _run(env: gym.Env[Any, Any], actions: npt.NDArray[np.int64]) -> _Trace:
     """Return the results of ``actions`` from the next episode on."""
-    trace: _Trace = [(np.array(env.reset()[0]), 0.0, False, False)]
+    trace: _Trace = [(env.reset()[0], 0.0, False, False)]
     for action in actions:
         obs, reward, terminated, truncated, _ = env.step(action)
-        trace.append((np.array(obs), float(reward), terminated, truncated))
+        trace.append((obs, float(reward), terminated, truncated))
         if terminated or truncated:
-            trace.append((np.array(env.reset()[0]), 0.0, False, False))
+            trace.append((env.reset()[0], 0.0, False, False))
     return trace
 
 
 def _agree(left: _Trace, right: _Trace) -> bool:
     return len(left) == len(right) and all(
-        np.array_equal(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(left, right, strict=True)
+        same_obs(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(left, right, strict=True)
     )
 
 

@@ -42,6 +42,10 @@ class EnvConfig(Section):
     """Side of the frames in pixels. None: 64, or the native size of built-in games and MinAtar."""
     max_episode_steps: int | None = task(None)
     """Agent steps after which an episode is truncated. None: the environment's own limit."""
+    observe: tuple[str, ...] = task(("*",))
+    """Leaves of a Dict or Tuple observation that are read: names or patterns (``robot/*``)."""
+    reconstruct: tuple[str, ...] = learning(("*",))
+    """Leaves among these that the world model reconstructs: names or patterns."""
     life_loss: bool = learning(True)
     """Atari: end the training episode at the loss of a life (never an evaluated one)."""
     noop_max: int = task(30, most=10_000)

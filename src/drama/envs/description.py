@@ -36,15 +36,16 @@ def describe(env: gym.Env[Any, Any]) -> dict[str, Any]:
         ``noop_max``, ``sticky_actions``, ``full_action_space`` and ``life_loss`` are always
         there, None unless Atari; MinAtar has sticky actions too), ``observation_space`` (before
         adaptation, as text), ``image_size`` (``[H, W]`` or None for vectors),
-        ``observation_shape``, ``max_episode_steps``, ``num_actions``, and the versions of
-        ``gymnasium`` and of the family's packages (``ale_py`` and ``minatar`` are always there).
+        ``observation_shape`` (by leaf for a Dict), ``max_episode_steps``, ``num_actions``, and the
+        versions of ``gymnasium`` and of the family's packages (``ale_py`` and ``minatar`` are
+        always there).
     """
     layers = list(wrappers_of(env))
     adapters = [layer for layer in layers if isinstance(layer, AdaptedEnv)]
     protocol = next((layer.protocol for layer in adapters if layer.protocol), {})
     limits = [int(layer._max_episode_steps) for layer in layers if isinstance(layer, TimeLimit)]
     raw = adapters[-1].adapt_observation.raw_space if adapters else env.observation_space
-    shape = env.observation_space.shape or ()
+    shape = _shape(env.observation_space)
     count = getattr(env.action_space, "n", None)
     kwargs = protocol.get("env_kwargs", registered_kwargs(env))
     family = family_of(env)
@@ -55,13 +56,20 @@ def describe(env: gym.Env[Any, Any]) -> dict[str, Any]:
         **dict.fromkeys(Atari.settings),
         **{name: value for name, value in protocol.items() if name != "env_kwargs"},
         "observation_space": one_line(raw),
-        "image_size": [int(side) for side in shape[:2]] if len(shape) == 3 else None,
-        "observation_shape": [int(side) for side in shape],
+        "image_size": shape[:2] if isinstance(shape, list) and len(shape) == 3 else None,
+        "observation_shape": shape,
         "max_episode_steps": min(limits, default=None),
         "num_actions": None if count is None else int(count),
         **dict.fromkeys((*Atari.packages, *MinAtar.packages)),
         **{package: _version(package) for package in ("gymnasium", *family.packages)},
     }
+
+
+def _shape(space: gym.Space[Any]) -> list[int] | dict[str, list[int]]:
+    """Return the shape of an adapted observation, or of each of its leaves."""
+    if isinstance(space, gym.spaces.Dict):
+        return {name: [int(side) for side in part.shape or ()] for name, part in space.items()}
+    return [int(side) for side in space.shape or ()]
 
 
 def foreign_wrappers(env: gym.Env[Any, Any]) -> tuple[str, ...]:

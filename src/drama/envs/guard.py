@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -10,74 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.utils import RecordConstructorArgs
 
+from drama.envs.declared import LARGEST, Bounds, as_box, as_declared
+from drama.envs.leaves import RawLeaf, raw_leaves
 from drama.envs.wrappers import env_name, wrappers_of
 from drama.errors import EnvFaultError
+from drama.observations import ALL, matching
 from drama.text import one_line
-
-_LARGEST = float(np.finfo(np.float32).max)
-_TOLERANCE = 1e-5
-"""Relative tolerance at the bounds: float32 rounding may exceed a bound by an ulp or two."""
-
-
-class _Bounds:
-    """Checks arrays against a ``Box``, doing only the work that the space makes necessary.
-
-    A uint8 image bounded by 0 and 255 cannot leave its range: only shape and dtype are compared.
-    """
-
-    def __init__(self, space: gym.spaces.Box) -> None:
-        self.shape, self.dtype = space.shape, space.dtype
-        self.low, self.high = space.low, space.high
-        if self.dtype == np.float64:  # the agent reads float32: an overflow there is as bad as Inf
-            self.low, self.high = np.maximum(self.low, -_LARGEST), np.minimum(self.high, _LARGEST)
-        low, high = self.low, self.high
-        self.is_float = bool(np.issubdtype(self.dtype, np.floating))
-        if self.is_float:
-            self.bounded = bool(np.isfinite(low).any() or np.isfinite(high).any())
-        elif np.issubdtype(self.dtype, np.bool_):
-            self.bounded = False
-        else:
-            limits = np.iinfo(self.dtype.name)
-            self.bounded = bool((low > limits.min).any() or (high < limits.max).any())
-        if self.is_float and self.bounded:
-            with np.errstate(invalid="ignore", over="ignore"):
-                low = low - _TOLERANCE * np.maximum(1.0, np.abs(low))
-                high = high + _TOLERANCE * np.maximum(1.0, np.abs(high))
-        self._floor, self._ceiling = low, high
-
-    def fault(self, obs: npt.NDArray[Any]) -> str | None:
-        """Return the error message for an array, or None if it is valid."""
-        if obs.shape != self.shape:
-            return f"the observation has shape {obs.shape}, its space says {self.shape}"
-        if obs.dtype != self.dtype:
-            return f"the observation has dtype {obs.dtype}, its space says {self.dtype}"
-        if self.is_float and not np.isfinite(obs).all():
-            return f"the observation contains {'NaN' if np.isnan(obs).any() else 'Inf'}"
-        if self.bounded and ((obs < self._floor).any() or (obs > self._ceiling).any()):
-            return (
-                f"the observation reaches from {obs.min():g} to {obs.max():g}, "
-                f"its space says {self.low.min():g} to {self.high.max():g}"
-            )
-        return None
-
-
-def as_declared(obs: Any, space: gym.spaces.Box) -> npt.NDArray[Any] | None:
-    """Return an observation as an array of its space's dtype, or None if it does not convert.
-
-    Floats of another width are rounded; other types must convert without a change of value.
-    """
-    try:
-        array = np.asarray(obs)
-    except (TypeError, ValueError):  # a ragged list
-        return None
-    dtype = space.dtype
-    if array.dtype == dtype:
-        return array
-    if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and dtype.kind != "f"):
-        return None  # a picture rescaled to 0..1 would become black
-    with np.errstate(over="ignore"):  # Inf is the fault that the guard reports
-        cast = array.astype(dtype)
-    return cast if array.dtype.kind == "f" or bool((cast == array).all()) else None
 
 
 def _number(value: Any) -> tuple[float, bool] | None:
@@ -98,11 +37,13 @@ def _number(value: Any) -> tuple[float, bool] | None:
 class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Raises where the wrapped environment breaks its own contract.
 
-    It checks before any adaptation: a NaN cast to uint8 looks like a valid number. Observations
-    leave as arrays of the declared dtype, rewards as floats, the two flags as bools.
+    It checks before any adaptation: a NaN cast to uint8 looks like a valid number. An observation
+    that is one array leaves with the declared dtype, rewards as floats, the two flags as bools.
 
     Args:
-        env: The environment to check; its observation space must be a ``Box``.
+        env: The environment to check.
+        observe: Patterns of the leaves that are checked; none of text and other kinds that are
+            no arrays.
 
     Attributes:
         notes: Conversions, one line for the first of each kind. The reader removes them.
@@ -114,13 +55,13 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             Gym API. The message names the environment and the step.
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        RecordConstructorArgs.__init__(self)
+    def __init__(self, env: gym.Env[Any, Any], observe: Sequence[str] = ALL) -> None:
+        RecordConstructorArgs.__init__(self, observe=tuple(observe))
         super().__init__(env)
-        if not isinstance(env.observation_space, gym.spaces.Box):
-            raise TypeError(f"FaultGuard needs a Box observation, got {env.observation_space}")
-        self._space: gym.spaces.Box = env.observation_space
-        self._bounds = _Bounds(self._space)
+        leaves = raw_leaves(env.observation_space)
+        kept = matching(observe, [leaf.name for leaf in leaves], "env.observe")
+        boxes = [(leaf, as_box(leaf.space)) for leaf in leaves if leaf.name in kept]
+        self._leaves = [(leaf, Bounds(box)) for leaf, box in boxes if box is not None]
         self.notes: list[str] = []
         self._noted: set[str] = set()
         self._step = 0  # steps of the current episode
@@ -170,22 +111,35 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             self._info(info),
         )
 
-    def _observation(self, obs: Any) -> npt.NDArray[Any]:
-        space = self._space
-        exact = isinstance(obs, np.ndarray) and obs.dtype == space.dtype
-        array: npt.NDArray[Any] | None = obs if exact else as_declared(obs, space)
+    def _observation(self, obs: Any) -> Any:
+        for leaf, bounds in self._leaves:
+            try:
+                part = leaf.of(obs)
+            except (LookupError, TypeError) as error:
+                raise self._error(
+                    f"the observation, a {type(obs).__name__}, has no {leaf.name!r}"
+                ) from error
+            array = self._array(part, leaf, bounds)
+            if not leaf.name:
+                return array
+        return obs
+
+    def _array(self, obs: Any, leaf: RawLeaf, bounds: Bounds) -> npt.NDArray[Any]:
+        """Return one leaf with the declared dtype."""
+        what = f"the observation {leaf.name!r}" if leaf.name else "the observation"
+        exact = isinstance(obs, np.ndarray) and obs.dtype == bounds.dtype
+        array: npt.NDArray[Any] | None = obs if exact else as_declared(obs, bounds.dtype)
         if array is None:
             raise self._error(
-                f"the observation is {_shown(obs)}, its space says {space.shape} {space.dtype}"
+                f"{what} is {_shown(obs)}, its space says {bounds.shape} {bounds.dtype}"
             )
-        fault = self._bounds.fault(array)
+        fault = bounds.fault(array)
         if fault:
-            raise self._error(fault)
-        if not exact:
+            raise self._error(f"{what} {fault}")
+        if not exact and isinstance(leaf.space, gym.spaces.Box):
             kind = _shown(obs) if isinstance(obs, np.ndarray) else type(obs).__name__
-            self._note(
-                "obs", f"observations come as {kind}: converted to {space.dtype}, as declared"
-            )
+            some = f"observations {leaf.name!r}" if leaf.name else "observations"
+            self._note(what, f"{some} come as {kind}: converted to {bounds.dtype}, as declared")
         return array
 
     def _reward(self, reward: Any) -> float:
@@ -193,7 +147,7 @@ class FaultGuard(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if number is None:
             raise self._error(f"the reward is {_shown(reward)}, not a number")
         value, scalar = number
-        if not math.isfinite(value) or abs(value) > _LARGEST:
+        if not math.isfinite(value) or abs(value) > LARGEST:
             beyond = ", beyond float32" if math.isfinite(value) else ""
             raise self._error(f"the reward is {value}{beyond}")
         if not scalar:

@@ -15,15 +15,17 @@ from drama.envs.lookup import Factory, find
 from drama.envs.recipe import registered_kwargs
 from drama.envs.wrappers import wrap
 from drama.errors import ConfigError, EnvError
+from drama.observations import ALL
 from drama.text import did_you_mean, one_line
 
 
-def make_env(
+def make_env(  # noqa: PLR0913 (keywords of env.*)
     env_id: str,
     seed: int | None = None,
     *,
     image_size: int | None = None,
     max_episode_steps: int | None = None,
+    observe: Sequence[str] = ALL,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[str] = (),
     **settings: Any,
@@ -46,9 +48,11 @@ def make_env(
             ``module`` has a function or class of the name, ``"module:make_env"``, that makes it.
         seed: Seed of the first ``reset`` only, so that episodes differ. None: a random one.
         image_size: Side of the picture in pixels. None is 64, or the native size for the
-            built-in ``drama/`` games and MinAtar. Ignored for vector observations.
+            built-in ``drama/`` games and MinAtar. Ignored for vector observations; pictures in a
+            Dict or Tuple are never enlarged.
         max_episode_steps: Truncate episodes (Atari: games) after so many agent steps. None keeps
             the registered limit; for Atari 108 000 frames.
+        observe: Names or patterns of the leaves of a Dict or Tuple observation that are read.
         env_kwargs: Arguments of the environment's constructor.
         wrappers: Import paths, ``module:Class`` or ``module:Class(stack_size=4)``, innermost
             first. They wrap the environment (for Atari the whole protocol: they see adapted
@@ -58,14 +62,16 @@ def make_env(
             ``sticky_actions``, ``full_action_space``.
 
     Returns:
-        An environment with ``Box(0, 255, (H, W, C), uint8)`` or ``Box(-inf, inf, (N,), float32)``
-        observations and ``Discrete(n)`` actions counted from 0.
+        An environment with ``Box(0, 255, (H, W, C), uint8)``, ``Box(-inf, inf, (N,), float32)`` or
+        ``MultiDiscrete`` observations, or a ``Dict`` of these, and ``Discrete(n)`` actions counted
+        from 0.
 
     Raises:
         UnknownEnvError: The id does not exist; the message names one that is near, or the package.
         UnsupportedSpaceError: Its observation or action space is not supported.
         EnvError: It could not be constructed: a wrong argument, a missing dependency.
-        ConfigError: A wrapper is not written as an import path with literal arguments.
+        ConfigError: A wrapper is not written as an import path with literal arguments, or a
+            pattern of ``observe`` fits no leaf.
     """
     options = EnvOptions(image_size, max_episode_steps, {} if env_kwargs is None else env_kwargs)
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
@@ -80,6 +86,7 @@ def make_env(
         "env_id": env_id,
         "image_size": image_size,
         "max_episode_steps": max_episode_steps,
+        "observe": tuple(observe),
         **defaults,
         **settings,
         "env_kwargs": dict(options.kwargs),
@@ -118,6 +125,7 @@ def make_env(
         env,
         image_size=image_size,
         max_episode_steps=limit,
+        observe=observe,
         seed=seed,
         protocol=protocol,
         settings=recorded,

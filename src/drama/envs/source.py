@@ -44,6 +44,7 @@ from drama.envs.wrappers import (
 )
 from drama.errors import ConfigError, EnvError
 from drama.importing import is_importable, path_of
+from drama.observations import ALL
 from drama.text import one_line
 
 EnvLike: TypeAlias = "str | gym.Env[Any, Any] | Callable[..., gym.Env[Any, Any]]"
@@ -118,7 +119,14 @@ class EnvSource(ABC):
     ) -> gym.Env[Any, Any]:
         size, steps = self.config.image_size, self.config.max_episode_steps
         size = default_image_size(env) if size is None else size
-        return adapt(env, image_size=size, max_episode_steps=steps, seed=seed, protocol=protocol)
+        return adapt(
+            env,
+            image_size=size,
+            max_episode_steps=steps,
+            observe=self.config.observe,
+            seed=seed,
+            protocol=protocol,
+        )
 
 
 class IdSource(EnvSource):
@@ -134,7 +142,7 @@ class IdSource(EnvSource):
         return self._make(seed, env_kwargs=kwargs, wrappers=wrappers, life_loss=life_loss)
 
     def _make(self, seed: int, **changes: Any) -> gym.Env[Any, Any]:
-        names = ("image_size", "max_episode_steps", *family_settings())
+        names = ("image_size", "max_episode_steps", "observe", *family_settings())
         arguments = {name: getattr(self.config, name) for name in names}
         return make_env(self.config.id, seed, **{**arguments, **changes})
 
@@ -273,6 +281,8 @@ def _record(env: gym.Env[Any, Any], config: EnvConfig) -> EnvConfig:
     """Return the settings that make an object; ValueError if none do."""
     if (made := _settings(env)) is not None:
         settings = dict(made)
+        if config.observe not in (ALL, settings["observe"]):
+            raise ValueError("observe differs")
         for name in ("image_size", "max_episode_steps"):
             if getattr(config, name) not in (None, settings[name]):
                 raise ValueError(f"{name} differs")

@@ -7,11 +7,11 @@ from collections import Counter
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
 from drama.envs.adapt import adapter_of
 from drama.envs.description import describe
-from drama.types import ObsArray, Transition
+from drama.observations import ObsSpace
+from drama.types import Obs, Transition, same_obs
 
 FEW_STEPS = 50
 """Least number of steps after which the absence of rewards or ends is reported."""
@@ -32,8 +32,7 @@ class EnvSurvey:
 
     Attributes:
         steps: Transitions added.
-        low: Smallest value in an observation.
-        high: Largest value in an observation.
+        ranges: Smallest and largest value of each leaf of the observations, by its name.
         reward_min: Smallest reward.
         reward_max: Largest reward.
         reward_sum: Sum of all rewards.
@@ -45,16 +44,17 @@ class EnvSurvey:
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         self.env = env
         self.steps = 0
-        self.low, self.high = math.inf, -math.inf
+        self.observations = ObsSpace.of(env.observation_space)
+        self.ranges = {leaf.name: (math.inf, -math.inf) for leaf in self.observations.leaves}
         self.reward_min, self.reward_max = math.inf, -math.inf
         self.reward_sum = 0.0
         self.nonzero = 0
         self.lengths: list[int] = []
         self.ends: Counter[str] = Counter()
-        self._first: ObsArray | None = None
+        self._first: Obs | None = None
         self._changed = False
         self._length: int | None = None  # of the current episode, None if its start was not added
-        self._starts: dict[tuple[int, ...], ObsArray] = {}  # by the actions that led there
+        self._starts: dict[tuple[int, ...], Obs] = {}  # by the actions that led there
         self._taken: tuple[int, ...] = ()
         self._same_starts = 0
         self._differ = False
@@ -62,10 +62,13 @@ class EnvSurvey:
     def add(self, transition: Transition) -> None:
         """Add one transition, or the final observation of an episode."""
         obs, reward = transition.obs, transition.reward
-        self.low, self.high = min(self.low, float(obs.min())), max(self.high, float(obs.max()))
+        for leaf in self.observations.leaves:
+            part: Any = self.observations.leaf_of(obs, leaf)
+            low, high = self.ranges[leaf.name]
+            self.ranges[leaf.name] = min(low, float(part.min())), max(high, float(part.max()))
         if self._first is None:
             self._first = obs
-        self._changed = self._changed or not np.array_equal(obs, self._first)
+        self._changed = self._changed or not same_obs(obs, self._first)
         if transition.is_first:
             self._length, self._taken = 0, ()
         if self._length is not None:
@@ -87,14 +90,14 @@ class EnvSurvey:
             self.lengths.append(self._length)
             self.ends["terminated" if transition.terminated else "truncated"] += 1
 
-    def _compare_start(self, obs: ObsArray) -> None:
+    def _compare_start(self, obs: Obs) -> None:
         """Compare with the observation of an earlier episode after the same actions."""
         known_enough = self._differ or self._same_starts >= _COMPARISONS
         if known_enough or len(self._taken) > _COMPARED_STEPS:
             return
         known = self._starts.setdefault(self._taken, obs)
         if known is not obs:
-            self._differ = not np.array_equal(known, obs)
+            self._differ = not same_obs(known, obs)
             self._same_starts += bool(self._taken)
 
     def findings(
@@ -146,23 +149,20 @@ class EnvSurvey:
         """Return warnings about the values of adapted observations."""
         if not self.steps:
             return []
-        if self.env.observation_space.dtype == np.uint8:
-            if self.high >= _DARK:
-                return []
-            return [
-                f"the pictures are almost black (brightest value {self.high:g} of 255): they hold "
-                "codes rather than colours, or the bounds of the observation space do not match"
-            ]
-        found = []
-        if max(abs(self.low), abs(self.high)) > 100:
-            found.append("the vectors hold values beyond 100: bring them to the order of 1")
         adapter = adapter_of(self.env)
-        raw = adapter.adapt_observation.raw_space.shape if adapter is not None else ()
-        if len(raw) > 1 and math.prod(raw) >= _LONG_VECTOR:
-            found.append(
-                f"observations of shape {raw} are read as vectors of {math.prod(raw):,} numbers: "
-                "if they are pictures, declare them uint8, or with the bounds 0 and 1"
-            )
+        shapes = {} if adapter is None else adapter.adapt_observation.raw_shapes
+        found: list[str] = []
+        for leaf in self.observations.leaves:
+            low, high = self.ranges[leaf.name]
+            where = f" of {leaf.name!r}" if leaf.name else ""
+            if leaf.kind == "image" and high < _DARK:
+                found.append(
+                    f"the pictures{where} are almost black (brightest value {high:g} of 255): they "
+                    "hold codes rather than colours, or the bounds of the observation space do "
+                    "not match"
+                )
+            if leaf.kind == "vector":
+                found += _vector_findings(where, max(abs(low), abs(high)), shapes.get(leaf.name))
         return found
 
     def _length_findings(self) -> list[str]:
@@ -177,3 +177,16 @@ class EnvSurvey:
                 "if that is a time limit, return truncated instead of terminated"
             ]
         return []
+
+
+def _vector_findings(where: str, largest: float, raw: tuple[int, ...] | None) -> list[str]:
+    """Return warnings about a vector, from its largest absolute value and its raw shape."""
+    found = []
+    if largest > 100:
+        found.append(f"the vectors{where} hold values beyond 100: bring them to the order of 1")
+    if raw is not None and len(raw) > 1 and math.prod(raw) >= _LONG_VECTOR:
+        found.append(
+            f"observations{where} of shape {raw} are read as vectors of {math.prod(raw):,} "
+            "numbers: if they are pictures, declare them uint8, or with the bounds 0 and 1"
+        )
+    return found

@@ -20,6 +20,7 @@ from drama.envs.episodes import Count, EpisodeCounter, Unit
 from drama.errors import ConfigError
 from drama.evaluation.protocol import departures, step_limit
 from drama.evaluation.scores import game_of, normalised_score
+from drama.types import gather_obs
 from drama.version import __version__
 
 logger = logging.getLogger("drama")
@@ -218,7 +219,7 @@ class _Episodes:
         is_first = torch.ones(len(self.envs), dtype=torch.bool, device=device)
         playing = set(range(len(self.envs)))
         while playing:
-            batch = torch.from_numpy(np.stack(obs)).to(device)
+            batch = gather_obs(lambda leaf: torch.from_numpy(np.stack(leaf)).to(device), obs)
             action, state = self.player.act(
                 batch, state, is_first, generator, latents=self.config.latents, actions=actions
             )

@@ -85,9 +85,9 @@ def calibrate(
     began = time.perf_counter()
     deadline = began + seconds
     costs: list[PresetCost | Unmeasured] = []
-    shape: tuple[int, ...] = ()
+    observations = ""
     actions = 0
-    known = Calibration(name, shape, actions, 0.0, ())
+    known = Calibration(name, observations, actions, 0.0, ())
     for index, (preset, make) in enumerate(presets.items()):
         now = time.perf_counter()
         until = now + (deadline - now) / (len(presets) - index)
@@ -100,7 +100,7 @@ def calibrate(
         except ConfigError as error:  # the model does not fit the environment's observations
             costs.append(Unmeasured(preset, first_line(error)))
         else:
-            shape = tuple(agent.observation_space.shape or ())
+            observations = str(agent.world_model.observations)
             actions = agent.world_model.actions.count
             try:
                 with process_settings(agent.config.training, agent.device):
@@ -110,7 +110,8 @@ def calibrate(
                 costs.append(_out_of_time(preset, seconds))
             finally:
                 agent.env.close()
-        known = Calibration(name, shape, actions, time.perf_counter() - began, tuple(costs))
+        seconds_taken = time.perf_counter() - began
+        known = Calibration(name, observations, actions, seconds_taken, tuple(costs))
         found(known)
     return known
 

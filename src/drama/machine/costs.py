@@ -192,7 +192,8 @@ class Calibration:
 
     env: str | None
     """Id of the measured environment; None for random frames."""
-    obs_shape: tuple[int, ...]
+    observations: str
+    """Leaves of the adapted observations; empty before the first preset."""
     num_actions: int
     seconds: float
     """Duration of the calibration."""
@@ -202,7 +203,7 @@ class Calibration:
         """Return the results for JSON."""
         return {
             "env": self.env,
-            "obs_shape": list(self.obs_shape),
+            "observations": self.observations,
             "num_actions": self.num_actions,
             "seconds": self.seconds,
             "presets": [preset.to_dict() for preset in self.presets],

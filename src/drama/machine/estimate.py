@@ -37,7 +37,10 @@ class Blank(gym.Env[Any, Any]):
 
     def __init__(self, agent: Trainable) -> None:
         self.observation_space, self.action_space = agent.observation_space, agent.action_space
-        self._obs = np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
+        observations = agent.world_model.observations
+        self._obs = observations.from_columns(
+            {leaf.column: np.zeros(leaf.shape, leaf.dtype) for leaf in observations.leaves}
+        )
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import gymnasium as gym
-import numpy as np
 import torch
+from torch import Tensor
 
 from drama.behaviour import Behaviour
 from drama.config import Config
 from drama.errors import DramaError
 from drama.machine.costs import Memory, PresetCost, Unmeasured, UpdateCost
+from drama.observations import Leaf
 from drama.ops.backend import Backend
 from drama.replay import ReplayBuffer
 from drama.text import first_line, size
@@ -97,10 +98,8 @@ def measure(
 
 def _transition_bytes(agent: Trainable) -> int:
     """Bytes of one transition in the agent's replay."""
-    space = agent.observation_space
-    dtype = torch.uint8 if space.dtype == np.uint8 else torch.float32
     config = dataclasses.replace(agent.config.replay, capacity=1)
-    return ReplayBuffer(config, tuple(space.shape or ()), dtype).nbytes
+    return ReplayBuffer(config, agent.world_model.observations).nbytes
 
 
 class Measurement:
@@ -295,20 +294,18 @@ def check_time(deadline: float) -> None:
 def fill(replay: ReplayBuffer, num_actions: int) -> None:
     """Fill a replay with random transitions: 1024 distinct frames, episodes of 500 steps."""
     generator = torch.Generator().manual_seed(0)
-    obs = replay.columns["obs"]
-    shape = (min(1024, replay.capacity), *obs.shape[1:])
-    if obs.dtype == torch.uint8:
-        frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    else:
-        frames = torch.randn(shape, generator=generator)
-    for start in range(0, replay.capacity, shape[0]):
-        index = torch.arange(start, min(start + shape[0], replay.capacity))
+    distinct = min(1024, replay.capacity)
+    frames = {
+        leaf.column: _random(leaf, distinct, generator) for leaf in replay.observations.leaves
+    }
+    for start in range(0, replay.capacity, distinct):
+        index = torch.arange(start, min(start + distinct, replay.capacity))
         count = index.numel()
         false = torch.zeros(count, dtype=torch.bool)
         replay.write(
             start,
             {
-                "obs": frames[:count],
+                **{name: column[:count] for name, column in frames.items()},
                 "is_first": index % 501 == 0,
                 "action": torch.randint(num_actions, (count,), generator=generator),
                 "reward": torch.zeros(count),
@@ -318,6 +315,17 @@ def fill(replay: ReplayBuffer, num_actions: int) -> None:
             },
         )
     replay.total = replay.capacity
+
+
+def _random(leaf: Leaf, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``count`` random arrays of a leaf."""
+    shape = (count, *leaf.shape)
+    if leaf.kind == "image":
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    if leaf.kind == "vector":
+        return torch.randn(shape, generator=generator)
+    uniform = torch.rand(shape, generator=generator)
+    return (uniform * torch.tensor(leaf.classes)).int()
 
 
 def _on_host(agent: Trainable) -> bool:

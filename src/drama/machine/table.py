@@ -39,12 +39,12 @@ class CalibrationTable:
 
     def header(self, calibration: Calibration) -> list[str]:
         """Return the lines above the first row."""
-        shape = "x".join(map(str, calibration.obs_shape))
-        what = f"{calibration.env} ({shape}, {calibration.num_actions} actions)"
-        if not shape:
+        read = calibration.observations
+        what = f"{calibration.env} ({read}, {calibration.num_actions} actions)"
+        if not read:
             what = calibration.env or "random frames"
         elif calibration.env is None:
-            what = f"random {shape} frames: ale-py is missing, so game stepping is not measured"
+            what = f"random frames ({read}): ale-py is missing, so game stepping is not measured"
         return [f"calibration on {what}", self._line(COLUMNS)]
 
     def row(self, cost: PresetCost | Unmeasured) -> str:

@@ -6,19 +6,36 @@ import torch
 from torch import Tensor
 
 from drama.errors import ConfigError
+from drama.observations import ObsSpace
+from drama.types import ObsTensor
 
 
-def check_shift(random_shift: tuple[int, ...], obs_shape: tuple[int, ...]) -> None:
-    """Check ``replay.random_shift`` against the shape of an observation.
+def check_shift(random_shift: tuple[int, ...], observations: ObsSpace) -> None:
+    """Check ``replay.random_shift`` against the observations.
 
     Raises:
-        ConfigError: A shift is not smaller than the frame.
+        ConfigError: A shift is not smaller than an image.
     """
-    for most, side, word in zip(random_shift, obs_shape[:2], ("rows", "columns"), strict=True):
-        if most >= side:
-            raise ConfigError(
-                f"replay.random_shift of {most} leaves nothing of {side} {word} of pixels"
-            )
+    for leaf in observations.images:
+        for most, side, word in zip(random_shift, leaf.shape, ("rows", "columns"), strict=False):
+            if most >= side:
+                raise ConfigError(
+                    f"replay.random_shift of {most} leaves nothing of {side} {word} of pixels"
+                )
+
+
+def shift_images(
+    obs: ObsTensor,
+    observations: ObsSpace,
+    random_shift: tuple[int, ...],
+    generator: torch.Generator | None = None,
+) -> ObsTensor:
+    """Shift the images of observations ``(B, T, ...)``, each by :func:`shift_frames`."""
+    leaves = observations.columns(obs)
+    rows, columns = random_shift
+    for leaf in observations.images:
+        leaves[leaf.column] = shift_frames(leaves[leaf.column], rows, columns, generator)
+    return observations.from_columns(leaves)
 
 
 def shift_frames(

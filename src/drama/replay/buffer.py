@@ -14,14 +14,15 @@ from drama.actions import ActionSpace
 from drama.config import ReplayConfig
 from drama.errors import CheckpointError, ReplayError
 from drama.files import MOST_COUNT, tensor_like
+from drama.observations import ObsSpace
 from drama.ops.dispatch import on_cpu, widest_float
 from drama.registry import SAMPLERS
-from drama.replay.augment import check_shift, shift_frames
+from drama.replay.augment import check_shift, shift_images
 from drama.replay.sampling import NOTHING_TO_SAMPLE, Purpose, Sampler
 from drama.text import size
 from drama.types import Batch, Transition, pinned
 
-COLUMNS = ("obs", "is_first", "action", "reward", "terminated", "truncated", "is_last")
+COLUMNS = ("is_first", "action", "reward", "terminated", "truncated", "is_last")
 
 
 class ReplayBuffer:
@@ -38,8 +39,7 @@ class ReplayBuffer:
 
     Args:
         config: Capacity and sampler.
-        obs_shape: Shape of one observation.
-        obs_dtype: ``torch.uint8`` for frames, ``torch.float32`` for vectors.
+        observations: The observation space; each leaf has its column.
         device: Device of the ring.
         behaviour_scale: Imagination batch size over training batch size: the ratio of the two
             counters.
@@ -52,16 +52,16 @@ class ReplayBuffer:
     def __init__(
         self,
         config: ReplayConfig,
-        obs_shape: tuple[int, ...],
-        obs_dtype: torch.dtype,
+        observations: ObsSpace,
         *,
         device: torch.device | str = "cpu",
         behaviour_scale: float = 64.0,
     ) -> None:
-        self.shifts = any(config.random_shift) and len(obs_shape) == 3
+        self.shifts = any(config.random_shift) and bool(observations.images)
         if self.shifts:
-            check_shift(config.random_shift, obs_shape)
+            check_shift(config.random_shift, observations)
         self.config = config
+        self.observations = observations
         self.capacity = config.capacity
         self.device = torch.device(device)
         self.behaviour_scale = behaviour_scale
@@ -71,7 +71,10 @@ class ReplayBuffer:
         # The same number on the device, where scores are computed.
         self._device_total = torch.zeros((), dtype=torch.int64, device=self.device)
         self.columns: dict[str, Tensor] = {
-            "obs": self._column(obs_dtype, obs_shape),
+            **{
+                leaf.column: self._column(getattr(torch, leaf.dtype), leaf.shape)
+                for leaf in observations.leaves
+            },
             "is_first": self._column(torch.bool),
             "action": self._column(ActionSpace.dtype, ActionSpace.shape),
             "reward": self._column(torch.float32),
@@ -124,11 +127,10 @@ class ReplayBuffer:
 
     def describe(self) -> str:
         """Return size and device in one line."""
-        obs = self.columns["obs"]
-        shape = "x".join(map(str, obs.shape[1:]))
-        kind = str(obs.dtype).removeprefix("torch.")
+        leaves = self.observations.leaves
+        parts = [f"{'x'.join(map(str, leaf.shape))} {leaf.dtype}" for leaf in leaves]
         return (
-            f"replay of {self.capacity:,} transitions of {shape} {kind}: "
+            f"replay of {self.capacity:,} transitions of {' + '.join(parts)}: "
             f"{size(self.nbytes)} on {self.device}"
         )
 
@@ -138,16 +140,20 @@ class ReplayBuffer:
         Raises:
             ReplayError: The observation does not have the ring's shape and type.
         """
-        obs = torch.from_numpy(np.array(transition.obs))
-        ring = self.columns["obs"]
-        if obs.shape != ring.shape[1:] or obs.dtype != ring.dtype:
-            raise ReplayError(
-                f"observation of shape {tuple(obs.shape)} and type {obs.dtype} does not fit a "
-                f"replay of {tuple(ring.shape[1:])} {ring.dtype}"
-            )
         slot = self.total % self.capacity
-        ring[slot].copy_(pinned(obs, self.device), non_blocking=self.device.type == "cuda")
-        for name in COLUMNS[1:]:
+        leaves = self.observations.columns(transition.obs)
+        tensors = {name: torch.from_numpy(np.array(leaf)) for name, leaf in leaves.items()}
+        for name, obs in tensors.items():
+            ring = self.columns[name]
+            if obs.shape != ring.shape[1:] or obs.dtype != ring.dtype:
+                raise ReplayError(
+                    f"observation of shape {tuple(obs.shape)} and type {obs.dtype} does not fit a "
+                    f"replay of {tuple(ring.shape[1:])} {ring.dtype}"
+                )
+        cuda = self.device.type == "cuda"
+        for name, obs in tensors.items():
+            self.columns[name][slot].copy_(pinned(obs, self.device), non_blocking=cuda)
+        for name in COLUMNS:
             self.columns[name][slot] = getattr(transition, name)
         self.trained[slot] = 0
         self.imagined[slot] = 0
@@ -232,8 +238,7 @@ class ReplayBuffer:
         counter += times.index_add_(0, ends, torch.ones_like(ends, dtype=torch.int32))
         batch = self.windows(ends, length)
         if self.shifts and purpose == "world_model":
-            rows, columns = self.config.random_shift
-            moved = shift_frames(batch.obs, rows, columns, generator)
+            moved = shift_images(batch.obs, self.observations, self.config.random_shift, generator)
             batch = batch._replace(obs=moved, slot=None)  # equal slots no longer mean equal frames
         return ends, batch
 
@@ -250,14 +255,16 @@ class ReplayBuffer:
         """Gather the windows of ``length`` transitions that end in the given slots ``(B,)``."""
         offsets = torch.arange(1 - length, 1, device=self.device)
         index = (ends.unsqueeze(1) + offsets) % self.capacity  # (B, T)
-        return Batch(**{name: self.columns[name][index] for name in COLUMNS}, slot=index)
+        found = {name: column[index] for name, column in self.columns.items()}
+        obs = self.observations.from_columns(found)
+        return Batch(obs, **{name: found[name] for name in COLUMNS}, slot=index)
 
     # -- saving -------------------------------------------------------------------------------
 
     def read(self, start: int, stop: int) -> dict[str, Tensor]:
         """Copy transitions ``start <= g < stop`` (counted from the run's start) to host memory."""
         index = torch.arange(start, stop, device=self.device) % self.capacity
-        return {name: self.columns[name][index].cpu() for name in COLUMNS}
+        return {name: column[index].cpu() for name, column in self.columns.items()}
 
     def write(self, start: int, columns: Mapping[str, Tensor]) -> None:
         """Store transitions counted from ``start`` in their slots.
@@ -267,8 +274,8 @@ class ReplayBuffer:
         """
         count = columns["action"].shape[0]
         index = torch.arange(start, start + count, device=self.device) % self.capacity
-        for name in COLUMNS:
-            ring, new = self.columns[name], columns[name]
+        for name, ring in self.columns.items():
+            new = columns[name]
             if new.shape[1:] != ring.shape[1:] or new.dtype != ring.dtype:
                 raise ReplayError(
                     f"saved column {name} is {tuple(new.shape[1:])} {new.dtype}, the replay "

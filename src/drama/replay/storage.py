@@ -169,7 +169,11 @@ def _checked(
         raise CheckpointError(f"replay segment {path} does not fit: {error}") from error
     if actions is not None and not actions.contains(columns["action"]):
         raise CheckpointError(f"replay segment {path} holds an action outside {actions}")
-    for name in ("obs", "reward"):
+    for leaf in buffer.observations.leaves:
+        column = columns[leaf.column]
+        if leaf.classes and bool(((column < 0) | (column >= torch.tensor(leaf.classes))).any()):
+            raise CheckpointError(f"replay segment {path} holds a class outside {leaf}")
+    for name in (*(leaf.column for leaf in buffer.observations.leaves), "reward"):
         if columns[name].is_floating_point() and not bool(torch.isfinite(columns[name]).all()):
             raise CheckpointError(f"replay segment {path} holds a {name} that is not finite")
     return columns

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from drama.agent import Agent
 from drama.envs.spaces import as_rgb
+from drama.observations import Leaf
 from drama.replay import ReplayBuffer
 from drama.replay.storage import ReplayStore
 from drama.report.drawing import Figure, finished, legend, looks, new_canvas
 from drama.training.checkpoint import Checkpoint, find_checkpoint
-from drama.types import ObsArray
+from drama.types import ObsArray, ObsTensor, gather_obs, map_obs
 
 CONTEXT = 4
 """Frames read before the rollout, fewer in short episodes."""
@@ -45,8 +46,8 @@ Array = npt.NDArray[np.float64]
 class Windows(NamedTuple):
     """``W`` windows of ``T`` transitions, each within one episode."""
 
-    obs: Tensor
-    """``(W, T, ...)``"""
+    obs: ObsTensor
+    """Each leaf ``(W, T, ...)``"""
     action: Tensor
     """``(W, T)`` int64; the last one of a window is unused."""
 
@@ -75,7 +76,7 @@ class Rollouts:
     errors: Mapping[str, Errors]
     """By source of the windows: :data:`FRESH`, and :data:`REPLAY` if the run has one."""
     strip: ObsArray | None
-    """``(2, T, H, W, 3)`` uint8, true frames over predicted ones; None for vectors."""
+    """``(2, T, H, W, 3)`` uint8, true frames over predicted ones; None without images."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers for a program."""
@@ -111,24 +112,25 @@ def measure_rollouts(run_dir: str | Path) -> Rollouts:
                 windows[REPLAY] = found
         errors, strip = {}, None
         for name, given in windows.items():
-            predicted = rollout(agent, given, context)
-            errors[name] = compare(predicted, given, context)
-            if name == FRESH and given.obs.dtype == torch.uint8:
-                strip = _strip(predicted, given, context)
+            leaf = agent.world_model.observations.shown
+            predicted, true = shown(rollout(agent, given, context), leaf), shown(given.obs, leaf)
+            errors[name] = compare(predicted, true, leaf, context)
+            if name == FRESH and leaf.kind == "image":
+                strip = _strip(predicted, true, context)
     finally:
         agent.env.close()
     return Rollouts(context, errors, strip)
 
 
-def play(agent: Agent) -> list[tuple[Tensor, Tensor]]:
+def play(agent: Agent) -> list[tuple[ObsTensor, Tensor]]:
     """Play :data:`EPISODES` evaluation episodes with sampled actions, cut after :data:`STEPS`.
 
     Returns:
-        For each episode its observations ``(T, ...)``, the final one included, and its actions
-        ``(T,)``, the last unused.
+        For each episode its observations, each leaf ``(T, ...)``, the final one included, and its
+        actions ``(T,)``, the last unused.
     """
     env = agent.new_env()
-    episodes: list[tuple[Tensor, Tensor]] = []
+    episodes: list[tuple[ObsTensor, Tensor]] = []
     left = STEPS
     while left and len(episodes) < EPISODES:
         obs, _ = env.reset()
@@ -140,21 +142,25 @@ def play(agent: Agent) -> list[tuple[Tensor, Tensor]]:
             frames.append(obs)
             actions.append(int(action))
             over, left = terminated or truncated, left - 1
-        episodes.append((torch.from_numpy(np.stack(frames)), torch.tensor([*actions, 0])))
+        seen = gather_obs(lambda leaf: torch.from_numpy(np.stack(leaf)), frames)
+        episodes.append((seen, torch.tensor([*actions, 0])))
     env.close()
     return episodes
 
 
-def cut(episodes: Sequence[tuple[Tensor, Tensor]], length: int) -> Windows:
+def cut(episodes: Sequence[tuple[ObsTensor, Tensor]], length: int) -> Windows:
     """Return evenly spaced windows of ``length`` steps from episodes ``(T, ...)`` and ``(T,)``."""
     starts = [
         (e, s) for e, (_, action) in enumerate(episodes) for s in range(len(action) - length + 1)
     ]
     chosen = [starts[i] for i in _spaced(len(starts))]
-    obs, action = (
-        torch.stack([episodes[e][column][s : s + length] for e, s in chosen]) for column in range(2)
-    )
-    return Windows(obs, action)
+
+    def window(obs: ObsTensor, start: int) -> ObsTensor:
+        return map_obs(lambda leaf: leaf[start : start + length], obs)
+
+    parts = [window(episodes[e][0], s) for e, s in chosen]
+    action = torch.stack([episodes[e][1][s : s + length] for e, s in chosen])
+    return Windows(gather_obs(torch.stack, parts), action)
 
 
 def replay_windows(replay: ReplayBuffer, length: int) -> Windows | None:
@@ -166,10 +172,10 @@ def replay_windows(replay: ReplayBuffer, length: int) -> Windows | None:
     if not len(whole):
         return None
     chosen = whole[_spaced(len(whole))]
-    return Windows(batch.obs[chosen], batch.action[chosen])
+    return Windows(map_obs(lambda leaf: leaf[chosen], batch.obs), batch.action[chosen])
 
 
-def rollout(agent: Agent, windows: Windows, context: int, seed: int = 0) -> Tensor:
+def rollout(agent: Agent, windows: Windows, context: int, seed: int = 0) -> ObsTensor:
     """Predict the frames of ``windows`` after the first ``context`` from the actions.
 
     Args:
@@ -179,25 +185,36 @@ def rollout(agent: Agent, windows: Windows, context: int, seed: int = 0) -> Tens
         seed: Of the sampled latents.
 
     Returns:
-        Predicted observations ``(W, T - context, ...)``.
+        Predicted observations, each leaf ``(W, T - context, ...)``.
     """
     agent.world_model.eval()
     generator = torch.Generator(agent.device).manual_seed(seed)
-    obs, action = (t.to(agent.device) for t in windows)
-    return agent.player.imagination.open_loop(obs[:, :context], action, generator).obs.cpu()
+    obs = map_obs(lambda leaf: leaf[:, :context].to(agent.device), windows.obs)
+    action = windows.action.to(agent.device)
+    predicted = agent.player.imagination.open_loop(obs, action, generator).obs
+    return map_obs(lambda leaf: leaf.cpu(), predicted)
 
 
-def compare(predicted: Tensor, windows: Windows, context: int) -> Errors:
+def shown(obs: ObsTensor, leaf: Leaf) -> Tensor:
+    """Return the leaf that is compared: numbers, pixels in [0, 255], or one-hot variables."""
+    part = obs[leaf.name] if isinstance(obs, dict) else obs
+    if leaf.kind != "one-hot":
+        return part
+    return (part.unsqueeze(-1) == torch.arange(max(leaf.classes))).float()
+
+
+def compare(predicted: Tensor, obs: Tensor, leaf: Leaf, context: int) -> Errors:
     """Return mean squared errors by horizon; pixels are in [0, 1].
 
     Args:
         predicted: ``(W, H, ...)``, from :func:`rollout`.
-        windows: The true observations.
+        obs: The true observations ``(W, T, ...)``.
+        leaf: Which leaf of them it is.
         context: Frames read.
     """
-    scale = 255.0 if windows.obs.dtype == torch.uint8 else 1.0
-    true = windows.obs[:, context:].double() / scale
-    last = windows.obs[:, context - 1 : context].double() / scale
+    scale = 255.0 if leaf.kind == "image" else 1.0
+    true = obs[:, context:].double() / scale
+    last = obs[:, context - 1 : context].double() / scale
 
     def mse(other: Tensor) -> Array:
         error: Array = (other - true).square().flatten(2).mean(dim=(0, 2)).numpy()
@@ -222,9 +239,7 @@ def _newest_segment(agent: Agent, checkpoint: Checkpoint, run_dir: Path) -> Repl
     config = dataclasses.replace(
         agent.config.replay, capacity=segment["stop"] - segment["start"], random_shift=(0, 0)
     )
-    space = agent.observation_space
-    dtype = torch.uint8 if space.dtype == np.uint8 else torch.float32
-    buffer = ReplayBuffer(config, space.shape or (), dtype)
+    buffer = ReplayBuffer(config, agent.world_model.observations)
     ReplayStore(run_dir / "replay").load(
         buffer, [segment], segment["stop"], agent.world_model.actions
     )
@@ -236,11 +251,11 @@ def _spaced(count: int) -> Tensor:
     return torch.linspace(0, count - 1, min(WINDOWS, count)).round().long()
 
 
-def _strip(predicted: Tensor, windows: Windows, context: int) -> ObsArray:
+def _strip(predicted: Tensor, obs: Tensor, context: int) -> ObsArray:
     """Return true over predicted frames of the window that changes most."""
-    moved = (windows.obs.float() - windows.obs[:, :1].float()).square().flatten(1).mean(dim=1)
+    moved = (obs.float() - obs[:, :1].float()).square().flatten(1).mean(dim=1)
     best = int(moved.argmax())
-    true = windows.obs[best]
+    true = obs[best]
     below = torch.cat([true[:context], predicted[best]])
     return as_rgb(torch.stack([true, below]).numpy())
 

@@ -12,6 +12,7 @@ from typing import Any
 from drama.envs.source import env_source
 from drama.machine.calibration import SECONDS, calibrate
 from drama.machine.costs import PresetCost, Unmeasured
+from drama.observations import ObsSpace
 from drama.suite.layout import Cell
 from drama.suite.local import Plan
 from drama.text import duration, size
@@ -149,18 +150,18 @@ def forecast(
     Raises:
         EnvError: A game cannot be made.
     """
-    groups: dict[tuple[str, tuple[int, ...]], list[Cell]] = collections.defaultdict(list)
-    shapes: dict[str, tuple[int, ...]] = {}
+    groups: dict[tuple[str, ObsSpace], list[Cell]] = collections.defaultdict(list)
+    observed: dict[str, ObsSpace] = {}
     finished = 0
     for cell in cells:
         finished += cell.status == "finished"
         if cell.status == "finished" or not cell.resumable:
             continue
-        if cell.game not in shapes:
+        if cell.game not in observed:
             env = env_source(cell.game, cell.config.env).make(0)
-            shapes[cell.game] = tuple(env.observation_space.shape or ())
+            observed[cell.game] = ObsSpace.of(env.observation_space)
             env.close()
-        groups[cell.variant.name, shapes[cell.game]].append(cell)
+        groups[cell.variant.name, observed[cell.game]].append(cell)
     shares = []
     deadline = time.perf_counter() + seconds
     for index, ((name, _), group) in enumerate(groups.items()):

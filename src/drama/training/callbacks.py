@@ -12,6 +12,7 @@ import numpy as np
 from drama.errors import ConfigError
 from drama.training.events import Event
 from drama.training.trainer import Trainer
+from drama.types import map_obs
 
 
 @runtime_checkable
@@ -132,7 +133,7 @@ class Callbacks:
             info, self._episode = {"episode": self._episode, **info}, None
         return {
             "actions": np.array([stream.actions[-1]]),
-            "new_obs": np.asarray(obs)[None],
+            "new_obs": map_obs(lambda leaf: np.asarray(leaf)[None], obs),
             "rewards": np.array([reward], np.float32),
             "dones": np.array([done]),
             "infos": [info],

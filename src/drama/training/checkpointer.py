@@ -161,7 +161,7 @@ def write_untrained(
         state={
             "step": 0,
             **world_model.actions.state(),
-            "obs_shape": list(env.observation_space.shape or ()),
+            **world_model.observations.state(),
             "env": describe(env),
         },
         tensors={"model": model_tensors(world_model, behaviour)},

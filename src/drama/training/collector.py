@@ -22,7 +22,7 @@ from drama.replay import ReplayBuffer
 from drama.training.events import Events
 from drama.training.randomness import RandomSources
 from drama.training.stream import EnvStream, EpisodeEnd
-from drama.types import Action, PolicyState, Transition, pinned
+from drama.types import Action, PolicyState, Transition, map_obs, pinned
 
 MANY_ACTIONS = 10_000
 """Replayed actions from which on a resume takes long enough to announce it."""
@@ -110,10 +110,13 @@ class Collector:
         It does not wait for updates that a GPU is still busy with; reading the action does.
         """
         assert self.stream.obs is not None, "begin() comes first"
-        obs = pinned(torch.from_numpy(self.stream.obs).unsqueeze(0), self.device)
-        obs = obs.to(self.device, non_blocking=self.device.type == "cuda")
+        obs = map_obs(self._to_device, self.stream.obs)
         is_first = torch.full((1,), self.stream.is_first, device=self.device)
         return self.player.act(obs, self.player_state, is_first, self.random.acting)
+
+    def _to_device(self, leaf: Any) -> Tensor:
+        batch = pinned(torch.from_numpy(leaf).unsqueeze(0), self.device)
+        return batch.to(self.device, non_blocking=self.device.type == "cuda")
 
     def take(self, choice: Choice) -> EpisodeEnd | None:
         """Step the environment; returns the episode if it ended."""
@@ -170,7 +173,8 @@ class Collector:
         map_state(_collect_into(tensors, "player"), self.player_state)
         tensors["actions"] = self._actions.pack(self.stream.actions)
         if self.stream.obs is not None:
-            tensors["obs"] = torch.from_numpy(np.array(self.stream.obs))
+            leaves = self.replay.observations.columns(self.stream.obs)
+            tensors |= {name: torch.from_numpy(np.array(leaf)) for name, leaf in leaves.items()}
         env = self.stream.env
         fields = {
             "step": self.step,
@@ -178,7 +182,7 @@ class Collector:
             "episodes": self.episodes,
             "stream": self.stream.position(),
             **self._actions.state(),
-            "obs_shape": list(env.observation_space.shape or ()),
+            **self.replay.observations.state(),
             "env": describe(env),
         }
         return {"loop": tensors, "state": fields}
@@ -197,10 +201,15 @@ class Collector:
         self.step, self.episodes = fields["step"], fields["episodes"]
         self.steps_before = fields.get("steps_before", 0)  # missing in the oldest checkpoints
         position = fields["stream"]
-        if "obs" not in tensors:  # its episode was cut, and none has begun since
+        observations = self.replay.observations
+        if observations.leaves[0].column not in tensors:  # cut, and no episode has begun since
             self.stream.seed = position.get("seed", self.stream.seed)
             return
-        obs = tensor_like(tensors, "obs", self.replay.columns["obs"][0].cpu()).numpy()
+        columns = [leaf.column for leaf in observations.leaves]
+        like = {name: self.replay.columns[name][0].cpu() for name in columns}
+        obs = observations.from_columns(
+            {name: tensor_like(tensors, name, like[name]).numpy() for name in columns}
+        )
         actions = _saved_actions(tensors, self._actions)
         if len(actions) > MANY_ACTIONS:
             self.events.note(f"replaying {len(actions):,} actions to restore the environment")

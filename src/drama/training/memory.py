@@ -17,6 +17,7 @@ import torch
 
 from drama.config import Config
 from drama.errors import ConfigError
+from drama.observations import ObsSpace
 from drama.text import size
 from drama.world_model.encoder import feature_maps
 
@@ -199,7 +200,7 @@ def _largest_resident() -> int:
 # -- what a run needs at least ---------------------------------------------------------------------
 
 
-def least_bytes(config: Config, obs_shape: tuple[int, ...]) -> dict[str, int]:
+def least_bytes(config: Config, observations: ObsSpace) -> dict[str, int]:
     """Return the lower bound of a run's memory in bytes, by purpose.
 
     For an update, the largest feature maps of encoder and decoder count, kept for the backward
@@ -207,36 +208,38 @@ def least_bytes(config: Config, obs_shape: tuple[int, ...]) -> dict[str, int]:
 
     Args:
         config: Of the run.
-        obs_shape: ``(H, W, C)`` of a uint8 picture, or ``(N,)`` of a float32 vector.
+        observations: Those that are kept and learnt from.
     """
-    c, values = config.world_model, math.prod(obs_shape)
-    frames = c.batch_size * c.batch_length
-    picture = len(obs_shape) == 3
-    width = values
-    if picture:
-        first = feature_maps(obs_shape[0], obs_shape[1], c)[0]
-        width = first.height * first.width * c.filters[0]
+    c = config.world_model
+    numbers = 0
+    for leaf in observations.leaves:
+        values = math.prod(leaf.shape)
+        width = len(leaf.classes) * max(leaf.classes, default=0) or values
+        if leaf.kind == "image":
+            first = feature_maps(leaf.shape[0], leaf.shape[1], c)[0]
+            width = first.height * first.width * c.filters[0]
+        numbers += values + 2 * width
     return {
-        "replay": config.replay.capacity * (values * (1 if picture else 4) + 40),
-        "update": 4 * frames * (values + 2 * width),
+        "replay": config.replay.capacity * (observations.nbytes + 40),
+        "update": 4 * c.batch_size * c.batch_length * numbers,
     }
 
 
 def check_room(
-    config: Config, obs_shape: tuple[int, ...], ring: torch.device, device: torch.device
+    config: Config, observations: ObsSpace, ring: torch.device, device: torch.device
 ) -> None:
     """Refuse a run that cannot fit, before anything is allocated.
 
     Args:
         config: Of the run.
-        obs_shape: Of one adapted observation.
+        observations: Those that are kept and learnt from.
         ring: Where the replay lives.
         device: Where updates are made.
 
     Raises:
         ConfigError: It needs more memory than is free.
     """
-    least = least_bytes(config, obs_shape)
+    least = least_bytes(config, observations)
     places = {"replay": ring, "update": device}
     for place in dict.fromkeys(places.values()):
         free = available_bytes(place)

@@ -150,12 +150,33 @@ def _obs_shape(x: Any) -> bool:
     return shape and math.prod(x) <= MOST_VALUES
 
 
+def _obs_leaves(x: Any) -> bool:
+    fields = {
+        "name": lambda name: isinstance(name, str) and len(name) <= 1000,
+        "kind": lambda kind: kind in ("image", "vector", "one-hot"),
+        "shape": lambda shape: _list(whole(1, MOST_VALUES), 3)(shape) and len(shape) in (1, 3),
+        "classes": _list(whole(1, MOST_VALUES), MOST_VALUES),
+    }
+    if not (_list(_fields(fields), 1000)(x) and x):
+        return False
+    names = {leaf["name"] for leaf in x}
+    fits = all(
+        len(leaf["shape"]) == (3 if leaf["kind"] == "image" else 1)
+        and len(leaf["classes"]) == (leaf["shape"][0] if leaf["kind"] == "one-hot" else 0)
+        and len(leaf["classes"]) * max(leaf["classes"], default=0) <= MOST_VALUES
+        for leaf in x
+    )
+    unique = len(names) == len(x) and ("" not in names or len(x) == 1)
+    return fits and unique and sum(math.prod(leaf["shape"]) for leaf in x) <= MOST_VALUES
+
+
 ACTING: Mapping[str, Check] = {
     "step": whole(),
     "num_actions": whole(2, MOST_ACTIONS),
-    "obs_shape": _obs_shape,
 }
-"""Fields of ``state.json`` that acting needs."""
+"""Fields of ``state.json`` that acting needs, besides the observations."""
+OBSERVATIONS: Mapping[str, Check] = {"obs_shape": _obs_shape, "obs_leaves": _obs_leaves}
+"""Fields that describe the observations, of which a checkpoint has one."""
 
 LEARNING: Mapping[str, Check] = {
     "episodes": whole(),
@@ -197,6 +218,8 @@ def check_state(tree: Any, where: object, *, learning: bool) -> None:
             wrote fewer fields.
     """
     _check(tree, ACTING, where)
+    described = {name: check for name, check in OBSERVATIONS.items() if name in tree}
+    _check(tree, described or OBSERVATIONS, where)
     optional: dict[str, Check] = {
         "steps_before": whole(),
         "env": lambda x: isinstance(x, dict) and len(x) <= 100,

@@ -11,7 +11,7 @@ import numpy as np
 
 from drama.actions import ActionSpace
 from drama.envs.episodes import Count, EpisodeCounter
-from drama.types import Action, ObsArray, Transition
+from drama.types import Action, Obs, Transition, same_obs
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class EnvStream:
         self.seed = seed
         self.actions: list[Action] = []
         """Every action since the last seeded reset."""
-        self.obs: ObsArray | None = None
+        self.obs: Obs | None = None
         """Current observation; None before the first reset."""
         self.is_first = True
         self.needs_reset = True
@@ -147,7 +147,7 @@ class EnvStream:
             "length": self._counter.length,
         }
 
-    def return_to(self, actions: list[Action], obs: ObsArray, position: dict[str, Any]) -> bool:
+    def return_to(self, actions: list[Action], obs: Obs, position: dict[str, Any]) -> bool:
         """Take ``actions`` again from the first reset on.
 
         Returns:
@@ -161,7 +161,7 @@ class EnvStream:
         if not position["needs_reset"]:
             self.start()
         here = self.position()
-        same = here == {**here, **position} and np.array_equal(self.obs, obs)  # type: ignore[arg-type]
+        same = here == {**here, **position} and self.obs is not None and same_obs(self.obs, obs)
         if not same:
             self.obs, self.is_first = obs, position["is_first"]
             self.needs_reset = position["needs_reset"]

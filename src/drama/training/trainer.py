@@ -16,6 +16,7 @@ import torch
 from drama.behaviour import Behaviour, Player
 from drama.config import Config
 from drama.errors import CheckpointError, NonFiniteError
+from drama.observations import ObsSpace
 from drama.ops.dispatch import on_cpu
 from drama.replay import Purpose, ReplayBuffer
 from drama.training.checkpoint import Checkpoint
@@ -62,7 +63,7 @@ class Trainer:
         self.clock = Clock()
         self.events = Events(self.clock, listeners)
         device = next(world_model.parameters()).device
-        self.replay = _make_replay(config, env, device)
+        self.replay = _make_replay(config, world_model.observations, device)
         self.random = RandomSources(config.seed, device, self.replay.device, self.events)
         self.learner = Learner(config, world_model, behaviour, self.replay, self.random, self.clock)
         self.stream = EnvStream(env, config.seed)
@@ -297,17 +298,15 @@ class Trainer:
             self.log = None
 
 
-def _make_replay(config: Config, env: gym.Env[Any, Any], device: torch.device) -> ReplayBuffer:
-    """Return an empty replay for the observations of ``env``."""
-    shape = tuple(env.observation_space.shape or ())
+def _make_replay(config: Config, observations: ObsSpace, device: torch.device) -> ReplayBuffer:
+    """Return an empty replay."""
     replay_device = pick_replay_device(config.replay.device, device)
-    check_room(config, shape, replay_device, device)
+    check_room(config, observations, replay_device, device)
     windows_per_step = config.world_model.batch_size * config.training.world_model_ratio
     tau, imagination_tau = config.replay.temperatures(windows_per_step)
     return ReplayBuffer(
         dataclasses.replace(config.replay, tau=tau, imagination_tau=imagination_tau),
-        shape,
-        torch.uint8 if env.observation_space.dtype == np.uint8 else torch.float32,
+        observations,
         device=replay_device,
         behaviour_scale=config.behaviour.batch_size / config.world_model.batch_size,
     )

@@ -13,31 +13,32 @@ from drama.behaviour import Behaviour, make_behaviour
 from drama.config import Config
 from drama.dynamics.base import is_built_in
 from drama.errors import CheckpointError
+from drama.observations import ObsSpace
 from drama.text import one_line
 from drama.training.checkpoint import Checkpoint
 from drama.world_model import WorldModel
 
 
 def build_models(
-    config: Config, obs_shape: tuple[int, ...], actions: ActionSpace
+    config: Config, observations: ObsSpace, actions: ActionSpace
 ) -> tuple[WorldModel, Behaviour]:
     """Return new models on the default device, from the default generator.
 
     Raises:
         ConfigError: The sizes do not fit the observations.
     """
-    world_model = WorldModel(config.world_model, obs_shape, actions)
+    world_model = WorldModel(config.world_model, observations, actions)
     features = world_model.stoch_size + config.world_model.dynamics.width
     return world_model, make_behaviour(config.behaviour, features, actions)
 
 
 def new_models(
-    config: Config, obs_shape: tuple[int, ...], actions: ActionSpace, device: torch.device
+    config: Config, observations: ObsSpace, actions: ActionSpace, device: torch.device
 ) -> tuple[WorldModel, Behaviour]:
     """Return models seeded by ``config.seed``, in evaluation mode, whatever the global seed is."""
     with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
         torch.default_generator.manual_seed(config.seed)  # models are built on the CPU
-        world_model, behaviour = build_models(config, obs_shape, actions)
+        world_model, behaviour = build_models(config, observations, actions)
     return world_model.to(device).eval(), behaviour.to(device).eval()
 
 
@@ -83,7 +84,8 @@ def check_fits(checkpoint: Checkpoint, config: Config, state: Mapping[str, Any])
     if not is_built_in(config.world_model.dynamics.name):
         return
     with torch.device("meta"):
-        models = build_models(config, tuple(state["obs_shape"]), ActionSpace.from_state(state))
+        observations = ObsSpace.from_state(state).reconstructing(config.env.reconstruct)
+        models = build_models(config, observations, ActionSpace.from_state(state))
     needed = {k: tuple(t.shape) for k, t in model_tensors(*models).items()}
     found = checkpoint.shapes("model")
     for name in sorted(needed.keys() | found.keys()):

@@ -45,7 +45,7 @@ class WorldModelConfig(Section):
     """Variables per position of an image's last feature map; 0: ``latent_variables`` in all.
 
     Encoder, decoder, prior and heads then share their weights across positions, see
-    `drama.world_model.spatial`. Vector observations ignore it; the paper has none.
+    `drama.world_model.spatial`. Only for a single image; the paper has none.
     """
     unimix: float = learning(0.01)
     """Share of the uniform distribution mixed into each categorical, in [0, 1]."""

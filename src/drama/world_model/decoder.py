@@ -1,13 +1,21 @@
-"""Decoder: from a latent to the observation it represents, and the reconstruction loss."""
+"""Decoder: from a latent to the observation it represents, and the reconstruction loss.
+
+Each kind of leaf has its decoder and its likelihood; :func:`make_decoder` returns that of the only
+leaf, or a :class:`JointDecoder` of those of several.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from drama.config import WorldModelConfig
+from drama.observations import Leaf, ObsSpace
 from drama.ops.batch_norm import ConvLayers
 from drama.ops.pixel_loss import pixel_loss
 from drama.ops.standardise import RunningStandardise
@@ -132,3 +140,83 @@ class VectorDecoder(nn.Module):
         if self.moments is not None:
             prediction = self.moments.invert(prediction)
         return symexp(prediction.float())
+
+
+class OneHotDecoder(nn.Module):
+    """Two hidden layers to the logits of categorical variables."""
+
+    known: Tensor
+
+    def __init__(self, classes: tuple[int, ...], config: WorldModelConfig) -> None:
+        super().__init__()
+        shape = (len(classes), max(classes))
+        size = config.latent_variables * config.latent_classes
+        self.layers = vector_layers(size, config.vector_units, math.prod(shape))
+        known = torch.arange(shape[1]) < torch.tensor(classes).unsqueeze(-1)  # (N, C)
+        self.register_buffer("known", known, persistent=False)
+
+    def forward(self, stoch: Tensor) -> Tensor:
+        """Map latents ``(..., Z)`` to log-probabilities ``(..., N, C)``, float32.
+
+        C is the most classes of a variable; classes that a variable lacks have probability 0.
+        """
+        logits: Tensor = self.layers(stoch).float()
+        logits = logits.reshape(*stoch.shape[:-1], *self.known.shape)  # (..., N, C)
+        return torch.log_softmax(logits.masked_fill(~self.known, -torch.inf), dim=-1)
+
+    def loss(self, stoch: Tensor, obs: Tensor, is_first: Tensor) -> Tensor:
+        """Cross-entropy summed over variables: ``(B, T, Z)`` to ``(B, T)``."""
+        log_prob: Tensor = self(stoch).gather(-1, obs.long().unsqueeze(-1))  # (B, T, N, 1)
+        return -log_prob.sum(dim=(-2, -1))
+
+    def update_moments(self, obs: Tensor) -> None:
+        """Do nothing: class indices need no standardisation."""
+
+    @staticmethod
+    def to_obs(prediction: Tensor) -> Tensor:
+        """Return the most probable classes ``(..., N)``, int32."""
+        return prediction.argmax(dim=-1).int()
+
+
+class JointDecoder(nn.Module):
+    """Decoders of the leaves that are reconstructed."""
+
+    def __init__(self, observations: ObsSpace, config: WorldModelConfig) -> None:
+        super().__init__()
+        config = dataclasses.replace(config, spatial_latents=0)  # see JointEncoder
+        decoded = observations.decoded
+        self.names = tuple(leaf.name for leaf in decoded.leaves)
+        self.parts = nn.ModuleList(leaf_decoder(leaf, config) for leaf in decoded.leaves)
+
+    def forward(self, stoch: Tensor) -> dict[str, Tensor]:
+        """Map latents ``(..., Z)`` to the predictions of each leaf's decoder."""
+        return {name: part(stoch) for name, part in self._items()}
+
+    def loss(self, stoch: Tensor, obs: dict[str, Tensor], is_first: Tensor) -> dict[str, Tensor]:
+        """Loss of each leaf, its negative log-likelihood: ``(B, T, Z)`` to ``(B, T)``."""
+        return {name: part.loss(stoch, obs[name], is_first) for name, part in self._items()}
+
+    def update_moments(self, obs: dict[str, Tensor]) -> None:
+        """Update the running moments of each leaf's decoder."""
+        for name, part in self._items():
+            part.update_moments(obs[name])
+
+    def to_obs(self, prediction: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return predictions as observations, without the leaves that are not reconstructed."""
+        return {name: part.to_obs(prediction[name]) for name, part in self._items()}
+
+    def _items(self) -> Iterator[tuple[str, Any]]:
+        return zip(self.names, self.parts, strict=True)
+
+
+def make_decoder(observations: ObsSpace, config: WorldModelConfig) -> Any:
+    """Return the decoder of an observation space."""
+    single = observations.single
+    return JointDecoder(observations, config) if single is None else leaf_decoder(single, config)
+
+
+def leaf_decoder(leaf: Leaf, config: WorldModelConfig) -> nn.Module:
+    """Return the decoder of one leaf."""
+    if leaf.kind == "one-hot":
+        return OneHotDecoder(leaf.classes, config)
+    return (ImageDecoder if leaf.kind == "image" else VectorDecoder)(leaf.shape, config)

@@ -1,15 +1,21 @@
-"""Encoder: from an observation to the logits of its posterior latent, one step at a time."""
+"""Encoder: from an observation to the logits of its posterior latent, one step at a time.
+
+Each kind of leaf has its encoder; :func:`make_encoder` returns that of the only leaf, or a
+:class:`JointEncoder` of those of several.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from drama.config import WorldModelConfig
+from drama.observations import Leaf, ObsSpace
 from drama.ops.batch_norm import ConvLayers
 from drama.ops.dispatch import on_cpu
 from drama.ops.dtypes import matmul_dtype
@@ -126,6 +132,69 @@ class VectorEncoder(nn.Module):
         """Update the running moments by a training batch ``(..., N)``."""
         if self.moments is not None:
             self.moments.update(symlog(obs.float()))
+
+
+class OneHotEncoder(nn.Module):
+    """Two hidden layers on one-hot variables."""
+
+    def __init__(self, classes: tuple[int, ...], config: WorldModelConfig) -> None:
+        super().__init__()
+        self.most = max(classes)  # variables of fewer classes leave inputs at 0
+        inputs = len(classes) * self.most
+        self.latent_shape = (config.latent_variables, config.latent_classes)
+        size = math.prod(self.latent_shape)
+        self.layers = vector_layers(inputs, config.vector_units, size)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Map class indices ``(..., N)`` to logits ``(..., variables, classes)``."""
+        code = obs.unsqueeze(-1) == torch.arange(self.most, device=obs.device)  # (..., N, C)
+        logits: Tensor = self.layers(code.flatten(-2).float())
+        return logits.reshape(*obs.shape[:-1], *self.latent_shape)
+
+    def update_moments(self, obs: Tensor) -> None:
+        """Do nothing: one-hot inputs need no standardisation."""
+
+
+class JointEncoder(nn.Module):
+    """Encoders of several leaves, joined by one linear layer over their concatenated features.
+
+    That layer is the sum of the encoders' own last layers; over the root of their number, it begins
+    at the scale of any linear layer of as many inputs.
+    """
+
+    def __init__(self, observations: ObsSpace, config: WorldModelConfig) -> None:
+        super().__init__()
+        config = dataclasses.replace(config, spatial_latents=0)  # a vector has no positions
+        self.latent_shape = (config.latent_variables, config.latent_classes)
+        self.names = tuple(leaf.name for leaf in observations.leaves)
+        self.parts = nn.ModuleList(leaf_encoder(leaf, config) for leaf in observations.leaves)
+        self.scale = 1.0 / math.sqrt(len(self.names))
+
+    def forward(self, obs: dict[str, Tensor]) -> Tensor:
+        """Map leaves ``(..., *leaf shape)`` to logits ``(..., variables, classes)``."""
+        logits = [part(obs[name]) for name, part in self._items()]
+        return torch.stack(logits).sum(dim=0) * self.scale
+
+    def update_moments(self, obs: dict[str, Tensor]) -> None:
+        """Update the running moments of each leaf's encoder."""
+        for name, part in self._items():
+            part.update_moments(obs[name])
+
+    def _items(self) -> Iterator[tuple[str, Any]]:
+        return zip(self.names, self.parts, strict=True)
+
+
+def make_encoder(observations: ObsSpace, config: WorldModelConfig) -> Any:
+    """Return the encoder of an observation space."""
+    single = observations.single
+    return JointEncoder(observations, config) if single is None else leaf_encoder(single, config)
+
+
+def leaf_encoder(leaf: Leaf, config: WorldModelConfig) -> nn.Module:
+    """Return the encoder of one leaf."""
+    if leaf.kind == "one-hot":
+        return OneHotEncoder(leaf.classes, config)
+    return (ImageEncoder if leaf.kind == "image" else VectorEncoder)(leaf.shape, config)
 
 
 def vector_layers(inputs: int, units: int, outputs: int) -> nn.Sequential:

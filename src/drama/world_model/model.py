@@ -14,12 +14,13 @@ from torch.nn import functional as F
 from drama.actions import ActionSpace
 from drama.config import WorldModelConfig
 from drama.dynamics import Unroll, make_dynamics, peek, step_inplace
+from drama.observations import ObsSpace
 from drama.ops.categorical import Randomness, mix_uniform
 from drama.ops.dispatch import on_cpu
 from drama.ops.rms_norm import RMSNormSiLU
-from drama.types import Batch
-from drama.world_model.decoder import ImageDecoder, VectorDecoder
-from drama.world_model.encoder import ImageEncoder, VectorEncoder, feature_maps
+from drama.types import Batch, ObsTensor, map_obs
+from drama.world_model.decoder import make_decoder
+from drama.world_model.encoder import feature_maps, make_encoder
 from drama.world_model.heads import MLP
 from drama.world_model.latent import kl_divergence, sample_one_hot
 from drama.world_model.spatial import MapShape, SpatialEmbedding, SpatialHead, SpatialPrior
@@ -67,24 +68,24 @@ class WorldModel(nn.Module):
 
     Args:
         config: Sizes and loss weights.
-        obs_shape: ``(H, W, C)`` of uint8 frames or ``(N,)`` of float vectors.
+        observations: The observation space.
         actions: The action space.
     """
 
     def __init__(
-        self, config: WorldModelConfig, obs_shape: tuple[int, ...], actions: ActionSpace
+        self, config: WorldModelConfig, observations: ObsSpace, actions: ActionSpace
     ) -> None:
         super().__init__()
         self.config = config
+        self.observations = observations
         self.actions = actions
         width = config.dynamics.width
-        image = len(obs_shape) == 3
-        self.encoder = (ImageEncoder if image else VectorEncoder)(obs_shape, config)
-        self.decoder = (ImageDecoder if image else VectorDecoder)(obs_shape, config)
+        self.encoder: Any = make_encoder(observations, config)
+        self.decoder: Any = make_decoder(observations, config)
         self.latent_variables, _ = self.encoder.latent_shape
         self.stoch_size = math.prod(self.encoder.latent_shape)
         """Size Z of the flattened latent."""
-        latents, units = self._latent_map(obs_shape), config.filters[-1]
+        latents, units = self._latent_map(), config.filters[-1]
 
         def head(outputs: int, *, zero_init: bool = False) -> nn.Module:
             """One hidden layer, on the output or on what convolutions make of it."""
@@ -110,17 +111,19 @@ class WorldModel(nn.Module):
         self.termination_head = head(1)
         self.twohot = TwoHot(config.bins, config.bin_limit, config.twohot_decode)
 
-    def _latent_map(self, obs_shape: tuple[int, ...]) -> MapShape | None:
+    def _latent_map(self) -> MapShape | None:
         """Map of spatial latents, or None."""
-        if len(obs_shape) != 3 or not self.config.spatial_latents:
+        single = self.observations.single
+        if single is None or single.kind != "image" or not self.config.spatial_latents:
             return None
-        last = feature_maps(*obs_shape[:2], self.config)[-1]
+        height, width, _ = single.shape
+        last = feature_maps(height, width, self.config)[-1]
         channels = self.config.spatial_latents * self.config.latent_classes
         return MapShape(last.height, last.width, channels)
 
     # -- one step or many ---------------------------------------------------------------------
 
-    def posterior(self, obs: Tensor) -> Tensor:
+    def posterior(self, obs: ObsTensor) -> Tensor:
         """``q(z_t | o_t)`` as log-probabilities ``(..., variables, classes)``, float32."""
         return mix_uniform(self.encoder(obs), self.config.unimix)
 
@@ -167,9 +170,12 @@ class WorldModel(nn.Module):
         """Sample a flattened one-hot latent ``(..., Z)`` with straight-through gradient."""
         return sample_one_hot(log_probs, random).flatten(-2)
 
-    def decode(self, stoch: Tensor) -> Tensor:
-        """Decode latents ``(..., Z)`` to observations in the dtype and range of the environment."""
-        obs: Tensor = self.decoder.to_obs(self.decoder(stoch))
+    def decode(self, stoch: Tensor) -> ObsTensor:
+        """Decode latents ``(..., Z)`` to observations in the dtype and range of the environment.
+
+        Leaves that are not reconstructed are left out.
+        """
+        obs: ObsTensor = self.decoder.to_obs(self.decoder(stoch))
         return obs
 
     # -- windows ------------------------------------------------------------------------------
@@ -222,16 +228,16 @@ class WorldModel(nn.Module):
         mode, where BatchNorm does not mix frames, and on the CPU: elsewhere the number of distinct
         frames synchronises with the host.
         """
-        if batch.slot is None or self.training or not on_cpu(batch.obs):
+        if batch.slot is None or self.training or not on_cpu(batch.slot):
             return self.posterior(batch.obs)
         slots, inverse = torch.unique(batch.slot, return_inverse=True)
         count = batch.slot.numel()
         if slots.numel() > 0.8 * count:
             return self.posterior(batch.obs)
-        frames = batch.obs.flatten(0, 1)  # (B * T, ...)
         found = torch.zeros_like(slots)
         found.scatter_(0, inverse.flatten(), torch.arange(count))  # any of equal frames
-        return self.posterior(frames[found])[inverse]
+        frames = map_obs(lambda leaf: leaf.flatten(0, 1)[found], batch.obs)  # (slots, ...)
+        return self.posterior(frames)[inverse]
 
     # -- loss ---------------------------------------------------------------------------------
 
@@ -281,9 +287,13 @@ class WorldModel(nn.Module):
         }
 
     def reconstruction_term(self, batch: Batch, seen: Observed) -> LossTerm:
-        """Squared error of the decoded latents, summed over each observation."""
-        losses = self.decoder.loss(seen.stoch, batch.obs, batch.is_first)  # (B, T)
-        return LossTerm(losses.mean(), losses=losses)
+        """Error of the decoded latents, summed over each observation and its leaves."""
+        losses = self.decoder.loss(seen.stoch, batch.obs, batch.is_first)  # (B, T), or by leaf
+        metrics = {}
+        if isinstance(losses, dict):
+            metrics = {f"reconstruction/{k}": leaf.detach().mean() for k, leaf in losses.items()}
+            losses = functools.reduce(torch.add, losses.values())
+        return LossTerm(losses.mean(), metrics=metrics, losses=losses)
 
     def reward_term(self, batch: Batch, seen: Observed) -> LossTerm:
         """Cross-entropy to the two-hot rewards, where there was an action."""
