@@ -13,7 +13,7 @@ from drama.attributes import lazy as _lazy
 from drama.version import __version__
 
 with _contextlib.suppress(ModuleNotFoundError):  # drama.runtime does without its dependencies
-    from drama import envs as _envs  # registers the built-in games in Gymnasium
+    import drama.envs  # noqa: F401 (registers the built-in games in Gymnasium)
 
 if TYPE_CHECKING:
     from drama import presets, runtime, ssm

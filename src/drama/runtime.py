@@ -89,7 +89,9 @@ class OnnxAgent:
         start = self._starts(state, episode_start, len(obs))
         tensors = self._zeros(len(obs)) if state is None else state.tensors
         rows = [
-            self._step(obs[i : i + 1], start[i : i + 1], [t[i : i + 1] for t in tensors], deterministic)
+            self._step(
+                obs[i : i + 1], start[i : i + 1], [t[i : i + 1] for t in tensors], deterministic
+            )
             for i in range(len(obs))
         ]
         action, *after = (np.concatenate(column) for column in zip(*rows, strict=True))
@@ -179,9 +181,7 @@ def _session(path: Path, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own types, for damage
         raise CheckpointError(f"{path} is damaged: it is not an ONNX file") from error
 
@@ -208,6 +208,8 @@ def _adapter(raw: dict[str, Any]) -> Any:
         raise ConfigError(
             f"raw pictures need the module {error.name!r}: install it, or pass adapted observations"
         ) from error
-    low, high = (np.broadcast_to(np.asarray(raw[k], raw["dtype"]), raw["shape"]) for k in ("low", "high"))
+    low, high = (
+        np.broadcast_to(np.asarray(raw[k], raw["dtype"]), raw["shape"]) for k in ("low", "high")
+    )
     space = spaces.Box(low, high, dtype=np.dtype(raw["dtype"]).type)
     return ObservationAdapter(space, raw["image_size"], channels_last=raw["channels_last"])

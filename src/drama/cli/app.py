@@ -68,7 +68,7 @@ drama train --resume DIR       continue a run from its last checkpoint""",
     ),
     "export": Command(
         _command("export"),
-        "drama export RUN --web DIR     write a page to play the dream; --onnx, --torch FILE: agent",
+        "drama export RUN --web DIR     write a page to play its dream; or --onnx, --torch FILE",
     ),
     "presets": Command(
         _command("presets"),

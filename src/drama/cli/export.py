@@ -76,5 +76,7 @@ def export(args: list[str]) -> int:
     for target in filter(None, targets.values()):
         out.print(f"written to {target}")
     if options.web:
-        out.print(f"to look at it: python -m http.server --bind 127.0.0.1 --directory {options.web}")
+        out.print(
+            f"to look at it: python -m http.server --bind 127.0.0.1 --directory {options.web}"
+        )
     return 0

@@ -71,7 +71,7 @@ def acting_graph(agent: Agent) -> Graph:
     """Return the graph of the acting step."""
     module = ActingStep(agent.player)
     space = agent.observation_space
-    total = sum(module.numbers)
+    total = module.numbers
     leaves = dict(state_leaves(module.state, "state"))
     inputs = {
         "obs": torch.from_numpy(np.zeros((1, *(space.shape or ())), space.dtype)),
@@ -101,7 +101,7 @@ def describe_acting(agent: Agent) -> dict[str, Any]:
             {"name": name, "shape": list(tensor.shape), "dtype": _dtype(tensor)}
             for name, tensor in state_leaves(module.state, "state")
         ],
-        "numbers": sum(module.numbers),
+        "numbers": module.numbers,
         "lookahead": agent.player.config.lookahead,
         "greedy": True,
     }

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from drama.behaviour import Behaviour, LatentState, Player
 from drama.behaviour.acting import ActingNumbers, Actions
+from drama.behaviour.imagination import LOOKAHEAD_BATCH
 from drama.config import Latents
 from drama.dynamics import map_state, where_state
+from drama.errors import ConfigError
 from drama.ops.categorical import Randomness
 from drama.types import PolicyState
 
@@ -46,10 +48,19 @@ class ActingStep(nn.Module):
 
     Args:
         player: The agent's.
+
+    Raises:
+        ConfigError: Its lookahead samples more latents than are computed at once.
     """
 
     def __init__(self, player: Player) -> None:
         super().__init__()
+        most = LOOKAHEAD_BATCH // player.actions.count
+        if player.config.lookahead > most:
+            raise ConfigError(
+                f"behaviour.lookahead must be at most {most} to export a policy of "
+                f"{player.actions.count} actions, got {player.config.lookahead}"
+            )
         self.world_model = player.world_model  # registers the weights
         self.policy = cast("nn.Module", player.policy)
         self.player = _GivenNumbers(player.world_model, player.policy, player.config)
@@ -60,10 +71,9 @@ class ActingStep(nn.Module):
         return self.player.init_state(1)
 
     @property
-    def numbers(self) -> list[int]:
-        """How many uniform numbers posterior, prior, lookahead and action take."""
-        variables = self.world_model.config.latent_variables
-        return [variables, variables, self.player.config.lookahead * variables, 1]
+    def numbers(self) -> int:
+        """How many uniform numbers a step takes: for two latents, the lookahead's, and an action."""
+        return (2 + self.player.config.lookahead) * self.world_model.config.latent_variables + 1
 
     def forward(
         self, obs: Tensor, is_first: Tensor, uniform: Tensor, greedy: Tensor, *state: Tensor
@@ -73,21 +83,16 @@ class ActingStep(nn.Module):
         Args:
             obs: Adapted observation, ``(1, ...)``.
             is_first: Whether an episode starts, bool ``(1,)``.
-            uniform: Random numbers in [0, 1), float32 ``(sum(numbers),)``.
+            uniform: Random numbers in [0, 1), float32 ``(numbers,)``.
             greedy: Most probable latents and action, bool ``(1,)``.
             *state: Tensors of the state.
 
         Returns:
             The action, ``(1,)``, and the tensors of the next state.
         """
-        posterior, prior, lookahead, action = torch.split(uniform, self.numbers)
-        variables = self.numbers[0]
-        numbers = ActingNumbers(
-            posterior.view(1, variables, 1),
-            prior.view(1, variables, 1),
-            lookahead.view(-1, variables, 1),
-            action.view(1, 1),
-        )
+        variables, samples = self.world_model.config.latent_variables, self.player.config.lookahead
+        latents = uniform[:-1].view(2 + samples, variables, 1)
+        numbers = ActingNumbers(latents[:1], latents[1:2], latents[2:], uniform[-1:].view(1, 1))
         self.player.greedy = greedy
         before = unflatten(self.state, state)
         chosen, after = self.player.act(obs, before, is_first, numbers)
@@ -156,7 +161,7 @@ class DreamStep(nn.Module):
         deter = next(world_model.parameters()).new_zeros(1, world_model.config.dynamics.width)
         return PolicyState(world_model.dynamics.init_state(1), deter)
 
-    def forward(  # noqa: PLR0913 (the inputs of the graph)
+    def forward(
         self,
         action: Tensor,
         uniform: Tensor,

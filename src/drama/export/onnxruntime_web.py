@@ -1,7 +1,7 @@
 """The pinned ONNX Runtime for browsers, from the npm registry or from a file.
 
-The archive is fetched once, checked against its published hash, and its two needed files are kept in
-the user's cache. They are not part of this package: 14 MB that only web pages need.
+The archive is fetched once and checked against its published hash; the two files that a page needs
+are kept in the user's cache. They are not part of this package: 14 MB that only pages need.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 """JavaScript of the CPU backend, and its WebAssembly."""
 ARCHIVE = f"onnxruntime-web-{VERSION}.tgz"
 REGISTRY = "https://registry.npmjs.org"
-"""Replaced by the environment variable ``npm_config_registry``, as for npm."""
+"""Replaced by the environment variable ``NPM_CONFIG_REGISTRY``, as for npm."""
 TIMEOUT = 60.0
 
 
@@ -60,7 +60,7 @@ def _cached() -> dict[str, bytes]:
     folder = cache_folder()
     if all((folder / name).is_file() for name in FILES):
         return _from_folder(folder)
-    registry = os.environ.get("npm_config_registry", REGISTRY).rstrip("/")
+    registry = os.environ.get("NPM_CONFIG_REGISTRY", REGISTRY).rstrip("/")
     url = f"{registry}/onnxruntime-web/-/{ARCHIVE}"
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
@@ -81,7 +81,9 @@ def _from_folder(folder: Path) -> dict[str, bytes]:
     try:
         files = {name: (folder / name).read_bytes() for name in FILES}
     except OSError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}; it is needed by the page") from error
+        raise ConfigError(
+            f"{error.filename}: {error.strerror}; it is needed by the page"
+        ) from error
     if f"Web v{VERSION}".encode() not in files[FILES[0]][:200]:
         raise ConfigError(f"{folder} does not hold onnxruntime-web {VERSION}")
     return files

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from drama.errors import RunDirError
-from drama.files import named, sync
+from drama.files import sync
 
 
 def check_new(path: Path) -> None:
@@ -32,7 +32,7 @@ def write_new(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with named(path):
+        with _reported(path):
             temporary.write_bytes(content)
             sync(temporary)
             os.replace(temporary, path)
@@ -50,7 +50,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with named(path):
+        with _reported(path):
             temporary.mkdir()
             yield temporary
             for file in sorted(temporary.rglob("*")):
@@ -61,3 +61,13 @@ def new_directory(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync(path.absolute().parent)
+
+
+@contextlib.contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """Name ``path`` in errors of its temporary files."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise

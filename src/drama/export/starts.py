@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -80,7 +81,10 @@ def _different(
     transitions: _Transitions, spans: list[tuple[int, int]], count: int
 ) -> list[tuple[int, int]]:
     """Return up to ``count`` evenly spaced spans whose last observations differ."""
-    by_frame = {transitions.obs[end].numpy().tobytes(): (begin, end) for begin, end in spans}
+    by_frame = {
+        hashlib.sha256(transitions.obs[end].numpy().tobytes()).digest(): (begin, end)
+        for begin, end in spans
+    }
     different = list(by_frame.values())
     if len(different) <= count:
         return different

@@ -26,6 +26,7 @@ class Player {
     this.latencies = []; // from key to frame, in ms
     this.busy = false;
     this.pressed = null; // when the player pressed something that no frame shows yet
+    this.tapped = null; // an action pressed since the last step, even if it is released already
     this.wanted = []; // actions of single steps
     this.due = 0;
     this.input = new Input(manifest.actions.names, manifest.actions.idle, (action, time) =>
@@ -64,6 +65,7 @@ class Player {
 
   press(action, time) {
     this.pressed ??= time;
+    this.tapped = action;
     if (this.by !== "human") this.control("human");
     if (!this.playing) this.wanted.push(action);
   }
@@ -79,9 +81,9 @@ class Player {
   async step(given) {
     if (this.ended) return this.restart();
     await this.exclusive(async () => {
-      const { by, pressed } = this;
-      this.pressed = null;
-      const action = given ?? (by === "human" ? this.input.action() : this.choose());
+      const { by, pressed, tapped } = this;
+      this.pressed = this.tapped = null;
+      const action = given ?? (by === "human" ? tapped ?? this.input.action() : this.choose());
       const moment = await this.source.step({ action, temperature: this.temperature });
       // One number a step, whether or not the end is sampled.
       const over = moment.end > this.ends.next();
