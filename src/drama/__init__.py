@@ -13,7 +13,7 @@ from drama.attributes import lazy as _lazy
 from drama.version import __version__
 
 with _contextlib.suppress(ModuleNotFoundError):  # drama.runtime does without its dependencies
-    import drama.envs  # noqa: F401 (registers the built-in games in Gymnasium)
+    from drama import envs  # noqa: F401 (registers the built-in games in Gymnasium)
 
 if TYPE_CHECKING:
     from drama import presets, runtime, ssm

@@ -68,9 +68,8 @@ def dream(agent: Agent, start: Start, seed: int, actions: Sequence[int]) -> list
         )
         state = tuple(after)
         latent = state[0].view(variables, -1).argmax(-1).tolist()
-        moments.append(
-            Moment(obs[0].numpy(), float(reward), float(end), policy[0].numpy(), float(value), latent)
-        )
+        numbers_of = (float(reward), float(end), policy[0].numpy(), float(value))
+        moments.append(Moment(obs[0].numpy(), *numbers_of, latent))
 
     for t, frame in enumerate(start.obs):
         observed = encode(torch.from_numpy(np.array(frame))[None], numbers())

@@ -220,7 +220,7 @@ def test_other_files_are_refused(exported: Exported, tmp_path: Path) -> None:
     entry = model.metadata_props[0]
     entry.value = json.dumps({**json.loads(entry.value), "format": 99, "drama": "9.9"})
     onnx.save(model, tmp_path / "newer.onnx")
-    with pytest.raises(CheckpointError, match=r"format 99, written by drama 9.9; .* reads format 1"):
+    with pytest.raises(CheckpointError, match=r"format 99, written by drama 9.9; .* format 1"):
         OnnxAgent(tmp_path / "newer.onnx")
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "foreign.onnx")
@@ -275,7 +275,7 @@ def test_failed_writes_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         patch.setattr(Path, "write_bytes", full)
         with pytest.raises(OSError, match="No space left"):
             write_new(tmp_path / "file", b"data")
-        with pytest.raises(OSError, match="No space left"), new_directory(tmp_path / "dir") as found:
+        with pytest.raises(OSError, match="No space"), new_directory(tmp_path / "dir") as found:
             (found / "a").write_text("begun")
             (found / "b").write_bytes(b"")
     assert list(tmp_path.iterdir()) == []

@@ -283,8 +283,8 @@ def test_phone_dark_mode_and_keyboard_alone(catch: Page, driver: Any, tmp_path: 
     )
     assert small == [], "large enough to touch"
     nameless = driver.execute_script(
-        "return [...document.querySelectorAll('button, input, select, canvas[role]')].filter((e) => "
-        "!(e.ariaLabel || e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML)"
+        "return [...document.querySelectorAll('button, input, select, canvas[role]')]"
+        ".filter((e) => !(e.ariaLabel || e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML)"
     )
     assert nameless == []
     # Tab reaches every control, and Enter works them.
@@ -339,7 +339,8 @@ def test_vector_observations_are_plotted(cart: Page, driver: Any, tmp_path: Path
 def test_checks_detect_errors_and_requests(catch: Page, driver: Any) -> None:
     opened(driver, catch, "paused")
     driver.execute_script(
-        "setTimeout(() => { throw new Error('made up') }); fetch('http://example.com/').catch(() => 0)"
+        "setTimeout(() => { throw new Error('made up') });"
+        "fetch('http://example.com/').catch(() => 0)"
     )
     time.sleep(0.5)
     with pytest.raises(AssertionError):

@@ -189,7 +189,8 @@ def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         return io.BytesIO(data)
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    monkeypatch.setattr(onnxruntime_web, "SHA512", b64encode(hashlib.sha512(data).digest()).decode())
+    digest = b64encode(hashlib.sha512(data).digest()).decode()
+    monkeypatch.setattr(onnxruntime_web, "SHA512", digest)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", "https://mirror.example/npm/")
     return asked
@@ -224,7 +225,7 @@ def test_without_network_the_error_says_what_helps(
         raise urllib.error.URLError("Temporary failure in name resolution")
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
-    with pytest.raises(ConfigError, match=r"give --runtime onnxruntime-web-.*\.tgz, from `npm pack"):
+    with pytest.raises(ConfigError, match=r"give --runtime onnxruntime-web-.*\.tgz, from `npm"):
         runtime_files()
 
 

@@ -72,7 +72,7 @@ class ActingStep(nn.Module):
 
     @property
     def numbers(self) -> int:
-        """How many uniform numbers a step takes: for two latents, the lookahead's, and an action."""
+        """Uniform numbers that a step takes: for two latents, the lookahead and an action."""
         return (2 + self.player.config.lookahead) * self.world_model.config.latent_variables + 1
 
     def forward(
