@@ -271,13 +271,17 @@ def test_failed_writes_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*args: Any) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def begin(path: Path) -> None:
+        with new_directory(path) as found:
+            (found / "a").write_text("begun")
+            (found / "b").write_bytes(b"")
+
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         with pytest.raises(OSError, match="No space left"):
             write_new(tmp_path / "file", b"data")
-        with pytest.raises(OSError, match="No space"), new_directory(tmp_path / "dir") as found:
-            (found / "a").write_text("begun")
-            (found / "b").write_bytes(b"")
+        with pytest.raises(OSError, match="No space left"):
+            begin(tmp_path / "dir")
     assert list(tmp_path.iterdir()) == []
     with new_directory(tmp_path / "dir") as found:
         (found / "a").write_text("whole")

@@ -284,7 +284,8 @@ def test_phone_dark_mode_and_keyboard_alone(catch: Page, driver: Any, tmp_path: 
     assert small == [], "large enough to touch"
     nameless = driver.execute_script(
         "return [...document.querySelectorAll('button, input, select, canvas[role]')]"
-        ".filter((e) => !(e.ariaLabel || e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML)"
+        ".filter((e) => !(e.ariaLabel || e.textContent.trim() || e.labels?.length))"
+        ".map((e) => e.outerHTML)"
     )
     assert nameless == []
     # Tab reaches every control, and Enter works them.

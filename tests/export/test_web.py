@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from tests.cli.commands import complaint
 from tests.export.agents import made, saved
+from tests.training.runs import tiny
 
 from drama import Agent
 from drama.cli import main
@@ -28,7 +29,6 @@ from drama.export.controls import action_names, idle_action
 from drama.export.onnxruntime_web import FILES, VERSION, runtime_files
 from drama.export.starts import CONTEXT, find_starts
 from drama.export.web import palette
-from tests.training.runs import tiny
 
 Capture = pytest.CaptureFixture[str]
 

@@ -39,16 +39,19 @@ class Player {
   get speed() { return SPEEDS[Number($("speed").value)]; }
   get now() { return this.moments.at(-1); }
 
-  /** Begin the dream at the chosen start frame. */
-  async restart() {
+  /** Begin again at the chosen start frame, or after an end at the next one, with other numbers. */
+  async restart(next = false) {
     this.wanted = [];
+    this.episode = next ? this.episode + 1 : 0;
+    if (next) this.chooseStart((this.start + 1) % this.manifest.starts.length);
+    const seed = (this.seed + this.episode) >>> 0;
     await this.exclusive(async () => {
-      this.ends = new Random(this.seed, END);
-      this.choices = new Random(this.seed, POLICY);
+      this.ends = new Random(seed, END);
+      this.choices = new Random(seed, POLICY);
       this.ended = false;
       this.steps = 0;
       this.input.last = this.manifest.actions.idle ?? 0;
-      const moment = await this.source.start({ start: this.start, seed: this.seed });
+      const moment = await this.source.start({ start: this.start, seed });
       this.moments.push({ ...moment, by: this.by, first: true });
       this.show();
       say(this.playing ? `${this.by === "human" ? "You play" : "The agent plays"}.` : "Paused. A key or a button takes one step.");
@@ -79,7 +82,7 @@ class Player {
   }
 
   async step(given) {
-    if (this.ended) return this.restart();
+    if (this.ended) return this.restart(true);
     await this.exclusive(async () => {
       const { by, pressed, tapped } = this;
       this.pressed = this.tapped = null;
@@ -195,9 +198,12 @@ function showStarts(player) {
     button.addEventListener("click", () => choose(index));
     return button;
   });
-  const choose = (index) => {
+  player.chooseStart = (index) => {
     player.start = index;
     check(buttons, index);
+  };
+  const choose = (index) => {
+    player.chooseStart(index);
     player.restart();
   };
   $("starts").replaceChildren(...buttons);
