@@ -29,7 +29,7 @@ from drama.errors import ConfigError
 from drama.export import export_web
 from drama.export.onnxruntime_web import runtime_files
 from drama.export.random import END, PageRandom
-from drama.export.starts import find_starts
+from drama.export.starts import Start
 
 DRIVER = os.environ.get("DRAMA_CHROMEDRIVER") or shutil.which("chromedriver")
 
@@ -48,9 +48,19 @@ SEED = 7
 
 class Page(NamedTuple):
     agent: Agent
-    run: Path
+    folder: Path
     url: str
     asked: list[str]
+
+    def start(self, index: int) -> Start:
+        """A start, read from the page's files."""
+        manifest = json.loads((self.folder / "dream.json").read_text())
+        shape, dtype = manifest["observation"]["shape"], manifest["observation"]["dtype"]
+        frames = np.fromfile(self.folder / "starts.bin", dtype).reshape(-1, *shape)
+        counts = [start["observations"] for start in manifest["starts"]]
+        begin, chosen = sum(counts[:index]), manifest["starts"][index]
+        obs = frames[begin : begin + counts[index]]
+        return Start(obs, np.array(chosen["actions"], np.int64), chosen["label"])
 
 
 def serve(folder: Path, asked: list[str]) -> http.server.ThreadingHTTPServer:
@@ -76,7 +86,7 @@ def exported(env: str, tmp: Path) -> Iterator[Page]:
     export_web(agent, tmp / "page", run=run, starts=4)
     asked: list[str] = []
     server = serve(tmp / "page", asked)
-    yield Page(agent, run, f"http://127.0.0.1:{server.server_port}", asked)
+    yield Page(agent, tmp / "page", f"http://127.0.0.1:{server.server_port}", asked)
     server.shutdown()
     server.server_close()
 
@@ -156,7 +166,8 @@ def assert_clean(driver: Any, page: Page) -> None:
 def test_dream_played_by_keys_is_that_of_pytorch(
     catch: Page, driver: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    start = find_starts(catch.agent, catch.run, 4)[3]
+    start = catch.start(3)
+    assert len(start.obs) > 1, "a start with a context"
     actions = [(3 * t + t // 5) % 3 for t in range(FRAMES)]
     expected = dream(catch.agent, start, SEED, actions)
     opened(driver, catch, f"paused&by=human&seed={SEED}&start=3")
@@ -322,7 +333,7 @@ def test_touch_and_clip(catch: Page, driver: Any) -> None:
 
 
 def test_vector_observations_are_plotted(cart: Page, driver: Any, tmp_path: Path) -> None:
-    start = find_starts(cart.agent, cart.run, 4)[0]
+    start = cart.start(0)
     actions = [t % 2 for t in range(30)]
     expected = dream(cart.agent, start, 1, actions)
     opened(driver, cart, "paused&by=human&seed=1")
