@@ -25,6 +25,9 @@ def made(env: str, changes: dict[str, Any] | None = None) -> Agent:
             layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator))
         for layer in (agent.world_model.prior_head, agent.world_model.termination_head.out):
             layer.weight.mul_(4)
+        if len(agent.observation_space.shape or ()) == 1:  # small numbers, almost one latent
+            agent.world_model.encoder.layers[0].weight.mul_(20)
+            agent.world_model.encoder.layers[-1].weight.mul_(4)
     return agent
 
 

@@ -63,7 +63,9 @@ def export_torch(agent: Agent, path: str | Path) -> None:
     check_new(path)
     file = io.BytesIO()
     metadata = json.dumps(describe_acting(agent))
-    torch.export.save(acting_graph(agent).program(), file, extra_files={"drama.json": metadata})
+    # Decomposed: a saved program with autocast regions cannot be read back.
+    program = acting_graph(agent).program().run_decompositions({})
+    torch.export.save(program, file, extra_files={"drama.json": metadata})
     write_new(path, file.getvalue())
 
 
