@@ -13,7 +13,7 @@ SOAK_HOURS ?= 8
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install dev test test-core test-lab test-suites coverage faults lint types check clean \
+.PHONY: help quickstart install dev test test-core test-lab test-learning test-suites coverage faults lint types check clean \
 	distclean
 
 help: ## Show this list.
@@ -34,6 +34,9 @@ test-core: dev ## Run the tests of sequence models, replay, world model and beha
 
 test-lab: dev ## Run the tests of the experiment scripts in lab/.
 	$(PY) -m pytest lab/tests $(PYTEST_ARGS)
+
+test-learning: $(VENV)/.installed-learning ## Train `quick` on four tasks to a required score: about half an hour.
+	$(PY) -m pytest -m learning tests/learning $(PYTEST_ARGS)
 
 coverage: dev ## Run the quick tests and show which lines of src/ they do not reach.
 	$(PY) -m pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
@@ -76,6 +79,10 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/pip
 	$(PY) -m pip install --editable '.[dev]'
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-learning: pyproject.toml $(VENV)/.installed-dev
+	$(PY) -m pip install --editable '.[dev,minatar]'
+	@touch $(VENV)/.installed $(VENV)/.installed-dev $@
 
 $(VENV)/.installed-suite: pyproject.toml $(VENV)/.installed-dev
 	$(PY) -m pip install --editable '.[dev,suite]'

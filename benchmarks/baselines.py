@@ -1,28 +1,14 @@
-"""Model-free baselines on the same environments: ``python -m benchmarks.baselines``.
+"""Model-free baselines on the same environments: ``python -m benchmarks.baselines --suite small``.
 
-Trains Stable-Baselines3's DQN and PPO on the same adapted environments for the same number of
-environment steps, evaluates them on seeds unused in training, and writes
-``docs/assets/results/<env>-<agent>.json``: learning curves, evaluation episodes, settings with
-sources, versions, wall time. Finished runs under ``--runs`` are not repeated.
-
-On MinAtar all use the small convolutional network of its paper.
-
-``dqn``
-    The MinAtar paper's settings, tuned for five million steps.
-``dqn-short``
-    The same, adapted to tens of thousands of steps: exploration annealed over 10 % of the run, an
-    earlier first update, Adam.
-``ppo``
-    PureJaxRL's settings for MinAtar, with 8 environments instead of 64, so 8 times the updates.
-``ppo-atari``
-    RL Baselines3 Zoo's settings for Atari, tuned for ten million steps: four stacked frames, the
-    network of Nature's DQN, signs of rewards. Environment and frames (64 x 64, colour) are those of
-    Drama; step size and clipping are annealed to zero over this run.
+Trains the agents of ``benchmarks.baseline_agents`` (Stable-Baselines3's DQN and PPO) on the same
+adapted environments for the same number of environment steps, evaluates them on seeds unused in
+training, and writes ``docs/assets/results/<env>-<agent>-<steps>.json``: learning curves, evaluation
+episodes, settings with sources, versions, wall and CPU time. With ``--suite`` games, steps and
+seeds are those of a suite, otherwise those given. Finished runs under ``--runs`` are not repeated.
 
 ``greedy`` evaluates the most probable action, ``sampled`` a sampled one (PPO from the policy, DQN
-with its last epsilon). PPO ends with the first whole rollout at or after the number of steps.
-
-One file: each baseline's settings stand next to the code that trains and evaluates it.
+with its last epsilon). A run ends with the first whole rollout at or after the number of steps,
+which is its own ``environment_steps``.
 """
 
 from __future__ import annotations
@@ -32,172 +18,28 @@ import inspect
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 import stable_baselines3 as sb3
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
-from torch import Tensor, nn
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 import drama
 from benchmarks import measure
+from benchmarks.baseline_agents import Baseline, baselines, names_of
+from drama.suite import load_spec
 
 RESULTS = measure.DOCS / "assets" / "results"
-EPISODES = {"MinAtar/Freeway-v1": 20, "ALE/Boxing-v5": 20, "ALE/Pong-v5": 20}
-"""Evaluation episodes, by default 100; those of Freeway always take 2501 steps."""
+EPISODES = {"MinAtar/Freeway-v1": 20, "ALE/": 20}
+"""Evaluation episodes by the beginning of a game's id, else 100; Freeway's take 2501 steps each."""
 EVALUATION_SEED = 10_000
 """As :class:`drama.config.EvaluationConfig`: distinct from training seeds."""
-
-MINATAR = (
-    "Young & Tian 2019, arXiv:1903.03176, and its github.com/kenjyoung/MinAtar/examples/dqn.py"
-)
-PUREJAXRL = "github.com/luchris429/purejaxrl/examples/brax_minatar.ipynb"
-ZOO = "github.com/DLR-RM/rl-baselines3-zoo/hyperparams/ppo.yml, atari"
-
-
-class SmallCNN(BaseFeaturesExtractor):
-    """One convolution of 16 filters 3 x 3 and a layer of 128 units, both with ReLU.
-
-    The network of the MinAtar paper up to its output layer.
-    """
-
-    def __init__(self, observation_space: gym.spaces.Box) -> None:
-        super().__init__(observation_space, features_dim=128)
-        channels, height, width = observation_space.shape  # as Stable-Baselines3 transposes it
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, 16, 3),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(16 * (height - 2) * (width - 2), 128),
-            nn.ReLU(),
-        )
-
-    def forward(self, observations: Tensor) -> Tensor:
-        """Map frames in 0..1, ``(B, C, H, W)``, to features ``(B, 128)``."""
-        features: Tensor = self.layers(observations)
-        return features
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """An algorithm of Stable-Baselines3 and its settings."""
-
-    algorithm: type[BaseAlgorithm]
-    source: str
-    """Source of the settings, and deviations from it."""
-    settings: dict[str, Any]
-    policy: dict[str, Any] = field(default_factory=dict)
-    num_envs: int = 1
-    anneal: tuple[str, ...] = ()
-    """Settings annealed linearly to zero."""
-    network: type[BaseFeaturesExtractor] = SmallCNN
-    stack: int = 1
-    """Stacked frames."""
-    signs: bool = False
-    """Learn from the signs of rewards."""
-
-    def environments(self, env_id: str, seed: int | None, count: int, *, learning: bool) -> VecEnv:
-        """Make the wrapped environments of the algorithm."""
-
-        def build() -> gym.Env[Any, Any]:
-            env = drama.make_env(env_id, seed, life_loss=learning)
-            return gym.wrappers.TransformReward(env, np.sign) if self.signs and learning else env
-
-        envs: VecEnv = DummyVecEnv([build for _ in range(count)])
-        return VecFrameStack(envs, self.stack) if self.stack > 1 else envs
-
-
-def rmsprop(parameters: Any, lr: float, **_: Any) -> torch.optim.Optimizer:
-    """RMSprop as in the MinAtar paper: centred, squared gradients decayed by 0.95."""
-    return torch.optim.RMSprop(parameters, lr, alpha=0.95, eps=0.01, centered=True, momentum=0.95)
-
-
-def baselines(steps: int) -> dict[str, Baseline]:
-    """Return the baselines by name, for runs of ``steps`` environment steps."""
-    dqn: dict[str, Any] = {
-        "learning_rate": 2.5e-4,
-        "buffer_size": 100_000,
-        "learning_starts": 5000,
-        "batch_size": 32,
-        "gamma": 0.99,
-        "train_freq": 1,
-        "gradient_steps": 1,
-        "target_update_interval": 1000,
-        "max_grad_norm": 1e9,  # the paper clips no gradients
-    }
-    return {
-        "dqn": Baseline(
-            sb3.DQN,
-            f"{MINATAR}: as published, epsilon from 1 to 0.1 over 100 000 steps",
-            {
-                **dqn,
-                "exploration_initial_eps": 1.0,
-                # Where the run is shorter than the schedule, it stops on the way.
-                "exploration_fraction": min(1.0, 100_000 / steps),
-                "exploration_final_eps": 1.0 - 0.9 * min(1.0, steps / 100_000),
-            },
-            {"optimizer_class": rmsprop},
-        ),
-        "dqn-short": Baseline(
-            sb3.DQN,
-            f"{MINATAR}, but: first update after 1000 steps, epsilon from 1 to 0.05 over a tenth "
-            "of the run, Adam",
-            {
-                **dqn,
-                "learning_starts": 1000,
-                "exploration_initial_eps": 1.0,
-                "exploration_fraction": 0.1,
-                "exploration_final_eps": 0.05,
-            },
-        ),
-        "ppo": Baseline(
-            sb3.PPO,
-            f"{PUREJAXRL}, but: 8 environments instead of 64, 4 minibatches of 256 instead of 8 of "
-            "1024, the MinAtar paper's network",
-            {
-                "learning_rate": 5e-3,
-                "n_steps": 128,
-                "n_epochs": 4,
-                "batch_size": 256,
-                "gamma": 0.99,
-                "gae_lambda": 0.95,
-                "clip_range": 0.2,
-                "clip_range_vf": 0.2,
-                "ent_coef": 0.01,
-                "vf_coef": 0.5,
-                "max_grad_norm": 0.5,
-            },
-            {"optimizer_kwargs": {"eps": 1e-5}},
-            num_envs=8,
-            anneal=("learning_rate",),
-        ),
-        "ppo-atari": Baseline(
-            sb3.PPO,
-            f"{ZOO}, but: frames of 64 x 64 in colour",
-            {
-                "learning_rate": 2.5e-4,
-                "n_steps": 128,
-                "n_epochs": 4,
-                "batch_size": 256,
-                "clip_range": 0.1,
-                "vf_coef": 0.5,
-                "ent_coef": 0.01,
-            },
-            num_envs=8,
-            anneal=("learning_rate", "clip_range"),
-            network=NatureCNN,
-            stack=4,
-            signs=True,
-        ),
-    }
 
 
 class Episodes(BaseCallback):
@@ -221,6 +63,9 @@ def evaluate(
 ) -> list[float]:
     """Return the returns of ``episodes`` consecutive episodes."""
     env = spec.environments(env_id, EVALUATION_SEED, 1, learning=False)
+    if (learnt := model.get_vec_normalize_env()) is not None:
+        env = VecNormalize(env, training=False, norm_reward=False)
+        env.obs_rms = learnt.obs_rms
     returns: list[float] = []
     obs, total = env.reset(), 0.0
     while len(returns) < episodes:
@@ -236,34 +81,32 @@ def evaluate(
 
 def train(env_id: str, name: str, steps: int, seed: int, episodes: int) -> dict[str, Any]:
     """Train and evaluate one seed."""
-    spec = baselines(steps)[name]
-    envs = spec.environments(env_id, None, spec.num_envs, learning=True)
+    spec = baselines(env_id, steps)[name]
+    envs: VecEnv = spec.environments(env_id, None, spec.num_envs, learning=True)
+    if spec.normalise:
+        envs = VecNormalize(envs, gamma=spec.settings["gamma"])
     settings = dict(spec.settings)
     for key in spec.anneal:
         settings[key] = LinearSchedule(settings[key], 0.0, 1.0)
     model = spec.algorithm(
-        "CnnPolicy",
+        "CnnPolicy" if len(envs.observation_space.shape or ()) == 3 else "MlpPolicy",
         envs,
         seed=1000 * seed,  # of the first environment; the others' follow it
         device="cpu",
-        policy_kwargs={
-            "features_extractor_class": spec.network,
-            "net_arch": [],
-            "normalize_images": True,
-            **spec.policy,
-        },
+        policy_kwargs=spec.policy_options(),
         **settings,
     )
     curve = Episodes()
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     model.learn(steps, callback=curve)
-    seconds = time.perf_counter() - began
+    seconds, used = time.perf_counter() - began, time.process_time() - used
     greedy = evaluate(model, spec, env_id, episodes, greedy=True)
     sampled = evaluate(model, spec, env_id, episodes, greedy=False)
     return {
         "seed": seed,
         "environment_steps": model.num_timesteps,
         "wall_seconds": round(seconds, 1),
+        "cpu_seconds": round(used, 3),
         "greedy": {"mean": float(np.mean(greedy)), "returns": greedy},
         "sampled": {"mean": float(np.mean(sampled)), "returns": sampled},
         "episodes": curve.rows,
@@ -290,7 +133,7 @@ def run(
             f"sampled {rows[-1]['sampled']['mean']:.2f}, {rows[-1]['wall_seconds']:.0f} s",
             flush=True,
         )
-    spec = baselines(steps)[name]
+    spec = baselines(env_id, steps)[name]
     described = asdict(spec) | {"algorithm": spec.algorithm.__name__}
     described["network"] = spec.network.__name__
     described["policy"] = {k: v.__doc__ if callable(v) else v for k, v in spec.policy.items()}
@@ -331,10 +174,43 @@ def slug(env_id: str) -> str:
     return env_id.replace("/", "-")
 
 
+def write(result: dict[str, Any], place: Path) -> Path:
+    """Write the results of an agent on a game; the file is named for game, agent and steps."""
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / f"{slug(result['env'])}-{result['agent']}-{result['steps']}.json"
+    path.write_text(text(result), encoding="utf-8")
+    return path
+
+
+def episodes_of(env_id: str) -> int:
+    """Return the number of evaluation episodes of a game."""
+    return next((n for start, n in EPISODES.items() if env_id.startswith(start)), 100)
+
+
+class Task(NamedTuple):
+    """Runs of one agent on one game."""
+
+    env: str
+    agent: str
+    steps: int
+    seeds: tuple[int, ...]
+
+
+def suite_tasks(source: str) -> list[Task]:
+    """Return the baselines of a suite: its games, at its steps, with its seeds."""
+    spec = load_spec(source)
+    found = []
+    for env_id in spec.games:
+        steps = spec.config(spec.variants[0], env_id, spec.seeds[0]).steps
+        found += [Task(env_id, name, steps, spec.seeds) for name in names_of(env_id)]
+    return found
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.baselines")
+    parser.add_argument("--suite", help="a built-in suite or a .toml file, instead of:")
     parser.add_argument("--envs", nargs="+", default=["MinAtar/Breakout-v1", "MinAtar/Freeway-v1"])
-    parser.add_argument("--agents", nargs="+", default=["dqn", "dqn-short", "ppo"])
+    parser.add_argument("--agents", nargs="+", help="default: those of the game")
     parser.add_argument("--steps", type=int, default=50_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--episodes", type=int, help="episodes per evaluation")
@@ -342,13 +218,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # the networks are too small to share out
-    for env_id in options.envs:
-        for name in options.agents:
-            episodes = options.episodes or EPISODES.get(env_id, 100)
-            result = run(env_id, name, options.steps, options.seeds, episodes, options.runs)
-            options.out.mkdir(parents=True, exist_ok=True)
-            path = options.out / f"{slug(env_id)}-{name}.json"
-            path.write_text(text(result), encoding="utf-8")
+    if options.suite is not None:
+        tasks = suite_tasks(options.suite)
+    else:
+        seeds = tuple(options.seeds)
+        tasks = [
+            Task(env_id, name, options.steps, seeds)
+            for env_id in options.envs
+            for name in options.agents or names_of(env_id)
+        ]
+    for env_id, name, steps, seeds in tasks:
+        episodes = options.episodes or episodes_of(env_id)
+        write(run(env_id, name, steps, seeds, episodes, options.runs), options.out)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ SETTINGS: dict[str, Any] = {
     "world_model.filters": (8,),
     "world_model.latent_variables": 4,
     "world_model.latent_classes": 4,
+    "world_model.spatial_latents": 0,
     "world_model.head_units": 16,
     "world_model.vector_units": 16,
     "world_model.batch_size": 4,

@@ -6,8 +6,9 @@ AssertionError on failure. On a CPU the same code compares the CPU with itself.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from drama import Agent
 from drama.config import Config
 from drama.ops.categorical import uniform_numbers
 from drama.ssm import selective_scan, ssd
+from drama.training.collector import Choice
 from drama.training.device import autocast
 from drama.training.graphs import EAGER_CALLS
 from drama.training.trainer import Trainer
@@ -146,7 +148,6 @@ def _trained(config: Config, updates: int, **training: Any) -> tuple[dict[str, T
         for part in ("world_model", "behaviour")
         for name, tensor in getattr(agent, part).state_dict().items()
     }
-    agent.env.close()
     return weights, made
 
 
@@ -155,6 +156,8 @@ def graphs(config: Config) -> dict[str, Any]:
     updates = EAGER_CALLS + 5
     replayed, made = _trained(config, updates, cuda_graphs=True)
     eager, other = _trained(config, updates, cuda_graphs=False)
+    for trainer in (made, other):
+        trainer.collector.stream.env.close()
     found = require({name: distance(replayed[name], t) for name, t in eager.items()}, 0.02)
     expected = other.random.state()["loop"]
     for name, state in made.random.state()["loop"].items():
@@ -166,18 +169,37 @@ def graphs(config: Config) -> dict[str, Any]:
 
 
 def no_waiting(config: Config) -> dict[str, Any]:
-    """Check that no update synchronises with the host: PyTorch's debug mode would raise."""
+    """Check that updating, acting and storing never wait for the GPU: debug mode would raise."""
     _, made = _trained(config, 2, cuda_graphs=False)
-    if config.device != "cuda":
-        return {"checked": False}
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
+    if config.device == "cuda":
+        torch.cuda.synchronize()
     try:
         for purpose in made.learner.updates:
-            made.update(purpose)
+            with _no_synchronisation(config.device):
+                made.update(purpose)
+        made.collector.begin()
+        with _no_synchronisation(config.device):
+            action, state = made.collector.act()
+        choice = Choice(made.collector.player.actions.to_host(action)[0], state)
+        end = made.collector.take(choice)
+        with _no_synchronisation(config.device):
+            made.collector.store(end)
+    finally:
+        made.collector.stream.env.close()
+    return {"checked": config.device == "cuda"}
+
+
+@contextlib.contextmanager
+def _no_synchronisation(device: str) -> Iterator[None]:
+    """Raise where an operation waits for the GPU."""
+    if device != "cuda":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return {"checked": True}
 
 
 CHECKS: dict[str, Callable[[Config], dict[str, Any]]] = {

@@ -1,9 +1,10 @@
 """The results page: ``python -m benchmarks.results [SUITE ...]``.
 
-Condenses each given suite directory (of ``drama suite run experiments/NAME.toml``) to
-``docs/assets/results/suite-NAME.json``: settings, machine, wall time, evaluation and learning curve
-of every run. These files and those of ``benchmarks.baselines`` suffice to make the tables and
-figures of ``docs/results.md`` and the table of the README.
+Condenses each given suite directory (of ``drama suite run experiments/NAME.toml``, or of a built-in
+suite) to ``docs/assets/results/suite-NAME.json``: settings, machine, wall and CPU time, evaluation
+and learning curve of every run. These files and those of ``benchmarks.baselines`` suffice to make
+the tables and figures of ``docs/results.md`` and the table of the README. A built-in suite has a
+section there from its first evaluated run on (``benchmarks.suite_page``).
 
 Intervals are 95 % bootstrap intervals of the mean over seeds; with three seeds they are too narrow.
 
@@ -16,41 +17,15 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import matplotlib as mpl
-import numpy as np
-import numpy.typing as npt
-
-import drama
-from benchmarks import measure
-from benchmarks.suites import POINTS, finished, made, thinned, update, width_of
-from drama.evaluation import game_of, published
-from drama.report.drawing import looks
-from drama.report.runs import reference_of
+from benchmarks import measure, suite_page
+from benchmarks.comparison import RANDOM_EPISODES, published_line, random_returns
+from benchmarks.curves import Panels, baseline_curves, draw
+from benchmarks.suites import asked, update
+from benchmarks.tables import Row, load, table
 
 RESULTS = measure.DOCS / "assets" / "results"
-NAMES = {
-    "ppo": "SB3 PPO",
-    "dqn": "SB3 DQN",
-    "dqn-short": "SB3 DQN",
-    "ppo-atari": "SB3 PPO",
-}
-RANDOM_EPISODES = {"MinAtar/Breakout-v1": 1000, "MinAtar/Freeway-v1": 100}
-"""Episodes of random play for games without a reference score."""
-PUBLISHED = ("Drama-XS", "DreamerV3", "STORM", "PPO")
-"""Methods whose published scores are shown."""
-
-Array = npt.NDArray[np.float64]
-
-
-class Row(NamedTuple):
-    """One row of a table: a variant of a suite on one game."""
-
-    suite: str
-    variant: str
-    env: str
-    mode: str = "greedy"
 
 
 class Benchmark(NamedTuple):
@@ -105,118 +80,17 @@ README = (
     BENCHMARKS["minatar"].rows[2],
     Row("atari-ratio", "twenty", "ALE/Boxing-v5"),
 )
-"""Rows of the README."""
-
-
-# ------------------------------------------------------------------------------------ statistics
-
-
-def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of the mean."""
-    sampled = np.random.default_rng(seed).choice(np.asarray(values), (10_000, len(values)))
-    low, high = np.quantile(sampled.mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def baselines_of(env: str, place: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return agent and result of each file of ``benchmarks.baselines`` on an environment."""
-    slug = env.replace("/", "-")
-    found = []
-    for path in sorted(place.glob(f"{slug}-*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if result.get("env") == env and "agent" in result:
-            found.append((result["agent"], result))
-    return found
-
-
-def at_its_best(other: dict[str, Any]) -> tuple[str, list[float]]:
-    """Return the better evaluation mode of a baseline and the mean return of each seed."""
-    greedy, sampled = ([r[key]["mean"] for r in other["runs"]] for key in ("greedy", "sampled"))
-    return (", sampled actions", sampled) if np.mean(sampled) > np.mean(greedy) else ("", greedy)
-
-
-def band(curves: Sequence[dict[str, list[float]]]) -> tuple[Array, Array, Array, Array]:
-    """Return steps, mean, minimum and maximum of curves over their common range."""
-    start = max(curve["step"][0] for curve in curves)
-    stop = min(curve["step"][-1] for curve in curves)
-    grid = np.linspace(start, max(start, stop), POINTS)
-    values = np.stack([np.interp(grid, curve["step"], curve["return"]) for curve in curves])
-    return grid, values.mean(axis=0), values.min(axis=0), values.max(axis=0)
+"""Rows of the README for tasks that no suite with results covers."""
 
 
 # --------------------------------------------------------------------------------------- the page
 
 
-def load(place: Path, suite: str) -> dict[str, Any]:
-    """Return the condensed suite of that name."""
-    found: dict[str, Any] = json.loads((place / f"suite-{suite}.json").read_text(encoding="utf-8"))
-    return found
-
-
-def label_of(result: dict[str, Any], row: Row) -> str:
-    """Return the variant's label, with the evaluation mode if that is not greedy."""
-    label: str = result["variants"][row.variant]
-    return label + ("" if row.mode == "greedy" else ", sampled actions")
-
-
-def score_cells(place: Path, row: Row) -> tuple[str, ...]:
-    """Return steps, minutes, return, interval, seeds, baseline and random return of a row."""
-    result = load(place, row.suite)
-    runs = [r for r in finished(result, row.env, row.variant) if row.mode in r["evaluation"]]
-    means = [run["evaluation"][row.mode]["mean"] for run in runs]
-    low, high = interval(means)
-    minutes = float(np.median([run["seconds"] / 60 for run in runs]))
-    return (
-        made(runs),
-        f"{minutes:.0f}",
-        f"**{np.mean(means):.2f}**",
-        f"{low:.2f} to {high:.2f}" if len(means) > 1 else "",  # one seed has no interval
-        str(len(means)),
-        baseline_of(row.env, place),
-        random_of(row.env, place),
-    )
-
-
-def baseline_of(env: str, place: Path) -> str:
-    """Return the best model-free baseline of a game: name and mean return."""
-    found = [(float(np.mean(at_its_best(o)[1])), NAMES[n]) for n, o in baselines_of(env, place)]
-    return "{1} {0:.2f}".format(*max(found)) if found else ""
-
-
-def random_of(env: str, place: Path) -> str:
-    """Return the mean return of the random policy, published or measured."""
-    reference = reference_of(env)
-    if reference is not None:
-        return f"{reference.floor:.2f}"
-    measured = json.loads((place / "random.json").read_text(encoding="utf-8"))
-    return f"{measured['returns'][env]:.2f}"
-
-
-def table(place: Path, rows: Sequence[Row]) -> str:
-    """Return the table of a benchmark, or that of the README."""
-    header = (
-        *("task", "agent", "steps", "minutes", "return", "95 % interval"),
-        *("seeds", "baseline", "random"),
-    )
-    return measure.table(
-        header,
-        [
-            (row.env, label_of(load(place, row.suite), row), *score_cells(place, row))
-            for row in rows
-        ],
-    )
-
-
-def published_of(env: str) -> list[tuple[str, float]]:
-    """Return published mean scores after 100 000 steps of an Atari100k game."""
-    if game_of(env) is None:
-        return []
-    return [
-        (method, score.score)
-        for method in PUBLISHED
-        for score in published(method, env)
-        if score.seed is None
-    ]
+def readme_rows(place: Path) -> list[Row]:
+    """Return the rows of the README: those of the built-in suites, then of further tasks."""
+    rows = [row for name in suite_page.SUITES for row in suite_page.rows_of(name, place)]
+    covered = {row.env for row in rows}
+    return rows + [row for row in README if row.env not in covered]
 
 
 def provenance(place: Path, suites: Sequence[str]) -> str:
@@ -242,23 +116,19 @@ def markdown(name: str, place: Path) -> str:
     benchmark = BENCHMARKS[name]
     suites = list(dict.fromkeys(row.suite for row in benchmark.rows))
     envs = list(dict.fromkeys(row.env for row in benchmark.rows))
-    scores = [
-        f"{env}: " + ", ".join(f"{method} {score:g}" for method, score in published_of(env))
-        for env in envs
-        if published_of(env)
-    ]
     parts = [
         table(place, benchmark.rows),
-        f"Published after 100,000 steps: {'; '.join(scores)}." if scores else "",
+        published_line(envs),
         f"![Learning curves: {benchmark.title}](assets/results/{name}.png)",
         provenance(place, suites),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def curves_of(place: Path, rows: Sequence[Row]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+def curves_of(place: Path, rows: Sequence[Row]) -> Panels:
     """Return learning curves by game and by label: ours and those of the baselines."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    found: Panels = {}
+    steps: dict[str, int] = {}
     for row in rows:
         result, panel = load(place, row.suite), found.setdefault(row.env, {})
         panel[result["variants"][row.variant]] = [
@@ -266,76 +136,10 @@ def curves_of(place: Path, rows: Sequence[Row]) -> dict[str, dict[str, list[dict
             for run in result["runs"]
             if (run["env"], run["variant"]) == (row.env, row.variant)
         ]
+        steps[row.env] = asked(result, row.env)
     for env, panel in found.items():
-        panel |= baseline_curves(env, place)
+        panel |= baseline_curves(env, place, steps[env])
     return found
-
-
-def baseline_curves(env: str, place: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the learning curves of the baselines of a game."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for name, other in baselines_of(env, place):
-        for run in other["runs"]:
-            episodes = run["episodes"]
-            columns = (np.array(episodes[key]) for key in ("step", "return"))
-            step, ret = thinned(*columns, width_of(env))
-            found.setdefault(NAMES.get(name, name), []).append({"step": step, "return": ret})
-    return found
-
-
-def draw(panels: dict[str, dict[str, list[dict[str, Any]]]], path: Path) -> None:
-    """Draw learning curves, one panel for each game: mean over seeds and their range."""
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, grid_of_axes = plt.subplots(
-        1,
-        len(panels),
-        figsize=(4.6 * len(panels) + 1.2, 3.2),
-        layout="constrained",
-        squeeze=False,
-    )
-    style = looks(list(dict.fromkeys(label for panel in panels.values() for label in panel)))
-    handles: dict[str, Any] = {}
-    for axes, (env, panel) in zip(grid_of_axes[0], panels.items(), strict=True):
-        for label, curves in panel.items():
-            curves = [curve for curve in curves if len(curve["step"]) > 1]
-            if not curves:
-                continue
-            grid, mean, low, high = band(curves)
-            look = style[label]
-            (handles[label],) = axes.plot(grid, mean, color=look.colour, ls=look.dashes, lw=1.5)
-            axes.fill_between(grid, low, high, color=look.colour, alpha=0.15, lw=0)
-        reference = reference_of(env)
-        for level in () if reference is None else (reference.floor, reference.top):
-            axes.axhline(level, color="grey", lw=0.8, ls=":")
-        axes.set(xlabel="environment steps", title=env)
-        axes.title.set_fontsize(10)
-        axes.locator_params(axis="x", nbins=5)
-        axes.set_ylabel(f"training return, mean of {width_of(env)} episodes", fontsize=9)
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside right center", frameon=False, fontsize=8
-    )
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def random_returns(episodes: dict[str, int], seed: int = 10_000) -> dict[str, Any]:
-    """Play the random policy; the seed is that of evaluations."""
-    returns = {}
-    for env_id, count in episodes.items():
-        env, rng, total = drama.make_env(env_id, seed), np.random.default_rng(seed), 0.0
-        for _ in range(count):
-            env.reset()
-            over = False
-            while not over:
-                action = int(rng.integers(env.action_space.n))  # type: ignore[attr-defined]
-                _, reward, terminated, truncated, _ = env.step(action)
-                total, over = total + float(reward), terminated or truncated
-        returns[env_id] = round(total / count, 4)
-        env.close()
-    command = "python -m benchmarks.results --random"
-    return {"command": command, "episodes": episodes, "seed": seed, "returns": returns}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -357,11 +161,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.random:
         found = json.dumps(random_returns(RANDOM_EPISODES), indent=2) + "\n"
         (place / "random.json").write_text(found, encoding="utf-8")
+    for name in suite_page.SUITES:
+        suite_page.draw_all(name, place)
+        block = suite_page.markdown(name, place)
+        measure.replace_block(args.docs / "results.md", f"suite-{name}", block)
     for name, benchmark in BENCHMARKS.items():
         draw(curves_of(place, benchmark.rows), place / f"{name}.png")
         measure.replace_block(args.docs / "results.md", name, markdown(name, place))
-    readme = table(place, README)
-    measure.replace_block(args.readme, "results", readme)
+    measure.replace_block(args.readme, "results", table(place, readme_rows(place)))
 
 
 if __name__ == "__main__":

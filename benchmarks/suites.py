@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import numpy.typing as npt
 
 import drama
 from drama.config import Config
-from drama.report.runs import read_run, running_mean
+from drama.report.runs import Run, read_run, running_mean
 from drama.settings import flat
-from drama.suite import read_suite
+from drama.suite import BUILT_IN, SuiteSpec, load_spec, read_suite
+from drama.suite.differences import differences
 from drama.suite.layout import Cell
 
 WIDTH = 20
@@ -31,18 +33,60 @@ Array = npt.NDArray[np.float64]
 
 
 def condense(directory: Path, experiments: str = "experiments") -> dict[str, Any]:
-    """Return the condensed results of a suite; ``experiments`` is the folder of its TOML file."""
+    """Return the condensed results of a suite.
+
+    Args:
+        directory: Directory of the suite.
+        experiments: Folder of its TOML file, unless it is a built-in suite.
+    """
     suite = read_suite(directory)
-    labels = {variant.name: variant.label or variant.name for variant in suite.spec.variants}
+    spec = suite.spec
+    labels = {variant.name: variant.label or variant.name for variant in spec.variants}
+    by_game = {game: steps for game in spec.games if (steps := spec.steps_of(game)) is not None}
     return {
-        "suite": suite.spec.name,
-        "title": suite.spec.title or suite.spec.name,
-        "command": f"drama suite run {experiments}/{suite.spec.name}.toml",
+        "suite": spec.name,
+        "title": spec.title or spec.name,
+        "command": command(spec, experiments),
         "variants": labels,
-        "games": list(suite.spec.games),
-        "settings": {c.variant.name: settings(c.config) for c in reversed(suite.cells)},
+        "games": list(spec.games),
+        **({"steps": by_game} if isinstance(spec.steps, Mapping) else {}),
+        "settings": {c.variant.name: shared_settings(c.config, spec) for c in suite.cells},
         "runs": [one_run(cell) for cell in suite.cells],
     }
+
+
+def command(spec: SuiteSpec, experiments: str) -> str:
+    """Return the command that runs a suite: a built-in one or part of it, or that of its file.
+
+    Raises:
+        SystemExit: It has the name of a built-in suite, but other settings.
+    """
+    if spec.name not in BUILT_IN:
+        return f"drama suite run {experiments}/{spec.name}.toml"
+    whole = load_spec(spec.name)
+    parts = ["drama", "suite", "run", spec.name]
+    part = whole
+    for option, field in (("--games", "games"), ("--seeds", "seeds"), ("--variants", "variants")):
+        wanted, known = getattr(spec, field), getattr(whole, field)
+        if field == "variants":
+            wanted, known = ([v.name for v in each] for each in (wanted, known))
+        if len(wanted) < len(known):
+            part = part.narrowed(**{field: wanted})
+            parts += [option, *map(str, wanted)]
+    if isinstance(spec.steps, int) and spec.steps != whole.steps:
+        part = part.narrowed(steps=spec.steps)
+        parts += ["--steps", str(spec.steps)]
+    if changed := differences(part, spec):
+        sys.exit(f"{spec.name} is not the built-in suite of that name: {'; '.join(changed)}")
+    return shlex.join(parts)
+
+
+def shared_settings(config: Config, spec: SuiteSpec) -> dict[str, Any]:
+    """Return the settings that a variant's runs share: without steps, if games have their own."""
+    found = settings(config)
+    if isinstance(spec.steps, Mapping):
+        found.pop("steps", None)
+    return found
 
 
 def joined(here: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
@@ -67,6 +111,10 @@ def joined(here: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     for variant in {run["variant"] for run in kept.values()} & here["settings"].keys():
         if before["settings"][variant] != here["settings"][variant]:
             sys.exit(f"{here['suite']}: the runs of {variant!r} kept so far had other settings")
+    steps = before.get("steps", {}) | here.get("steps", {})
+    for game, count in before.get("steps", {}).items():
+        if steps[game] != count:
+            sys.exit(f"{here['suite']}: the runs of {game} kept so far had {count:,} steps")
     variants = here["variants"] | {
         name: label for name, label in before["variants"].items() if name not in here["variants"]
     }
@@ -75,7 +123,8 @@ def joined(here: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     order = list(variants)
     runs.sort(key=lambda r: (order.index(r["variant"]), games.index(r["env"]), r["seed"]))
     settings = before["settings"] | here["settings"]
-    return {**here, "variants": variants, "games": games, "settings": settings, "runs": runs}
+    whole = {**here, "variants": variants, "games": games, "settings": settings, "runs": runs}
+    return {**whole, "steps": steps} if steps else whole
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -114,6 +163,7 @@ def one_run(cell: Cell) -> dict[str, Any]:
         "steps": cell.step if early else run.steps,
         "steps_asked": run.steps_asked,
         "seconds": round(run.seconds, 1),
+        "cpu_seconds": None if run.cpu is None else round(float(run.cpu.seconds[-1]), 1),
         "starts": len(run.starts),
         "evaluation": {
             mode: {
@@ -122,9 +172,22 @@ def one_run(cell: Cell) -> dict[str, Any]:
             }
             for mode, found in (run.evaluation or early).items()
         },
-        "curve": {"step": steps, "return": returns},
+        "curve": {"step": steps, "return": returns} | cpu_hours(run, steps),
         "machine": {key: start.get(key) for key in MACHINE},
     }
+
+
+def cpu_hours(run: Run, steps: Sequence[int]) -> dict[str, list[float]]:
+    """Return the CPU hours until each of some steps as a column; none if they are not recorded."""
+    if run.cpu is None:
+        return {}
+    hours = run.cpu.at(np.array(steps, float)) / 3600
+    return {"cpu_hours": [round(float(hour), 6) for hour in hours]}
+
+
+def asked(result: Mapping[str, Any], env: str) -> int:
+    """Return the environment steps requested of the runs on a game."""
+    return max((run["steps_asked"] for run in result["runs"] if run["env"] == env), default=0)
 
 
 def width_of(env: str) -> int:

@@ -53,6 +53,7 @@ class Args:
     tau: float = 2.0  # temperature of DFS: 10 for 16 windows sampled a step, here 3.2 [10]
     alpha: float = 1.0  # DFS for imagination: weight of the imagination counter b
     beta: float = 1.0  # DFS for imagination: weight of max(0, v - b)
+    random_shift: tuple[int, int] = (1, 1)  # of images for the world model, in pixels [0 0]
 
     # World model
     filters: tuple[int, ...] = (16, 32, 48)  # of encoder and decoder [16 32 48 64 64]
@@ -61,8 +62,9 @@ class Args:
     image_loss: Literal["squared-error", "cross-entropy"] = "cross-entropy"  # [squared-error]
     standardise_obs: bool = True  # vectors; images are deviations from their mean [False]
     vector_units: int = 256  # hidden units of encoder and decoder for vector observations
-    latent_variables: int = 16  # K [32]
-    latent_classes: int = 16  # C [32]
+    latent_variables: int = 32  # K, of vectors if spatial_latents is not 0
+    latent_classes: int = 8  # C [32]
+    spatial_latents: int = 2  # images: variables at each position of the last feature map [0]
     unimix: float = 0.01  # share of the uniform distribution in each categorical
     width: int = 256  # D [512]
     blocks: int = 2  # Mamba-2 blocks
@@ -165,7 +167,19 @@ class Replay:
         counter = self.trained if purpose == "world_model" else self.imagined
         counter.index_add_(0, end, torch.ones_like(end))
         index = (end[:, None] + torch.arange(1 - length, 1)) % self.args.capacity  # (B, T)
-        return Batch(*(column[index] for column in self.transitions))
+        windows = Batch(*(column[index] for column in self.transitions))
+        if purpose == "world_model" and windows.obs.dim() == 5 and any(self.args.random_shift):
+            return windows._replace(obs=shift(windows.obs, self.args.random_shift))
+        return windows
+
+
+def shift(obs: Tensor, most: tuple[int, int]) -> Tensor:
+    """Shift each window (B, T, H, W, 3) by up to `most` rows and columns; edges are repeated."""
+    for axis, pixels in zip((2, 3), most, strict=True):
+        offset = torch.randint(-pixels, pixels + 1, (len(obs), 1))
+        index = (torch.arange(obs.shape[axis]) - offset).clamp(0, obs.shape[axis] - 1)
+        obs = torch.stack([o.index_select(axis - 1, i) for o, i in zip(obs, index, strict=True)])
+    return obs
 
 
 # -- Distributions and networks --------------------------------------------------------------------
@@ -274,15 +288,27 @@ class Moments(nn.Module):
         self.started.fill_(True)
 
 
+def stoch_size(args: Args, obs_shape: tuple[int, ...]) -> int:
+    """Z: variables times classes."""
+    if args.spatial_latents and len(obs_shape) == 3:
+        return last_side(args, obs_shape) ** 2 * args.spatial_latents * args.latent_classes
+    return args.latent_variables * args.latent_classes
+
+
+def last_side(args: Args, obs_shape: tuple[int, ...]) -> int:
+    """Side of the last feature map."""
+    return obs_shape[0] // (args.stem_stride * 2 ** (len(args.filters) - 1))
+
+
 class Encoder(nn.Module):
     """One observation to the logits of q(z_t | o_t): (n, H, W, 3) or (n, S) to (n, Z)."""
 
     def __init__(self, args: Args, obs_shape: tuple[int, ...]) -> None:
         super().__init__()
-        stoch_size = args.latent_variables * args.latent_classes
+        size = stoch_size(args, obs_shape)
         self.image = len(obs_shape) == 3
         if not self.image:
-            self.layers = vector_layers(obs_shape[0], args.vector_units, stoch_size)
+            self.layers = vector_layers(obs_shape[0], args.vector_units, size)
             self.moments = Moments(obs_shape[0]) if args.standardise_obs else nn.Identity()
             return
         side, _, channels = obs_shape
@@ -293,13 +319,18 @@ class Encoder(nn.Module):
             layers += [conv, nn.BatchNorm2d(filters), nn.SiLU()]
             channels, side = filters, side // stride
         self.layers = nn.Sequential(*layers)
-        self.out = nn.Linear(side * side * channels, stoch_size)
+        self.spatial = args.spatial_latents > 0
+        if self.spatial:  # the same layer at each position
+            self.out = nn.Linear(channels, args.spatial_latents * args.latent_classes)
+        else:
+            self.out = nn.Linear(side * side * channels, size)
 
     def forward(self, obs: Tensor) -> Tensor:
         if not self.image:
             return self.layers(self.moments(symlog(obs)))
         x = self.layers((obs / 255).permute(0, 3, 1, 2))  # (n, 3, H, W) to (n, filters, h, w)
-        return self.out(x.permute(0, 2, 3, 1).flatten(1))
+        x = x.permute(0, 2, 3, 1)
+        return self.out(x).flatten(1) if self.spatial else self.out(x.flatten(1))
 
 
 class Decoder(nn.Module):
@@ -307,15 +338,20 @@ class Decoder(nn.Module):
 
     def __init__(self, args: Args, obs_shape: tuple[int, ...]) -> None:
         super().__init__()
-        stoch_size = args.latent_variables * args.latent_classes
+        size = stoch_size(args, obs_shape)
         self.image = len(obs_shape) == 3
         if not self.image:
-            self.layers = vector_layers(stoch_size, args.vector_units, obs_shape[0])
+            self.layers = vector_layers(size, args.vector_units, obs_shape[0])
             self.moments = Moments(obs_shape[0]) if args.standardise_obs else nn.Identity()
             return
         kernel, stride, filters = args.kernel, args.stem_stride, args.filters[::-1]
-        self.side = obs_shape[0] // (stride * 2 ** (len(filters) - 1))
-        self.inp = nn.Linear(stoch_size, self.side * self.side * filters[0], bias=False)
+        self.side, self.map_filters = last_side(args, obs_shape), filters[0]
+        self.spatial = args.spatial_latents > 0
+        if self.spatial:
+            channels = args.spatial_latents * args.latent_classes
+            self.inp = nn.Linear(channels, filters[0], bias=False)
+        else:
+            self.inp = nn.Linear(size, self.side * self.side * filters[0], bias=False)
         layers = [nn.BatchNorm2d(filters[0]), nn.SiLU()]
         for i, o in itertools.pairwise(filters):
             conv = nn.ConvTranspose2d(i, o, kernel, 2, kernel // 2, output_padding=1, bias=False)
@@ -329,12 +365,94 @@ class Decoder(nn.Module):
         """Logits of the pixels, or the standardised symlog vector."""
         if not self.image:
             return self.layers(stoch)
-        x = self.inp(stoch).unflatten(-1, (self.side, self.side, -1))  # (n, h, w, filters)
+        if self.spatial:
+            stoch = stoch.unflatten(-1, (self.side, self.side, -1))  # (n, h, w, K C)
+        x = self.inp(stoch).reshape(-1, self.side, self.side, self.map_filters)
         logits = self.layers(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         if self.moments is not None:  # what is added here need not be held by the latent
             mean = self.moments.mean.clamp(0.01, 0.99).reshape(logits.shape[1:])
             logits = logits + torch.logit(mean)
         return logits
+
+
+# -- Layers for spatial latents: their weights are shared across positions -------------------------
+
+
+def to_map(x: Tensor, side: int) -> Tensor:
+    """The entries of (n, D) that divide among the positions, as a map (n, channels, side, side)."""
+    channels = x.shape[-1] // side**2
+    maps = x[:, : side**2 * channels].unflatten(-1, (side, side, channels))
+    return maps.permute(0, 3, 1, 2)
+
+
+def from_map(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).flatten(1)
+
+
+class SpatialEmbedding(nn.Module):
+    """concat(z_t, onehot(a_t)) to the sequence model's input by two convolutions."""
+
+    def __init__(self, args: Args, side: int, actions: int) -> None:
+        super().__init__()
+        channels, units, self.side = (
+            args.spatial_latents * args.latent_classes,
+            args.filters[-1],
+            side,
+        )
+        self.size, outputs = side**2 * channels, args.width // side**2
+        self.stoch = nn.Conv2d(channels, units, 3, padding=1, bias=False)
+        nn.init.normal_(self.stoch.weight, std=(9 * args.spatial_latents) ** -0.5)
+        self.action = nn.Linear(actions, units)
+        nn.init.normal_(self.action.weight)
+        self.out = nn.Conv2d(units, outputs, 3, padding=1)
+        self.rest = args.width - side**2 * outputs
+        self.norm = RMSNormSiLU(args.width, 1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stoch, action = x[..., : self.size].flatten(0, -2), x[..., self.size :].flatten(0, -2)
+        hidden = F.silu(self.stoch(to_map(stoch, self.side)) + self.action(action)[..., None, None])
+        y = self.norm(F.pad(from_map(self.out(hidden)), (0, self.rest)))
+        return y.reshape(*x.shape[:-1], -1)
+
+
+class SpatialHidden(nn.Module):
+    """d_t to a map: a convolution of its entries by position, plus all entries at each position."""
+
+    def __init__(self, args: Args, side: int) -> None:
+        super().__init__()
+        units, self.side = args.filters[-1], side
+        self.local = nn.Conv2d(args.width // side**2, units, 3, padding=1, bias=False)
+        self.everywhere = nn.Linear(args.width, units)
+
+    def forward(self, deter: Tensor) -> Tensor:
+        y = self.local(to_map(deter, self.side))
+        return F.silu(y + self.everywhere(deter)[..., None, None])
+
+
+class SpatialPrior(nn.Module):
+    """d_t to the logits of the next latents: (..., D) to (..., Z)."""
+
+    def __init__(self, args: Args, side: int) -> None:
+        super().__init__()
+        self.hidden = SpatialHidden(args, side)
+        self.out = nn.Conv2d(args.filters[-1], args.spatial_latents * args.latent_classes, 1)
+
+    def forward(self, deter: Tensor) -> Tensor:
+        y = from_map(self.out(self.hidden(deter.flatten(0, -2))))
+        return y.reshape(*deter.shape[:-1], -1)
+
+
+class SpatialHead(nn.Module):
+    """Mean and maximum of a hidden map over its positions, then an MLP: (..., D) to (..., n)."""
+
+    def __init__(self, args: Args, side: int, head: MLP) -> None:
+        super().__init__()
+        self.hidden, self.head = SpatialHidden(args, side), head
+
+    def forward(self, deter: Tensor) -> Tensor:
+        y = self.hidden(deter.flatten(0, -2)).flatten(2)
+        y = self.head(torch.cat([y.mean(-1), y.amax(-1)], -1))
+        return y.reshape(*deter.shape[:-1], -1)
 
 
 # -- Mamba-2 (Dao and Gu, 2024, arXiv 2405.21060) --------------------------------------------------
@@ -454,16 +572,26 @@ class WorldModel(nn.Module):
     def __init__(self, args: Args, obs_shape: tuple[int, ...], num_actions: int) -> None:
         super().__init__()
         self.args, self.obs_shape, self.num_actions = args, obs_shape, num_actions
-        stoch_size = args.latent_variables * args.latent_classes
         width, units = args.width, args.head_units
         self.encoder = Encoder(args, obs_shape)
         self.decoder = Decoder(args, obs_shape)
-        embed = nn.Linear(stoch_size + num_actions, width, bias=False)
-        self.embed = nn.Sequential(embed, RMSNormSiLU(width, 1e-5))
-        self.dynamics = Dynamics(args)
-        self.prior_head = nn.Linear(width, stoch_size)
-        self.reward_head = MLP(width, units, 1, args.bins, zero=True)
-        self.termination_head = MLP(width, units, 1, 1, zero=False)
+        self.stoch_size = stoch_size(args, obs_shape)
+        if args.spatial_latents and len(obs_shape) == 3:
+            side, pooled = last_side(args, obs_shape), 2 * args.filters[-1]
+            self.embed = SpatialEmbedding(args, side, num_actions)
+            self.dynamics = Dynamics(args)
+            self.prior_head = SpatialPrior(args, side)
+            reward = MLP(pooled, units, 1, args.bins, zero=True)
+            self.reward_head = SpatialHead(args, side, reward)
+            termination = MLP(pooled, units, 1, 1, zero=False)
+            self.termination_head = SpatialHead(args, side, termination)
+        else:
+            embed = nn.Linear(self.stoch_size + num_actions, width, bias=False)
+            self.embed = nn.Sequential(embed, RMSNormSiLU(width, 1e-5))
+            self.dynamics = Dynamics(args)
+            self.prior_head = nn.Linear(width, self.stoch_size)
+            self.reward_head = MLP(width, units, 1, args.bins, zero=True)
+            self.termination_head = MLP(width, units, 1, 1, zero=False)
         self.twohot = TwoHot(args)
 
     def posterior(self, obs: Tensor) -> Tensor:
@@ -782,8 +910,8 @@ def main(args: Args) -> float:
     torch.manual_seed(args.seed)
     env = make_env(args.env_id, args.seed)  # seeds the first reset; later ones continue from it
     obs_shape, num_actions = env.observation_space.shape, int(env.action_space.n)
-    features = args.latent_variables * args.latent_classes + args.width
     world_model = WorldModel(args, obs_shape, num_actions).eval()
+    features = world_model.stoch_size + args.width
     behaviour = ActorCritic(args, features, num_actions)
     world_model_optimiser = LaProp(
         world_model, args.world_model_lr, args.world_model_warmup, args.world_model_clip, args.eps

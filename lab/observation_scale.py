@@ -27,7 +27,12 @@ from drama.training.trainer import Trainer
 from drama.world_model import symlog
 from lab import LAB, LOG
 
-SQUARED = {"world_model.image_loss": "squared-error", "world_model.standardise_obs": False}
+SQUARED = {
+    "world_model.image_loss": "squared-error",
+    "world_model.standardise_obs": False,
+    "world_model.spatial_latents": 0,
+    "replay.random_shift": (0, 0),
+}
 CROSS = {**SQUARED, "world_model.image_loss": "cross-entropy"}
 CASES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "MinAtar/Asterix-v1": {

@@ -105,7 +105,7 @@ def policy(run: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]]:
 def forget(agent: drama.Agent, trainer: Trainer) -> None:
     """Replace policy and optimiser of the run by new ones."""
     config = agent.config
-    size = config.world_model.stoch_size + config.world_model.dynamics.width
+    size = agent.world_model.stoch_size + config.world_model.dynamics.width
     new = make_behaviour(config.behaviour, size, agent.world_model.actions)
     agent.behaviour.load_state_dict(new.state_dict())
     optimiser = Optimiser(agent.behaviour.named_parameters(), config.behaviour.optim)

@@ -16,17 +16,10 @@ from typing import Any
 
 import numpy as np
 from benchmarks import measure
-from benchmarks.results import (
-    NAMES,
-    RESULTS,
-    at_its_best,
-    baseline_curves,
-    baselines_of,
-    draw,
-    interval,
-    published_of,
-)
-from benchmarks.suites import finished, made, update, width_of
+from benchmarks.comparison import NAMES, at_its_best, baselines_of, interval, published_of
+from benchmarks.curves import draw, panels_of
+from benchmarks.results import RESULTS
+from benchmarks.suites import asked, finished, made, update, width_of
 
 from drama.report.runs import reference_of, running_mean
 from lab import LAB, LOG
@@ -50,7 +43,7 @@ def score_table(result: dict[str, Any], place: Path) -> str:
                         rows.append(score_row(label + how, means, made(runs), took))
             if open_:
                 rows.append((label, "", "", f"{open_} not finished", "", ""))
-        for name, other in baselines_of(env, place):
+        for name, other in baselines_of(env, place, asked(result, env)):
             how, means = at_its_best(other)
             minutes = [run["wall_seconds"] / 60 for run in other["runs"]]
             label, steps = NAMES.get(name, name) + how, f"{other['steps']:,}"
@@ -84,7 +77,7 @@ def reach_table(result: dict[str, Any], place: Path) -> str:
     """
     rows = []
     for env in result["games"]:
-        for name, other in baselines_of(env, place):
+        for name, other in baselines_of(env, place, asked(result, env)):
             level, took = where_it_ended(other, width_of(env))
             if took is None:
                 continue
@@ -185,18 +178,6 @@ def find(name: str, place: Path) -> Path | None:
     """Return the file of a suite, of the log or of the results page; None if neither has it."""
     paths = (place / f"suite-{name}.json", RESULTS / f"suite-{name}.json")
     return next((path for path in paths if path.is_file()), None)
-
-
-def panels_of(result: dict[str, Any], place: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Return learning curves by game and label, those of the baselines last."""
-    return {
-        env: {
-            label: [r["curve"] for r in result["runs"] if (r["env"], r["variant"]) == (env, name)]
-            for name, label in result["variants"].items()
-        }
-        | baseline_curves(env, place)
-        for env in result["games"]
-    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:

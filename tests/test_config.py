@@ -338,10 +338,6 @@ def test_every_field_has_a_docstring(section: type) -> None:
             assert said, f"{section.__name__}.{node.target.id} has no docstring"  # type: ignore[union-attr]
 
 
-def test_stoch_size_is_the_product_of_its_factors() -> None:
-    assert WorldModelConfig(latent_variables=3, latent_classes=5).stoch_size == 15
-
-
 def test_configurations_share_no_state() -> None:
     assert Config() == Config()
     assert Config().world_model is not Config().world_model

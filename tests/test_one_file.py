@@ -35,7 +35,7 @@ from drama.config import (
     WorldModelConfig,
 )
 from drama.dynamics import DynamicsConfig
-from drama.replay import ReplayBuffer
+from drama.replay import ReplayBuffer, shift_frames
 from drama.training.optim import Optimiser
 from drama.types import Batch, Rollout, Transition
 from drama.world_model import WorldModel
@@ -141,8 +141,8 @@ class Pair:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model, behaviour = self.config.world_model, self.config.behaviour
-            features = model.stoch_size + model.dynamics.width
             self.world_model = WorldModel(model, self.obs_shape, ActionSpace(ACTIONS))
+            features = self.world_model.stoch_size + model.dynamics.width
             self.behaviour = ActorCritic(behaviour, features, ActionSpace(ACTIONS))
             for module in (self.world_model, self.behaviour):
                 _disturb(module)
@@ -300,8 +300,8 @@ def test_every_argument_is_an_option() -> None:
 
 @every_case
 def test_a_seed_gives_the_same_initial_weights(pair: Pair) -> None:
-    config, features = pair.config, pair.config.world_model.stoch_size
-    features += config.world_model.dynamics.width
+    config = pair.config
+    features = pair.world_model.stoch_size + config.world_model.dynamics.width
     torch.manual_seed(3)
     expected = [
         WorldModel(config.world_model, pair.obs_shape, ActionSpace(ACTIONS)).state_dict(),
@@ -319,6 +319,14 @@ def test_a_seed_gives_the_same_initial_weights(pair: Pair) -> None:
 
 
 # -- replay ----------------------------------------------------------------------------------------
+
+
+def test_windows_are_shifted_alike() -> None:
+    obs = torch.randint(256, (3, 2, 8, 6, 3), dtype=torch.uint8)
+    expected = shift_frames(obs, 2, 1, torch.Generator().manual_seed(4))
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        assert torch.equal(one.shift(obs, (2, 1)), expected)
 
 
 @every_case
@@ -407,7 +415,7 @@ def test_imagined_rollout(pair: Pair) -> None:
     own = one.imagine(pair.own_world_model, pair.own_behaviour, own_batch(context))
     # A random number within rounding of a class boundary picks the neighbouring class, and that
     # trajectory goes another way: a few in a million draws, so at most one trajectory here.
-    z = pair.config.world_model.stoch_size
+    z = pair.world_model.stoch_size
     same = (own.action == expected.action).all(1)
     same &= (own.features[..., :z] == expected.features[..., :z]).flatten(1).all(1)
     assert int((~same).sum()) <= 1

@@ -30,9 +30,10 @@ def test_a_preset_can_be_built(name: str) -> None:
     side = 32 if name == "quick" else 64
     with torch.device("meta"):
         world = WorldModel(config.world_model, (side, side, 3), ActionSpace(4))
-        width = config.world_model.stoch_size + config.world_model.dynamics.width
+        width = world.stoch_size + config.world_model.dynamics.width
         policy = ActorCritic(config.behaviour, width, ActionSpace(4))
-    assert world.prior_head.out_features == config.world_model.stoch_size
+        prior = world.prior(torch.empty(1, config.world_model.dynamics.width))
+    assert prior.numel() == world.stoch_size
     assert policy.actor.out.out_features == 4
 
 

@@ -43,8 +43,8 @@ def baseline(place: Path, last: float) -> None:
     episodes = {"step": list(range(10, 510, 10)), "return": [last] * 50, "length": [7] * 50}
     row = {"seed": 0, "wall_seconds": 60.0, "episodes": episodes}
     row |= {"greedy": {"mean": 0.25}, "sampled": {"mean": 0.125}}
-    (place / "drama-Catch-v0-ppo.json").write_text(
-        json.dumps({"env": ENV, "agent": "ppo", "steps": 500, "runs": [row]})
+    (place / "drama-Catch-v0-ppo-1000.json").write_text(
+        json.dumps({"env": ENV, "agent": "ppo", "steps": 1000, "runs": [row]})
     )
 
 
@@ -136,7 +136,7 @@ def test_unfinished_suites_can_be_reported(tmp_path: Path) -> None:
     assert "| Ours | **1.00** |  | 1.00 |" in suites.score_table(one, tmp_path)
     # A baseline of an unnamed agent, and one too short for a running mean.
     baseline(tmp_path, 0.5)
-    path = tmp_path / "drama-Catch-v0-ppo.json"
+    path = tmp_path / "drama-Catch-v0-ppo-1000.json"
     found = json.loads(path.read_text()) | {"agent": "a2c"}
     path.write_text(json.dumps(found))
     results.draw(suites.panels_of(one, tmp_path), tmp_path / "a.png")

@@ -12,6 +12,7 @@ from drama.config import (
     EvaluationConfig,
     OptimConfig,
     PPOConfig,
+    ReplayConfig,
     TrainingConfig,
     WorldModelConfig,
 )
@@ -76,6 +77,8 @@ def quick() -> Config:
     return Config(
         preset="quick",
         steps=5000,
+        # Where objects combine freely, the world model memorises frames without it (lab/log.md).
+        replay=ReplayConfig(random_shift=(1, 1)),
         world_model=WorldModelConfig(
             filters=(16, 32, 48),
             kernel=3,
@@ -83,8 +86,9 @@ def quick() -> Config:
             standardise_obs=True,
             stem_stride=2,
             min_feature_side=4,
-            latent_variables=16,
-            latent_classes=16,
+            latent_variables=32,
+            latent_classes=8,
+            spatial_latents=2,
             head_units=128,
             free_bits=0.2,
             batch_size=16,

@@ -65,14 +65,22 @@ class Batch(NamedTuple):
     """``(B, T)`` int64, slots in the replay: equal slots are equal transitions."""
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on ``device``."""
-        # Safe from pageable memory on CUDA, which stages it first; other devices do not promise it.
+        """Return the batch on ``device``; copies from the host to CUDA do not wait for it."""
         columns = {
-            name: column.to(device, non_blocking=device.type == "cuda")
+            name: pinned(column, device).to(device, non_blocking=device.type == "cuda")
             for name, column in self._asdict().items()
             if column is not None
         }
         return Batch(**columns)
+
+
+def pinned(x: Tensor, device: torch.device) -> Tensor:
+    """Return ``x`` in page-locked memory if it is on the host and ``device`` is CUDA.
+
+    From pageable memory a copy of more than 64 KiB first waits for the work on the device.
+    PyTorch keeps the page-locked memory until the copy is done.
+    """
+    return x.pin_memory() if device.type == "cuda" and x.device.type == "cpu" else x
 
 
 class Rollout(NamedTuple):

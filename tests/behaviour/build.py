@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from drama.behaviour import ActorCritic, Behaviour, Imagination, LatentState, Player
-from drama.behaviour.imagination import Successors
+from drama.behaviour.imagined import Successors
 from drama.config import BehaviourConfig
 from drama.types import Batch, Rollout
 

@@ -37,9 +37,8 @@ class ScriptedWorld:
 
     training = False
     actions = ActionSpace(3)
-    config = SimpleNamespace(
-        stoch_size=CLASSES, latent_variables=1, dynamics=SimpleNamespace(width=3)
-    )
+    config = SimpleNamespace(dynamics=SimpleNamespace(width=3))
+    stoch_size, latent_variables = CLASSES, 1
 
     def __init__(self) -> None:
         self.dynamics = SimpleNamespace(

@@ -24,7 +24,9 @@ from drama.dynamics import (
     map_state,
     peek,
     registered,
+    restart,
     step_inplace,
+    unroll,
     where_state,
 )
 from drama.registry import SEQUENCE_MODELS
@@ -236,3 +238,25 @@ def test_in_place_step_equals_an_ordinary_step(name: str) -> None:
         step_inplace(p.model, p.x[:, 0], given)
         for a, b in zip(flatten((p.x, given)), flatten((p.x, p.state)), strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_unrolled_steps_equal_ordinary_steps(case: str) -> None:
+    p = Problem("mamba2", **CASES[case])
+    state, unrolled = p.model.init_state(BATCH), unroll(p.model, BATCH, p.length)
+    assert unrolled is not None
+    for t in range(p.length):
+        state = restart(p.model, state, p.is_first[:, t])
+        assert restart(p.model, unrolled, p.is_first[:, t]) is unrolled
+        other = p.x[:, -1 - t]
+        torch.testing.assert_close(peek(p.model, other, unrolled), peek(p.model, other, state))
+        expected, state = p.model.step(p.x[:, t], state)
+        found, same = step_inplace(p.model, p.x[:, t], unrolled)
+        assert same is unrolled
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", sorted({*registered()} - {"mamba2"}))
+def test_other_backbones_are_not_unrolled(name: str) -> None:
+    assert unroll(Problem(name, **CASES["short"]).model, BATCH, 4) is None

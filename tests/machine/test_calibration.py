@@ -200,9 +200,13 @@ def test_full_batch_is_measured_if_time_allows(monkeypatch: pytest.MonkeyPatch) 
 
 
 class SlowUpdates:
-    """A clock on which an update takes one second per window of its batch."""
+    """A clock on which an update takes one second per window of its batch, or another time."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        seconds: Callable[[int], float] = float,
+    ) -> None:
         self.now = 0.0
         monkeypatch.setattr(calibration.time, "perf_counter", lambda: self.now)
         monkeypatch.setattr(measurement, "ENV_SECONDS", -1.0)
@@ -211,7 +215,7 @@ class SlowUpdates:
 
             def slow(learner: Learner, section: str = section, original: Any = original) -> Any:
                 with learner.clock.phase(section):
-                    self.now += getattr(learner.config, section).batch_size
+                    self.now += seconds(getattr(learner.config, section).batch_size)
                 return original(learner)
 
             monkeypatch.setattr(Learner, f"update_{section}", slow)
@@ -229,6 +233,29 @@ def test_largest_batch_within_the_time_is_measured(monkeypatch: pytest.MonkeyPat
     assert spy.sizes["behaviour"] == [1, 1, 4, 4, 16, 16, 16]
     assert cost.behaviour.seconds["behaviour"] == 40.0
     assert cost.behaviour.estimate == "batches of 16 instead of 40, extrapolated"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sizes", "seconds_of_an_update"),
+    [
+        # Half of it is the world model's: two updates of each size take two seconds, and what
+        # they predict for the next must fit.
+        (20.0, [1, 2, 8, 16], 1.0),
+        (13.0, [1, 2], 1.0 + 14 / 16),  # an eighth of an update is assumed to grow
+    ],
+)
+def test_constant_part_of_an_update_is_not_multiplied(
+    seconds: float,
+    sizes: list[int],
+    seconds_of_an_update: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Small models spend the same time on any batch."""
+    spy = Spy(monkeypatch)
+    SlowUpdates(monkeypatch, lambda batch: 1.0)
+    cost = measured(changes=PRECISE, seconds=seconds)
+    assert list(dict.fromkeys(spy.sizes["world_model"])) == sizes
+    assert cost.world_model.seconds["world_model"] == pytest.approx(seconds_of_an_update)
 
 
 def test_time_limit_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,7 @@ def cell(
     reason: str = "",
     steps: int | None = None,
     returns: Sequence[float] = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0),
+    cpu: float | None = None,
     protocol: Mapping[str, Any] | None = None,
     env: Mapping[str, Any] | None = None,
 ) -> Cell:
@@ -75,9 +76,9 @@ def cell(
             for i, ret in enumerate(returns)
         ]
         write_jsonl(path / "episodes.jsonl", marks)
-        write_jsonl(
-            path / "metrics.jsonl", [{"step": 10 * len(returns), "time/wall_seconds": 90.0}]
-        )
+        logged = {"step": 10 * len(returns), "time/wall_seconds": 90.0}
+        logged |= {} if cpu is None else {"time/cpu_seconds": cpu}
+        write_jsonl(path / "metrics.jsonl", [logged])
     if status == "finished" and score is not None:
         stamp = {
             "train_steps": config.steps,

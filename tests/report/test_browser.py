@@ -153,7 +153,7 @@ def test_browser_shows_every_figure_without_errors(
     assert desk["width"] == desk["wide"] == 1200
     assert all(image["shown"] >= 490 for image in phone["images"]), "too small to read"
     # So they are wider than a phone, which only the phone layout mentions.
-    assert (phone["hint"], desk["hint"]) == ('"Wider than the screen: swipe. "', "none")
+    assert (phone["hint"], desk["hint"]) == ('"Swipe to see all of it. "', "none")
 
 
 def test_page_follows_the_preferred_colour_scheme(

@@ -19,15 +19,21 @@ GAMES = ("drama/Catch-v0", "drama/Recall8-v0", "drama/Sparse-v0", "CartPole-v1")
 STEPS = {GAMES[0]: 3_600, GAMES[1]: 3_600, GAMES[2]: 36_000, GAMES[3]: 3_600}
 
 
+allowed: list[float] = []
+"""Time limit of each measurement."""
+
+
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Each step takes a second; the environments that were measured."""
     games: list[str] = []
+    allowed.clear()
     free = UpdateCost({"update": 0.0, "imagination": 0.0}, 0, 1, 1)
     memory = Memory(1_000, 0, 0, 0, None, None, None)
 
     def calibrate(presets: Any, *, env: str, **options: Any) -> SimpleNamespace:
         games.append(env)
+        allowed.append(options["seconds"])
         cost = PresetCost(
             *("quick", "float32", "torch", 1, 1.0, 0.0, free, free, (0.0, 0.0), 0, memory)
         )
@@ -59,3 +65,15 @@ def test_wall_time_is_at_least_that_of_the_longest_run(measured: list[str]) -> N
     found = forecast(scan(Path("nowhere"), spec), Plan((), 4, 1))
     assert found.hours == pytest.approx(13.0)
     assert "10 h of wall time if 4 parallel runs" in found.render()
+
+
+def test_time_that_one_measurement_leaves_goes_to_the_others(
+    measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    games = (*GAMES[:1], GAMES[3], "Acrobot-v1", "MountainCar-v0")
+    now = iter([0.0, 0.0, 2.0, 4.0, 50.0])
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    forecast(scan(Path("nowhere"), tiny_spec(games)), Plan((), 1, 1), seconds=40.0)
+    # A quarter; a third of 38; half of 36; and, after the limit, half of an equal share.
+    assert allowed == [10.0, pytest.approx(38 / 3), 18.0, 5.0]
+    assert len(measured) == 4

@@ -21,6 +21,7 @@ from drama.training.device import (
     pick_dtype,
     process_settings,
 )
+from drama.types import pinned
 
 CPU = torch.device("cpu")
 
@@ -155,3 +156,14 @@ def test_freed_memory_is_kept_if_requested(
     config = tiny({"training.keep_memory": keep}).training
     with process_settings(config, torch.device(where)):
         assert len(calls) == kept
+
+
+def test_host_memory_is_pinned_for_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies from pageable memory wait for the device."""
+    given, copy = torch.arange(3), torch.arange(3)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda _: copy)
+    assert pinned(given, torch.device("cuda", 1)) is copy
+    assert pinned(given, torch.device("cpu")) is given
+    assert pinned(given, torch.device("mps")) is given
+    elsewhere = torch.empty(3, device="meta")
+    assert pinned(elsewhere, torch.device("cuda")) is elsewhere

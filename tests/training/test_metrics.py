@@ -117,6 +117,22 @@ def test_synchronised_clock_waits_at_both_ends(monkeypatch: pytest.MonkeyPatch) 
         assert clock.flush() == expected
 
 
+def test_cpu_time_is_that_inside_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = 1.0
+    monkeypatch.setattr(clock_module.time, "process_time", lambda: cpu)
+    clock = Clock()
+    with clock.phase("env"):
+        cpu += 2.0
+    cpu += 5.0  # before the next phase
+    with clock.phase("model"):
+        cpu += 1.0
+        assert clock.flush_cpu() == 3.0
+        cpu += 0.5
+    assert clock.flush_cpu() == 0.5
+    assert TimeSplit({}, steps=0, cpu_seconds=0.5).row()["time/cpu_seconds"] == 0.5
+    assert "time/cpu_seconds" not in TimeSplit({}, steps=0).row()
+
+
 def test_fractions_match_hand_computed_values() -> None:
     split = TimeSplit({"world_model": 6.0, "env": 1.0, "other": 1.0}, steps=20)
     assert split.wall_seconds == 8.0

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from drama.config import OptimConfig
+from drama.ops import dispatch
 from drama.training.optim import Optimiser
 
 PLAIN = OptimConfig(lr=0.1, eps=1e-20, beta1=0.9, beta2=0.99, warmup=0, grad_clip=1e9)
@@ -135,3 +138,43 @@ def test_update_without_gradients_changes_nothing() -> None:
     optimiser.step()
     assert p.item() == 1.0
     Optimiser([], PLAIN).step()
+
+
+class Lists(TorchDispatchMode):
+    """Records the shapes of the tensors in every operation on lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: dict[str, list[list[torch.Size]]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        lists = [[x.shape for x in a] for a in args if isinstance(a, (list, tuple))]
+        if func._schema.name.startswith("aten::_foreach"):
+            self.shapes[str(func)] = lists
+        return func(*args, **(kwargs or {}))
+
+
+def test_on_an_accelerator_every_operation_is_fused_and_the_update_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PyTorch fuses an operation on lists only where tensors correspond in shape."""
+    torch.manual_seed(0)
+    config = OptimConfig(lr=1e-2, warmup=3)
+    start = [torch.randn(5, 7), torch.randn(3), torch.randn(())]
+    grads = [[torch.randn_like(x) for x in start] for _ in range(4)]
+    results = []
+    for hosts in (("cpu",), ()):
+        monkeypatch.setattr(dispatch, "_HOSTS", hosts)
+        params = [nn.Parameter(x.clone()) for x in start]
+        optimiser = Optimiser([(str(i), p) for i, p in enumerate(params)], config)
+        for each in grads:
+            for p, grad in zip(params, each, strict=True):
+                p.grad = grad.clone()
+            with Lists() as lists:
+                optimiser.step()
+        results.append(params)
+    assert len(lists.shapes) >= 8
+    for name, shapes in lists.shapes.items():
+        assert all(each == shapes[0] for each in shapes), name
+    for host, accelerator in zip(*results, strict=True):
+        torch.testing.assert_close(accelerator, host, rtol=1e-6, atol=1e-7)

@@ -156,6 +156,11 @@ def test_resume_is_bit_exact_after_repeated_kills(
         ),
         (
             "drama/Recall-v0",
+            {"world_model.spatial_latents": 1, "world_model.filters": (4, 4, 4)},
+            ("optimiser", 25, True),
+        ),
+        (
+            "drama/Recall-v0",
             {"behaviour.actor_gradient": "all-actions", "behaviour.lookahead": 3},
             ("optimiser", 25, True),
         ),
@@ -174,6 +179,7 @@ def test_resume_is_bit_exact_after_repeated_kills(
         "held",
         "current",
         "moved",
+        "spatial",
         "all-actions",
         "ppo",
     ],

@@ -18,6 +18,7 @@ from drama.agent import Agent
 from drama.ops import dispatch
 from drama.replay import Purpose
 from drama.ssm import reference
+from drama.training.collector import Choice
 from drama.training.trainer import Trainer
 from drama.types import Transition
 
@@ -125,6 +126,24 @@ def test_update_with_running_input_moments_does_not_synchronise() -> None:
     with Watch() as watch:
         learn(made, "behaviour")
     assert not watch.looks
+
+
+@pytest.mark.usefixtures("accelerator")
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("latent", ["prior", "posterior"])
+def test_acting_and_storing_do_not_synchronise(backbone: str, latent: str) -> None:
+    made = trainer(**{"world_model.dynamics.name": backbone, "behaviour.policy_latent": latent})
+    made.collector.begin()
+    with Watch() as watch:
+        action, state = made.collector.act()
+    assert not watch.looks
+    assert watch.launches > 30
+    choice = Choice(made.collector.player.actions.to_host(action)[0], state)
+    end = made.collector.take(choice)
+    with Watch() as watch:
+        made.collector.store(end)
+    assert not watch.looks
+    assert watch.launches > 5
 
 
 def test_watch_detects_synchronisation() -> None:

@@ -78,6 +78,7 @@ def test_every_second_is_attributed_to_its_phase(turned: Turned, tmp_path: Path)
     assert [row["step"] for row in rows] == [10, 20, 30, 40]
     for row in rows:
         assert sum(row[f"time/{name}"] for name in PHASES) == pytest.approx(1.0, abs=1e-4)
+        assert row["time/cpu_seconds"] > 0
 
     # Steps 1 to 10: one episode of 7 steps ended, which takes a row more.
     first, second, third, fourth = map(seconds, rows)

@@ -481,7 +481,7 @@ def test_a_further_term_is_one_method_and_one_entry(
 
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
-            self.inverse_head = torch.nn.Linear(2 * self.config.stoch_size, 3)
+            self.inverse_head = torch.nn.Linear(2 * self.stoch_size, 3)
 
         def loss_terms(self, batch: Batch, seen: Observed) -> dict[str, LossTerm]:
             value = self.inverse_loss(batch, seen)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from drama import presets
 from drama.actions import ActionSpace
 from drama.config import WorldModelConfig
+from drama.ops import dispatch
+from drama.ops.batch_norm import ConvLayers
 from drama.ops.pixel_loss import pixel_loss
 from drama.types import Batch
 from drama.world_model import WorldModel, symlog
@@ -206,6 +208,29 @@ def test_encoding_in_pieces_changes_nothing(
     with torch.no_grad():
         model.train().encoder(obs)
     assert sizes == [21], "statistics are those of the whole batch"
+    sizes.clear()
+    monkeypatch.setattr(dispatch, "_HOSTS", ())
+    with torch.no_grad():
+        model.eval().encoder(obs)
+    assert sizes == [21], "on an accelerator nothing is split"
+
+
+def test_batch_norm_is_folded_once_for_all_pieces(
+    tiny_model: Callable[..., WorldModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model()
+    folds: list[ConvLayers] = []
+    original = ConvLayers.folded
+
+    def folded(layers: ConvLayers) -> list[Callable[[Tensor], Tensor]]:
+        folds.append(layers)
+        return original(layers)
+
+    monkeypatch.setattr(encoder_module, "FRAMES_AT_ONCE", 4)
+    monkeypatch.setattr(ConvLayers, "folded", folded)
+    with torch.no_grad():
+        model.encoder(frames(3, 7))
+    assert len(folds) == 1
 
 
 def test_only_training_moves_batch_norm(

@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from drama.behaviour.acting import Player
     from drama.behaviour.actor_critic import ActorCritic
     from drama.behaviour.base import Behaviour
-    from drama.behaviour.imagination import Imagination, LatentState, policy_features
+    from drama.behaviour.imagination import Imagination, policy_features
+    from drama.behaviour.imagined import LatentState
     from drama.behaviour.ppo import PPO, MinibatchPPO
     from drama.behaviour.registry import make_behaviour
     from drama.behaviour.returns import ReturnScale, continuation_weights, lambda_return
@@ -36,7 +37,8 @@ if not TYPE_CHECKING:
             "drama.behaviour.acting": ("Player",),
             "drama.behaviour.actor_critic": ("ActorCritic",),
             "drama.behaviour.base": ("Behaviour",),
-            "drama.behaviour.imagination": ("Imagination", "LatentState", "policy_features"),
+            "drama.behaviour.imagination": ("Imagination", "policy_features"),
+            "drama.behaviour.imagined": ("LatentState",),
             "drama.behaviour.ppo": ("PPO", "MinibatchPPO"),
             "drama.behaviour.registry": ("make_behaviour",),
             "drama.behaviour.returns": ("ReturnScale", "continuation_weights", "lambda_return"),

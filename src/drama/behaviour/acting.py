@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from drama.behaviour.base import Behaviour
-from drama.behaviour.imagination import Imagination, LatentState, Policy
+from drama.behaviour.imagination import Imagination, Policy
+from drama.behaviour.imagined import LatentState
 from drama.config import BehaviourConfig, Latents
 from drama.dynamics import where_state
 from drama.errors import ConfigError

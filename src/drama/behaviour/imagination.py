@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from drama.behaviour.base import Behaviour, IntrinsicReward
+from drama.behaviour.imagined import ImaginedStep, LatentState, Prediction, Successors
 from drama.config import BehaviourConfig
-from drama.dynamics import map_state, where_state
+from drama.dynamics import Unroll, map_state, restart, unroll
 from drama.ops.categorical import Randomness, uniform_numbers
 from drama.ops.dispatch import on_cpu
 from drama.types import Batch, Rollout
-from drama.world_model import WorldModel
+from drama.world_model import Observed, WorldModel
 
 CPU_BATCH = 1024
-"""Trajectories imagined at a time on a CPU, which bounds memory: the paper's 1024 carry 134 MB of
-state. Fewer at a time are slower: smaller matrix products and more calls."""
+"""Trajectories imagined at a time on a CPU, which bounds memory: the sequence model keeps 210 MB of
+the paper's 1024. Fewer at a time are slower: smaller matrix products and more calls."""
 LOOKAHEAD_BATCH = 1024
 """Latents sampled at a time in the lookahead: samples times trajectories times actions."""
 
@@ -31,54 +32,6 @@ class Policy(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Choose actions ``(B,)`` and their log-probabilities for features ``(B, F)``."""
         ...
-
-
-class LatentState(NamedTuple):
-    """State of ``B`` trajectories before action t, batch first."""
-
-    stoch: Tensor
-    """Latent ``z_t``, one-hot and flattened: ``(B, Z)``."""
-    deter: Tensor
-    """``d_{t-1}``, float32; zeros at the start of an episode: ``(B, D)``."""
-    dynamics: Any
-    """State of the sequence model after step t - 1, a NamedTuple of tensors."""
-
-
-class Prediction(NamedTuple):
-    """Open-loop prediction of ``H`` steps of ``B`` trajectories."""
-
-    obs: Tensor
-    """Decoded observations, one before each action: ``(B, H, ...)``, of the environment's dtype."""
-    reward: Tensor
-    """Expected reward of each action, ``(B, H)``."""
-    termination: Tensor
-    """Termination probability of each action, ``(B, H)``."""
-
-
-class ImaginedStep(NamedTuple):
-    """One imagined step of ``B`` trajectories."""
-
-    action: Tensor
-    """``(B,)`` int64."""
-    log_prob: Tensor
-    """Log-probability of the action, ``(B,)``."""
-    state: LatentState
-    """State after the action."""
-    features: Tensor
-    """Policy features of that state, ``(B, Z + D)``."""
-    q_values: Tensor | None
-    """One-step Q-values of all actions, ``(B, A)``, with ``actor_gradient="all-actions"``."""
-
-
-class Successors(NamedTuple):
-    """States after each of ``A`` actions from ``B`` states; those from one state are adjacent."""
-
-    state: LatentState
-    """State after the action, at the last sampled latent, ``(B A, ...)``."""
-    features: Tensor
-    """Policy features of that state, ``(B A, Z + D)``."""
-    q_values: Tensor
-    """One-step Q-values, means over the sampled latents: ``(B, A)``."""
 
 
 def policy_features(stoch: Tensor, context: Tensor) -> Tensor:
@@ -198,9 +151,10 @@ class Imagination:
             context: ``(B, C)`` windows whose last transition has a future.
             generator: Source of randomness.
         """
-        world_model, config = self.world_model, self.world_model.config
+        world_model = self.world_model
         posterior = world_model.posterior_of(context)  # of all parts: frames are shared
-        batch, width = len(context.action), config.stoch_size + config.dynamics.width
+        batch = len(context.action)
+        width = world_model.stoch_size + world_model.config.dynamics.width
         features = posterior.new_empty(batch, self.config.horizon + 1, width)
         size = batch
         if on_cpu(posterior):
@@ -222,7 +176,7 @@ class Imagination:
     ) -> LatentState:
         """State from which imagination continues a context, see :meth:`rollout`."""
         world_model = self.world_model
-        seen = world_model.observe(context, generator, posterior)
+        seen = self._observe(context, posterior, generator)
         deter, dynamics = seen.deter[:, -1].float(), seen.state
         stoch = world_model.sample(world_model.prior(deter), generator)  # (B, Z)
         fresh = context.is_first[:, -1]
@@ -230,8 +184,21 @@ class Imagination:
         if not on_cpu(fresh) or bool(fresh.any()):
             stoch = torch.where(fresh.unsqueeze(-1), seen.stoch[:, -1], stoch)
             deter = deter.masked_fill(fresh.unsqueeze(-1), 0.0)
-            dynamics = where_state(fresh, world_model.dynamics.init_state(1), dynamics)
+            dynamics = restart(world_model.dynamics, dynamics, fresh)
         return LatentState(stoch, deter, dynamics)
+
+    def _observe(
+        self, context: Batch, posterior: Tensor, generator: torch.Generator | None
+    ) -> Observed:
+        """Observe a context, step by step where the sequence model has a faster form of that."""
+        world_model = self.world_model
+        state: Unroll | None = None
+        if on_cpu(posterior) and self.compiled_step is None and not self._all_actions:
+            batch, length = context.action.shape
+            state = unroll(world_model.dynamics, batch, length + self.config.horizon + 1)
+        if state is None:
+            return world_model.observe(context, generator, posterior)
+        return world_model.observe_stepwise(context, generator, posterior, state)
 
     def _unroll(
         self, state: LatentState, features: Tensor, generator: torch.Generator | None
@@ -281,7 +248,7 @@ class Imagination:
         """Randomness of one step, for action and latent."""
         if self.compiled_step is None:
             return generator, generator
-        variables = self.world_model.config.latent_variables
+        variables = self.world_model.latent_variables
         noise = self.world_model.actions.noise(batch, like, generator)
         return noise, uniform_numbers((batch, variables), like, generator)
 
@@ -315,7 +282,7 @@ class Imagination:
         before = map_state(repeated, state.dynamics)
         deter, after = world_model.step(repeated(state.stoch), action, before, inplace=True)
         deter = deter.float()
-        prior, variables = world_model.prior(deter), world_model.config.latent_variables
+        prior, variables = world_model.prior(deter), world_model.latent_variables
         reward, termination = self.outcome(deter)
         total = torch.zeros_like(reward)
         at_once = min(samples, max(1, LOOKAHEAD_BATCH // (batch * count)))

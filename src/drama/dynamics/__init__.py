@@ -8,13 +8,16 @@ from drama.dynamics.config import DynamicsConfig
 if TYPE_CHECKING:
     from drama.dynamics.base import (
         SequenceModel,
+        Unroll,
         check_registered,
         make_dynamics,
         map_state,
         peek,
         register,
         registered,
+        restart,
         step_inplace,
+        unroll,
         where_state,
     )
     from drama.dynamics.gru import GRUDynamics
@@ -28,13 +31,16 @@ __all__ = [
     "Mamba2Dynamics",
     "SequenceModel",
     "TransformerDynamics",
+    "Unroll",
     "check_registered",
     "make_dynamics",
     "map_state",
     "peek",
     "register",
     "registered",
+    "restart",
     "step_inplace",
+    "unroll",
     "where_state",
 ]
 
@@ -45,13 +51,16 @@ if not TYPE_CHECKING:
         {
             "drama.dynamics.base": (
                 "SequenceModel",
+                "Unroll",
                 "check_registered",
                 "make_dynamics",
                 "map_state",
                 "peek",
                 "register",
                 "registered",
+                "restart",
                 "step_inplace",
+                "unroll",
                 "where_state",
             ),
             "drama.dynamics.gru": ("GRUDynamics",),

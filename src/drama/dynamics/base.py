@@ -10,6 +10,7 @@ Four laws hold for every registered backbone, in the forward pass and in the gra
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
@@ -58,6 +59,26 @@ class SequenceModel(Protocol[State]):
     ) -> tuple[Tensor, State]:
         """Call :meth:`forward`."""
         ...
+
+
+class Unroll(ABC):
+    """Reads single steps of a batch from the start of an episode; its state is in itself.
+
+    A faster form of :meth:`SequenceModel.step` for a known, small number of steps without
+    gradients, while the weights do not change.
+    """
+
+    @abstractmethod
+    def step(self, x: Tensor) -> Tensor:
+        """Read one step ``(B, D)``; returns its output ``(B, D)``."""
+
+    @abstractmethod
+    def peek(self, x: Tensor) -> Tensor:
+        """Return the output of a step ``(B, D)`` without reading it."""
+
+    @abstractmethod
+    def reset(self, rows: Tensor) -> None:
+        """Return some sequences of the batch to the start of an episode, bool ``(B,)``."""
 
 
 BuilderT = TypeVar("BuilderT", bound=Callable[[DynamicsConfig], SequenceModel[Any]])
@@ -111,11 +132,23 @@ def make_dynamics(config: DynamicsConfig) -> SequenceModel[Any]:
     return cast("SequenceModel[Any]", build_foreign(config.name, builder, config))
 
 
+def unroll(model: SequenceModel[Any], batch_size: int, steps: int) -> Unroll | None:
+    """Return an :class:`Unroll` of at most ``steps`` steps, None if the model has none.
+
+    It takes the place of the state in :func:`step_inplace` and :func:`peek`. On the CPU only: its
+    shapes change with each step.
+    """
+    make: Callable[[int, int], Unroll] | None = getattr(model, "unroll", None)
+    return None if make is None else make(batch_size, steps)
+
+
 def step_inplace(model: SequenceModel[State], x: Tensor, state: State) -> tuple[Tensor, State]:
     """Run one step and discard the given state; not with gradients.
 
     Calls ``model.step_`` if there is one: as ``step``, but it may overwrite the state.
     """
+    if isinstance(state, Unroll):
+        return state.step(x), cast("State", state)
     step: Callable[[Tensor, State], tuple[Tensor, State]] = getattr(model, "step_", model.step)
     return step(x, state)
 
@@ -126,10 +159,20 @@ def peek(model: SequenceModel[State], x: Tensor, state: State) -> Tensor:
     Without gradients it calls ``model.peek`` if there is one, which need not compute the next
     state.
     """
+    if isinstance(state, Unroll):
+        return state.peek(x)
     own: Callable[[Tensor, State], Tensor] | None = getattr(model, "peek", None)
     if own is None or torch.is_grad_enabled():
         return model.step(x, state)[0]
     return own(x, state)
+
+
+def restart(model: SequenceModel[State], state: State, rows: Tensor) -> State:
+    """Return the state with some sequences at the start of an episode, bool ``(B,)``."""
+    if isinstance(state, Unroll):
+        state.reset(rows)
+        return cast("State", state)
+    return where_state(rows, model.init_state(1), state)
 
 
 def map_state(fn: Callable[[Tensor], Tensor], state: State) -> State:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 
+from drama.dynamics.base import Unroll
 from drama.dynamics.checks import check_layers, check_step, check_window
 from drama.dynamics.config import DynamicsConfig
-from drama.ops.rms_norm import RMSNorm
+from drama.ops.rms_norm import RMSNorm, rms_scale
 from drama.ssm import Mamba1, Mamba1State, Mamba2, Mamba2State
+from drama.ssm.unroll import Mamba2Unroll as MixerUnroll
 
 
 class MambaState(NamedTuple):
@@ -105,6 +108,39 @@ class MambaStack(nn.Module):
         return output
 
 
+class Mamba2Unroll(Unroll):
+    """Steps of a stack of Mamba-2 blocks in the dual form, see :mod:`drama.ssm.unroll`."""
+
+    def __init__(self, stack: MambaStack, batch_size: int, steps: int) -> None:
+        blocks = cast("list[MambaBlock]", list(stack.blocks))
+        self.layers = [MixerUnroll(block.mixer, batch_size, steps) for block in blocks]
+        self.norms = [*(block.norm for block in blocks), stack.norm]
+        self.dtype = self.layers[0].rates.dtype
+        self.read = 0
+        """Steps read."""
+
+    def step(self, x: Tensor) -> Tensor:
+        """Read one step ``(B, D)``; returns its output ``(B, D)``."""
+        y = self.peek(x)
+        self.read += 1
+        return y
+
+    def peek(self, x: Tensor) -> Tensor:
+        """Return the output of a step ``(B, D)`` without reading it."""
+        x = x.to(self.dtype)
+        for norm, layer in zip(self.norms, self.layers, strict=False):
+            x = x + layer.read(self._normalised(norm, x), self.read)
+        return self._normalised(self.norms[-1], x)
+
+    def _normalised(self, norm: RMSNorm, x: Tensor) -> Tensor:
+        return (x * rms_scale(x, norm.eps)).mul_(norm.weight)
+
+    def reset(self, rows: Tensor) -> None:
+        """Return some sequences of the batch to the start of an episode, bool ``(B,)``."""
+        for layer in self.layers:
+            layer.reset(rows)
+
+
 class Mamba2Dynamics(MambaStack):
     """``config.layers`` Mamba-2 blocks."""
 
@@ -122,6 +158,11 @@ class Mamba2Dynamics(MambaStack):
                 backend=config.backend,
             ),
         )
+
+    @torch.no_grad()
+    def unroll(self, batch_size: int, steps: int) -> Mamba2Unroll:
+        """Return the start of ``batch_size`` sequences of at most ``steps`` steps."""
+        return Mamba2Unroll(self, batch_size, steps)
 
 
 class Mamba1Dynamics(MambaStack):

@@ -52,20 +52,32 @@ class UpdateCost:
                 update follows. None: the whole update scales with the batch size.
         """
         times = full / measured
+        factor = times
         total = statistics.median_low(sum(sample.values()) for sample in samples)
         sample = next(s for s in samples if sum(s.values()) == total)
-        factor = times
         if smaller is not None and total > 0:
-            slope = (total - smaller[1]) / (measured - smaller[0])
-            # Noise may hide the slope: assume that at least 1/8 of the time scales.
-            slope = min(max(slope, total / measured / 8), total / measured)
-            factor = 1 + slope * (full - measured) / total
+            factor = 1 + cls.growth(measured, total, smaller) * (full - measured) / total
         return cls(
             {phase: value * factor for phase, value in sample.items()},
             None if peak is None else round(peak * times),
             measured,
             full,
         )
+
+    @staticmethod
+    def growth(measured: int, seconds: float, smaller: tuple[int, float] | None) -> float:
+        """Return the further seconds of an update per window or trajectory of its batch.
+
+        Args:
+            measured: A batch size.
+            seconds: Duration of its updates.
+            smaller: A smaller batch size and its duration. None: all of the time grows.
+        """
+        if smaller is None:
+            return seconds / measured
+        slope = (seconds - smaller[1]) / (measured - smaller[0])
+        # Noise may hide the slope: assume that at least 1/8 of the time scales.
+        return min(max(slope, seconds / measured / 8), seconds / measured)
 
 
 @dataclass(frozen=True)

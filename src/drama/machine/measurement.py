@@ -181,7 +181,10 @@ class Measurement:
         size = math.ceil(full / SMALLEST)
         samples = self._first(section, size, deadline)
         smaller: tuple[int, float] | None = None
-        while size < full and (larger := self._larger(size, full, samples[-1], until)) > size:
+        while size < full:
+            larger = self._larger(size, full, sum(samples[-1].values()), smaller, until)
+            if larger == size:
+                break
             smaller = size, sum(samples[0].values())
             size = larger
             samples = self._first(section, size, deadline)
@@ -209,14 +212,30 @@ class Measurement:
         """Warm-up updates of a new batch size."""
         return EAGER_CALLS + 1 if self.trainer.learner.records else 1
 
-    def _larger(self, size: int, full: int, sample: dict[str, float], until: float) -> int:
-        """Return the next batch size that time and memory allow, or ``size``."""
-        one = sum(sample.values()) / size
+    def _larger(
+        self, size: int, full: int, total: float, smaller: tuple[int, float] | None, until: float
+    ) -> int:
+        """Return the next batch size that time and memory allow, or ``size``.
+
+        Args:
+            size: Batch size of the last update.
+            full: Batch size of the preset.
+            total: Its seconds.
+            smaller: Size and seconds of the batch before, if any.
+            until: Target end time.
+        """
+        growth = UpdateCost.growth(size, total, smaller)
         peak, free = self.peak.read(), available_bytes(self.agent.device)
-        for larger in (min(4 * size, full), min(2 * size, full)):
+        left = until - time.perf_counter()
+        # The first update of a size also allocates its memory.
+        tries = [(min(times * size, full), self._calls + 2.2) for times in (4, 2)]
+        if smaller is None:
+            # Only one size is known, and not how much of it is constant: in small models most,
+            # which extrapolation would multiply. Here the margin is worth less than a second size.
+            tries.append((min(2 * size, full), self._calls + 1))
+        for larger, updates in tries:
             fits = free is None or peak is None or peak * larger / size < free
-            # The first update of a size also allocates its memory.
-            if fits and (self._calls + 2.2) * larger * one < until - time.perf_counter():
+            if fits and updates * (total + growth * (larger - size)) < left:
                 return larger
         return size
 

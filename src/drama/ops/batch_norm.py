@@ -6,6 +6,8 @@ memory, and not slower. In evaluation a convolution absorbs the norm after it.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch.nn import functional as F
 
 from drama.ops.autograd import differentiable_once
 from drama.ops.dispatch import on_cpu
+from drama.ops.dtypes import matmul_dtype
 
 
 class ConvLayers(nn.Sequential):
@@ -29,16 +32,36 @@ class ConvLayers(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply all layers."""
-        fold = not (self.training or torch.is_grad_enabled())
+        if not (self.training or torch.is_grad_enabled()):
+            for layer in self.folded():
+                x = layer(x)
+            return x
         rest: list[Any] = list(self)
         while rest:  # no `match`: torch.compile of PyTorch 2.8 does not trace it
-            if fold and _begins_with(rest, nn.Conv2d, nn.BatchNorm2d, nn.SiLU):
-                x, rest = conv_batch_norm_silu(rest[0], rest[1], x), rest[3:]
-            elif _begins_with(rest, nn.BatchNorm2d, nn.SiLU):
+            if _begins_with(rest, nn.BatchNorm2d, nn.SiLU):
                 x, rest = batch_norm_silu(rest[0], x), rest[2:]
             else:
                 x, rest = rest[0](x), rest[1:]
         return x
+
+    def folded(self) -> list[Callable[[Tensor], Tensor]]:
+        """Return the layers for evaluation, to be applied in turn while no weight changes.
+
+        A norm between a convolution and SiLU is folded into the convolution, once for all calls.
+        """
+        layers: list[Callable[[Tensor], Tensor]] = []
+        rest: list[Any] = list(self)
+        while rest:
+            if _begins_with(rest, nn.Conv2d, nn.BatchNorm2d, nn.SiLU):
+                layers.append(_FoldedConv(rest[0], rest[1]))
+                rest = rest[3:]
+            elif _begins_with(rest, nn.BatchNorm2d, nn.SiLU):
+                layers.append(functools.partial(batch_norm_silu, rest[0]))
+                rest = rest[2:]
+            else:
+                layers.append(rest[0])
+                rest = rest[1:]
+        return layers
 
 
 def _begins_with(layers: list[Any], *types: type[nn.Module]) -> bool:
@@ -68,21 +91,29 @@ def batch_norm_silu(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     return y
 
 
-def conv_batch_norm_silu(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Return ``silu(norm(conv(x)))`` in evaluation, as one convolution and SiLU.
+class _FoldedConv:
+    """``silu(norm(conv(x)))`` in evaluation, as one convolution and SiLU.
 
     Args:
         conv: The convolution, with or without bias.
         norm: The norm after it, whose running statistics are used.
-        x: ``(N, C, H, W)``.
     """
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    weight = conv.weight * scale[:, None, None, None]
-    shift = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
-    y = F.conv2d(x, weight, norm.bias - shift * scale, conv.stride, conv.padding)
-    return F.silu(y, inplace=True)
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        weight = conv.weight * scale[:, None, None, None]
+        shift = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
+        bias, dtype = norm.bias - shift * scale, matmul_dtype(weight)
+        # Autocast would round them again at each call.
+        self.weight, self.bias = weight.to(dtype), bias.to(dtype)
+        self.stride, self.padding = conv.stride, conv.padding
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map ``(N, C, H, W)``."""
+        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        return F.silu(y, inplace=True)
 
 
 class _BatchNormSiLU(torch.autograd.Function):

@@ -122,6 +122,12 @@ def gated_rms_norm(y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float
     return out.view(z.shape)
 
 
+def rms_scale(x: Tensor, eps: float) -> Tensor:
+    """Return ``1 / rms(x)`` over the last axis, ``(..., 1)``; ``x`` is float32 or float64."""
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
 class _RMSNorm(torch.autograd.Function):
     """With ``r = (mean x² + ε)^(-1/2)``: ``y = x r weight``, or its SiLU."""
 
@@ -132,8 +138,7 @@ class _RMSNorm(torch.autograd.Function):
         scale = torch.empty(len(flat), 1, dtype=accumulation_dtype(x), device=x.device)  # r
         for rows in row_blocks(len(flat), x.shape[-1], x.device):
             block = flat[rows].to(scale.dtype)
-            norm = torch.linalg.vector_norm(block, dim=-1, keepdim=True)
-            scale[rows] = r = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+            scale[rows] = r = rms_scale(block, eps)
             block = (block * r).mul_(weight)
             y[rows] = F.silu(block, inplace=True) if silu else block
         ctx.save_for_backward(flat, weight, scale)
@@ -174,8 +179,7 @@ class _GatedRMSNorm(torch.autograd.Function):
         for rows in row_blocks(z.shape[0], z.shape[1], z.device):
             gated = F.silu(z[rows].to(dtype)).mul_(y[rows].to(dtype))
             parts = gated.view(len(gated), groups, -1)
-            norm = torch.linalg.vector_norm(parts, dim=-1, keepdim=True)
-            scale[rows] = norm.square_().div_(parts.shape[-1]).add_(eps).rsqrt_()
+            scale[rows] = rms_scale(parts, eps)
             parts.mul_(scale[rows])
             multiply_into(out[rows], gated, weight)
         ctx.save_for_backward(y, z, weight, scale)

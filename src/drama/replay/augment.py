@@ -12,10 +12,8 @@ def check_shift(random_shift: tuple[int, ...], obs_shape: tuple[int, ...]) -> No
     """Check ``replay.random_shift`` against the shape of an observation.
 
     Raises:
-        ConfigError: Observations are vectors, or a shift is not smaller than the frame.
+        ConfigError: A shift is not smaller than the frame.
     """
-    if len(obs_shape) != 3:
-        raise ConfigError("replay.random_shift needs frames; these observations are vectors")
     for most, side, word in zip(random_shift, obs_shape[:2], ("rows", "columns"), strict=True):
         if most >= side:
             raise ConfigError(

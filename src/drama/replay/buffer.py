@@ -19,7 +19,7 @@ from drama.registry import SAMPLERS
 from drama.replay.augment import check_shift, shift_frames
 from drama.replay.sampling import NOTHING_TO_SAMPLE, Purpose, Sampler
 from drama.text import size
-from drama.types import Batch, Transition
+from drama.types import Batch, Transition, pinned
 
 COLUMNS = ("obs", "is_first", "action", "reward", "terminated", "truncated", "is_last")
 
@@ -58,7 +58,7 @@ class ReplayBuffer:
         device: torch.device | str = "cpu",
         behaviour_scale: float = 64.0,
     ) -> None:
-        self.shifts = any(config.random_shift)
+        self.shifts = any(config.random_shift) and len(obs_shape) == 3
         if self.shifts:
             check_shift(config.random_shift, obs_shape)
         self.config = config
@@ -146,8 +146,7 @@ class ReplayBuffer:
                 f"replay of {tuple(ring.shape[1:])} {ring.dtype}"
             )
         slot = self.total % self.capacity
-        # Small copies from pageable memory are staged before the call returns: nothing to wait for.
-        ring[slot].copy_(obs, non_blocking=self.device.type == "cuda")
+        ring[slot].copy_(pinned(obs, self.device), non_blocking=self.device.type == "cuda")
         for name in COLUMNS[1:]:
             self.columns[name][slot] = getattr(transition, name)
         self.trained[slot] = 0

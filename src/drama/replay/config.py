@@ -35,7 +35,8 @@ class ReplayConfig(Section):
     random_shift: tuple[int, ...] = learning((0, 0))
     """Random-shift augmentation: largest shift in pixels, vertical and horizontal; 0 0 = off.
 
-    It applies to the world model's batches; a window is shifted as a whole. The paper has none.
+    It applies to the world model's batches; a window is shifted as a whole. Vector observations
+    ignore it. The paper has none.
     """
     device: ReplayDevice = speed("auto", resume=False)
     """Device of the buffer: ``cpu``, ``model`` (the model's), or ``auto``: ``model`` on CUDA."""

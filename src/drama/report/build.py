@@ -14,6 +14,7 @@ from drama.errors import CheckpointError, ConfigError, DramaError, RunDirError
 from drama.evaluation.bootstrap import CONFIDENCE, RESAMPLES
 from drama.files import named, open_regular, read_json, write_json, write_text
 from drama.report import tables as tab
+from drama.report.costs import cost_table
 from drama.report.page import GENERATOR, html_page, markdown_page
 from drama.report.protocol import protocol_notes
 from drama.report.runs import read_run
@@ -161,6 +162,8 @@ def write_summary(
     tables += [tab.aggregate_table(block, i) for i, block in enumerate(summary.blocks, 1)]
     if summary.pairs:
         tables.append(tab.improvement_table(summary))
+    if (costs := cost_table(summary)) is not None:
+        tables.append(costs)
     figures = draw_all(summary, progress)
     summary, rollouts = _rollouts(summary, progress)
     if rollouts is not None:

@@ -35,6 +35,21 @@ class Episodes:
 
 
 @dataclass(frozen=True)
+class CpuTime:
+    """CPU time of one run's training."""
+
+    steps: Array
+    """``(R,)``, environment steps at the rows of ``metrics.jsonl``; non-decreasing."""
+    seconds: Array
+    """``(R,)``, CPU seconds until then."""
+
+    def at(self, steps: Array) -> Array:
+        """Return the CPU seconds until each of some environment steps, interpolated."""
+        found: Array = np.interp(steps, [0.0, *self.steps], [0.0, *self.seconds])
+        return found
+
+
+@dataclass(frozen=True)
 class Reference:
     """Reference scores that normalise an environment's scores."""
 
@@ -72,6 +87,8 @@ class Run:
     """Environment steps made, from checkpoint and logs."""
     seconds: float = 0.0
     """Wall time of training in seconds, from ``metrics.jsonl``."""
+    cpu: CpuTime | None = None
+    """CPU time of training; None if a row of ``metrics.jsonl`` lacks it, as those of old runs."""
     notes: tuple[str, ...] = ()
     """Parts of its logs that could not be read."""
     untrained: str = ""
@@ -125,9 +142,19 @@ def read_run(cell: Cell, variant: str | None = None) -> Run:
         starts=starts,
         steps=max(run.steps, *steps, 0, *(int(step) for step in episodes.steps[-1:])),
         seconds=sum(seconds),
+        cpu=_cpu_time(rows),
         notes=tuple(notes),
         untrained=_untrained(cell.config, cell.step) if run.status == "finished" else "",
     )
+
+
+def _cpu_time(rows: Iterable[Mapping[str, Any]]) -> CpuTime | None:
+    pairs = [(as_number(r.get("step")), as_number(r.get("time/cpu_seconds"))) for r in rows]
+    known = [(step, cpu) for step, cpu in pairs if step is not None and cpu is not None]
+    if not known or len(known) < len(pairs):
+        return None
+    steps, seconds = np.array(known).T
+    return CpuTime(steps, np.cumsum(seconds))
 
 
 def _untrained(config: Config, steps: int) -> str:

@@ -168,6 +168,7 @@ def runs_csv(summary: Summary) -> str:
     rows: list[list[object]] = [
         [
             *("variant", "env_id", "seed", "status", "used", "steps", "wall_seconds"),
+            "cpu_seconds",
             *("mode", "score", "normalised", "path", "reason", "protocol"),
         ]
     ]
@@ -187,7 +188,8 @@ def runs_csv(summary: Summary) -> str:
         rows.append(
             [
                 *(run.variant, run.env_id, run.seed, run.status, int(id(run) in used), run.steps),
-                *(round(run.seconds, 1), "" if result is None else summary.mode),
+                *(round(run.seconds, 1), "" if run.cpu is None else round(run.cpu.seconds[-1], 1)),
+                "" if result is None else summary.mode,
                 *("" if score is None else score, "" if normalised is None else normalised),
                 *(str(run.path), reasons.get(id(run), run.reason)),
                 "" if result is None else json.dumps(result["protocol"], sort_keys=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -161,9 +162,12 @@ def forecast(
             env.close()
         groups[cell.variant.name, shapes[cell.game]].append(cell)
     shares = []
-    for name, _ in groups:
+    deadline = time.perf_counter() + seconds
+    for index, ((name, _), group) in enumerate(groups.items()):
         progress(f"measuring variant {name}")
-        shares += _shares(groups[name, _], plan, seconds / len(groups))
+        # What a fast group leaves is shared by the others.
+        left = max(deadline - time.perf_counter(), 0.0) / (len(groups) - index)
+        shares += _shares(group, plan, max(left, seconds / len(groups) / 2))
     return Forecast(tuple(shares), len(cells), finished, plan)
 
 

@@ -33,6 +33,8 @@ class TimeSplit:
     """Wall seconds of each phase in :data:`PHASES`; they add up to the wall time."""
     steps: int
     """Environment steps made in that time."""
+    cpu_seconds: float | None = None
+    """CPU seconds of all threads of the process in that time; None if not measured."""
 
     @property
     def wall_seconds(self) -> float:
@@ -51,9 +53,11 @@ class TimeSplit:
 
     def row(self) -> dict[str, float]:
         """Return the columns of ``metrics.jsonl``: ``time/<phase>`` are fractions."""
+        cpu = self.cpu_seconds
         return {
             **{f"time/{name}": round(share, 5) for name, share in self.fractions().items()},
             "time/wall_seconds": round(self.wall_seconds, 4),
+            **({} if cpu is None else {"time/cpu_seconds": round(cpu, 4)}),
             "time/steps_per_second": float(f"{self.steps_per_second:.6g}"),
         }
 
@@ -102,6 +106,7 @@ class Clock:
         self._flushed: dict[str, float] = {}
         self._open: list[str] = []
         self._mark = 0.0
+        self._cpu = self._cpu_mark = 0.0
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -118,11 +123,12 @@ class Clock:
         """Charge the innermost open phase with the time since the last call."""
         if self.synchronize is not None:
             self.synchronize()
-        now = time.perf_counter()
+        now, cpu = time.perf_counter(), time.process_time()
         if self._open:
             name = self._open[-1]
             self._seconds[name] = self._seconds.get(name, 0.0) + now - self._mark
-        self._mark = now
+            self._cpu += cpu - self._cpu_mark
+        self._mark, self._cpu_mark = now, cpu
 
     def flush(self) -> dict[str, float]:
         """Return the seconds per phase since the last flush, and reset them."""
@@ -132,6 +138,13 @@ class Clock:
         for name, value in seconds.items():
             self._flushed[name] = self._flushed.get(name, 0.0) + value
         return seconds
+
+    def flush_cpu(self) -> float:
+        """Return the CPU seconds of the process in any phase since the last call."""
+        if self._open:
+            self._charge()
+        cpu, self._cpu = self._cpu, 0.0
+        return cpu
 
     def totals(self) -> dict[str, float]:
         """Return the seconds per phase since the clock was created."""

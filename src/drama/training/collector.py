@@ -22,7 +22,7 @@ from drama.replay import ReplayBuffer
 from drama.training.events import Events
 from drama.training.randomness import RandomSources
 from drama.training.stream import EnvStream, EpisodeEnd
-from drama.types import Action, PolicyState, Transition
+from drama.types import Action, PolicyState, Transition, pinned
 
 MANY_ACTIONS = 10_000
 """Replayed actions from which on a resume takes long enough to announce it."""
@@ -101,13 +101,19 @@ class Collector:
         with self.clock.phase("acting"):
             if self.step < self.config.training.warmup_steps:
                 return Choice(self._random_action(), self.player_state)
-            assert self.stream.obs is not None, "begin() comes first"
-            # Neither copy waits for updates that a GPU is still busy with; reading the action does.
-            obs = torch.from_numpy(self.stream.obs).unsqueeze(0)
-            obs = obs.to(self.device, non_blocking=self.device.type == "cuda")
-            is_first = torch.full((1,), self.stream.is_first, device=self.device)
-            action, state = self.player.act(obs, self.player_state, is_first, self.random.acting)
+            action, state = self.act()
             return Choice(self._actions.to_host(action)[0], state)
+
+    def act(self) -> tuple[Tensor, PolicyState]:
+        """Return the policy's action ``(1,)`` on the device and the acting state after it.
+
+        It does not wait for updates that a GPU is still busy with; reading the action does.
+        """
+        assert self.stream.obs is not None, "begin() comes first"
+        obs = pinned(torch.from_numpy(self.stream.obs).unsqueeze(0), self.device)
+        obs = obs.to(self.device, non_blocking=self.device.type == "cuda")
+        is_first = torch.full((1,), self.stream.is_first, device=self.device)
+        return self.player.act(obs, self.player_state, is_first, self.random.acting)
 
     def take(self, choice: Choice) -> EpisodeEnd | None:
         """Step the environment; returns the episode if it ended."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from drama.behaviour import Behaviour, Imagination
-from drama.behaviour.imagination import ImaginedStep
+from drama.behaviour.imagined import ImaginedStep
 from drama.errors import ConfigError
 from drama.world_model import WorldModel
 

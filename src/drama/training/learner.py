@@ -93,7 +93,7 @@ class Learner:
         loss_of = self.world_model.loss
         if self._compiled is not None:
             loss_of = self._compiled.world_model_loss
-            shape = (c.batch_size, c.batch_length, c.latent_variables)
+            shape = (c.batch_size, c.batch_length, self.world_model.latent_variables)
             random = uniform_numbers(shape, batch.reward, self.random.learning)
         with training_mode(self.world_model):
             with autocast(self.device, self.dtype):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from drama.config import OptimConfig
 from drama.errors import CheckpointError
 from drama.files import tensor_like
+from drama.ops.dispatch import on_cpu
 
 
 class Optimiser:
@@ -93,7 +94,11 @@ class Optimiser:
         torch._foreach_mul_(grads, gain)
         torch._foreach_mul_(momentum, c.beta1)
         torch._foreach_add_(momentum, grads)
-        torch._foreach_addcmul_(params, momentum, [rate] * len(params))
+        if on_cpu(rate):
+            torch._foreach_addcmul_(params, momentum, [rate] * len(params))
+        else:
+            # Fused: with a scalar per parameter, addcmul launches a kernel for each.
+            torch._foreach_add_(params, torch._foreach_mul(momentum, rate))
 
     def non_finite_gradient(self) -> str | None:
         """Name of the first parameter whose gradient is not finite."""

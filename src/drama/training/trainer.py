@@ -205,7 +205,7 @@ class Trainer:
                 "episodes": self.collector.episodes,
                 "updates": self.learner.updates["world_model"],
                 **means,
-                **TimeSplit(self.clock.flush(), self.step - self._row_from).row(),
+                **self._row_time().row(),
             }
             self._row_from = self.step
             if self.log is not None:
@@ -221,6 +221,10 @@ class Trainer:
                     f"{key} became NaN or Inf by environment step {self.step}{self._last_good()}"
                 )
         return means
+
+    def _row_time(self) -> TimeSplit:
+        steps = self.step - self._row_from
+        return TimeSplit(self.clock.flush(), steps, self.clock.flush_cpu())
 
     def time_split(self) -> TimeSplit:
         """Return the wall time by phase of the steps made in this process."""

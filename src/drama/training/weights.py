@@ -26,8 +26,8 @@ def build_models(
     Raises:
         ConfigError: The sizes do not fit the observations.
     """
-    features = config.world_model.stoch_size + config.world_model.dynamics.width
     world_model = WorldModel(config.world_model, obs_shape, actions)
+    features = world_model.stoch_size + config.world_model.dynamics.width
     return world_model, make_behaviour(config.behaviour, features, actions)
 
 

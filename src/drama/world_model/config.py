@@ -41,6 +41,12 @@ class WorldModelConfig(Section):
     """Categorical variables in the latent."""
     latent_classes: int = learning(32, most=2**12)
     """Classes of each variable, at least 2."""
+    spatial_latents: int = learning(0, most=2**12)
+    """Variables per position of an image's last feature map; 0: ``latent_variables`` in all.
+
+    Encoder, decoder, prior and heads then share their weights across positions, see
+    `drama.world_model.spatial`. Vector observations ignore it; the paper has none.
+    """
     unimix: float = learning(0.01)
     """Share of the uniform distribution mixed into each categorical, in [0, 1]."""
     head_units: int = learning(256, most=2**16)
@@ -101,13 +107,9 @@ class WorldModelConfig(Section):
             action_scale=self.action_scale,
             motion_weight=self.motion_weight,
         )
+        require(self.spatial_latents >= 0, f"{section}.spatial_latents must not be negative")
         for name in ("free_bits", "beta_dyn", "beta_rep"):
             require(getattr(self, name) >= 0, f"{section}.{name} must not be negative")
         require(self.latent_classes >= 2, f"{section}.latent_classes must be at least 2")
         check_bins(section, self.bins, self.bin_limit, self.twohot_decode)
         require(self.batch_length >= 2, f"{section}.batch_length must be at least 2")
-
-    @property
-    def stoch_size(self) -> int:
-        """Size of the flattened latent."""
-        return self.latent_variables * self.latent_classes

@@ -32,7 +32,13 @@ class ImageDecoder(nn.Module):
         maps = feature_maps(height, width, config)
         *_, (h, w, _) = maps
         self.map_shape = (h, w, config.filters[-1])
-        self.inp = nn.Linear(config.stoch_size, math.prod(self.map_shape), bias=False)
+        self.spatial = config.spatial_latents > 0
+        if self.spatial:
+            size = config.spatial_latents * config.latent_classes
+            self.inp = nn.Linear(size, self.map_shape[-1], bias=False)
+        else:
+            size = config.latent_variables * config.latent_classes
+            self.inp = nn.Linear(size, math.prod(self.map_shape), bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(config.filters[-1]), nn.SiLU()]
         sizes = [(height, width), *[(h, w) for h, w, _ in maps]]
         outputs = [channels, *config.filters]
@@ -57,7 +63,8 @@ class ImageDecoder(nn.Module):
     def logits(self, stoch: Tensor) -> Tensor:
         """Map latents ``(..., Z)`` to images ``(..., H, W, C)`` before the sigmoid."""
         lead = stoch.shape[:-1]
-        x = self.inp(stoch.reshape(-1, stoch.shape[-1]))  # (N, h * w * filters)
+        latents = (*self.map_shape[:2], -1) if self.spatial else (-1,)
+        x = self.inp(stoch.reshape(math.prod(lead), *latents))  # (N, h * w * filters)
         x = x.reshape(-1, *self.map_shape).permute(0, 3, 1, 2)
         x = self.layers(x).permute(0, 2, 3, 1)  # (N, H, W, C)
         logits: Tensor = x.reshape(*lead, *x.shape[1:])
@@ -95,7 +102,8 @@ class VectorDecoder(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], config: WorldModelConfig) -> None:
         super().__init__()
-        self.layers = vector_layers(config.stoch_size, config.vector_units, shape[0])
+        size = config.latent_variables * config.latent_classes
+        self.layers = vector_layers(size, config.vector_units, shape[0])
         self.moments = RunningStandardise(shape[0]) if config.standardise_obs else None
 
     def forward(self, stoch: Tensor) -> Tensor:

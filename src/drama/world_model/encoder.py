@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,13 +11,14 @@ from torch import Tensor, nn
 
 from drama.config import WorldModelConfig
 from drama.ops.batch_norm import ConvLayers
+from drama.ops.dispatch import on_cpu
 from drama.ops.dtypes import matmul_dtype
 from drama.ops.rms_norm import RMSNorm
 from drama.ops.standardise import RunningStandardise
 from drama.world_model.twohot import symlog
 
 FRAMES_AT_ONCE = 128
-"""Images encoded at once without a gradient; bounds memory in imagination."""
+"""Images encoded at once on a CPU without gradients, so that their feature maps stay in cache."""
 
 
 class FeatureMap(NamedTuple):
@@ -45,6 +48,15 @@ def feature_maps(height: int, width: int, config: WorldModelConfig) -> list[Feat
     return maps
 
 
+def latent_shape(shape: tuple[int, ...], config: WorldModelConfig) -> tuple[int, int]:
+    """Return variables and classes of the latent for observations of a shape."""
+    variables = config.latent_variables
+    if config.spatial_latents and len(shape) == 3:
+        last = feature_maps(shape[0], shape[1], config)[-1]
+        variables = last.height * last.width * config.spatial_latents
+    return variables, config.latent_classes
+
+
 class ImageEncoder(nn.Module):
     """Convolutions with BatchNorm and SiLU, then one linear layer to the latent's logits."""
 
@@ -58,26 +70,36 @@ class ImageEncoder(nn.Module):
             layers += [conv, nn.BatchNorm2d(filters), nn.SiLU()]
             channels = filters
         self.layers = ConvLayers(*layers)
-        self.out = nn.Linear(maps[-1].height * maps[-1].width * channels, config.stoch_size)
-        self.latent_shape = (config.latent_variables, config.latent_classes)
+        positions = maps[-1].height * maps[-1].width
+        self.spatial = config.spatial_latents > 0
+        if self.spatial:
+            self.out = nn.Linear(channels, config.spatial_latents * config.latent_classes)
+        else:
+            size = config.latent_variables * config.latent_classes
+            self.out = nn.Linear(positions * channels, size)
+        self.latent_shape = latent_shape(shape, config)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Map uint8 images ``(..., H, W, C)`` to logits ``(..., variables, classes)``."""
         images = obs.reshape(-1, *obs.shape[-3:])  # (N, H, W, C)
         if torch.is_grad_enabled() or self.training:
-            logits = self._encode(images)
+            logits = self._encode(images, [self.layers])
         else:
-            logits = torch.cat([self._encode(part) for part in torch.split(images, FRAMES_AT_ONCE)])
+            layers = self.layers.folded()
+            size = FRAMES_AT_ONCE if on_cpu(images) else max(len(images), 1)
+            logits = torch.cat([self._encode(part, layers) for part in torch.split(images, size)])
         return logits.reshape(*obs.shape[:-3], *self.latent_shape)
 
     def update_moments(self, obs: Tensor) -> None:
         """Do nothing: BatchNorm standardises the first feature map."""
 
-    def _encode(self, images: Tensor) -> Tensor:
+    def _encode(self, images: Tensor, layers: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
         # Without a float32 copy under autocast: bytes are exact in bfloat16.
         x = images.permute(0, 3, 1, 2).to(matmul_dtype(self.out.weight)).div_(255.0)
-        x = self.layers(x)  # (N, C, H, W) to (N, filters, h, w)
-        logits: Tensor = self.out(x.permute(0, 2, 3, 1).flatten(1))
+        for layer in layers:
+            x = layer(x)  # (N, C, H, W) to (N, filters, h, w)
+        x = x.permute(0, 2, 3, 1)
+        logits: Tensor = self.out(x if self.spatial else x.flatten(1))
         return logits
 
 
@@ -89,9 +111,10 @@ class VectorEncoder(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], config: WorldModelConfig) -> None:
         super().__init__()
-        self.layers = vector_layers(shape[0], config.vector_units, config.stoch_size)
+        self.latent_shape = latent_shape(shape, config)
+        size = math.prod(self.latent_shape)
+        self.layers = vector_layers(shape[0], config.vector_units, size)
         self.moments = RunningStandardise(shape[0]) if config.standardise_obs else None
-        self.latent_shape = (config.latent_variables, config.latent_classes)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Map vectors ``(..., N)`` to logits ``(..., variables, classes)``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,15 +13,16 @@ from torch.nn import functional as F
 
 from drama.actions import ActionSpace
 from drama.config import WorldModelConfig
-from drama.dynamics import make_dynamics, peek, step_inplace
+from drama.dynamics import Unroll, make_dynamics, peek, step_inplace
 from drama.ops.categorical import Randomness, mix_uniform
 from drama.ops.dispatch import on_cpu
 from drama.ops.rms_norm import RMSNormSiLU
 from drama.types import Batch
 from drama.world_model.decoder import ImageDecoder, VectorDecoder
-from drama.world_model.encoder import ImageEncoder, VectorEncoder
+from drama.world_model.encoder import ImageEncoder, VectorEncoder, feature_maps
 from drama.world_model.heads import MLP
 from drama.world_model.latent import kl_divergence, sample_one_hot
+from drama.world_model.spatial import MapShape, SpatialEmbedding, SpatialHead, SpatialPrior
 from drama.world_model.twohot import TwoHot
 
 
@@ -79,18 +81,42 @@ class WorldModel(nn.Module):
         image = len(obs_shape) == 3
         self.encoder = (ImageEncoder if image else VectorEncoder)(obs_shape, config)
         self.decoder = (ImageDecoder if image else VectorDecoder)(obs_shape, config)
-        self.embed = nn.Sequential(
-            nn.Linear(config.stoch_size + actions.encoded_size, width, bias=False),
-            RMSNormSiLU(width),
-        )
+        self.latent_variables, _ = self.encoder.latent_shape
+        self.stoch_size = math.prod(self.encoder.latent_shape)
+        """Size Z of the flattened latent."""
+        latents, units = self._latent_map(obs_shape), config.filters[-1]
+
+        def head(outputs: int, *, zero_init: bool = False) -> nn.Module:
+            """One hidden layer, on the output or on what convolutions make of it."""
+            inputs = width if latents is None else 2 * units
+            mlp = MLP(inputs, outputs, layers=1, units=config.head_units, zero_init=zero_init)
+            return mlp if latents is None else SpatialHead(latents, width, units, mlp)
+
+        self.embed: nn.Module
+        if latents is None:
+            inputs = self.stoch_size + actions.encoded_size
+            self.embed = nn.Sequential(nn.Linear(inputs, width, bias=False), RMSNormSiLU(width))
+        else:
+            variables = config.spatial_latents
+            self.embed = SpatialEmbedding(latents, variables, actions.encoded_size, width, units)
         self.dynamics = make_dynamics(config.dynamics)
-        self.prior_head = nn.Linear(width, config.stoch_size)
+        self.prior_head: nn.Module
+        if latents is None:
+            self.prior_head = nn.Linear(width, self.stoch_size)
+        else:
+            self.prior_head = SpatialPrior(latents, width, units)
         # It predicts 0 at first, as in DreamerV3.
-        self.reward_head = MLP(
-            width, config.bins, layers=1, units=config.head_units, zero_init=True
-        )
-        self.termination_head = MLP(width, 1, layers=1, units=config.head_units)
+        self.reward_head = head(config.bins, zero_init=True)
+        self.termination_head = head(1)
         self.twohot = TwoHot(config.bins, config.bin_limit, config.twohot_decode)
+
+    def _latent_map(self, obs_shape: tuple[int, ...]) -> MapShape | None:
+        """Map of spatial latents, or None."""
+        if len(obs_shape) != 3 or not self.config.spatial_latents:
+            return None
+        last = feature_maps(*obs_shape[:2], self.config)[-1]
+        channels = self.config.spatial_latents * self.config.latent_classes
+        return MapShape(last.height, last.width, channels)
 
     # -- one step or many ---------------------------------------------------------------------
 
@@ -101,7 +127,7 @@ class WorldModel(nn.Module):
     def prior(self, deter: Tensor) -> Tensor:
         """``p(z_{t+1} | d_t)`` as log-probabilities ``(..., variables, classes)``, float32."""
         logits: Tensor = self.prior_head(deter)
-        shape = (*deter.shape[:-1], self.config.latent_variables, self.config.latent_classes)
+        shape = (*deter.shape[:-1], self.latent_variables, self.config.latent_classes)
         return mix_uniform(logits.reshape(shape), self.config.unimix)
 
     def sequence_input(self, stoch: Tensor, action: Tensor) -> Tensor:
@@ -165,6 +191,29 @@ class WorldModel(nn.Module):
         x = self.sequence_input(stoch, batch.action)  # (B, T, D)
         deter, state = self.dynamics(x, resets)
         return Observed(posterior, stoch, deter, state)
+
+    def observe_stepwise(
+        self, batch: Batch, random: Randomness, posterior: Tensor, state: Unroll
+    ) -> Observed:
+        """Read a window as :meth:`observe` does, one step at a time, without gradients.
+
+        Args:
+            batch: Windows ``(B, T)``.
+            random: Source of randomness for the latents.
+            posterior: Result of :meth:`posterior_of` for the batch.
+            state: At its start; it reads the window.
+
+        Returns:
+            As :meth:`observe`, with ``deter`` of the last step alone, ``(B, 1, D)``.
+        """
+        stoch = self.sample(posterior, random)  # (B, T, Z)
+        x = self.sequence_input(stoch, batch.action)  # (B, T, D)
+        for t in range(x.shape[1]):
+            starts = batch.is_first[:, t]
+            if self.config.reset_at_episode_start and bool(starts.any()):
+                state.reset(starts)
+            deter = state.step(x[:, t])
+        return Observed(posterior, stoch, deter.unsqueeze(1), state)
 
     def posterior_of(self, batch: Batch) -> Tensor:
         """Posterior of each transition ``(B, T, K, C)``; repeated frames are encoded once.
