@@ -50,7 +50,7 @@ def dream(agent: Agent, start: Start, seed: int, actions: Sequence[int]) -> list
     """The dream that the page shows, by PyTorch: the moment of the start and of each action."""
     encode, step = Encode(agent.player).eval(), DreamStep(agent.player).eval()
     random = PageRandom(seed)
-    variables = agent.world_model.config.latent_variables
+    variables = agent.world_model.latent_variables
     state, moments = flat_state(step.state), []
 
     def numbers() -> torch.Tensor:

@@ -133,7 +133,7 @@ def test_acting_with_one_generator_is_as_with_four() -> None:
 def test_exported_lookahead_equals_that_of_the_player() -> None:
     agent = made("drama/Catch-v0", {"behaviour.lookahead": 3, "behaviour.entropy": 0.3})
     graph = acting_graph(agent)
-    variables = agent.world_model.config.latent_variables
+    variables = agent.world_model.latent_variables
     generator = torch.Generator().manual_seed(2)
     uniform = torch.rand(5 * variables + 1, generator=generator)
     obs = torch.from_numpy(agent.new_env(0).reset()[0])[None]

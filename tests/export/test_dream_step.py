@@ -28,7 +28,7 @@ def test_dream_is_that_of_imagination(name: str, env: str) -> None:
     found = dream(agent, Start(obs[None], np.array([], np.int64), "start"), 5, actions)
 
     world_model, imagination = agent.world_model.eval(), agent.player.imagination
-    random, variables = PageRandom(5), agent.world_model.config.latent_variables
+    random, variables = PageRandom(5), agent.world_model.latent_variables
 
     def numbers() -> torch.Tensor:
         return torch.from_numpy(random.uniform(variables)).view(1, variables, 1)
@@ -57,7 +57,7 @@ def test_context_is_read_as_an_open_loop_prediction_reads_it() -> None:
     frames += [env.step(action)[0] for action in actions]
     found = dream(agent, Start(np.stack(frames), np.array(actions), "within"), 9, [])[-1]
     step, encode = DreamStep(agent.player), Encode(agent.player)
-    random, variables = PageRandom(9), agent.world_model.config.latent_variables
+    random, variables = PageRandom(9), agent.world_model.latent_variables
     dynamics = agent.world_model.dynamics.init_state(1)
     for frame, action in itertools.zip_longest(frames, actions):
         numbers = torch.from_numpy(random.uniform(variables)).view(1, variables, 1)

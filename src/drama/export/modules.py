@@ -73,7 +73,7 @@ class ActingStep(nn.Module):
     @property
     def numbers(self) -> int:
         """Uniform numbers that a step takes: for two latents, the lookahead and an action."""
-        return (2 + self.player.config.lookahead) * self.world_model.config.latent_variables + 1
+        return (2 + self.player.config.lookahead) * self.world_model.latent_variables + 1
 
     def forward(
         self, obs: Tensor, is_first: Tensor, uniform: Tensor, greedy: Tensor, *state: Tensor
@@ -90,7 +90,7 @@ class ActingStep(nn.Module):
         Returns:
             The action, ``(1,)``, and the tensors of the next state.
         """
-        variables, samples = self.world_model.config.latent_variables, self.player.config.lookahead
+        variables, samples = self.world_model.latent_variables, self.player.config.lookahead
         latents = uniform[:-1].view(2 + samples, variables, 1)
         numbers = ActingNumbers(latents[:1], latents[1:2], latents[2:], uniform[-1:].view(1, 1))
         self.player.greedy = greedy
@@ -152,7 +152,7 @@ class DreamStep(nn.Module):
     def state(self) -> LatentState:
         """State of zeros."""
         policy_state = self.initial(self.world_model)
-        stoch = policy_state.deter.new_zeros(1, self.world_model.config.stoch_size)
+        stoch = policy_state.deter.new_zeros(1, self.world_model.stoch_size)
         return LatentState(stoch, policy_state.deter, policy_state.dynamics)
 
     @staticmethod

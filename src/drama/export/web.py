@@ -94,7 +94,7 @@ def encoder_graph(agent: Agent) -> Graph:
     space = agent.observation_space
     inputs = {
         "obs": torch.from_numpy(np.zeros((1, *(space.shape or ())), space.dtype)),
-        "uniform": torch.full((1, agent.world_model.config.latent_variables, 1), 0.5),
+        "uniform": torch.full((1, agent.world_model.latent_variables, 1), 0.5),
     }
     return Graph(Encode(agent.player), inputs, ["stoch"])
 
@@ -105,9 +105,9 @@ def step_graph(agent: Agent) -> Graph:
     state = dict(state_leaves(module.state, "state"))
     inputs = {
         "action": agent.world_model.actions.to_tensor([0], torch.device("cpu")),
-        "uniform": torch.full((1, agent.world_model.config.latent_variables, 1), 0.5),
+        "uniform": torch.full((1, agent.world_model.latent_variables, 1), 0.5),
         "temperature": torch.ones(1),
-        "observed": torch.zeros(1, agent.world_model.config.stoch_size),
+        "observed": torch.zeros(1, agent.world_model.stoch_size),
         "observe": torch.zeros(1, dtype=torch.bool),
         "is_first": torch.zeros(1, dtype=torch.bool),
         **state,
@@ -118,7 +118,7 @@ def step_graph(agent: Agent) -> Graph:
 
 def describe_dream(agent: Agent, starts: list[Start]) -> dict[str, Any]:
     """Return what the page reads first, JSON-able."""
-    config, space = agent.world_model.config, agent.observation_space
+    space = agent.observation_space
     shape = space.shape or ()
     picture = len(shape) == 3
     names = action_names(agent.env, agent.world_model.actions.count)
@@ -131,7 +131,10 @@ def describe_dream(agent: Agent, starts: list[Start]) -> dict[str, Any]:
             "palette": palette(shape[-1]) if picture else None,
         },
         "actions": {"names": names, "idle": idle_action(names)},
-        "latent": {"variables": config.latent_variables, "classes": config.latent_classes},
+        "latent": {
+            "variables": agent.world_model.latent_variables,
+            "classes": agent.world_model.config.latent_classes,
+        },
         "state": [
             {
                 "name": name,
