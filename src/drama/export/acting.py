@@ -63,8 +63,7 @@ def export_torch(agent: Agent, path: str | Path) -> None:
     check_new(path)
     file = io.BytesIO()
     metadata = json.dumps(describe_acting(agent))
-    # Decomposed: a saved program with autocast regions cannot be read back.
-    program = acting_graph(agent).program().run_decompositions({})
+    program = acting_graph(agent).decomposed()
     torch.export.save(program, file, extra_files={"drama.json": metadata})
     write_new(path, file.getvalue())
 

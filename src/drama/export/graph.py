@@ -43,6 +43,16 @@ class Graph:
         with torch.no_grad(), _traced():
             return torch.export.export(self.module, tuple(self.inputs.values()), strict=False)
 
+    def decomposed(self) -> torch.export.ExportedProgram:
+        """Trace the module to core operators; autocast regions would not be read back.
+
+        Raises:
+            ConfigError: It cannot be traced.
+        """
+        program = self.program()
+        with torch.no_grad(), _traced():
+            return program.run_decompositions({})
+
     def onnx(self, metadata: Mapping[str, Any]) -> bytes:
         """Return the ONNX file.
 

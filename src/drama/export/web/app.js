@@ -102,7 +102,7 @@ class Player {
   end() {
     this.ended = true;
     this.wanted = [];
-    say(`The model predicts the end, after ${this.steps} steps.`);
+    say(`The model predicts the end, after ${this.steps} step${this.steps === 1 ? "" : "s"}.`);
     if ($("at-end").value === "pause") this.pause(true);
     else this.due = performance.now() + 900;
   }
