@@ -51,7 +51,8 @@ class Graph:
         """
         program = self.program()
         with torch.no_grad(), _traced():
-            return program.run_decompositions({})
+            core: torch.export.ExportedProgram = program.run_decompositions({})
+        return core
 
     def onnx(self, metadata: Mapping[str, Any]) -> bytes:
         """Return the ONNX file.
