@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -13,10 +13,24 @@ from drama.behaviour.imagined import LatentState
 from drama.config import BehaviourConfig, Latents
 from drama.dynamics import where_state
 from drama.errors import ConfigError
+from drama.ops.categorical import Randomness
 from drama.types import ObsTensor, PolicyState
 from drama.world_model import WorldModel
 
 Actions = Literal["sampled", "argmax"]
+
+
+class ActingNumbers(NamedTuple):
+    """Sources of randomness of one step; exported models take uniform numbers for each."""
+
+    posterior: Randomness
+    """Numbers ``(B, variables, 1)`` for the latent of the current frame."""
+    prior: Randomness
+    """Numbers ``(B, variables, 1)`` for the predicted latent."""
+    lookahead: Randomness
+    """Numbers ``(samples * B, variables, 1)`` for the latents after each action."""
+    action: Randomness
+    """Numbers ``(B, 1)`` for the action."""
 
 
 class Player:
@@ -65,7 +79,7 @@ class Player:
         obs: ObsTensor,
         state: PolicyState,
         is_first: Tensor,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | ActingNumbers | None = None,
         *,
         latents: Latents = "sampled",
         actions: Actions = "sampled",
@@ -76,7 +90,7 @@ class Player:
             obs: Current observations, each leaf ``(B, ...)``.
             state: State returned by the last call.
             is_first: ``(B,)`` bool: first frames, for which ``state`` is ignored.
-            generator: Source of randomness for latents and actions.
+            generator: Source of randomness for latents and actions, or one for each.
             latents: ``sampled``, as in imagination, or the ``mode`` of each variable.
             actions: ``sampled`` from the policy, or its ``argmax``. With the mode of the latents
                 only the samples of the lookahead are random then.
@@ -88,27 +102,34 @@ class Player:
         if world_model.training:
             world_model.eval()  # batch statistics of one frame would be meaningless
         state = where_state(is_first, self.init_state(len(is_first)), state)
-        posterior = self._latent(world_model.posterior(obs), generator, latents)
+        random = generator
+        if not isinstance(random, ActingNumbers):
+            random = ActingNumbers(random, random, random, random)
+        posterior = self._latent(world_model.posterior(obs), random.posterior, latents)
         latent = posterior
         if self.config.policy_latent == "prior":
-            predicted = self._latent(world_model.prior(state.deter), generator, latents)
+            predicted = self._latent(world_model.prior(state.deter), random.prior, latents)
             latent = torch.where(is_first.unsqueeze(-1), posterior, predicted)
         features = self.imagination.features(LatentState(latent, state.deter, state.dynamics))
-        greedy = actions == "argmax"
+        q_values = None
         if self.config.lookahead:
             before = LatentState(posterior, state.deter, state.dynamics)
-            ahead = self.imagination.one_step_q(before, generator, self.config.lookahead)
-            behaviour = cast("Behaviour", self.policy)
-            action, _ = behaviour.act(features, generator, greedy, ahead.q_values)
-        else:
-            action, _ = self.policy.act(features, generator, greedy)
+            samples = self.config.lookahead
+            q_values = self.imagination.one_step_q(before, random.lookahead, samples).q_values
+        action = self._action(features, q_values, random.action, actions)
         deter, dynamics = world_model.step(posterior, action, state.dynamics)
         return action, PolicyState(dynamics, deter.float())
 
-    def _latent(
-        self, log_probs: Tensor, generator: torch.Generator | None, latents: Latents
+    def _action(
+        self, features: Tensor, q_values: Tensor | None, random: Randomness, actions: Actions
     ) -> Tensor:
+        greedy = actions == "argmax"
+        if q_values is None:
+            return self.policy.act(features, random, greedy)[0]
+        return cast("Behaviour", self.policy).act(features, random, greedy, q_values)[0]
+
+    def _latent(self, log_probs: Tensor, random: Randomness, latents: Latents) -> Tensor:
         if latents == "sampled":
-            return self.world_model.sample(log_probs, generator)
+            return self.world_model.sample(log_probs, random)
         mode = log_probs.argmax(dim=-1)
         return torch.nn.functional.one_hot(mode, log_probs.shape[-1]).flatten(-2).float()

@@ -66,6 +66,10 @@ drama train --resume DIR       continue a run from its last checkpoint""",
         _command("report"),
         "drama report DIR               write tables, figures and a page of a suite's results",
     ),
+    "export": Command(
+        _command("export"),
+        "drama export RUN --web DIR     write a page to play its dream; or --onnx, --torch FILE",
+    ),
     "presets": Command(
         _command("presets"),
         "drama presets [--speed]        list presets: size, purpose, speed on this machine",

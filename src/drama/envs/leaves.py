@@ -174,6 +174,7 @@ class ImageAdapter(LeafAdapter):
         channels = 3 if layout.channels == 1 else layout.channels
         self.leaf = Leaf("image", (*target, channels), name)
         self._low, self._scale = rescaling(space)
+        self.is_resized = target != size
         smaller = target[0] < size[0] or target[1] < size[1]
         self._interpolation = cv2.INTER_AREA if smaller else cv2.INTER_NEAREST
         self.is_identity = self._scale is None and space.shape == self.leaf.shape

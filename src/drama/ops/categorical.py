@@ -51,5 +51,9 @@ def sample_categorical(log_probs: Tensor, random: Randomness) -> Tensor:
         )
     # The first class whose sum exceeds u times the total. With u < 1 there is one, however the sums
     # were rounded, except among NaN: those must reach the loss, which training reports by name.
-    index = torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True)
-    return index.squeeze(-1).clamp_max(log_probs.shape[-1] - 1)
+    point = uniform * cumulative[..., -1:]
+    if torch.compiler.is_exporting():  # ONNX has no search
+        index = (cumulative <= point).sum(dim=-1)
+    else:
+        index = torch.searchsorted(cumulative, point, right=True).squeeze(-1)
+    return index.clamp_max(log_probs.shape[-1] - 1)
