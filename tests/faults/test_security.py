@@ -34,10 +34,11 @@ def test_each_statement_names_an_existing_test(statement: str) -> None:
         assert test in functions, name
 
 
-def test_no_module_uses_the_network() -> None:
+def test_no_module_uses_the_network_but_to_fetch_the_runtime_of_a_page() -> None:
     network = {"socket", "socketserver", "http", "urllib", "asyncio", "ssl", "ftplib", "requests"}
     package = Path(drama.__file__).parent
-    for path in set(package.rglob("*.py")) - {package / "suite" / "ray.py"}:
+    allowed = {package / "suite" / "ray.py", package / "export" / "onnxruntime_web.py"}
+    for path in set(package.rglob("*.py")) - allowed:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = []
             if isinstance(node, ast.Import):
