@@ -31,6 +31,8 @@ SQUARED = {
     "world_model.image_loss": "squared-error",
     "world_model.standardise_obs": False,
     "world_model.spatial_latents": 0,
+    "world_model.latent_variables": 16,
+    "world_model.latent_classes": 16,
     "replay.random_shift": (0, 0),
 }
 CROSS = {**SQUARED, "world_model.image_loss": "cross-entropy"}

@@ -352,13 +352,14 @@ def test_page_states_whether_auto_is_right(auto: str, ratio: float, verdict: str
 
 def test_lower_bound_of_a_step_counts_every_product() -> None:
     trainer = step.build(step.small(presets.quick(), "drama/Catch-v0"), 2048)
-    c = trainer.config.world_model
     found = step.products(trainer)
-    images = [p for p in found if len(p.shape) == 4]
-    assert len(images) == 2 * len(c.filters)
+    convolutions = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+    images = [p for p in found if isinstance(p.module, convolutions)]
+    modules = list(trainer.learner.world_model.modules())
+    assert len(images) == len([m for m in modules if isinstance(m, convolutions)])
     assert [p.needs_input_grad for p in images].count(False) == 1, "frames need no gradient"
-    linear = [m for m in trainer.learner.world_model.modules() if isinstance(m, torch.nn.Linear)]
-    assert {id(p.module) for p in found if len(p.shape) != 4} == {id(m) for m in linear}
+    linear = {id(m) for m in modules if isinstance(m, torch.nn.Linear)}
+    assert {id(p.module) for p in found if not isinstance(p.module, convolutions)} == linear
 
 
 def test_plain_layout_is_contiguous() -> None:
