@@ -238,7 +238,7 @@ def test_given_environment_is_checked_and_used(capfd: Capture) -> None:
     assert main(["doctor", *CPU, "--env", WALK, "--steps", "20", "--seconds", "60"]) == 0
     out = capfd.readouterr().out
     assert "20 steps" in out
-    assert f"on {WALK} (3, 2 actions)" in out
+    assert f"on {WALK} (vector 3, 2 actions)" in out
 
 
 def test_json_option_prints_only_json(capfd: Capture) -> None:

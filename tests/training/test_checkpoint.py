@@ -140,7 +140,7 @@ def test_config_in_the_run_directory_is_only_a_copy(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [(ThreeActions, ("2 actions", "3")), (FourNumbers, (r"\[3\]", r"\[4\]"))]
+    ("kind", "words"), [(ThreeActions, ("2 actions", "3")), (FourNumbers, ("vector 3", "vector 4"))]
 )
 def test_another_space_is_refused(kind: type[Walk], words: tuple[str, str], run: Path) -> None:
     before = contents(run)

@@ -110,5 +110,5 @@ def test_conversions_are_reported_once() -> None:
 def test_older_run_with_an_image_input_is_refused_if_it_is_a_vector_now(tmp_path: Path) -> None:
     """A run that read stacked vectors as an image cannot resume with vectors."""
     Agent(Codes(), tiny()).learn(5, run_dir=tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"for observations \[64, 64, 3\] .* has \[3\]"):
+    with pytest.raises(CheckpointError, match=r"observations image 64x64x3 .* has vector 3"):
         Agent.load(tmp_path / "run", env=Loose())
