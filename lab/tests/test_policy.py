@@ -90,7 +90,7 @@ def test_retraining_resets_the_policy_and_keeps_the_model(run: Path) -> None:
     with continued(run, {"behaviour.entropy": 0.5}) as (agent, trainer):
         assert agent.config.behaviour.entropy == 0.5
         model = {k: v.clone() for k, v in agent.world_model.state_dict().items()}
-        size = agent.config.world_model.stoch_size + agent.config.world_model.dynamics.width
+        size = agent.world_model.stoch_size + agent.config.world_model.dynamics.width
         features = torch.randn(4, size, generator=torch.Generator().manual_seed(0))
         uniform = torch.full((4, 3), 1 / 3)
         assert not torch.allclose(
