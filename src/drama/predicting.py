@@ -13,6 +13,7 @@ from drama.behaviour import Player
 from drama.envs.adapt import adapter_of, as_batch
 from drama.envs.spaces import ObservationAdapter
 from drama.errors import EnvError
+from drama.runtime import episode_starts
 from drama.types import PolicyState, first_leaf, map_obs
 
 
@@ -80,9 +81,4 @@ def carried_state(
         raise EnvError(f"state must be what the last call returned, or None, got {kind}")
     if state.deter.shape[0] != count:
         raise EnvError(f"state is of {state.deter.shape[0]} environments, not {count}")
-    start = np.zeros(count, bool) if episode_start is None else np.asarray(episode_start)
-    if start.dtype.kind not in "biuf":
-        raise EnvError(f"episode_start must be bool ({count},), got {episode_start!r}")
-    if start.size != count:
-        raise EnvError(f"episode_start has {start.size} entries for {count} observations")
-    return state, start.reshape(count).astype(bool)
+    return state, episode_starts(episode_start, count)

@@ -133,12 +133,7 @@ class OnnxAgent:
             raise EnvError(f"state must be what the last call returned, or None, got {kind}")
         if len(state.tensors[0]) != count:
             raise EnvError(f"state is of {len(state.tensors[0])} environments, not {count}")
-        start = np.zeros(count, bool) if episode_start is None else np.asarray(episode_start)
-        if start.dtype.kind not in "biuf":
-            raise EnvError(f"episode_start must be bool ({count},), got {episode_start!r}")
-        if start.size != count:
-            raise EnvError(f"episode_start has {start.size} entries for {count} observations")
-        return start.reshape(count).astype(bool)
+        return episode_starts(episode_start, count)
 
     def _as_batch(self, observation: npt.ArrayLike) -> tuple[npt.NDArray[Any], bool, bool]:
         """Return observations as an adapted batch, whether it was a single one, whether raw."""
@@ -167,6 +162,20 @@ class OnnxAgent:
             self._adapter = _adapter(raw)
         adapted: npt.NDArray[Any] = self._adapter.batch(batch)
         return adapted
+
+
+def episode_starts(given: npt.NDArray[Any] | None, count: int) -> npt.NDArray[np.bool_]:
+    """Return ``predict``'s argument ``episode_start`` as ``(count,)`` bool; None: no start.
+
+    Raises:
+        EnvError: It is not bool or numeric, or of another size.
+    """
+    start = np.zeros(count, bool) if given is None else np.asarray(given)
+    if start.dtype.kind not in "biuf":
+        raise EnvError(f"episode_start must be bool ({count},), got {given!r}")
+    if start.size != count:
+        raise EnvError(f"episode_start has {start.size} entries for {count} observations")
+    return start.reshape(count).astype(bool)
 
 
 def _session(path: Path, threads: int) -> Any:

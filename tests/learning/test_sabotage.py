@@ -1,4 +1,4 @@
-"""The faults take effect while they are applied, and the command tells whether they are noticed."""
+"""The faults take effect while they are applied, and the command reports whether a check fails."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def state_map(latents: MapShape, width: int) -> MapShape:
         raise ConfigError(
             f"world_model.spatial_latents needs world_model.dynamics.width of at least {positions},"
             f" one entry for each position of the {latents.height}x{latents.width} feature map, "
-            f"got {width}"
+            f"got {width}; 0 turns spatial latents off"
         )
     return MapShape(latents.height, latents.width, width // positions)
 
