@@ -13,7 +13,14 @@ from drama.config import WorldModelConfig
 from drama.errors import ConfigError
 from drama.types import Batch
 from drama.world_model import WorldModel
-from drama.world_model.spatial import MapShape, SpatialHead, SpatialPrior, state_map
+from drama.world_model.spatial import (
+    MapShape,
+    SpatialEmbedding,
+    SpatialHead,
+    SpatialPrior,
+    state_map,
+    to_map,
+)
 
 LATENTS = MapShape(5, 5, 8)
 
@@ -71,6 +78,17 @@ def test_the_prior_is_equivariant_to_shifts_of_the_map() -> None:
     prior.hidden.everywhere.weight.data[:, :50] = 0.0  # what is added everywhere knows no place
     logits = prior(deter).view(2, 5, 5, 8)
     torch.testing.assert_close(logits[0, 1:3, 1:3], logits[1, 2:4, 3:5])
+
+
+def test_the_embedding_begins_with_unit_variance() -> None:
+    torch.manual_seed(0)
+    embedding = SpatialEmbedding(LATENTS, 2, 3, 64, 48)  # two variables of four classes
+    index = torch.randint(4, (200, 25, 2))
+    stoch = torch.nn.functional.one_hot(index, 4).float().flatten(1)
+    inside = embedding.stoch(to_map(stoch, LATENTS))[..., 1:-1, 1:-1]  # nine positions are read
+    assert inside.square().mean().item() == pytest.approx(1.0, abs=0.15)
+    action = embedding.action.weight  # one entry of an action is 1
+    assert action.square().mean().item() == pytest.approx(1.0, abs=0.25)
 
 
 def test_heads_pool_the_map_by_mean_and_maximum() -> None:
